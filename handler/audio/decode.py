@@ -1,0 +1,228 @@
+"""Bytes to mono float32 samples at 16 kHz, in blocks: what the bytes are decides, not their name. Knows no network and no window.
+
+libsndfile reads wav and its kin, FFmpeg (by PyAV) everything else; both deliver to the one resampler, soxr.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from handler.errors import CorruptMedia, MediaError, NoAudioStream, UnsupportedMedia
+from handler.schema import SAMPLE_RATE
+
+Planes = NDArray[np.float32]  # [n, channels], at the file's own rate
+
+CUT_OFF = "the file is cut off or damaged: what could be heard of it was transcribed"
+DAMAGED = "parts of the file are damaged and were left out"
+_BLOCK_S = 2.0  # seconds of audio read at a time
+_SNIFF = 12  # bytes that tell a wav file
+_HEAD = 256 * 1024  # bytes in which an mp3 file says its length, behind its cover picture
+_OGG_PAGE = 65_307  # bytes of the longest page
+_GAP_S = 0.1  # seconds without samples that are taken for silence
+_LONGEST_GAP_S = 3600.0  # more than that is a clock set anew
+_FULL_SCALE = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31}
+# Demuxers of FFmpeg that read one file and nothing else: no playlist, no list of files, no device, no text.
+_DEMUXERS = (
+    "aac,ac3,act,aea,aiff,amr,amrnb,amrwb,ape,asf,ast,au,avi,caf,dsf,dts,dtshd,dv,eac3,flac,flv,g722,gsm,gxf,iff,ircam,ivf,"
+    "latm,loas,m4v,matroska,mlp,mov,mp3,mpc,mpc8,mpeg,mpegts,mxf,nut,ogg,oma,qcp,rm,shn,sox,tak,truehd,tta,voc,w64,wav,wtv,wv,xa,xwma"
+)
+_MAX_DAMAGED = 100  # packets in a row that may fail before the rest is given up
+
+
+class AudioDecoder:
+    """One file's audio. `duration` is what the container says, in seconds; `warnings` are complete once the blocks are read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.duration: float | None = None
+        self.warnings: list[str] = []
+        self.seconds = 0.0  # decoded so far
+        self._file = file
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Blocks of samples, [n] each, all channels mixed into one. Raises MediaError."""
+        resampler, rate = None, 0
+        count = 0
+        for planes, found_rate in self._planes():
+            mono = planes.mean(axis=1, dtype=np.float32) if planes.shape[1] > 1 else planes[:, 0]
+            if found_rate != rate:
+                if resampler is not None:
+                    yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+                resampler, rate = soxr.ResampleStream(found_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ"), found_rate
+            count += len(mono)
+            if len(block := resampler.resample_chunk(np.ascontiguousarray(mono))):  # type: ignore[union-attr]
+                yield block
+        if resampler is None or not count:
+            raise NoAudioStream("expected a file with audio; it holds no samples")
+        yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+
+    def _planes(self) -> Iterator[tuple[Planes, int]]:
+        head = self._file.read(_SNIFF)
+        self._file.seek(0)
+        if not head:
+            raise UnsupportedMedia("expected an audio or video file; got no bytes at all")
+        if head[:4] in (b"RIFF", b"RF64", b"riff", b"FORM", b".snd"):
+            try:
+                sound = _open_sound(self._file)
+            except MediaError:
+                self._file.seek(0)
+            else:
+                return self._read_sound(sound)
+        return self._read_av(head)
+
+    def _read_sound(self, sound: Any) -> Iterator[tuple[Planes, int]]:
+        import soundfile
+
+        with sound:
+            self.duration = sound.frames / sound.samplerate
+            if "should be" in sound.extra_info and not _endless(sound.extra_info):
+                self.warnings.append(CUT_OFF)
+            while True:
+                try:
+                    planes = sound.read(int(_BLOCK_S * sound.samplerate), dtype="float32", always_2d=True)
+                except soundfile.LibsndfileError as exc:
+                    raise CorruptMedia(f"expected a readable sound file: {exc.error_string}") from exc
+                if not len(planes):
+                    return
+                yield np.nan_to_num(planes, copy=False, nan=0.0, posinf=1.0, neginf=-1.0), sound.samplerate
+
+    def _read_av(self, head: bytes) -> Iterator[tuple[Planes, int]]:
+        import av
+        import av.error
+
+        try:
+            container = av.open(self._file, metadata_errors="ignore", options={"format_whitelist": _DEMUXERS})
+        except (av.error.FFmpegError, UnicodeDecodeError) as exc:
+            if _is_known(head):
+                raise CorruptMedia("expected a whole file; what is there of it has no beginning or no index") from exc
+            raise UnsupportedMedia("expected an audio or video file that FFmpeg or libsndfile can read") from exc
+        with container:
+            stream = next(iter(container.streams.audio), None)
+            if stream is None or not stream.codec_context:
+                raise NoAudioStream("expected a file with audio; it has other streams only")
+            stream.codec_context.thread_count = 1  # the model has better use for the others
+            if container.duration:
+                self.duration = container.duration / av.time_base
+            begin = (container.start_time or 0) / av.time_base
+            yield from _joined(_on_time(self._decoded(container, stream), begin, self._count))
+            short = self.seconds < (self.duration or 0) - max(1.0, 0.02 * self.seconds)
+            if (short and self._states_duration(container.format.name)) or (head.startswith(b"OggS") and not self._ogg_ends()):
+                self._warn(CUT_OFF)
+
+    def _count(self, seconds: float) -> None:
+        self.seconds += seconds
+
+    def _states_duration(self, demuxer: str) -> bool:
+        """Whether the container's duration is one that was written down, not one that FFmpeg estimates from the bit rate."""
+        if demuxer == "mp3":
+            self._file.seek(0)
+            beginning = self._file.read(_HEAD)
+            return b"Xing" in beginning or b"Info" in beginning
+        return demuxer.split(",")[0] in ("flac", "matroska", "mov", "asf", "avi")
+
+    def _ogg_ends(self) -> bool:
+        """Whether the last page says that it is the last one."""
+        self._file.seek(max(0, self._file.seek(0, 2) - _OGG_PAGE))
+        end = self._file.read(_OGG_PAGE)
+        page = end.rfind(b"OggS")
+        return page >= 0 and bool(end[page + 5 : page + 6] > b"\x03")
+
+    def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
+        import av.error
+
+        failed = 0
+        packets = container.demux(stream)
+        good = False
+        while True:
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    break
+                for frame in packet.decode():
+                    good, failed = True, 0
+                    yield frame
+            except av.error.EOFError:
+                break
+            except av.error.FFmpegError as exc:
+                failed += 1
+                self._warn(DAMAGED)
+                if failed > _MAX_DAMAGED:
+                    if good:
+                        break
+                    raise CorruptMedia(f"expected audio that can be decoded: {exc.strerror}") from exc
+        if failed and not good:
+            raise CorruptMedia("expected audio that can be decoded; every part of it is damaged")
+
+    def _warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+
+def _open_sound(file: BinaryIO) -> Any:
+    import soundfile
+
+    try:
+        return soundfile.SoundFile(file)
+    except (soundfile.LibsndfileError, TypeError) as exc:
+        raise UnsupportedMedia("expected a sound file") from exc
+
+
+def _endless(info: str) -> bool:
+    """Whether a recorder that could not seek back left its placeholder for a length: none, or the greatest number."""
+    return any(f"should be {size}" in info for size in (0, 0xFFFFFFFF))
+
+
+def _is_known(head: bytes) -> bool:
+    """Whether the first bytes are those of a common container."""
+    return head[4:8] == b"ftyp" or head.startswith((b"RIFF", b"OggS", b"fLaC", b"ID3", b"\x1aE\xdf\xa3", b"#!AMR", b"FORM"))
+
+
+def _on_time(frames: Iterator[Any], begin: float, count: Callable[[float], None]) -> Iterator[tuple[Planes, int]]:
+    """Each frame's samples, with silence where the file's clock runs on and no samples come: pauses, lost packets, a late start."""
+    due = begin
+    for frame in frames:
+        planes, rate = _to_planes(frame), frame.sample_rate
+        gap = (frame.time if frame.time is not None else due) - due
+        if _GAP_S < gap < _LONGEST_GAP_S:
+            for _ in range(int(gap / _BLOCK_S)):
+                yield np.zeros((int(_BLOCK_S * rate), planes.shape[1]), np.float32), rate
+            yield np.zeros((round(gap % _BLOCK_S * rate), planes.shape[1]), np.float32), rate
+            count(gap)
+            due += gap
+        yield planes, rate
+        count(len(planes) / rate)
+        due += len(planes) / rate
+        if gap >= _LONGEST_GAP_S or gap < -_LONGEST_GAP_S:  # a clock that jumps: follow it
+            due = frame.time + len(planes) / rate
+
+
+def _joined(parts: Iterator[tuple[Planes, int]]) -> Iterator[tuple[Planes, int]]:
+    """Small parts put together to blocks of one rate and one number of channels."""
+    held: list[Planes] = []
+    held_rate = count = 0
+    for planes, rate in parts:
+        if held and (rate != held_rate or planes.shape[1] != held[0].shape[1] or count >= _BLOCK_S * rate):
+            yield np.concatenate(held), held_rate
+            held, count = [], 0
+        held.append(planes)
+        held_rate = rate
+        count += len(planes)
+    if held:
+        yield np.concatenate(held), held_rate
+
+
+def _to_planes(frame: Any) -> Planes:
+    """A PyAV frame as [n, channels] float32 in [-1, 1]."""
+    if frame.format.name.startswith("s64"):  # numpy has no such frame in PyAV
+        from av import AudioResampler
+
+        (frame,) = AudioResampler(format="dbl").resample(frame)
+    raw = frame.to_ndarray()  # [channels, n] where planar, else [1, n * channels]
+    planes = raw.T if frame.format.is_planar else raw.reshape(-1, frame.layout.nb_channels)
+    kind = planes.dtype.str[1:]
+    samples: Planes = planes.astype(np.float32)
+    if kind in _FULL_SCALE:
+        return (samples - (128.0 if kind == "u1" else 0.0)) / np.float32(_FULL_SCALE[kind])
+    return np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)

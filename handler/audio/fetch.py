@@ -1,0 +1,147 @@
+"""Bytes of an audio source: http(s) behind the address guard, s3, base64. Knows no format and no request.
+
+Foreign errors are mapped here and their texts never passed on: they carry whole addresses.
+"""
+
+import base64
+import binascii
+import io
+import time
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+from handler import logs
+from handler.audio.spool import Spool
+from handler.errors import AsrError, DownloadBlocked, DownloadFailed, InvalidRequest, TooLarge
+from handler.settings import Settings
+
+CHUNK = 256 * 1024  # bytes asked for at a time
+READ_TIMEOUT_S = 30.0  # longest silence of the other side
+BLANK = b" \t\r\n"
+
+
+class Fetcher:
+    """Downloads into spools, under the caps of the settings."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._clock = clock
+
+    def spool(self) -> Spool:
+        """An empty spool under the cap on bytes."""
+        return Spool(self._settings.max_bytes)
+
+    def decode_base64(self, text: str) -> BinaryIO:
+        """The bytes of base64, of a data: URL too. Raises InvalidRequest, TooLarge."""
+        body = text.partition(",")[2] if text.startswith("data:") else text
+        if len(body) * 3 // 4 > self._settings.max_bytes + len(BLANK):
+            raise TooLarge(f"expected at most {self._settings.max_bytes} bytes; got more")
+        try:
+            return io.BytesIO(base64.b64decode(body.encode("ascii").translate(None, BLANK), validate=True))
+        except (binascii.Error, UnicodeEncodeError):
+            raise InvalidRequest("audio_base64 must be a file's bytes in base64") from None
+
+    def fill(self, url: str, spool: Spool) -> None:
+        """Write all of what an address holds into a spool, whose readers meet whatever goes wrong. Runs in a thread of its own."""
+        error: AsrError | None = None
+        try:
+            for chunk in self._chunks(url, spool):
+                spool.write(chunk)
+        except AsrError as exc:
+            error = exc
+        except Exception as exc:
+            logs.error("download_crashed", exc, url=public_url(url))
+            error = DownloadFailed(f"{public_url(url)} could not be read: {type(exc).__name__}")
+        spool.finish(error)
+
+    def _chunks(self, url: str, spool: Spool) -> Iterator[bytes]:
+        scheme = urlsplit(url).scheme.lower() if _is_parsable(url) else ""
+        if scheme == "s3":
+            return self._s3(url, spool)
+        if scheme in ("http", "https"):
+            return self._http(url, spool)
+        raise InvalidRequest(f"url must begin with http://, https:// or s3://; got {public_url(url) or 'none of them'}")
+
+    def _http(self, url: str, spool: Spool) -> Iterator[bytes]:
+        from requests import RequestException
+        from runpod.serverless.utils.rp_ssrf import SSRFError, safe_get
+        from urllib3.exceptions import HTTPError
+
+        deadline = self._clock() + self._settings.download_timeout_s
+        shown = public_url(url)
+        timeout = min(READ_TIMEOUT_S, self._settings.download_timeout_s)
+        try:
+            with safe_get(url, timeout=timeout, max_bytes=self._settings.max_bytes, headers={"Accept-Encoding": "identity"}) as response:
+                if response.status_code != 200:
+                    raise DownloadFailed(f"{shown} answered with status {response.status_code}; expected 200")
+                length = response.headers.get("Content-Length", "")
+                if length.isdigit() and "Content-Encoding" not in response.headers:
+                    spool.expect(int(length))
+                while chunk := response.raw.read1(CHUNK, decode_content=True):  # whatever has come: a host that trickles is seen
+                    yield chunk
+                    if self._clock() > deadline:
+                        raise DownloadFailed(f"{shown} took longer than {self._settings.download_timeout_s:g} s")
+        except SSRFError as exc:
+            raise _refusal(str(exc), shown, self._settings.max_bytes) from None
+        except (RequestException, HTTPError, ValueError) as exc:  # ValueError: an address that only the client finds malformed
+            raise DownloadFailed(f"{shown} did not deliver: {type(exc).__name__}") from None
+
+    def _s3(self, url: str, spool: Spool) -> Iterator[bytes]:
+        bucket, key = urlsplit(url).netloc, urlsplit(url).path.lstrip("/")
+        if bucket not in self._settings.s3_buckets:
+            raise DownloadBlocked(f"bucket {bucket!r} is not among those that S3_BUCKETS names")
+        import boto3
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        deadline = self._clock() + self._settings.download_timeout_s
+        timeout = min(READ_TIMEOUT_S, self._settings.download_timeout_s)
+        config = Config(connect_timeout=timeout, read_timeout=timeout, retries={"max_attempts": 2})
+        try:
+            client = boto3.client("s3", endpoint_url=self._settings.s3_endpoint_url, config=config)
+            answer = client.get_object(Bucket=bucket, Key=key)
+            spool.expect(answer["ContentLength"])
+            for chunk in answer["Body"].iter_chunks(CHUNK):
+                yield chunk
+                if self._clock() > deadline:
+                    raise DownloadFailed(f"s3://{bucket}/{key} took longer than {self._settings.download_timeout_s:g} s")
+        except ClientError as exc:
+            reason = exc.response.get("Error", {}).get("Code", "an error")
+            raise DownloadFailed(f"s3://{bucket}/{key} was answered with {reason}") from None
+        except BotoCoreError as exc:
+            raise DownloadFailed(f"s3://{bucket}/{key} did not arrive: {type(exc).__name__}") from None
+
+
+def public_url(url: str) -> str:
+    """An address without what may be a credential: no user, no query, no fragment."""
+    if not _is_parsable(url):
+        return "an address that cannot be parsed"
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"[:200] if parts.scheme or host else ""
+
+
+def _is_parsable(url: str) -> bool:
+    try:
+        urlsplit(url)
+    except ValueError:
+        return False
+    return True
+
+
+_REFUSALS: tuple[tuple[tuple[str, ...], type[AsrError], str], ...] = (
+    (("download exceeds size cap",), TooLarge, "expected at most {cap} bytes; got more"),
+    (("could not resolve host", "no addresses resolved"), DownloadFailed, "its host is not known"),
+    (("exceeded maximum redirects", "redirect without"), DownloadFailed, "expected at most 5 redirects, each to somewhere"),
+    (("blocked URL scheme", "URL has no host"), InvalidRequest, "expected http:// or https:// and a host, also where it redirects to"),
+    (("refusing to fetch",), DownloadBlocked, "expected an address that is reached without a proxy"),
+)
+
+
+def _refusal(text: str, shown: str, cap: int) -> AsrError:
+    """The address guard says all it has to say by one exception; told apart by how its text begins."""
+    for beginnings, kind, message in _REFUSALS:
+        if text.startswith(beginnings):
+            return kind(f"{shown}: {message.format(cap=cap)}")
+    return DownloadBlocked(f"{shown}: expected a host whose addresses are all public")

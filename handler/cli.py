@@ -1,0 +1,120 @@
+"""The command line: `asr transcribe FILE|URL…`. Knows nothing of decoding; settings come from the environment as for every door."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, cast
+
+from tqdm import tqdm
+
+from handler import __version__, logs
+from handler.audio.spool import IN_MEMORY, Spool
+from handler.errors import AsrError, InvalidRequest
+from handler.formats import render
+from handler.pipeline import Pipeline, Progress, build
+from handler.schema import AudioSource, Options, Transcript
+from handler.settings import Settings, SettingsError
+
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}]"
+FAILED = 1  # exit code: a source could not be transcribed
+CANNOT_START = 3  # exit code: a setting or the model
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code says how it went."""
+    asked = _parser().parse_args(arguments)
+    given = {name: getattr(asked, name) for name in Options.json_schema()}
+    try:
+        options = Options.parse(given)
+    except InvalidRequest as exc:
+        print(f"asr: {exc}", file=sys.stderr)
+        return FAILED
+    try:
+        settings = Settings.from_env({"LOG_LEVEL": "WARNING", **os.environ})
+        logs.configure(settings.log_level)
+        pipeline = build(settings)
+    except (AsrError, SettingsError) as exc:
+        print(f"asr: cannot start: {exc}", file=sys.stderr)
+        return CANNOT_START
+    try:
+        return asyncio.run(_transcribe_all(pipeline, asked.sources, options))
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        pipeline.close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="asr", description="Speech to text.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    transcribe = commands.add_parser("transcribe", help="print the transcripts of files and addresses")
+    transcribe.add_argument("sources", nargs="+", metavar="FILE|URL", help="a file, an http, https or s3 address, or - for stdin")
+    for name, schema in Options.json_schema().items():
+        transcribe.add_argument(f"--{name}", choices=schema.get("enum"), help=schema["description"].replace("%", "%%"))
+    return parser
+
+
+async def _transcribe_all(pipeline: Pipeline, sources: Sequence[str], options: Options) -> int:
+    """One after the other, in order: each fills the batch by itself."""
+    failed = False
+    for source in sources:
+        try:
+            transcript = await _transcribe(pipeline, source, options)
+        except (AsrError, OSError) as exc:
+            print(f"asr: {source}: {exc}", file=sys.stderr)
+            failed = True
+        else:
+            print(_shown(transcript, source, options, alone=len(sources) == 1), end="", flush=True)
+    return FAILED if failed else 0
+
+
+async def _transcribe(pipeline: Pipeline, source: str, options: Options) -> Transcript:
+    bar = tqdm(desc=source[-40:], total=1, bar_format=BAR)
+
+    def show(progress: Progress) -> None:
+        bar.total = progress.total_s or progress.done_s
+        bar.update(progress.done_s - bar.n)
+
+    with bar, _opened(source, pipeline.settings.max_bytes) as opened:
+        return await pipeline.transcribe(opened, options, show)
+
+
+@contextlib.contextmanager
+def _opened(source: str, cap: int) -> Iterator[AudioSource]:
+    if "://" in source:
+        yield AudioSource(url=source)
+    elif source == "-":
+        spool = Spool(cap)
+        threading.Thread(target=_pump, args=(sys.stdin.buffer, spool), daemon=True).start()
+        yield AudioSource(file=cast(BinaryIO, spool.reader()))
+        spool.check()
+        spool.close()
+    else:
+        with open(source, "rb") as file:
+            yield AudioSource(file=file)
+
+
+def _pump(file: BinaryIO, spool: Spool) -> None:
+    error = None
+    try:
+        while data := file.read(IN_MEMORY // 8):
+            spool.write(data)
+    except AsrError as exc:
+        error = exc
+    spool.finish(error)
+
+
+def _shown(transcript: Transcript, source: str, options: Options, alone: bool) -> str:
+    """A transcript as it is printed: objects of several sources are lines of JSON that name their source."""
+    rendered: Any = render(transcript, options.format)
+    if isinstance(rendered, str):
+        return rendered
+    if alone:
+        return json.dumps(rendered, ensure_ascii=False, indent=2) + "\n"
+    return json.dumps({"source": source, **rendered}, ensure_ascii=False) + "\n"

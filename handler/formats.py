@@ -1,0 +1,100 @@
+"""A transcript as JSON objects, plain text and subtitles. Knows no door."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from handler.schema import Segment, Transcript
+
+
+def text_of(segments: Sequence[Segment]) -> str:
+    """The text of segments as one line."""
+    return "".join(segment.text for segment in segments).strip()
+
+
+def to_json(transcript: Transcript) -> dict[str, Any]:
+    """The object that every door answers with; built-in types and finite numbers only."""
+    return {
+        "text": transcript.text,
+        "chunks": [{"timestamp": [s.start, s.end], "text": s.text.strip()} for s in transcript.segments],
+        "language": transcript.language,
+        "language_probability": _rounded(transcript.language_probability),
+        "task": transcript.task,
+        "duration": round(transcript.duration, 3),
+        "model": transcript.model,
+        "timing": transcript.timing,
+        "warnings": list(transcript.warnings),
+    }
+
+
+def to_verbose_json(transcript: Transcript) -> dict[str, Any]:
+    """The same with each segment's evidence, in the names of OpenAI's verbose_json."""
+    return {**to_json(transcript), "segments": [_verbose(index, s) for index, s in enumerate(transcript.segments)]}
+
+
+def _verbose(index: int, segment: Segment) -> dict[str, Any]:
+    shown: dict[str, Any] = {"id": index, "start": segment.start, "end": segment.end, "text": segment.text, "tokens": list(segment.tokens)}
+    if segment.evidence is not None:
+        shown |= {
+            "temperature": segment.evidence.temperature,
+            "avg_logprob": _rounded(segment.evidence.avg_logprob),
+            "compression_ratio": _rounded(segment.evidence.compression_ratio),
+            "no_speech_prob": _rounded(segment.evidence.no_speech_prob),
+        }
+    return shown
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def to_text(transcript: Transcript) -> str:
+    """The text alone."""
+    return transcript.text + "\n"
+
+
+def to_srt(transcript: Transcript) -> str:
+    """SubRip: numbered cues, a comma before the milliseconds."""
+    cues = (f"{n}\n{_clock(s.start, ',')} --> {_clock(s.end, ',')}\n{_line(s.text)}\n" for n, s in enumerate(transcript.segments, 1))
+    return "\n".join(cues)
+
+
+def to_vtt(transcript: Transcript) -> str:
+    """WebVTT: its first line, cues with a point before the milliseconds, markup escaped."""
+    cues = (f"\n{_clock(s.start, '.')} --> {_clock(s.end, '.')}\n{_escaped(_line(s.text))}\n" for s in transcript.segments)
+    return "WEBVTT\n" + "".join(cues)
+
+
+def to_tsv(transcript: Transcript) -> str:
+    """A table of start, end (whole milliseconds) and text."""
+    rows = (f"{round(s.start * 1000)}\t{round(s.end * 1000)}\t{_line(s.text)}\n" for s in transcript.segments)
+    return "start\tend\ttext\n" + "".join(rows)
+
+
+def _clock(seconds: float, point: str) -> str:
+    milliseconds = round(seconds * 1000)
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
+
+
+def _line(text: str) -> str:
+    """Text without the line breaks, tabs and arrows that would end a cue or a cell."""
+    return " ".join(text.split()).replace("-->", "->")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+TEXTS: dict[str, tuple[Callable[[Transcript], str], str]] = {
+    "text": (to_text, "text/plain"),
+    "srt": (to_srt, "application/x-subrip"),
+    "vtt": (to_vtt, "text/vtt"),
+    "tsv": (to_tsv, "text/tab-separated-values"),
+}  # formats that are text, each with its media type
+
+
+def render(transcript: Transcript, format: str) -> dict[str, Any] | str:
+    """The transcript in one of schema.FORMATS: an object, or a text."""
+    if format in TEXTS:
+        return TEXTS[format][0](transcript)
+    return to_verbose_json(transcript) if format == "verbose_json" else to_json(transcript)

@@ -1,0 +1,85 @@
+"""MODEL_ID to a folder on this machine: an installed package, a folder, what the platform has placed, the cache, the Hub.
+
+Knows no layout of weights beyond the names of the files worth having.
+"""
+
+import os
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+from handler import logs
+from handler.errors import ModelUnavailable
+
+PLATFORM_CACHE = Path("/runpod-volume/huggingface-cache/hub")  # where RunPod places a model named in an endpoint's settings
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_SMALL_FILES = ["*.json", "merges.txt", "vocabulary.txt", "*.tiktoken"]
+
+
+def find_model(model_id: str, cache_dir: Path, platform_cache: Path = PLATFORM_CACHE) -> Path:
+    """The folder of a model, downloaded into `cache_dir` where it has to be. Raises ModelUnavailable."""
+    if model_id.startswith("pkg:"):
+        return _package_folder(model_id)
+    if os.path.isdir(model_id):
+        return Path(model_id)
+    if model_id.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(model_id):
+        raise ModelUnavailable(f"MODEL_ID={model_id}: expected a Hub id, an existing folder, or pkg:PACKAGE/FOLDER")
+    return _placed_snapshot(model_id, platform_cache) or _hub_snapshot(model_id, cache_dir)
+
+
+def _package_folder(model_id: str) -> Path:
+    package, _, inner = model_id.removeprefix("pkg:").partition("/")
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise ModelUnavailable(f"MODEL_ID={model_id}: no package {package!r} is installed")
+    root = Path(spec.origin).parent
+    folder = (root / inner).resolve()
+    if not folder.is_dir() or not folder.is_relative_to(root.resolve()):
+        raise ModelUnavailable(f"MODEL_ID={model_id}: package {package} has no folder {inner!r}")
+    return folder
+
+
+def _placed_snapshot(model_id: str, hub: Path) -> Path | None:
+    """The snapshot of a Hub id inside a folder of the Hub's cache layout: the one `main` names, else the only one."""
+    repo = hub / f"models--{model_id.replace('/', '--')}"
+    main = repo / "refs" / "main"
+    if main.is_file() and (named := repo / "snapshots" / main.read_text().strip()).is_dir():
+        return named
+    snapshots = sorted((repo / "snapshots").glob("*/"))
+    return snapshots[0] if len(snapshots) == 1 else None
+
+
+def _hub_snapshot(model_id: str, cache_dir: Path) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
+    try:
+        return Path(snapshot_download(model_id, cache_dir=cache_dir, local_files_only=True))
+    except LocalEntryNotFoundError:
+        logs.info("model_download_started", model=model_id, cache_dir=str(cache_dir))
+    try:
+        weights = _weights_in(model_id)
+        folder = Path(snapshot_download(model_id, cache_dir=cache_dir, allow_patterns=[*_SMALL_FILES, *weights]))
+    except ModelUnavailable:
+        raise
+    except Exception as exc:  # the Hub's client, its transport and the file system each raise their own
+        raise ModelUnavailable(f"MODEL_ID={model_id}: the Hub did not deliver it into {cache_dir}: {_first_line(exc)}") from exc
+    logs.info("model_download_finished", model=model_id)
+    return folder
+
+
+def _weights_in(model_id: str) -> list[str]:
+    """Which of a repository's files hold its weights: one layout, one precision."""
+    from huggingface_hub import HfApi
+
+    files = HfApi().list_repo_files(model_id)
+    for pattern in (r"model\.safetensors", r"model-\d+-of-\d+\.safetensors", r"model\.bin", r"[^/]+\.pt"):
+        if found := [name for name in files if re.fullmatch(pattern, name)]:
+            return found
+    raise ModelUnavailable(f"MODEL_ID={model_id}: expected model.safetensors, model.bin or a .pt file; found none")
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]

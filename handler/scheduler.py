@@ -1,0 +1,67 @@
+"""Which waiting work goes next: fairness between requests, cancel. Opaque items; knows no tensor, no audio, no clock."""
+
+from collections import deque
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item", bound=Hashable)
+
+
+class Scheduler(Generic[Item]):
+    """Items of many requests, waiting and running. Requests take turns, one item each; a request's first item goes before all turns."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Hashable, deque[Item]] = {}
+        self._fresh: deque[Hashable] = deque()  # requests none of whose items has run
+        self._turns: deque[Hashable] = deque()  # the others that have an item waiting
+        self._running: dict[Item, Hashable] = {}
+        self._seen: set[Hashable] = set()
+
+    @property
+    def waiting(self) -> int:
+        """Items that wait."""
+        return sum(map(len, self._waiting.values()))
+
+    @property
+    def running(self) -> list[Item]:
+        """Items admitted and not finished."""
+        return list(self._running)
+
+    def submit(self, request: Hashable, item: Item) -> None:
+        """Let an item of a request wait for its turn."""
+        queue = self._waiting.setdefault(request, deque())
+        if not queue:
+            (self._turns if request in self._seen else self._fresh).append(request)
+        queue.append(item)
+
+    def admit(self, room: int) -> list[Item]:
+        """The items that go now, at most `room`; they count as running from here on."""
+        chosen: list[Item] = []
+        while len(chosen) < room and (self._fresh or self._turns):
+            request = (self._fresh or self._turns).popleft()
+            queue = self._waiting[request]
+            item = queue.popleft()
+            self._seen.add(request)
+            self._running[item] = request
+            chosen.append(item)
+            if queue:
+                self._turns.append(request)
+            else:
+                del self._waiting[request]
+        return chosen
+
+    def finish(self, item: Item) -> bool:
+        """A running item is done. False where it was not running: cancelled meanwhile, or never admitted."""
+        return self._running.pop(item, None) is not None
+
+    def cancel(self, request: Hashable) -> tuple[list[Item], list[Item]]:
+        """Forget a request. Its items that waited, and those that were running, for the engine to drop."""
+        waited = list(self._waiting.pop(request, ()))
+        for order in (self._fresh, self._turns):
+            if request in order:
+                order.remove(request)
+        self._seen.discard(request)
+        running = [item for item, owner in self._running.items() if owner == request]
+        for item in running:
+            del self._running[item]
+        return waited, running

@@ -1,0 +1,151 @@
+"""What goes in and what comes out: every parameter of every door is born here, once. Knows no door and no model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, BinaryIO
+
+from handler.errors import InvalidRequest
+from handler.languages import language_code
+
+SAMPLE_RATE = 16_000  # Hz: what decoding delivers and engines take
+FORMATS = ("json", "verbose_json", "text", "srt", "vtt", "tsv")
+TASKS = ("transcribe", "translate")
+TIMESTAMPS = ("segment",)
+
+
+def _one_of(values: tuple[str, ...]) -> Callable[[str, object], str]:
+    def parse(name: str, value: object) -> str:
+        if value not in values:
+            raise InvalidRequest(f"{name} must be one of {', '.join(values)}; got {_shown(value)}")
+        return str(value)
+
+    return parse
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{name} must be a string; got {_shown(value)}")
+    return value
+
+
+def _language(name: str, value: object) -> str | None:
+    text = _text(name, value)
+    code = language_code(text)
+    if code is None and text.strip():
+        raise InvalidRequest(f"{name} must be a language's code or English name such as 'de' or 'german'; got {_shown(value)}")
+    return code
+
+
+def _shown(value: object) -> str:
+    """A value as an error shows it: short, whatever came."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _option(default: Any, doc: str, parse: Callable[[str, object], Any], schema: dict[str, Any]) -> Any:
+    return field(default=default, metadata={"parse": parse, "schema": {**schema, "description": doc}})
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How one request wants its audio transcribed. An option that is not set is None or its default."""
+
+    language: str | None = _option(
+        None,
+        "Language spoken, as a code or an English name; detected where not given.",
+        _language,
+        {"type": "string", "examples": ["en", "german"]},
+    )
+    task: str = _option(
+        "transcribe",
+        "`transcribe` writes what is said, `translate` writes it in English.",
+        _one_of(TASKS),
+        {"type": "string", "enum": list(TASKS), "default": "transcribe"},
+    )
+    timestamps: str = _option(
+        "segment",
+        "What carries times: the segments.",
+        _one_of(TIMESTAMPS),
+        {"type": "string", "enum": list(TIMESTAMPS), "default": "segment"},
+    )
+    prompt: str = _option(
+        "",
+        "Text that is taken to precede every window: names, spelling, style. Its end is kept where it is too long.",
+        _text,
+        {"type": "string", "default": "", "examples": ["Gutenberg, Fust and Schoeffer."]},
+    )
+    format: str = _option(
+        "json",
+        "Shape of the answer.",
+        _one_of(FORMATS),
+        {"type": "string", "enum": list(FORMATS), "default": "json"},
+    )
+
+    @classmethod
+    def parse(cls, given: Mapping[str, object]) -> "Options":
+        """Options from JSON values or query strings; None means not given.
+
+        Raises InvalidRequest with the name of the first option that is unknown or whose value is refused.
+        """
+        known = {f.name: f for f in fields(cls)}
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise InvalidRequest(f"unknown option {_shown(unknown[0])}; expected one of {', '.join(known)}")
+        parsed = {name: known[name].metadata["parse"](name, value) for name, value in given.items() if value is not None}
+        return cls(**parsed)
+
+    @classmethod
+    def json_schema(cls) -> dict[str, dict[str, Any]]:
+        """JSON schema of each option, by name."""
+        return {f.name: dict(f.metadata["schema"]) for f in fields(cls)}
+
+
+@dataclass(frozen=True, slots=True)
+class AudioSource:
+    """Where the audio of one request comes from: exactly one of the three is set."""
+
+    url: str | None = None  # http, https or s3
+    base64: str | None = None  # the file's bytes, encoded; a data: URL is taken too
+    file: BinaryIO | None = None  # readable and seekable, at its start; closing it is the giver's business
+
+    def __post_init__(self) -> None:
+        if sum(value is not None for value in (self.url, self.base64, self.file)) != 1:
+            raise InvalidRequest("expected exactly one source of audio")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a decoder knows about its own text: enough for a pure function to decide whether to trust it."""
+
+    avg_logprob: float  # mean log-probability of the tokens, end-of-text included
+    no_speech_prob: float  # probability of the no-speech token before the first token
+    compression_ratio: float  # bytes of text by bytes of its zlib form; loops compress well
+    temperature: float
+    tokens: int  # tokens decoded
+    looped: bool  # decoding was ended because it had begun to repeat itself
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of text with its times."""
+
+    start: float  # seconds, from the beginning of what the segment belongs to (window or audio)
+    end: float  # seconds, ≥ start
+    text: str  # as decoded, leading space included
+    tokens: tuple[int, ...] = ()
+    evidence: Evidence | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """The answer to one request."""
+
+    text: str
+    segments: tuple[Segment, ...]
+    language: str | None  # code; None where there was nothing to tell it from
+    language_probability: float | None  # of a detected language
+    duration: float  # seconds of audio
+    model: str
+    task: str
+    timing: dict[str, float]  # seconds by stage
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,132 @@
+"""The configuration: a frozen Settings read from the environment, once. The only reader of the environment; knows no room of the house."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from handler.logs import LEVELS
+
+
+class SettingsError(ValueError):
+    """A variable of the environment has a value that cannot be used; the text names it, the value and what was expected."""
+
+    def __init__(self, name: str, value: object, expected: str) -> None:
+        super().__init__(f"{name}={value!r}: expected {expected}")
+
+
+def _text(name: str, raw: str) -> str:
+    return raw
+
+
+def _folder(name: str, raw: str) -> Path:
+    return Path(raw)
+
+
+def _names(name: str, raw: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in raw.split(",") if part.strip())
+
+
+def _flag(name: str, raw: str) -> bool:
+    values = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if raw.lower() not in values:
+        raise SettingsError(name, raw, f"one of {', '.join(values)}")
+    return values[raw.lower()]
+
+
+def _one_of(*values: str) -> Callable[[str, str], str]:
+    def parse(name: str, raw: str) -> str:
+        if raw not in values:
+            raise SettingsError(name, raw, f"one of {', '.join(values)}")
+        return raw
+
+    return parse
+
+
+def _whole(low: int, high: int) -> Callable[[str, str], int]:
+    def parse(name: str, raw: str) -> int:
+        if not (raw.isascii() and raw.isdigit() and low <= int(raw) <= high):
+            raise SettingsError(name, raw, f"a whole number from {low} to {high}")
+        return int(raw)
+
+    return parse
+
+
+def _seconds(low: float, high: float) -> Callable[[str, str], float]:
+    def parse(name: str, raw: str) -> float:
+        try:
+            value = float(raw)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise SettingsError(name, raw, f"seconds, a number from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def _device(name: str, raw: str) -> str:
+    kind, _, index = raw.partition(":")
+    if raw not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isascii() and index.isdigit()):
+        raise SettingsError(name, raw, "auto, cpu, cuda or cuda:N")
+    return raw
+
+
+def _var(name: str, default: Any, parse: Callable[[str, str], Any], doc: str) -> Any:
+    return field(default=default, metadata={"name": name, "parse": parse, "doc": doc})
+
+
+_GIB = 1024**3
+_DAY_S = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How this process runs. Each field is one variable; an empty variable counts as unset."""
+
+    host: str = _var("HOST", "*", _text, "address to listen on, `*` for all")
+    port: int = _var("PORT", 8000, _whole(0, 65535), "port to listen on")
+    port_health: int | None = _var(
+        "PORT_HEALTH", None, _whole(0, 65535), "port of RunPod's load balancer for `/hc`; where set, a starting server says 204"
+    )
+    model_id: str = _var(
+        "MODEL_ID", "openai/whisper-large-v3", _text, "Hub id, folder, or `pkg:PACKAGE/FOLDER` inside an installed Python package"
+    )
+    cache_dir: Path = _var("CACHE_DIR", Path("/data"), _folder, "where models are kept")
+    flash_attention_2: bool = _var("FLASH_ATTENTION_2", False, _flag, "`1` asks for FlashAttention-2 by name where GPU and dtype allow it")
+    batch_size: int = _var("BATCH_SIZE", 16, _whole(1, 1024), "windows decoded together")
+    max_new_tokens: int = _var(
+        "MAX_NEW_TOKENS", 128, _whole(1, 448), "tokens a window may produce before it is checked for a loop; then it is continued"
+    )
+    chunk_length_s: float = _var("CHUNK_LENGTH_S", 30.0, _seconds(1, _DAY_S), "longest window, seconds")
+    stride_length_s: float = _var(
+        "STRIDE_LENGTH_S", None, _seconds(0, _DAY_S), "how far back from the end of a full window a quiet place is looked for"
+    )
+    device: str = _var("DEVICE", "auto", _device, "`auto`, `cpu`, `cuda` or `cuda:N`")
+    dtype: str = _var("DTYPE", "auto", _one_of("auto", "float32", "bfloat16", "float16"), "`auto`, `float32`, `bfloat16` or `float16`")
+    max_requests: int = _var("MAX_REQUESTS", 128, _whole(1, 4096), "requests in work at once; more are `overloaded`")
+    max_bytes: int = _var("MAX_BYTES", 4 * _GIB, _whole(1, 1024 * _GIB), "largest file, bytes")
+    max_duration_s: float = _var("MAX_DURATION_S", _DAY_S, _seconds(1, 100 * _DAY_S), "longest audio, seconds")
+    download_timeout_s: float = _var("DOWNLOAD_TIMEOUT_S", 600.0, _seconds(0.01, _DAY_S), "time for one whole download, seconds")
+    s3_buckets: tuple[str, ...] = _var("S3_BUCKETS", (), _names, "buckets that `s3://` addresses may name, comma-separated")
+    s3_endpoint_url: str | None = _var("S3_ENDPOINT_URL", None, _text, "address of an S3-compatible service other than AWS")
+    log_level: str = _var("LOG_LEVEL", "INFO", _one_of(*LEVELS), "least level of the log lines")
+    salad_machine_id: str | None = _var("SALAD_MACHINE_ID", None, _text, "sent back as `X-Salad-Machine-ID`")
+    salad_container_group_id: str | None = _var("SALAD_CONTAINER_GROUP_ID", None, _text, "sent back as `X-Salad-Container-Group-ID`")
+
+    def __post_init__(self) -> None:
+        if self.stride_length_s is None:
+            object.__setattr__(self, "stride_length_s", self.chunk_length_s / 6)
+        if self.stride_length_s > self.chunk_length_s / 2:
+            raise SettingsError("STRIDE_LENGTH_S", self.stride_length_s, f"at most half of CHUNK_LENGTH_S={self.chunk_length_s:g}")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
+        """The settings of this environment. Raises SettingsError for the first variable that cannot be used."""
+        given = {}
+        for f in fields(cls):
+            name = f.metadata["name"]
+            if raw := environ.get(name, "").strip():
+                given[f.name] = f.metadata["parse"](name, raw)
+        return cls(**given)

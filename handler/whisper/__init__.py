@@ -1,0 +1,1 @@
+"""Whisper, our own: network, weights, tokens, rules and engine."""

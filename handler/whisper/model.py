@@ -1,0 +1,303 @@
+"""The Whisper network: log-mel front end, encoder, decoder. Tensors in, tensors out; no I/O and no decoding policy.
+
+B batch rows, T tokens, S audio positions, C channels of a layer, H heads, D channels of a head. Source: openai/whisper, whisper/model.py.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+SAMPLE_RATE = 16_000  # Hz
+N_FFT = 400  # samples: 25 ms
+HOP_LENGTH = 160  # samples: 10 ms
+FRAMES_PER_POSITION = 2  # the encoder's second convolution has stride 2
+TIMESTAMP_S = FRAMES_PER_POSITION * HOP_LENGTH / SAMPLE_RATE  # 0.02 s: one audio position, one timestamp token
+QUERY_BLOCK = 250  # queries of one blocked attention product: its scores stay in the second-level cache
+
+
+@dataclass(frozen=True, slots=True)
+class Dims:
+    """Sizes of a checkpoint, in the field's names."""
+
+    n_mels: int
+    n_audio_ctx: int
+    n_audio_state: int
+    n_audio_head: int
+    n_audio_layer: int
+    n_vocab: int
+    n_text_ctx: int
+    n_text_state: int
+    n_text_head: int
+    n_text_layer: int
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of a full window."""
+        return self.n_audio_ctx * FRAMES_PER_POSITION * HOP_LENGTH
+
+
+def mel_filters(n_mels: int) -> Tensor:
+    """Slaney's mel filter bank with area normalisation. [n_mels, N_FFT // 2 + 1], float32.
+
+    Linear up to 1 kHz, logarithmic above, from 0 Hz to half the sampling rate, as librosa.filters.mel makes it by default.
+    """
+    hz_per_mel, bend_hz, log_step = 200 / 3, 1000.0, math.log(6.4) / 27
+    bend_mel = bend_hz / hz_per_mel
+
+    def to_hz(mel: Tensor) -> Tensor:
+        return torch.where(mel < bend_mel, mel * hz_per_mel, bend_hz * torch.exp(log_step * (mel - bend_mel)))
+
+    top = bend_mel + math.log(SAMPLE_RATE / 2 / bend_hz) / log_step
+    edges = to_hz(torch.linspace(0, top, n_mels + 2, dtype=torch.float64))
+    bins = torch.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1, dtype=torch.float64)
+    slopes = edges[:, None] - bins  # [n_mels + 2, bins]
+    width = edges.diff()[:, None]
+    rising, falling = -slopes[:-2] / width[:-1], slopes[2:] / width[1:]
+    return (torch.minimum(rising, falling).clamp(min=0) * 2 / (edges[2:] - edges[:-2])[:, None]).float()
+
+
+class LogMel(nn.Module):
+    """Samples to the log-mel spectrogram that the encoder was trained on, in float32."""
+
+    filters: Tensor
+    taper: Tensor
+
+    def __init__(self, n_mels: int, device: torch.device) -> None:
+        super().__init__()
+        self.register_buffer("filters", mel_filters(n_mels).to(device))
+        self.register_buffer("taper", torch.hann_window(N_FFT, device=device))
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """samples [B, n] in [-1, 1], padded to whole windows → [B, n_mels, n / HOP_LENGTH]."""
+        spectrum = torch.stft(samples, N_FFT, HOP_LENGTH, window=self.taper, return_complex=True)
+        power = torch.view_as_real(spectrum[..., :-1]).square().sum(-1)  # [B, bins, frames]
+        log = (self.filters @ power).clamp(min=1e-10).log10()
+        log = torch.maximum(log, log.amax(dim=(1, 2), keepdim=True) - 8.0)  # 80 dB below each window's own peak
+        return (log + 4.0) / 4.0
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, T, H * D] → [B, H, T, D]."""
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """[B, H, T, D] → [B, T, H * D]."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def blocked_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention without a mask, one batch row and QUERY_BLOCK queries at a time, for CPUs. [B, H, S, D] each → the same."""
+    out = torch.empty_like(q)
+    for row in range(q.shape[0]):
+        keys = k[row].transpose(-1, -2)  # [H, D, S]
+        for at in range(0, q.shape[2], QUERY_BLOCK):
+            scores = q[row, :, at : at + QUERY_BLOCK] @ keys  # [H, QUERY_BLOCK, S]
+            out[row, :, at : at + QUERY_BLOCK] = scores.softmax(-1) @ v[row]
+    return out
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention without a mask by whichever kernel PyTorch chooses. [B, H, S, D] each → the same."""
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0)
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention without a mask by FlashAttention-2 and nothing else. [B, H, S, D] each → the same."""
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        return F.scaled_dot_product_attention(q, k, v, scale=1.0)
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention as two products: for few queries many times faster than a fused kernel on CPUs.
+
+    q [B, H, T, D]; k and v [B, H, S, D]; mask [B, 1, T, S], true where a query may look, or None for everywhere → [B, H, T, D].
+    """
+    scores = q @ k.transpose(-1, -2)  # [B, H, T, S]
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(-1) @ v
+
+
+ATTENTIONS = {"blocked": blocked_attention, "sdpa": fused_attention, "flash_attention_2": flash_attention}
+
+
+class SelfAttention(nn.Module):
+    """Queries, keys and values by one product. Queries leave it scaled: the factor lies in the weights."""
+
+    def __init__(self, state: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(state, 3 * state)
+        self.out = nn.Linear(state, state)
+
+    def project(self, x: Tensor) -> list[Tensor]:
+        """x [B, T, C] → q, k, v, [B, H, T, D] each."""
+        return [split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1)]
+
+
+class CrossAttention(nn.Module):
+    """Queries from the text, keys and values from the audio, these made once a window."""
+
+    def __init__(self, state: int, audio_state: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(state, state)
+        self.kv = nn.Linear(audio_state, 2 * state)
+        self.out = nn.Linear(state, state)
+
+    def keys_values(self, audio: Tensor) -> list[Tensor]:
+        """audio [B, S, C] → k, v, [B, H, S, D] each."""
+        return [split_heads(part, self.heads) for part in self.kv(audio).chunk(2, dim=-1)]
+
+
+class Mlp(nn.Module):
+    """The two products after attention."""
+
+    def __init__(self, state: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(state, 4 * state)
+        self.down = nn.Linear(4 * state, state)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] → [..., C]."""
+        return self.down(F.gelu(self.up(x)))  # type: ignore[no-any-return]
+
+
+def clamp_half(x: Tensor) -> Tensor:
+    """Keep float16 hidden states finite, as `transformers` does; other dtypes pass."""
+    return x.clamp(-64_504.0, 64_504.0) if x.dtype == torch.float16 else x
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and mlp, each behind its norm."""
+
+    def __init__(self, state: int, heads: int) -> None:
+        super().__init__()
+        self.attn_norm = nn.LayerNorm(state)
+        self.attn = SelfAttention(state, heads)
+        self.mlp_norm = nn.LayerNorm(state)
+        self.mlp = Mlp(state)
+
+    def forward(self, x: Tensor, attention: str) -> Tensor:
+        """[B, S, C] → [B, S, C]."""
+        q, k, v = self.attn.project(self.attn_norm(x))
+        x = x + self.attn.out(merge_heads(ATTENTIONS[attention](q, k, v)))
+        return clamp_half(x + self.mlp(self.mlp_norm(x)))
+
+
+class Encoder(nn.Module):
+    """Log-mel frames to audio positions."""
+
+    def __init__(self, dims: Dims) -> None:
+        super().__init__()
+        state = dims.n_audio_state
+        self.conv1 = nn.Conv1d(dims.n_mels, state, 3, padding=1)
+        self.conv2 = nn.Conv1d(state, state, 3, stride=FRAMES_PER_POSITION, padding=1)
+        self.positions = nn.Parameter(torch.empty(dims.n_audio_ctx, state))
+        layers = (EncoderLayer(state, dims.n_audio_head) for _ in range(dims.n_audio_layer))
+        self.layers = cast("Sequence[EncoderLayer]", nn.ModuleList(layers))
+        self.norm = nn.LayerNorm(state)
+
+    def forward(self, mel: Tensor, attention: str) -> Tensor:
+        """mel [B, n_mels, 2 * S] → [B, S, C]."""
+        x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)  # [B, S, C]
+        x = x + self.positions[: x.shape[1]]
+        for layer in self.layers:
+            x = layer(x, attention)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+
+class Cache:
+    """Keys and values of every slot, allocated once and written by index."""
+
+    def __init__(self, dims: Dims, slots: int, device: torch.device, dtype: torch.dtype) -> None:
+        layers, heads = dims.n_text_layer, dims.n_text_head
+        depth = dims.n_text_state // heads
+        # A padded row may attend to a position that was never written: memory left as found could hold NaN there.
+        self.k = torch.zeros(layers, slots, heads, dims.n_text_ctx, depth, device=device, dtype=dtype)
+        self.v = torch.zeros_like(self.k)
+        self.cross_k = torch.zeros(layers, slots, heads, dims.n_audio_ctx, depth, device=device, dtype=dtype)
+        self.cross_v = torch.zeros_like(self.cross_k)
+
+    def move(self, source: int, target: int) -> None:
+        """Copy all that one slot holds into another."""
+        for buffer in (self.k, self.v, self.cross_k, self.cross_v):
+            buffer[:, target].copy_(buffer[:, source])
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention over the text so far, cross-attention over the audio, mlp."""
+
+    def __init__(self, dims: Dims) -> None:
+        super().__init__()
+        state = dims.n_text_state
+        self.attn_norm = nn.LayerNorm(state)
+        self.attn = SelfAttention(state, dims.n_text_head)
+        self.cross_norm = nn.LayerNorm(state)
+        self.cross = CrossAttention(state, dims.n_audio_state, dims.n_text_head)
+        self.mlp_norm = nn.LayerNorm(state)
+        self.mlp = Mlp(state)
+
+    def attend_text(self, x: Tensor, cache: tuple[Tensor, Tensor], positions: Tensor, mask: Tensor) -> Tensor:
+        """Write keys and values at `positions` [B, T] of the cache, [B, H, n_text_ctx, D] each; read as far as the mask goes."""
+        q, k, v = self.attn.project(self.attn_norm(x))
+        rows = torch.arange(x.shape[0], device=x.device)[:, None]
+        length = mask.shape[-1]
+        for buffer, new in zip(cache, (k, v), strict=True):
+            buffer[rows, :, positions] = new.transpose(1, 2)  # [B, T, H, D]
+        return self.attn.out(merge_heads(masked_attention(q, cache[0][:, :, :length], cache[1][:, :, :length], mask)))  # type: ignore[no-any-return]
+
+    def attend_audio(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """x [B, T, C]; k and v [B, H, S, D] → [B, T, C]."""
+        q = split_heads(self.cross.q(self.cross_norm(x)), self.cross.heads)
+        return self.cross.out(merge_heads(masked_attention(q, k, v)))  # type: ignore[no-any-return]
+
+
+class Decoder(nn.Module):
+    """Tokens, with the caches of their slots, to hidden states and logits."""
+
+    def __init__(self, dims: Dims) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(dims.n_vocab, dims.n_text_state)
+        self.positions = nn.Parameter(torch.empty(dims.n_text_ctx, dims.n_text_state))
+        self.layers = cast("Sequence[DecoderLayer]", nn.ModuleList(DecoderLayer(dims) for _ in range(dims.n_text_layer)))
+        self.norm = nn.LayerNorm(dims.n_text_state)
+
+    def attach(self, audio: Tensor, cache: Cache, slots: slice) -> None:
+        """Fill the cross-attention keys and values of `slots` from the encoder's audio [B, S, C]."""
+        for index, layer in enumerate(self.layers):
+            cache.cross_k[index, slots], cache.cross_v[index, slots] = layer.cross.keys_values(audio)
+
+    def forward(self, tokens: Tensor, positions: Tensor, cache: Cache, slots: slice, length: int) -> Tensor:
+        """Hidden states of tokens [B, T] at positions [B, T], where `length` exceeds every position → [B, T, C].
+
+        Each token's keys and values are written to its slot; a token sees the positions up to its own.
+        """
+        x = self.tokens(tokens) + self.positions[positions]
+        mask = torch.arange(length, device=x.device) <= positions[:, None, :, None]  # [B, 1, T, length]
+        for index, layer in enumerate(self.layers):
+            x = x + layer.attend_text(x, (cache.k[index, slots], cache.v[index, slots]), positions, mask)
+            x = x + layer.attend_audio(x, cache.cross_k[index, slots], cache.cross_v[index, slots])
+            x = clamp_half(x + layer.mlp(layer.mlp_norm(x)))
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., C] → [..., n_vocab], float32."""
+        return F.linear(hidden, self.tokens.weight).float()
+
+
+class Whisper(nn.Module):
+    """Front end, encoder and decoder of one checkpoint. Build it on the meta device and assign the loaded tensors."""
+
+    def __init__(self, dims: Dims) -> None:
+        super().__init__()
+        self.dims = dims
+        self.encoder = Encoder(dims)
+        self.decoder = Decoder(dims)

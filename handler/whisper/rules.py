@@ -1,0 +1,165 @@
+"""Decoding rules over the whole batch as tensors, and what the evidence of a text says. Knows no window, no cache and no request.
+
+Each rule narrows what the next token of each row may be; `pick` then reads the logits once. Sources: openai/whisper,
+whisper/decoding.py (SuppressTokens, SuppressBlank, ApplyTimestampRules) and whisper/transcribe.py (no-speech threshold).
+"""
+
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from handler.schema import Evidence
+from handler.whisper.model import TIMESTAMP_S
+from handler.whisper.tokenizer import Specials
+
+FIRST_TIMESTAMP_S = 1.0  # the first segment of a window begins within it
+NO_SPEECH_PROB = 0.6  # above it, together with the next, a window's text is taken to be invented
+LOGPROB = -1.0
+LOOP_REPEATS = 4  # so many copies of one run of tokens at the end of a text are a loop
+LOOP_TOKENS = 24  # and together they are at least so long
+LOOP_LONGEST = 40  # tokens of the longest run looked for
+
+
+@dataclass(slots=True)
+class History:
+    """What the rules need to know of the tokens that each row has decoded so far. Every field is [B]."""
+
+    count: Tensor  # tokens decoded, int64
+    last: Tensor  # the last token
+    before: Tensor  # the one before it
+    timestamp: Tensor  # the last timestamp token, or the id below the first one
+
+    @classmethod
+    def empty(cls, rows: int, specials: Specials, device: torch.device) -> "History":
+        """No token yet."""
+
+        def full(value: int) -> Tensor:
+            return torch.full((rows,), value, dtype=torch.int64, device=device)
+
+        return cls(full(0), full(0), full(0), full(specials.timestamp_begin - 1))
+
+    def fields(self) -> tuple[Tensor, ...]:
+        """The tensors, in order."""
+        return self.count, self.last, self.before, self.timestamp
+
+    def rows(self, part: slice) -> "History":
+        """A view of some rows."""
+        return History(*(field[part] for field in self.fields()))
+
+    def append(self, token: Tensor, specials: Specials) -> None:
+        """Take in each row's new token [B], in place."""
+        self.count.add_(1)
+        self.before.copy_(self.last)
+        self.last.copy_(token)
+        self.timestamp.copy_(torch.where(token >= specials.timestamp_begin, token, self.timestamp))
+
+
+@dataclass(slots=True)
+class Allowed:
+    """What the next token of each row may be. Every field is [B]."""
+
+    text: Tensor  # any text token, bool
+    eot: Tensor  # the end of the text, bool
+    first: Tensor  # least timestamp token, int64
+    last: Tensor  # greatest timestamp token; below `first` where none may come
+
+    @classmethod
+    def anything(cls, history: History, specials: Specials) -> "Allowed":
+        """Text, end and every timestamp."""
+        yes = torch.ones_like(history.count, dtype=torch.bool)
+        low = torch.full_like(history.count, specials.timestamp_begin)
+        return cls(yes, yes, low, torch.full_like(low, specials.vocab - 1))
+
+
+def begin_with_timestamp(allowed: Allowed, history: History, specials: Specials) -> Allowed:
+    """The first token is a timestamp, not later than FIRST_TIMESTAMP_S."""
+    begun = history.count > 0
+    latest = specials.timestamp_begin + round(FIRST_TIMESTAMP_S / TIMESTAMP_S)
+    last = torch.where(begun, allowed.last, allowed.last.clamp(max=latest))
+    return Allowed(allowed.text & begun, allowed.eot & begun, allowed.first, last)
+
+
+def timestamps_in_pairs(allowed: Allowed, history: History, specials: Specials) -> Allowed:
+    """After a segment's end comes the next one's beginning or the end of the text; after a beginning comes text."""
+    opened, closing = _pairing(history, specials)
+    none = allowed.first - 1
+    return Allowed(allowed.text & ~closing, allowed.eot, allowed.first, torch.where(opened, none, allowed.last))
+
+
+def timestamps_in_order(allowed: Allowed, history: History, specials: Specials) -> Allowed:
+    """Time never runs back, and no segment is empty: only the beginning of the next one may repeat an end."""
+    _, closing = _pairing(history, specials)
+    least = torch.where(closing, history.timestamp, history.timestamp + 1)
+    return Allowed(allowed.text, allowed.eot, torch.maximum(allowed.first, least), allowed.last)
+
+
+def _pairing(history: History, specials: Specials) -> tuple[Tensor, Tensor]:
+    """Rows whose last token is a timestamp that begins a segment, and rows whose last one ends it. [B] bool each."""
+    is_timestamp = (history.last >= specials.timestamp_begin) & (history.count >= 1)
+    after_timestamp = (history.before >= specials.timestamp_begin) | (history.count < 2)
+    return is_timestamp & after_timestamp, is_timestamp & ~after_timestamp
+
+
+RULES = (begin_with_timestamp, timestamps_in_pairs, timestamps_in_order)
+
+
+def suppression(specials: Specials, ids: Iterable[int], device: torch.device) -> Tensor:
+    """What is added to logits so that `ids`, and every special token but the end and the timestamps, never come. [n_vocab]"""
+    bias = torch.zeros(specials.vocab, device=device)
+    bias[list(ids)] = -torch.inf
+    bias[specials.eot + 1 : specials.timestamp_begin] = -torch.inf
+    bias[specials.eot] = 0.0
+    return bias
+
+
+def pick(logits: Tensor, bias: Tensor, history: History, specials: Specials) -> tuple[Tensor, Tensor]:
+    """The likeliest allowed token of each row and its log-probability among the allowed ones. [B] each.
+
+    logits [B, n_vocab] float32, overwritten. Where the timestamps together are likelier than any one text token, a
+    timestamp comes: the last of the timestamp rules.
+    """
+    allowed = Allowed.anything(history, specials)
+    for rule in RULES:
+        allowed = rule(allowed, history, specials)
+    logits += bias
+    text, stamps = logits[:, : specials.eot], logits[:, specials.timestamp_begin :]
+    ids = torch.arange(specials.timestamp_begin, specials.vocab, device=logits.device)
+    stamps.masked_fill_((ids < allowed.first[:, None]) | (ids > allowed.last[:, None]), -torch.inf)
+    stamp_mass = stamps.logsumexp(-1)
+    stamp, stamp_id = stamps.max(-1)
+
+    nothing = torch.full_like(stamp, -torch.inf)
+    word, word_id = text.max(-1)
+    word = torch.where(allowed.text, word, nothing)
+    end = torch.where(allowed.eot, logits[:, specials.eot], nothing)
+    told, told_id = torch.maximum(word, end), torch.where(end > word, specials.eot, word_id)
+    told_mass = torch.where(allowed.text, text.logsumexp(-1), nothing).logaddexp(end)
+
+    stamped = stamp_mass > told
+    token = torch.where(stamped, stamp_id + specials.timestamp_begin, told_id)
+    mass = torch.where(stamped, stamp_mass, stamp_mass.logaddexp(told_mass))
+    return token, torch.where(token >= specials.timestamp_begin, stamp, told) - mass
+
+
+def compression_ratio(text: str) -> float:
+    """Bytes of a text by bytes of its zlib form. Source: openai/whisper, whisper/utils.py."""
+    raw = text.encode()
+    return len(raw) / len(zlib.compress(raw)) if raw else 0.0
+
+
+def loop_start(tokens: Sequence[int]) -> int | None:
+    """Where a loop at the end of `tokens` has said its run once and would begin it again, or None where there is no loop."""
+    for period in range(1, LOOP_LONGEST + 1):
+        repeats = max(LOOP_REPEATS, -(-LOOP_TOKENS // period))
+        span = repeats * period
+        if span <= len(tokens) and list(tokens[-span:-period]) == list(tokens[-span + period :]):
+            return len(tokens) - span + period
+    return None
+
+
+def is_not_speech(evidence: Evidence) -> bool:
+    """Whether a window's text is to be dropped: the model hears no speech, and is not sure of what it wrote."""
+    return evidence.no_speech_prob > NO_SPEECH_PROB and evidence.avg_logprob < LOGPROB

@@ -1,0 +1,52 @@
+"""`python -m local_server`: the HTTP server on HOST and PORT, and on PORT_HEALTH where that is another one."""
+
+import os
+import socket
+import sys
+
+import uvicorn
+
+from handler import logs
+from handler.pipeline import build
+from handler.settings import Settings, SettingsError
+from local_server.app import create_app
+
+CANNOT_START = 3  # exit code: a setting, the model or the port, as stderr says
+
+
+def main() -> None:
+    """Serve until the process is told to end."""
+    try:
+        settings = Settings.from_env(os.environ)
+        ports = {settings.port, settings.port_health} - {None}
+        sockets = [_listen(settings.host, port) for port in ports if port is not None]
+    except (SettingsError, OSError) as exc:
+        print(f"cannot start: {exc}", file=sys.stderr)
+        sys.exit(CANNOT_START)
+    logs.configure(settings.log_level, "uvicorn.error")
+    failed = False
+
+    def on_fault() -> None:
+        nonlocal failed
+        failed = server.should_exit = True
+
+    app = create_app(settings, build, on_fault)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, server_header=False))
+    logs.info("listening", addresses=[list(listener.getsockname()[:2]) for listener in sockets])
+    server.run(sockets=sockets)
+    if failed:
+        sys.exit(CANNOT_START)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket; for `*` on every address of both families, where the machine has both."""
+    if host == "*":
+        if socket.has_dualstack_ipv6():
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        return socket.create_server(("", port))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family)
+
+
+if __name__ == "__main__":
+    main()

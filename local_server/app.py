@@ -1,0 +1,123 @@
+"""The HTTP door: `/hc`, `/asr` and `/docs` over one pipeline. Knows nothing of decoding; never blocks its event loop."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.exceptions import HTTPException
+
+from handler import __version__, logs
+from handler.errors import AsrError, Internal, InvalidRequest, ModelUnavailable
+from handler.formats import TEXTS, render
+from handler.pipeline import Pipeline
+from handler.schema import Transcript
+from handler.settings import Settings
+from local_server.body import drain, parsed
+from local_server.errors import error_response
+from local_server.openapi import ASR_REQUEST, ASR_RESPONSES, HEALTH_RESPONSES
+
+
+class House:
+    """The pipeline, while it is being built, once it is, or the reason why it is not."""
+
+    def __init__(self) -> None:
+        self.pipeline: Pipeline | None = None
+        self.fault: str | None = None
+
+    def ready(self) -> Pipeline:
+        """The pipeline. Raises ModelUnavailable while there is none."""
+        if self.pipeline is None:
+            raise ModelUnavailable(self.fault or "the model is being loaded; expected a request after /hc says ok")
+        return self.pipeline
+
+
+def create_app(settings: Settings, build: Callable[[Settings], Pipeline], on_fault: Callable[[], None] = lambda: None) -> FastAPI:
+    """The application. It listens at once and builds the pipeline in a thread; `on_fault` is called where that fails."""
+    house = House()
+
+    async def start() -> None:
+        try:
+            house.pipeline = await asyncio.to_thread(build, settings)
+        except Exception as exc:
+            house.fault = str(exc)
+            logs.error("cannot_start", None if isinstance(exc, (AsrError, ValueError)) else exc, reason=str(exc))
+            on_fault()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        starting = asyncio.create_task(start())
+        yield
+        await starting
+        if house.pipeline is not None:
+            house.pipeline.close()
+
+    app = FastAPI(title="asr-handler", version=__version__, description="Speech to text.", lifespan=lifespan)
+    app.add_exception_handler(AsrError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_crash)
+
+    @app.get("/hc", responses=HEALTH_RESPONSES)
+    async def health() -> Response:
+        """Whether the server can take work."""
+        if house.pipeline is not None:
+            return JSONResponse({"status": "ok", "version": __version__})
+        if house.fault is not None:
+            return JSONResponse({"status": "failed", "reason": house.fault}, 503)
+        return Response(status_code=204) if settings.port_health is not None else JSONResponse({"status": "starting"}, 503)
+
+    @app.post("/asr", openapi_extra=ASR_REQUEST, responses=ASR_RESPONSES)
+    async def asr(request: Request) -> Response:
+        """Transcribe an address, the bytes in the body, or an uploaded file."""
+        began = time.perf_counter()
+        pipeline = house.ready()
+        try:
+            async with parsed(request, settings.max_bytes) as (source, options):
+                transcript = await pipeline.transcribe(source, options)
+        except AsrError:
+            await drain(request, settings.max_bytes)
+            raise
+        headers = _headers(transcript, time.perf_counter() - began, pipeline.engine.device_name, settings)
+        if options.format in TEXTS:
+            return PlainTextResponse(render(transcript, options.format), headers=headers, media_type=TEXTS[options.format][1])
+        return JSONResponse(render(transcript, options.format), headers=headers)
+
+    return app
+
+
+def _headers(transcript: Transcript, seconds: float, device: str, settings: Settings) -> dict[str, str]:
+    named = {
+        "X-Processing-Time": f"{seconds:.4f}",
+        "X-Audio-Length": f"{transcript.duration:.3f}",
+        "X-Realtime-Factor": f"{transcript.duration / max(seconds, 1e-6):.3f}",
+        "X-GPU-Name": device,
+        "X-Model-ID": transcript.model,
+        "X-Salad-Machine-ID": settings.salad_machine_id,
+        "X-Salad-Container-Group-ID": settings.salad_container_group_id,
+    }
+    return {name: value.encode("ascii", "backslashreplace").decode() for name, value in named.items() if value is not None}
+
+
+async def _on_error(request: Request, exc: Any) -> Response:
+    logs.info("request_refused", path=request.url.path, **exc.as_dict())
+    return error_response(exc)
+
+
+async def _on_invalid(request: Request, exc: Any) -> Response:
+    return await _on_error(request, InvalidRequest(str(exc.errors()[0].get("msg", "the request is malformed"))))
+
+
+async def _on_http(request: Request, exc: Any) -> Response:
+    """What the router itself refuses: an unknown path, a wrong method."""
+    body = InvalidRequest(f"{request.method} {request.url.path}: {exc.detail}").as_dict()
+    return JSONResponse({"error": body}, exc.status_code, exc.headers)
+
+
+async def _on_crash(request: Request, exc: Exception) -> Response:
+    """The server logs it, with its traceback."""
+    return error_response(Internal(f"a fault of this server: {type(exc).__name__}"))

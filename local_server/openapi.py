@@ -1,0 +1,126 @@
+"""What `/docs` says of requests and answers, made from the schema so that it is said once. Knows no route."""
+
+from typing import Any
+
+from handler.formats import TEXTS
+from handler.schema import Options
+from local_server.errors import STATUS
+
+_OPTIONS = Options.json_schema()
+_EXAMPLE = {
+    "text": "The quick brown fox jumps over the lazy dog.",
+    "chunks": [{"timestamp": [0.0, 2.6], "text": "The quick brown fox jumps over the lazy dog."}],
+    "language": "en",
+    "language_probability": None,
+    "task": "transcribe",
+    "duration": 2.8,
+    "model": "openai/whisper-large-v3",
+    "timing": {"decode": 0.01, "transcribe": 0.1, "total": 0.11},
+    "warnings": [],
+}
+_NULLABLE_NUMBER = {"type": ["number", "null"]}
+_TRANSCRIPT = {
+    "type": "object",
+    "required": list(_EXAMPLE),
+    "properties": {
+        "text": {"type": "string"},
+        "chunks": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["timestamp", "text"],
+                "properties": {
+                    "timestamp": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2, "description": "Seconds."},
+                    "text": {"type": "string"},
+                },
+            },
+        },
+        "language": {"type": ["string", "null"]},
+        "language_probability": _NULLABLE_NUMBER,
+        "task": {"type": "string"},
+        "duration": {"type": "number", "description": "Seconds of audio."},
+        "model": {"type": "string"},
+        "timing": {"type": "object", "additionalProperties": {"type": "number"}, "description": "Seconds by stage."},
+        "warnings": {"type": "array", "items": {"type": "string"}},
+        "segments": {"type": "array", "items": {"type": "object"}, "description": "With verbose_json: segments with their evidence."},
+    },
+}
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["code", "message", "retryable"],
+            "properties": {
+                "code": {"type": "string", "enum": sorted(STATUS)},
+                "message": {"type": "string"},
+                "retryable": {"type": "boolean"},
+            },
+        }
+    },
+}
+_FILE = {"schema": {"type": "string", "format": "binary"}}
+_JSON_BODY = {
+    "schema": {
+        "type": "object",
+        "required": ["url"],
+        "additionalProperties": False,
+        "properties": {"url": {"type": "string", "description": "http, https or s3 address of an audio or video file."}, **_OPTIONS},
+    },
+    "example": {"url": "https://example.com/audio.mp3", "language": "en"},
+}
+_FORM_BODY = {
+    "schema": {
+        "type": "object",
+        "required": ["file"],
+        "properties": {"file": {"type": "string", "format": "binary"}, **_OPTIONS},
+    }
+}
+
+
+def _json(schema: dict[str, Any], example: object) -> dict[str, Any]:
+    return {"application/json": {"schema": schema, "example": example}}
+
+
+def _error_responses() -> dict[int | str, dict[str, Any]]:
+    codes: dict[int, list[str]] = {}
+    for code, status in STATUS.items():
+        codes.setdefault(status, []).append(code)
+    return {
+        status: {
+            "description": " or ".join(names),
+            "content": _json(_ERROR, {"error": {"code": names[0], "message": "what was expected and what came", "retryable": False}}),
+        }
+        for status, names in codes.items()
+    }
+
+
+ASR_REQUEST: dict[str, Any] = {
+    "parameters": [
+        {"name": name, "in": "query", "description": f"For a file as the body: {schema['description']}", "schema": schema}
+        for name, schema in _OPTIONS.items()
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": _JSON_BODY,
+            "multipart/form-data": _FORM_BODY,
+            "audio/*": _FILE,
+            "video/*": _FILE,
+            "application/octet-stream": _FILE,
+        },
+    },
+}
+ASR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The transcript.",
+        "content": {**_json(_TRANSCRIPT, _EXAMPLE), **{media: {"schema": {"type": "string"}} for _, media in TEXTS.values()}},
+    },
+    **_error_responses(),
+}
+HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Ready.", "content": _json({"type": "object"}, {"status": "ok", "version": "0.1.0"})},
+    204: {"description": "Starting, where PORT_HEALTH is set."},
+    503: {"description": "Starting, or failed.", "content": _json({"type": "object"}, {"status": "starting"})},
+}
