@@ -8,6 +8,7 @@ import binascii
 import io
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
@@ -80,8 +81,7 @@ class Fetcher:
                     spool.expect(int(length))
                 while chunk := response.raw.read1(CHUNK, decode_content=True):  # whatever has come: a host that trickles is seen
                     yield chunk
-                    if self._clock() > deadline:
-                        raise DownloadFailed(f"{shown} took longer than {self._settings.download_timeout_s:g} s")
+                    self._check(deadline, shown)
         except SSRFError as exc:
             raise _refusal(str(exc), shown, self._settings.max_bytes) from None
         except (RequestException, HTTPError, ValueError) as exc:  # ValueError: an address that only the client finds malformed
@@ -99,18 +99,22 @@ class Fetcher:
         timeout = min(READ_TIMEOUT_S, self._settings.download_timeout_s)
         config = Config(connect_timeout=timeout, read_timeout=timeout, retries={"max_attempts": 2})
         try:
-            client = boto3.client("s3", endpoint_url=self._settings.s3_endpoint_url, config=config)
-            answer = client.get_object(Bucket=bucket, Key=key)
-            spool.expect(answer["ContentLength"])
-            for chunk in answer["Body"].iter_chunks(CHUNK):
-                yield chunk
-                if self._clock() > deadline:
-                    raise DownloadFailed(f"s3://{bucket}/{key} took longer than {self._settings.download_timeout_s:g} s")
+            with closing(boto3.client("s3", endpoint_url=self._settings.s3_endpoint_url, config=config)) as client:
+                answer = client.get_object(Bucket=bucket, Key=key)
+                spool.expect(answer["ContentLength"])
+                with closing(answer["Body"]) as body:
+                    for chunk in body.iter_chunks(CHUNK):
+                        yield chunk
+                        self._check(deadline, f"s3://{bucket}/{key}")
         except ClientError as exc:
             reason = exc.response.get("Error", {}).get("Code", "an error")
             raise DownloadFailed(f"s3://{bucket}/{key} was answered with {reason}") from None
         except BotoCoreError as exc:
             raise DownloadFailed(f"s3://{bucket}/{key} did not arrive: {type(exc).__name__}") from None
+
+    def _check(self, deadline: float, shown: str) -> None:
+        if self._clock() > deadline:
+            raise DownloadFailed(f"{shown} took longer than {self._settings.download_timeout_s:g} s")
 
 
 def public_url(url: str) -> str:

@@ -61,6 +61,12 @@ class Spool:
             self._file.close()
             self._grown.notify_all()
 
+    def __enter__(self) -> "Spool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _check(self, size: int) -> None:
         if size > self._cap:
             raise TooLarge(f"expected at most {self._cap} bytes; got more")

@@ -153,10 +153,11 @@ def compression_ratio(text: str) -> float:
 def loop_start(tokens: Sequence[int]) -> int | None:
     """Where a loop at the end of `tokens` has said its run once and would begin it again, or None where there is no loop."""
     for period in range(1, LOOP_LONGEST + 1):
-        repeats = max(LOOP_REPEATS, -(-LOOP_TOKENS // period))
-        span = repeats * period
-        if span <= len(tokens) and list(tokens[-span:-period]) == list(tokens[-span + period :]):
-            return len(tokens) - span + period
+        equal = 0  # tokens at the end that equal those one period before
+        while equal + period < len(tokens) and tokens[-1 - equal] == tokens[-1 - equal - period]:
+            equal += 1
+        if equal + period >= max(LOOP_REPEATS * period, LOOP_TOKENS):
+            return len(tokens) - equal
     return None
 
 

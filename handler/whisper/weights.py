@@ -142,7 +142,8 @@ def _assemble(checkpoint: Checkpoint, name: str) -> Tensor:
     if module.endswith(("attn.qkv", "cross.q")):
         heads = checkpoint.dims.n_audio_head if module.startswith("encoder") else checkpoint.dims.n_text_head
         state = checkpoint.dims.n_audio_state if module.startswith("encoder") else checkpoint.dims.n_text_state
-        tensor[:state] *= (state // heads) ** -0.5  # 1/8 in every published size: exact in any float format
+        tensor = tensor.float()  # float16's smallest numbers would lose bits
+        tensor[:state] *= (state // heads) ** -0.5  # 1/8 in every published size: exact
     return tensor
 
 

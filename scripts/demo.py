@@ -1,0 +1,37 @@
+"""Transcribe test_input.json through handler(event): progress on stderr, the transcript as JSON on stdout, then where the time went."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from handler.pipeline import Progress
+
+
+def main() -> None:
+    """Load the model, run the one job, print."""
+    began = time.perf_counter()
+    with tqdm(desc="loading the model", total=1, bar_format="{desc}: {bar} {elapsed}") as bar:
+        from handler import worker
+
+        bar.update(1)
+    loaded = time.perf_counter() - began
+    event = json.loads((Path(__file__).parent.parent / "test_input.json").read_text())
+    with tqdm(desc="transcribing", total=1, bar_format="{desc}: {bar} {elapsed}") as bar:
+
+        def show(progress: Progress) -> None:
+            bar.update(progress.done_s / (progress.total_s or progress.done_s) - bar.n)
+
+        output = asyncio.run(worker.handler(event, show))
+        bar.update(1 - bar.n)
+    worker.pipeline.close()
+    print(json.dumps(output, ensure_ascii=False, indent=2))
+    print("\nwhere the time went")
+    for name, seconds in {"load the model": loaded, **output["timing"]}.items():
+        print(f"  {name:<16}{seconds:8.3f} s")
+
+
+if __name__ == "__main__":
+    main()

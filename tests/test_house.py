@@ -1,0 +1,61 @@
+"""The house's direction: a module imports only from lower levels, deferred imports and those for type checking included."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+LEVELS = (
+    ("handler", "handler.errors", "handler.timeline", "handler.logs", "handler.languages"),
+    ("handler.schema", "handler.whisper.model", "handler.whisper.tokenizer"),
+    ("handler.settings", "handler.scheduler", "handler.longform", "handler.models", "handler.audio.spool", "handler.audio.decode",
+     "handler.whisper.rules", "handler.whisper.weights", "handler.formats"),
+    ("handler.device", "handler.runner", "handler.audio.fetch"),
+    ("handler.whisper.engine",),
+    ("handler.pipeline",),
+    ("handler.worker", "handler.cli", "local_server.errors"),
+    ("local_server.openapi", "local_server.body"),
+    ("local_server.app",),
+    ("handler.__main__", "local_server.__main__"),
+    ("handler.audio", "handler.whisper", "local_server"),
+)  # fmt: skip
+LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
+FILES = [path for top in ("handler", "local_server") for path in sorted((ROOT / top).rglob("*.py"))]
+EXPECTED_LINES = 350
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(tree: ast.AST) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in LEVEL else str(node.module) for name in names}
+    return {name for name in found if name.split(".")[0] in ("handler", "local_server")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_a_module_imports_only_from_lower_levels(path: Path) -> None:
+    module = module_of(path)
+    assert module in LEVEL, "every module has its level"
+    upward = {name for name in imports_of(ast.parse(path.read_text())) if LEVEL[name] >= LEVEL[module]}
+    assert not upward
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_a_module_says_what_it_is_and_stays_small(path: Path) -> None:
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree)
+    assert len(text.splitlines()) <= EXPECTED_LINES
+    longest = max((node.end_lineno - node.lineno for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+                   and node.end_lineno), default=0)  # fmt: skip
+    assert longest <= 60

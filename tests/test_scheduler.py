@@ -1,0 +1,65 @@
+"""Fairness, priority of first items, cancel: with plain integers."""
+
+import random
+
+from handler.scheduler import Scheduler
+
+
+def test_requests_take_turns_and_a_first_item_goes_before_them() -> None:
+    scheduler: Scheduler[str] = Scheduler()
+    for item in ("a1", "a2", "a3", "a4"):
+        scheduler.submit("a", item)
+    assert scheduler.admit(2) == ["a1", "a2"]
+    scheduler.submit("b", "b1")
+    scheduler.submit("b", "b2")
+    assert scheduler.admit(4) == ["b1", "a3", "b2", "a4"]
+
+
+def test_no_more_is_admitted_than_there_is_room() -> None:
+    scheduler: Scheduler[int] = Scheduler()
+    for item in range(5):
+        scheduler.submit("a", item)
+    assert scheduler.admit(0) == []
+    assert len(scheduler.admit(3)) == 3
+    assert (scheduler.waiting, scheduler.running) == (2, [0, 1, 2])
+
+
+def test_cancel_gives_back_what_waited_and_what_ran_and_leaves_the_others() -> None:
+    scheduler: Scheduler[str] = Scheduler()
+    for item in ("a1", "a2"):
+        scheduler.submit("a", item)
+    scheduler.submit("b", "b1")
+    assert scheduler.admit(1) == ["a1"]
+    assert scheduler.cancel("a") == (["a2"], ["a1"])
+    assert scheduler.admit(9) == ["b1"]
+    assert not scheduler.finish("a1")
+    assert scheduler.finish("b1")
+
+
+def test_nothing_is_lost_and_nothing_comes_twice_in_any_order_of_events() -> None:
+    for seed in range(50):
+        rng = random.Random(seed)
+        scheduler: Scheduler[tuple[int, int]] = Scheduler()
+        submitted, finished, cancelled = set(), list[tuple[int, int]](), set()
+        running: list[tuple[int, int]] = []
+        for step in range(200):
+            request = rng.randrange(6)
+            event = rng.random()
+            if event < 0.5:
+                scheduler.submit(request, (request, step))
+                submitted.add((request, step))
+            elif event < 0.8:
+                running += scheduler.admit(rng.randrange(4))
+            elif event < 0.95 and running:
+                item = running.pop(rng.randrange(len(running)))
+                assert scheduler.finish(item)
+                finished.append(item)
+            else:
+                waited, ran = scheduler.cancel(request)
+                cancelled |= {*waited, *ran}
+                running = [item for item in running if item not in ran]
+        running += scheduler.admit(10_000)
+        finished += running
+        assert len(finished) == len(set(finished))
+        assert set(finished) | cancelled == submitted
+        assert not set(finished) & cancelled

@@ -1,0 +1,69 @@
+"""A web server on loopback that serves bytes, and misbehaves where a path asks it to."""
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class Web:
+    """`files` by path. /redirect?TARGET redirects, /hang never answers, /cut ends half-way, /trickle sends byte by byte."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.released = threading.Event()
+        web = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                path, _, rest = self.path.partition("?")
+                body = web.files.get(path)
+                if path == "/hang":
+                    web.released.wait()
+                elif path == "/redirect":
+                    self.send_response(302)
+                    self.send_header("Location", rest)
+                    self.end_headers()
+                elif path == "/cut":
+                    self._head(200, 1000)
+                    self.wfile.write(bytes(500))
+                elif path == "/trickle":
+                    self._head(200, 10**6)
+                    while not web.released.wait(0.01):
+                        self.wfile.write(b"\0")
+                elif body is None:
+                    self._head(404, 0)
+                else:
+                    self._head(200, None if rest == "chunked" else len(body))
+                    self.wfile.write(body)
+
+            def _head(self, status: int, length: int | None) -> None:
+                self.send_response(status)
+                if length is not None:
+                    self.send_header("Content-Length", str(length))
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *_: Any) -> None:
+                """A client that leaves is no fault."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def put(self, path: str, body: bytes) -> str:
+        """Serve a file; its address."""
+        self.files[path] = body
+        return self.url + path
+
+    def __enter__(self) -> "Web":
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.released.set()
+        self._server.shutdown()
+        self._server.server_close()
