@@ -118,3 +118,7 @@ def _shown(transcript: Transcript, source: str, options: Options, alone: bool) -
     if alone:
         return json.dumps(rendered, ensure_ascii=False, indent=2) + "\n"
     return json.dumps({"source": source, **rendered}, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

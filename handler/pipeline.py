@@ -57,7 +57,7 @@ class Pipeline:
     async def transcribe(self, source: AudioSource, options: Options, progress: ProgressCallback | None = None) -> Transcript:
         """The transcript of one source. Raises AsrError; cancelling stops download, decoding and waiting windows.
 
-        `progress` is called in the event loop, after every window.
+        `progress` is called in the event loop, after every window and at the end.
         """
         self._check(options)
         if len(self._requests) >= self.settings.max_requests:
@@ -117,6 +117,8 @@ class _Request:
         self._house.threads.submit(self._produce, loop)
         with self._timeline.span("transcribe"):
             await self._consume()
+        if self._progress is not None:
+            self._progress(Progress(self._seconds, self._seconds))
         return self._transcript()
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """`python -m local_server`: the HTTP server on HOST and PORT, and on PORT_HEALTH where that is another one."""
 
 import os
+import signal
 import socket
 import sys
 
@@ -33,6 +34,8 @@ def main() -> None:
     app = create_app(settings, build, on_fault)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, server_header=False))
     logs.info("listening", addresses=[list(listener.getsockname()[:2]) for listener in sockets])
+    for number in (signal.SIGTERM, signal.SIGINT):  # the server drains, then raises them again: an end as asked is no failure
+        signal.signal(number, lambda *_: None)
     server.run(sockets=sockets)
     if failed:
         sys.exit(CANNOT_START)

@@ -11,7 +11,7 @@ _EXAMPLE = {
     "text": "The quick brown fox jumps over the lazy dog.",
     "chunks": [{"timestamp": [0.0, 2.6], "text": "The quick brown fox jumps over the lazy dog."}],
     "language": "en",
-    "language_probability": None,
+    "language_probability": 0.99,
     "task": "transcribe",
     "duration": 2.8,
     "model": "openai/whisper-large-v3",

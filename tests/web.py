@@ -10,6 +10,7 @@ class Web:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.asked = threading.Event()  # somebody has asked for something
         self.released = threading.Event()
         web = self
 
@@ -17,6 +18,7 @@ class Web:
             def do_GET(self) -> None:
                 path, _, rest = self.path.partition("?")
                 body = web.files.get(path)
+                web.asked.set()
                 if path == "/hang":
                     web.released.wait()
                 elif path == "/redirect":

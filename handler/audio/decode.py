@@ -93,7 +93,7 @@ class AudioDecoder:
         import av.error
 
         try:
-            container = av.open(self._file, metadata_errors="ignore", options={"format_whitelist": _DEMUXERS})
+            container = av.open(self._file, "r", metadata_errors="ignore", options={"format_whitelist": _DEMUXERS})
         except (av.error.FFmpegError, UnicodeDecodeError) as exc:
             if _is_known(head):
                 raise CorruptMedia("expected a whole file; what is there of it has no beginning or no index") from exc

@@ -1,0 +1,278 @@
+"""One request through the whole house: real weights for its text, a fake engine for its behaviour under failure and cancel."""
+
+import asyncio
+import base64
+import io
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from handler.errors import AsrError, Cancelled, OutOfMemory
+from handler.longform import Window, WindowResult
+from handler.pipeline import Pipeline, Progress, build
+from handler.schema import SAMPLE_RATE, AudioSource, Options, Segment, Transcript
+from handler.settings import SettingsError
+from tests.conftest import settings
+from tests.speech import FOX, PANGRAM, SENTENCES, container, say, silence, wav, word_errors
+from tests.web import Web
+
+STORY = np.concatenate([part for text in SENTENCES * 2 for part in (say(text), silence(0.5))])  # about a minute
+
+
+def upload(data: bytes) -> AudioSource:
+    return AudioSource(file=io.BytesIO(data))
+
+
+def assert_times_are_sane(transcript: Transcript) -> None:
+    edges = [edge for segment in transcript.segments for edge in (segment.start, segment.end)]
+    assert edges == sorted(edges)
+    assert all(0 <= edge <= transcript.duration + 1e-3 for edge in edges)
+
+
+async def test_speech_becomes_its_words(pipeline: Pipeline) -> None:
+    got = await pipeline.transcribe(upload(wav(say(FOX))), Options())
+    assert word_errors(FOX, got.text) == 0
+    assert got.language == "en"
+    assert got.duration == pytest.approx(len(say(FOX)) / SAMPLE_RATE, abs=0.01)
+    assert got.timing["total"] > 0
+    assert_times_are_sane(got)
+
+
+async def test_a_long_file_keeps_every_sentence_in_order(pipeline: Pipeline) -> None:
+    got = await pipeline.transcribe(upload(wav(STORY)), Options())
+    assert word_errors(" ".join(SENTENCES * 2), got.text) <= 0.05
+    assert_times_are_sane(got)
+
+
+async def test_short_windows_give_the_same_words(pipeline: Pipeline, tiny_folder: Path) -> None:
+    other = build(settings(chunk_length_s=8, batch_size=3))
+    try:
+        got = await other.transcribe(upload(wav(STORY)), Options())
+    finally:
+        other.close()
+    assert word_errors(" ".join(SENTENCES * 2), got.text) <= 0.08
+    assert_times_are_sane(got)
+
+
+async def test_every_kind_of_source_gives_the_same_text(pipeline: Pipeline, web: Web) -> None:
+    data = wav(say(PANGRAM), format="FLAC")
+    sources = [upload(data), AudioSource(base64=base64.b64encode(data).decode()), AudioSource(url=web.put("/a", data)),
+               AudioSource(url=web.put("/b", data) + "?chunked")]  # fmt: skip
+    texts = {(await pipeline.transcribe(source, Options())).text for source in sources}
+    assert len(texts) == 1
+    assert word_errors(PANGRAM, texts.pop()) <= 0.06
+
+
+async def test_an_m4a_with_its_index_at_the_end_is_read_from_an_address(pipeline: Pipeline, web: Web) -> None:
+    url = web.put("/a.m4a", container(say(FOX), "ipod", "aac", 44_100, "stereo"))
+    assert word_errors(FOX, (await pipeline.transcribe(AudioSource(url=url), Options())).text) == 0
+
+
+async def test_many_requests_at_once_give_each_its_own_text(pipeline: Pipeline) -> None:
+    texts = [*SENTENCES, FOX, PANGRAM]
+    got = await asyncio.gather(*(pipeline.transcribe(upload(wav(say(text))), Options()) for text in texts))
+    alone = [await pipeline.transcribe(upload(wav(say(text))), Options()) for text in texts]
+    assert [transcript.text for transcript in got] == [transcript.text for transcript in alone]
+
+
+@pytest.mark.parametrize("seconds", [0.01, 3, 65])
+async def test_silence_is_a_success_without_text(pipeline: Pipeline, seconds: float) -> None:
+    got = await pipeline.transcribe(upload(wav(silence(seconds))), Options())
+    assert (got.text, got.segments) == ("", ())
+    assert got.duration == pytest.approx(seconds)
+
+
+async def test_a_cut_file_gives_its_beginning_and_a_warning(pipeline: Pipeline) -> None:
+    data = wav(np.concatenate([say(FOX), silence(1), say(PANGRAM)]))
+    cut = len(wav(say(FOX))) + SAMPLE_RATE
+    got = await pipeline.transcribe(upload(data[:cut]), Options())
+    assert word_errors(FOX, got.text) == 0
+    assert any("cut off" in warning for warning in got.warnings)
+
+
+async def test_progress_runs_to_the_end(pipeline: Pipeline) -> None:
+    seen = list[Progress]()
+    got = await pipeline.transcribe(upload(wav(STORY)), Options(), seen.append)
+    assert [p.done_s for p in seen] == sorted(p.done_s for p in seen)
+    assert seen[-1].done_s == pytest.approx(got.duration, abs=1.0)
+    assert seen[-1].total_s == pytest.approx(got.duration, abs=0.1)
+
+
+async def refused(pipeline: Pipeline, source: AudioSource, options: Options | None = None) -> AsrError:
+    with pytest.raises(AsrError) as caught:
+        await pipeline.transcribe(source, options or Options())
+    return caught.value
+
+
+async def test_bad_requests_are_refused_and_the_next_one_works(pipeline: Pipeline, web: Web) -> None:
+    codes = [
+        (await refused(pipeline, source)).code
+        for source in (
+            upload(b"text " * 100),
+            upload(container(None, "mp4", picture=True)),
+            AudioSource(url=web.url + "/none"),
+            AudioSource(url=web.url + "/cut"),
+            AudioSource(url="gopher://a/b"),
+            AudioSource(base64="?"),
+        )
+    ]
+    assert codes == ["unsupported_media", "no_audio_stream", "download_failed", "download_failed", "invalid_request", "invalid_request"]
+    assert word_errors(FOX, (await pipeline.transcribe(upload(wav(say(FOX))), Options())).text) == 0
+
+
+async def test_a_language_or_task_that_the_model_does_not_know_is_refused(pipeline: Pipeline) -> None:
+    assert "'de'" in (await refused(pipeline, upload(b""), Options(language="de"))).message
+    assert "multilingual" in (await refused(pipeline, upload(b""), Options(task="translate"))).message
+
+
+async def test_the_language_of_a_long_file_is_settled_by_its_beginning(base_folder: Path) -> None:
+    base = build(settings(model_id=str(base_folder), dtype="auto"))
+    try:
+        got = await base.transcribe(upload(wav(STORY)), Options())
+    finally:
+        base.close()
+    assert got.language == "en"
+    assert got.language_probability is not None
+    assert got.language_probability > 0.9
+    assert word_errors(" ".join(SENTENCES * 2), got.text) <= 0.05
+
+
+class FakeEngine:
+    """Answers each window with its place; can be held, and made to fail."""
+
+    model_id, device_name, longest_window_s = "fake", "none", 30.0
+    languages, detects_language = ("en",), False
+
+    def __init__(self) -> None:
+        self.running = list[Window]()
+        self.dropped = list[Window]()
+        self.admitted = threading.Semaphore(0)
+        self.go = threading.Event()
+        self.go.set()
+        self.failure: Exception | None = None
+        self.rest_s: float | None = None
+
+    def free(self) -> int:
+        return 2 - len(self.running)
+
+    def admit(self, windows: Sequence[Window]) -> None:
+        self.running += windows
+        self.admitted.release(len(windows))
+
+    def advance(self) -> list[tuple[Window, WindowResult]]:
+        if self.failure is not None and self.running:
+            raise self.failure
+        if not self.go.wait(0.005):
+            return []
+        done, self.running = self.running, []
+        return [(w, WindowResult((Segment(0, min(1, w.seconds), f" {w.start}"),), None, "en", None, self.rest_s)) for w in done]
+
+    def drop(self, windows: Collection[Window]) -> None:
+        self.dropped += windows
+        self.running = [window for window in self.running if window not in windows]
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def fake(engine: FakeEngine) -> Iterator[Pipeline]:
+    made = Pipeline(engine, settings(batch_size=2, max_requests=3))
+    yield made
+    engine.go.set()
+    made.close()
+
+
+NOISE = wav((0.1 * np.random.default_rng(0).standard_normal(600 * SAMPLE_RATE)).astype(np.float32))
+
+
+async def admitted(engine: FakeEngine) -> None:
+    await asyncio.to_thread(engine.admitted.acquire)
+
+
+async def test_cancelling_frees_the_slots_and_leaves_other_requests_alone(fake: Pipeline, engine: FakeEngine) -> None:
+    engine.go.clear()
+    long = asyncio.create_task(fake.transcribe(upload(NOISE), Options()))
+    await admitted(engine)
+    await admitted(engine)
+    other = asyncio.create_task(fake.transcribe(upload(wav(say(FOX))), Options()))
+    long.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await long
+    await admitted(engine)
+    assert len(engine.dropped) == 2
+    engine.go.set()
+    assert (await other).text == "4320"
+
+
+async def test_a_long_file_is_not_read_ahead_of_the_engine(fake: Pipeline, engine: FakeEngine) -> None:
+    engine.go.clear()
+    file = io.BytesIO(NOISE)
+    task = asyncio.create_task(fake.transcribe(AudioSource(file=file), Options()))
+    await admitted(engine)
+    place = -1
+    while place != file.tell():
+        place = file.tell()
+        await asyncio.sleep(0.1)
+    assert place < len(NOISE) / 2
+    engine.go.set()
+    assert len((await task).segments) >= 20
+
+
+async def test_a_failing_engine_fails_what_runs_and_takes_the_next(fake: Pipeline, engine: FakeEngine) -> None:
+    engine.failure = OutOfMemory("expected less")
+    assert (await refused(fake, upload(NOISE))).code == "out_of_memory"
+    engine.failure = RuntimeError("boom")
+    assert (await refused(fake, upload(NOISE))).code == "internal"
+    engine.failure = None
+    assert (await fake.transcribe(upload(wav(say(FOX))), Options())).text == "4320"
+
+
+async def test_more_requests_than_allowed_are_overloaded(fake: Pipeline, engine: FakeEngine) -> None:
+    engine.go.clear()
+    tasks = [asyncio.create_task(fake.transcribe(upload(wav(say(FOX))), Options())) for _ in range(3)]
+    await admitted(engine)
+    error = await refused(fake, upload(wav(say(FOX))))
+    assert (error.code, error.retryable) == ("overloaded", True)
+    engine.go.set()
+    assert len(await asyncio.gather(*tasks)) == 3
+
+
+async def test_what_an_engine_leaves_of_a_window_is_decoded_next(fake: Pipeline, engine: FakeEngine) -> None:
+    engine.rest_s = 10.0
+    got = await fake.transcribe(upload(NOISE[: 44 + 25 * 2 * SAMPLE_RATE]), Options())
+    assert [segment.start for segment in got.segments] == [0, 10, 20]
+
+
+async def test_audio_over_the_cap_is_too_long(engine: FakeEngine) -> None:
+    short = Pipeline(engine, settings(max_duration_s=60))
+    assert (await refused(short, upload(NOISE))).code == "too_long"
+    short.close()
+
+
+async def test_closing_ends_open_requests_as_cancelled(engine: FakeEngine) -> None:
+    house = Pipeline(engine, settings(batch_size=2))
+    engine.go.clear()
+    task = asyncio.create_task(house.transcribe(upload(NOISE), Options()))
+    await admitted(engine)
+    await asyncio.to_thread(house.close)
+    with pytest.raises(Cancelled):
+        await task
+
+
+def test_a_chunk_longer_than_the_engine_takes_is_a_bad_setting(engine: FakeEngine) -> None:
+    with pytest.raises(SettingsError, match="CHUNK_LENGTH_S"):
+        Pipeline(engine, settings(chunk_length_s=31))
+
+
+async def test_cancelling_a_download_that_hangs_returns_at_once(fake: Pipeline, web: Web) -> None:
+    task = asyncio.create_task(fake.transcribe(AudioSource(url=web.url + "/trickle"), Options()))
+    await asyncio.to_thread(web.asked.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

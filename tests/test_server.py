@@ -1,0 +1,277 @@
+"""The HTTP door: a real server on loopback, real clients."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from handler import __version__
+from handler.errors import ModelUnavailable
+from handler.pipeline import Pipeline
+from handler.schema import Options
+from handler.settings import Settings
+from local_server.__main__ import _listen
+from local_server.app import create_app
+from tests.conftest import TINY, settings
+from tests.speech import FOX, SENTENCES, container, say, silence, wav, word_errors
+from tests.web import Web
+
+
+@dataclass
+class Server:
+    url: str
+    app: FastAPI
+
+
+class Running:
+    """An application behind a real server, for the time of a block."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True)
+        self.server = Server(f"http://127.0.0.1:{self._listener.getsockname()[1]}", app)
+
+    def __enter__(self) -> Server:
+        self._thread.start()
+        return self.server
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._listener.close()
+
+
+class Kept(Pipeline):
+    """The pipeline of all tests, which a server that stops does not close."""
+
+    def __init__(self, pipeline: Pipeline, changed: Settings) -> None:
+        self.__dict__ |= pipeline.__dict__
+        self.settings = changed
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def server(pipeline: Pipeline) -> Iterator[Server]:
+    changed = settings(salad_machine_id="machine-7", salad_container_group_id="group-7", max_bytes=4_000_000)
+    with Running(create_app(changed, lambda given: Kept(pipeline, given))) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=120) as made:
+        while made.get("/hc").status_code != 200:
+            pass
+        yield made
+
+
+SPEECH = wav(say(FOX), format="FLAC")
+
+
+def test_health(client: httpx.Client) -> None:
+    assert client.get("/hc").json() == {"status": "ok", "version": __version__}
+
+
+def test_a_file_as_the_body(client: httpx.Client) -> None:
+    answer = client.post("/asr", content=SPEECH, headers={"Content-Type": "audio/flac"})
+    assert answer.status_code == 200
+    body = answer.json()
+    assert word_errors(FOX, body["text"]) == 0
+    assert body["chunks"][0]["timestamp"][0] >= 0
+    assert answer.headers["X-Model-ID"] == TINY
+    assert answer.headers["X-GPU-Name"] == "cpu"
+    assert answer.headers["X-Salad-Machine-ID"] == "machine-7"
+    assert answer.headers["X-Salad-Container-Group-ID"] == "group-7"
+    length, seconds, factor = (float(answer.headers[f"X-{name}"]) for name in ("Audio-Length", "Processing-Time", "Realtime-Factor"))
+    assert length == pytest.approx(body["duration"], abs=0.01)
+    assert factor == pytest.approx(length / seconds, rel=0.05)
+
+
+def test_a_body_without_content_type_counts_as_a_file(client: httpx.Client) -> None:
+    assert word_errors(FOX, client.post("/asr", content=SPEECH).json()["text"]) == 0
+
+
+def test_a_form_with_a_file(client: httpx.Client) -> None:
+    answer = client.post("/asr", files={"file": ("a.flac", SPEECH)}, data={"language": "en", "format": "verbose_json"})
+    assert word_errors(FOX, answer.json()["text"]) == 0
+    assert answer.json()["segments"][0]["avg_logprob"] < 0
+
+
+def test_json_with_an_address(client: httpx.Client, web: Web) -> None:
+    answer = client.post("/asr", json={"url": web.put("/a", SPEECH), "language": "English"})
+    assert word_errors(FOX, answer.json()["text"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("format", "media", "beginning"),
+    [("srt", "application/x-subrip", "1\n00:"), ("vtt", "text/vtt", "WEBVTT\n\n00:"), ("text", "text/plain", "The quick"),
+     ("tsv", "text/tab-separated-values", "start\tend\ttext\n")],
+)  # fmt: skip
+def test_a_format_that_is_text_has_its_media_type(client: httpx.Client, format: str, media: str, beginning: str) -> None:
+    answer = client.post("/asr", params={"format": format}, content=SPEECH)
+    assert answer.headers["Content-Type"].partition(";")[0] == media
+    assert answer.text.startswith(beginning)
+
+
+@pytest.mark.parametrize("format", ["json", "verbose_json", "text", "srt", "vtt", "tsv"])
+def test_silence_is_a_success_in_every_format(client: httpx.Client, format: str) -> None:
+    answer = client.post("/asr", params={"format": format}, content=wav(silence(2)))
+    assert answer.status_code == 200
+    if format in ("json", "verbose_json"):
+        assert (answer.json()["text"], answer.json()["chunks"]) == ("", [])
+    else:
+        assert "-->" not in answer.text
+
+
+JSON = {"Content-Type": "application/json"}
+BAD = {
+    "an empty body": ({"content": b"", "headers": {"Content-Type": "audio/wav"}}, 415, "unsupported_media"),
+    "json without url": ({"json": {"language": "en"}}, 400, "invalid_request"),
+    "json that is a list": ({"json": ["url"]}, 400, "invalid_request"),
+    "json that is not json": ({"content": b"{url:", "headers": JSON}, 400, "invalid_request"),
+    "json that is sound": ({"content": SPEECH, "headers": JSON}, 400, "invalid_request"),
+    "a scheme": ({"json": {"url": "ftp://example.com/a"}}, 400, "invalid_request"),
+    "a local path": ({"json": {"url": "/etc/passwd"}}, 400, "invalid_request"),
+    "a missing file": ({"json": {"url": "WEB/none"}}, 502, "download_failed"),
+    "half a file": ({"json": {"url": "WEB/cut"}}, 502, "download_failed"),
+    "a bucket that is not named": ({"json": {"url": "s3://bucket/key"}}, 403, "download_blocked"),
+    "a body over the cap": ({"content": bytes(4_000_001)}, 413, "too_large"),
+    "a form over the cap": ({"files": {"file": ("a", bytes(4_000_001))}}, 413, "too_large"),
+    "a form without file": ({"files": {"sound": ("a", SPEECH)}}, 400, "invalid_request"),
+    "a form that is none": ({"content": b"abc", "headers": {"Content-Type": "multipart/form-data"}}, 400, "invalid_request"),
+    "a file field that is text": ({"data": {"file": "a"}, "files": {"x": ("a", b"")}}, 400, "invalid_request"),
+    "another content type": ({"content": b"<a/>", "headers": {"Content-Type": "text/xml"}}, 400, "invalid_request"),
+    "a text named mp3": ({"files": {"file": ("a.mp3", b"no sound " * 99)}}, 415, "unsupported_media"),
+    "a video without sound": ({"content": container(None, "mp4", picture=True)}, 422, "no_audio_stream"),
+    "an mp4 cut before its index": ({"content": container(say(FOX), "ipod", "aac", 44_100)[:9000]}, 422, "corrupt_media"),
+    "an unknown option": ({"json": {"url": "http://a/b", "colour": 1}}, 400, "invalid_request"),
+    "an unknown option beside a file": ({"content": SPEECH, "params": {"colour": 1}}, 400, "invalid_request"),
+    "an unknown language": ({"content": SPEECH, "params": {"language": "klingon"}}, 400, "invalid_request"),
+    "half a character": ({"content": b'{"url": "ftp://\\ud800"}', "headers": JSON}, 400, "invalid_request"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_request_gets_its_own_error_and_the_next_one_works(client: httpx.Client, web: Web, name: str) -> None:
+    request, status, code = BAD[name]
+    request = json.loads(json.dumps(request["json"]).replace("WEB", web.url)) if "json" in request else request
+    answer = client.post("/asr", **({"json": request} if "json" in BAD[name][0] else request))
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (status, code)
+    assert isinstance(error["message"], str)
+    assert error["retryable"] == (code == "download_failed")
+    assert word_errors(FOX, client.post("/asr", content=SPEECH).json()["text"]) == 0
+
+
+def test_a_private_address_is_blocked_and_its_query_is_not_shown(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS", raising=False)
+    answer = client.post("/asr", json={"url": "http://169.254.169.254/latest?key=hunter2"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "download_blocked")
+    assert "hunter2" not in answer.text
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/asr", 405), ("GET", "/nothing", 404), ("POST", "/hc", 405)])
+def test_a_wrong_path_or_method_has_the_same_shape_of_error(client: httpx.Client, method: str, path: str, status: int) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == status
+    assert answer.json()["error"]["code"] == "invalid_request"
+
+
+def test_health_answers_while_files_are_transcribed(client: httpx.Client, server: Server) -> None:
+    story = np.concatenate([say(text) for text in SENTENCES * 2])
+    done = threading.Event()
+
+    def transcribe() -> None:
+        httpx.post(f"{server.url}/asr", content=wav(story), timeout=120).raise_for_status()
+        done.set()
+
+    threading.Thread(target=transcribe).start()
+    answered = 0
+    while not done.is_set():
+        assert client.get("/hc").status_code == 200
+        answered += 1
+    assert answered > 10  # a blocked event loop would keep the first one until the transcript is there
+
+
+def test_the_documentation_names_every_option_status_and_media_type(client: httpx.Client) -> None:
+    assert "swagger" in client.get("/docs").text.lower()
+    operation = client.get("/openapi.json").json()["paths"]["/asr"]["post"]
+    body = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    assert set(body) == {"url", *Options.json_schema()}
+    assert {parameter["name"] for parameter in operation["parameters"]} == set(Options.json_schema())
+    assert {"200", "400", "413", "415", "422", "429", "502", "503"} <= set(operation["responses"])
+    example = operation["responses"]["200"]["content"]["application/json"]["example"]
+    assert set(example) == set(client.post("/asr", content=SPEECH).json())
+
+
+@pytest.mark.parametrize(("port_health", "status"), [(None, 503), (8001, 204)])
+def test_while_the_model_loads_the_server_says_so(pipeline: Pipeline, port_health: int | None, status: int) -> None:
+    loaded = threading.Event()
+
+    def build(given: Settings) -> Pipeline:
+        loaded.wait()
+        return Kept(pipeline, given)
+
+    with Running(create_app(settings(port_health=port_health), build)) as running, httpx.Client(base_url=running.url) as made:
+        assert made.get("/hc").status_code == status
+        early = made.post("/asr", content=SPEECH)
+        assert (early.status_code, early.json()["error"]["code"]) == (503, "model_unavailable")
+        loaded.set()
+        while made.get("/hc").status_code != 200:
+            pass
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_cannot_be_loaded_is_a_fault_with_its_reason() -> None:
+    def build(_: Settings) -> Pipeline:
+        raise ModelUnavailable("model.bin is cut")
+
+    told = threading.Event()
+    with Running(create_app(settings(), build, told.set)) as running:
+        assert told.wait(10)
+        answer = httpx.get(f"{running.url}/hc")
+    assert answer.status_code == 503
+    assert "model.bin is cut" in answer.json()["reason"]
+
+
+def test_the_server_listens_on_all_addresses_by_default() -> None:
+    with _listen("*", 0) as listener, _listen("127.0.0.1", 0) as other:
+        assert listener.getsockname()[0] in ("::", "0.0.0.0")
+        assert other.getsockname()[0] == "127.0.0.1"
+        with socket.create_connection(("127.0.0.1", listener.getsockname()[1])):
+            pass
+
+
+def test_both_ports_are_served(tmp_path: Path) -> None:
+    import os
+    import subprocess
+    import sys
+
+    from tests.conftest import ROOT
+
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        ports = [str(one.getsockname()[1]), str(two.getsockname()[1])]
+    environment = {**os.environ, "MODEL_ID": TINY, "HOST": "127.0.0.1", "PORT": ports[0], "PORT_HEALTH": ports[1], "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-m", "local_server"], env=environment, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        while b'"ready"' not in (line := process.stderr.readline()):
+            assert line, "the server ended"
+        for port in ports:
+            with httpx.Client() as made:
+                while made.get(f"http://127.0.0.1:{port}/hc").status_code == 204:
+                    pass
+                assert made.get(f"http://127.0.0.1:{port}/hc").status_code == 200
+        process.terminate()
+        process.stderr.read()
+        assert process.wait(30) == 0
