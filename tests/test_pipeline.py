@@ -143,8 +143,11 @@ async def test_the_language_of_a_long_file_is_settled_by_its_beginning(base_fold
 class FakeEngine:
     """Answers each window with its place; can be held, and made to fail."""
 
-    model_id, device_name, longest_window_s = "fake", "none", 30.0
-    languages, detects_language = ("en",), False
+    model_id = "fake"
+    device_name = "none"
+    longest_window_s = 30.0
+    languages: tuple[str, ...] = ("en",)
+    detects_language = False
 
     def __init__(self) -> None:
         self.running = list[Window]()

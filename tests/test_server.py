@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -135,7 +136,7 @@ def test_silence_is_a_success_in_every_format(client: httpx.Client, format: str)
 
 
 JSON = {"Content-Type": "application/json"}
-BAD = {
+BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "an empty body": ({"content": b"", "headers": {"Content-Type": "audio/wav"}}, 415, "unsupported_media"),
     "json without url": ({"json": {"language": "en"}}, 400, "invalid_request"),
     "json that is a list": ({"json": ["url"]}, 400, "invalid_request"),
@@ -165,8 +166,9 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_request_gets_its_own_error_and_the_next_one_works(client: httpx.Client, web: Web, name: str) -> None:
     request, status, code = BAD[name]
-    request = json.loads(json.dumps(request["json"]).replace("WEB", web.url)) if "json" in request else request
-    answer = client.post("/asr", **({"json": request} if "json" in BAD[name][0] else request))
+    if "json" in request:
+        request = {"json": json.loads(json.dumps(request["json"]).replace("WEB", web.url))}
+    answer = client.post("/asr", **request)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (status, code)
     assert isinstance(error["message"], str)

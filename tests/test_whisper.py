@@ -37,7 +37,8 @@ def plain_log_mel(samples: np.ndarray, n_mels: int) -> np.ndarray:
     frames = np.stack([padded[at : at + network.N_FFT] * taper for at in starts])
     power = np.abs(frames @ np.exp(angles).T) ** 2
     log = np.log10(np.maximum(mel_filters(n_mels).double().numpy() @ power.T, 1e-10))
-    return (np.maximum(log, log.max() - 8) + 4) / 4
+    normalized: np.ndarray = (np.maximum(log, log.max() - 8) + 4) / 4
+    return normalized
 
 
 @pytest.mark.parametrize("n_mels", [80, 128])
@@ -123,8 +124,8 @@ def test_the_rules_over_the_batch_equal_the_rules_one_by_one() -> None:
         history = History.empty(len(histories), ids, CPU)
         for row, tokens in enumerate(histories):
             part = history.rows(slice(row, row + 1))
-            for token in tokens:
-                part.append(torch.tensor([token]), ids)
+            for earlier in tokens:
+                part.append(torch.tensor([earlier]), ids)
         expected = [slow_pick(logits[row], tokens, ids, banned) for row, tokens in enumerate(histories)]
         token, logprob = pick(logits.clone(), bias, history, ids)
         assert token.tolist() == [pair[0] for pair in expected]
