@@ -3,6 +3,7 @@
 Knows no layout of weights beyond the names of the files worth having.
 """
 
+import json
 import os
 import re
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from handler.errors import ModelUnavailable
 
 PLATFORM_CACHE = Path("/runpod-volume/huggingface-cache/hub")  # where RunPod places a model named in an endpoint's settings
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_ONE_FILE = ("model.safetensors", "model.bin")
 _SMALL_FILES = ["*.json", "merges.txt", "vocabulary.txt", "*.tiktoken"]
 
 
@@ -24,7 +26,7 @@ def find_model(model_id: str, cache_dir: Path, platform_cache: Path = PLATFORM_C
         return Path(model_id)
     if model_id.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(model_id):
         raise ModelUnavailable(f"MODEL_ID={model_id}: expected a Hub id, an existing folder, or pkg:PACKAGE/FOLDER")
-    return _placed_snapshot(model_id, platform_cache) or _hub_snapshot(model_id, cache_dir)
+    return _kept_snapshot(model_id, platform_cache) or _kept_snapshot(model_id, cache_dir) or _hub_snapshot(model_id, cache_dir)
 
 
 def _package_folder(model_id: str) -> Path:
@@ -39,26 +41,28 @@ def _package_folder(model_id: str) -> Path:
     return folder
 
 
-def _placed_snapshot(model_id: str, hub: Path) -> Path | None:
-    """The snapshot of a Hub id inside a folder of the Hub's cache layout: the one `main` names, else the only one."""
+def _kept_snapshot(model_id: str, hub: Path) -> Path | None:
+    """The whole snapshot of a Hub id inside a folder of the Hub's cache layout: the one `main` names, else the only one."""
     repo = hub / f"models--{model_id.replace('/', '--')}"
     main = repo / "refs" / "main"
-    if main.is_file() and (named := repo / "snapshots" / main.read_text().strip()).is_dir():
-        return named
-    snapshots = sorted((repo / "snapshots").glob("*/"))
-    return snapshots[0] if len(snapshots) == 1 else None
+    snapshots = [repo / "snapshots" / main.read_text().strip()] if main.is_file() else sorted((repo / "snapshots").glob("*/"))
+    return snapshots[0] if len(snapshots) == 1 and _is_whole(snapshots[0]) else None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether all files of the weights are there: a download that was broken off leaves some."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return all((folder / name).is_file() for name in json.loads(index.read_text())["weight_map"].values())
+    return any((folder / "config.json").is_file() and (folder / name).is_file() for name in _ONE_FILE) or any(folder.glob("*.pt"))
 
 
 def _hub_snapshot(model_id: str, cache_dir: Path) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
-    try:
-        return Path(snapshot_download(model_id, cache_dir=cache_dir, local_files_only=True))
-    except LocalEntryNotFoundError:
-        logs.info("model_download_started", model=model_id, cache_dir=str(cache_dir))
+    logs.info("model_download_started", model=model_id, cache_dir=str(cache_dir))
     try:
         weights = _weights_in(model_id)
         folder = Path(snapshot_download(model_id, cache_dir=cache_dir, allow_patterns=[*_SMALL_FILES, *weights]))

