@@ -13,27 +13,29 @@ from typing import Any, BinaryIO, cast
 from tqdm import tqdm
 
 from handler import __version__, logs
-from handler.audio.spool import IN_MEMORY, Spool
-from handler.errors import AsrError, InvalidRequest
+from handler.audio.fetch import public_url
+from handler.audio.spool import Spool
+from handler.errors import AsrError, DownloadFailed, InvalidRequest
 from handler.formats import render
 from handler.pipeline import Pipeline, Progress, build
 from handler.schema import AudioSource, Options, Transcript
 from handler.settings import Settings, SettingsError
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}]"
+PIECE = 1024**2  # bytes of stdin read at a time
 FAILED = 1  # exit code: a source could not be transcribed
 CANNOT_START = 3  # exit code: a setting or the model
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code says how it went."""
-    asked = _parser().parse_args(arguments)
+    parser = _parser()
+    asked = parser.parse_args(arguments)
     given = {name: getattr(asked, name) for name in Options.json_schema()}
     try:
         options = Options.parse(given)
     except InvalidRequest as exc:
-        print(f"asr: {exc}", file=sys.stderr)
-        return FAILED
+        parser.error(exc.message)
     try:
         settings = Settings.from_env({"LOG_LEVEL": "WARNING", **os.environ})
         logs.configure(settings.log_level)
@@ -67,7 +69,7 @@ async def _transcribe_all(pipeline: Pipeline, sources: Sequence[str], options: O
         try:
             transcript = await _transcribe(pipeline, source, options)
         except (AsrError, OSError) as exc:
-            print(f"asr: {source}: {exc}", file=sys.stderr)
+            print(f"asr: {public_url(source) if '://' in source else source}: {exc}", file=sys.stderr)
             failed = True
         else:
             print(_shown(transcript, source, options, alone=len(sources) == 1), end="", flush=True)
@@ -90,23 +92,27 @@ def _opened(source: str, cap: int) -> Iterator[AudioSource]:
     if "://" in source:
         yield AudioSource(url=source)
     elif source == "-":
-        spool = Spool(cap)
-        threading.Thread(target=_pump, args=(sys.stdin.buffer, spool), daemon=True).start()
-        yield AudioSource(file=cast(BinaryIO, spool.reader()))
-        spool.check()
-        spool.close()
+        with Spool(cap) as spool:
+            threading.Thread(target=_pump, args=(sys.stdin.fileno(), spool), daemon=True).start()
+            try:
+                yield AudioSource(file=cast(BinaryIO, spool.reader()))
+            finally:
+                spool.check()  # what the pump met is the cause of what the decoder makes of it
     else:
         with open(source, "rb") as file:
             yield AudioSource(file=file)
 
 
-def _pump(file: BinaryIO, spool: Spool) -> None:
-    error = None
+def _pump(descriptor: int, spool: Spool) -> None:
+    """Unbuffered: a thread that waits inside a buffered reader would break the interpreter's end."""
+    error: AsrError | None = None
     try:
-        while data := file.read(IN_MEMORY // 8):
+        while data := os.read(descriptor, PIECE):
             spool.write(data)
     except AsrError as exc:
         error = exc
+    except OSError as exc:
+        error = DownloadFailed(f"stdin could not be kept: {exc.strerror}")
     spool.finish(error)
 
 

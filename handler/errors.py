@@ -137,3 +137,8 @@ class Internal(AsrError):
     """A fault of this program."""
 
     code = "internal"
+
+
+def all_kinds(root: type[AsrError] = AsrError) -> set[type[AsrError]]:
+    """Every class of the tree."""
+    return {root}.union(*map(all_kinds, root.__subclasses__()))

@@ -1,6 +1,6 @@
 """Long audio as windows: the Engine protocol, cutting where it is quiet, assembling in order. Knows no model and no file."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -139,13 +139,12 @@ def trimmed(window: Window) -> list[Window]:
     return [replace(window, start=window.start + first, samples=samples[first:last])]
 
 
-def assemble(parts: Iterable[tuple[Window, WindowResult]]) -> list[Segment]:
-    """The segments of all windows, in seconds from the beginning of the audio, in order. `parts` come in the order of the audio."""
+def placed(window: Window, result: WindowResult) -> list[Segment]:
+    """The segments of a window in seconds from the beginning of the audio, inside the window; those without text are left out."""
+    offset = window.start / SAMPLE_RATE
     segments = []
-    for window, result in parts:
-        offset = window.start / SAMPLE_RATE
-        for segment in result.segments:
-            if segment.text.strip():
-                start, end = (round(offset + min(at, window.seconds), 3) for at in (segment.start, segment.end))
-                segments.append(replace(segment, start=start, end=end))
+    for segment in result.segments:
+        if segment.text.strip():
+            start, end = (round(offset + min(at, window.seconds), 3) for at in (segment.start, segment.end))
+            segments.append(replace(segment, start=start, end=end))
     return segments

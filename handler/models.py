@@ -3,7 +3,6 @@
 Knows no layout of weights beyond the names of the files worth having.
 """
 
-import json
 import os
 import re
 from importlib.util import find_spec
@@ -53,7 +52,8 @@ def _is_whole(folder: Path) -> bool:
     """Whether all files of the weights are there: a download that was broken off leaves some."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        return all((folder / name).is_file() for name in json.loads(index.read_text())["weight_map"].values())
+        shards = re.findall(r'"([^"]+\.safetensors)"', index.read_text())
+        return bool(shards) and all((folder / name).is_file() for name in shards)
     return any((folder / "config.json").is_file() and (folder / name).is_file() for name in _ONE_FILE) or any(folder.glob("*.pt"))
 
 
@@ -82,7 +82,7 @@ def _weights_in(model_id: str) -> list[str]:
     for pattern in (r"model\.safetensors", r"model-\d+-of-\d+\.safetensors", r"model\.bin", r"[^/]+\.pt"):
         if found := [name for name in files if re.fullmatch(pattern, name)]:
             return found
-    raise ModelUnavailable(f"MODEL_ID={model_id}: expected model.safetensors, model.bin or a .pt file; found none")
+    raise ModelUnavailable(f"MODEL_ID={model_id}: expected model.safetensors, model.bin or a .pt file of a Whisper checkpoint")
 
 
 def _first_line(exc: Exception) -> str:

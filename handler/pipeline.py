@@ -18,14 +18,12 @@ from handler.audio.fetch import Fetcher
 from handler.audio.spool import Spool
 from handler.errors import AsrError, Cancelled, Internal, InvalidRequest, Overloaded, TooLong
 from handler.formats import text_of
-from handler.longform import Cutter, Engine, Window, WindowResult, assemble, trimmed
+from handler.longform import Cutter, Engine, Window, WindowResult, placed, trimmed
 from handler.models import find_model
 from handler.runner import Runner
-from handler.schema import SAMPLE_RATE, AudioSource, Options, Transcript
-from handler.settings import Settings, SettingsError
+from handler.schema import SAMPLE_RATE, AudioSource, Options, Segment, Transcript
+from handler.settings import Settings
 from handler.timeline import Timeline
-
-LEAST_PROGRESS_S = 0.5  # a window whose rest is to be decoded has got at least so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +41,12 @@ class Pipeline:
     """Transcribes many requests at once on one engine. `transcribe` may be awaited in any event loop."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
-        if settings.chunk_length_s > engine.longest_window_s:
-            expected = f"at most {engine.longest_window_s:g}, the longest window that {engine.model_id} takes"
-            raise SettingsError("CHUNK_LENGTH_S", settings.chunk_length_s, expected)
+        settings.check_window(engine.longest_window_s)
         self.engine = engine
         self.settings = settings
         self.fetcher = Fetcher(settings)
         self.runner = Runner(engine)
-        # Each request needs two threads at most, one that downloads and one that decodes, so none ever waits for one.
+        # Each request needs two threads at most, one that downloads and one that decodes, so none waits for another's.
         self.threads = ThreadPoolExecutor(2 * settings.max_requests, thread_name_prefix="audio")
         self._requests: set[_Request] = set()
 
@@ -60,8 +56,7 @@ class Pipeline:
         `progress` is called in the event loop, after every window and at the end.
         """
         self._check(options)
-        if len(self._requests) >= self.settings.max_requests:
-            raise Overloaded(f"expected at most {self.settings.max_requests} requests at once (MAX_REQUESTS)")
+        self.check_room()
         request = _Request(self, source, options, progress)
         self._requests.add(request)
         try:
@@ -75,11 +70,16 @@ class Pipeline:
             self._requests.discard(request)
             request.close()
 
+    def check_room(self) -> None:
+        """Raise Overloaded where one more request would be too many."""
+        if len(self._requests) >= self.settings.max_requests:
+            raise Overloaded(f"expected at most {self.settings.max_requests} requests at once (MAX_REQUESTS)")
+
     def close(self) -> None:
-        """Stop the engine; requests still running end as cancelled."""
+        """Stop the engine; requests still running end as cancelled. From any thread."""
         self.runner.close()
         for request in tuple(self._requests):
-            request.close()
+            request.abort()
         self.threads.shutdown(wait=False, cancel_futures=True)
 
     def _check(self, options: Options) -> None:
@@ -106,20 +106,26 @@ class _Request:
         self._in_flight = 2 * house.settings.batch_size
         self._room = threading.Semaphore(self._in_flight)  # windows cut and not yet decoded
         self._cut: asyncio.Queue[Window | BaseException | None] = asyncio.Queue()
-        self._parts: list[tuple[Window, WindowResult]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._segments: list[Segment] = []
+        self._warnings: list[str] = []
         self._seconds = 0.0  # of audio, decoded to samples
         self._done_s = 0.0  # how far into the audio a window has been decoded
         self._language: str | None = options.language
         self._language_probability: float | None = None
 
     async def run(self) -> Transcript:
-        loop = asyncio.get_running_loop()
-        self._house.threads.submit(self._produce, loop)
+        self._loop = asyncio.get_running_loop()
+        self._house.threads.submit(self._produce)
         with self._timeline.span("transcribe"):
             await self._consume()
         if self._progress is not None:
             self._progress(Progress(self._seconds, self._seconds))
         return self._transcript()
+
+    def abort(self) -> None:
+        """End `run` as cancelled."""
+        self._hand_over(Cancelled("the worker is shutting down"))
 
     def close(self) -> None:
         """Stop everything that still runs for this request."""
@@ -131,20 +137,20 @@ class _Request:
 
     # In a thread: bytes to windows.
 
-    def _produce(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _produce(self) -> None:
         end: BaseException | None = None
         began = time.thread_time()
         try:
             file = self._open()
             try:
-                self._read(file, loop)
+                self._read(file)
             finally:
                 if self._spool is not None:
                     self._spool.check()
         except BaseException as exc:
             end = exc
         self._timeline.add("decode", time.thread_time() - began)
-        self._hand_over(loop, end)
+        self._hand_over(end)
 
     def _open(self) -> BinaryIO:
         """The source as a file; a download runs on behind it."""
@@ -153,8 +159,7 @@ class _Request:
         if self._source.base64 is not None:
             return self._house.fetcher.decode_base64(self._source.base64)
         self._spool = spool = self._house.fetcher.spool()
-        if self._over.is_set():
-            spool.close()
+        self._check_open()
         self._house.threads.submit(self._download, self._source.url or "", spool)
         return spool.reader()  # type: ignore[return-value]
 
@@ -162,29 +167,33 @@ class _Request:
         with self._timeline.span("download"):
             self._house.fetcher.fill(url, spool)
 
-    def _read(self, file: BinaryIO, loop: asyncio.AbstractEventLoop) -> None:
+    def _read(self, file: BinaryIO) -> None:
         settings = self._house.settings
         cutter = Cutter(settings.chunk_length_s, settings.stride_length_s)
         self._decoder = AudioDecoder(file)
         for block in self._decoder.blocks():
+            self._check_open()
             self._seconds += len(block) / SAMPLE_RATE
             if max(self._seconds, self._decoder.duration or 0.0) > settings.max_duration_s:
                 raise TooLong(f"expected at most {settings.max_duration_s:g} s of audio; got more")
             for window in cutter.push(block):
-                self._offer(window, loop)
+                self._offer(window)
         for window in cutter.finish():
-            self._offer(window, loop)
+            self._offer(window)
 
-    def _offer(self, window: Window, loop: asyncio.AbstractEventLoop) -> None:
+    def _offer(self, window: Window) -> None:
         """Hand a window over as soon as there is room for it."""
         self._room.acquire()
+        self._check_open()
+        self._hand_over(window)
+
+    def _check_open(self) -> None:
         if self._over.is_set():
             raise Cancelled("the request is over")
-        self._hand_over(loop, window)
 
-    def _hand_over(self, loop: asyncio.AbstractEventLoop, item: Window | BaseException | None) -> None:
-        if not self._over.is_set() and not loop.is_closed():
-            loop.call_soon_threadsafe(self._cut.put_nowait, item)
+    def _hand_over(self, item: Window | BaseException | None) -> None:
+        if self._loop is not None and not self._over.is_set() and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._cut.put_nowait, item)
 
     # In the event loop: windows to text.
 
@@ -196,15 +205,16 @@ class _Request:
         return item
 
     async def _consume(self) -> None:
-        window = await self._next()
-        following = await self._next() if window is not None else None
-        if window is not None and following is not None and self._language is None and self._house.engine.detects_language:
-            await self._detect(window)
+        ahead = [await self._next()]
+        if ahead[0] is not None and self._language is None and self._house.engine.detects_language:
+            # The language of a single window is found while it is decoded; several have to agree first.
+            ahead.append(await self._next())
+            if ahead[1] is not None:
+                await self._detect(ahead[0])
         try:
             async with asyncio.TaskGroup() as tasks:
-                while window is not None:
+                while (window := ahead.pop(0) if ahead else await self._next()) is not None:
                     tasks.create_task(self._decode(self._asked(window)))
-                    window, following = following, await self._next() if following is not None else None
         except BaseExceptionGroup as group:  # the first failure has cancelled the others
             raise group.exceptions[0] from None
 
@@ -222,10 +232,9 @@ class _Request:
         todo = [window]
         while todo:
             result = await self._submit(todo[0])
-            self._parts.append((todo[0], result))
-            self._note_language(result)
-            rest = result.rest_s
-            todo = trimmed(todo[0].since(rest)) if rest is not None and rest >= LEAST_PROGRESS_S else []
+            self._segments += placed(todo[0], result)
+            self._note(todo[0], result)
+            todo = trimmed(replace(todo[0].since(result.rest_s), language=result.language)) if result.rest_s else []
         self._room.release()
         self._done_s = max(self._done_s, window.start / SAMPLE_RATE + window.seconds)
         if self._progress is not None:
@@ -235,13 +244,16 @@ class _Request:
     async def _submit(self, window: Window) -> WindowResult:
         return await asyncio.wrap_future(self._house.runner.submit(self, window))
 
-    def _note_language(self, result: WindowResult) -> None:
+    def _note(self, window: Window, result: WindowResult) -> None:
         if self._language is None:
             self._language, self._language_probability = result.language, result.language_probability
+        if result.evidence is not None and not result.rest_s and (result.evidence.looped or result.evidence.exhausted):
+            what = "the text began to repeat itself and was cut" if result.evidence.looped else "more was said than could be decoded"
+            begin = window.start / SAMPLE_RATE
+            self._warnings.append(f"between {begin:.1f} and {begin + window.seconds:.1f} s {what}: words may be missing")
 
     def _transcript(self) -> Transcript:
-        parts = sorted(self._parts, key=lambda part: part[0].start)
-        segments = tuple(assemble(parts))
+        segments = tuple(sorted(self._segments, key=lambda segment: segment.start))
         return Transcript(
             text=text_of(segments),
             segments=segments,
@@ -251,17 +263,19 @@ class _Request:
             model=self._house.engine.model_id,
             task=self._options.task,
             timing=self._timeline.seconds(),
-            warnings=tuple(self._decoder.warnings) if self._decoder else (),
+            warnings=(*(self._decoder.warnings if self._decoder else ()), *self._warnings),
         )
 
 
 def build(settings: Settings) -> Pipeline:
     """The house with the model that the settings name, loaded. Raises ModelUnavailable, SettingsError."""
     timeline = Timeline()
+    with timeline.span("import_engine"):
+        from handler.device import choose_device
+        from handler.whisper.engine import load_engine
+    choose_device(settings.device)  # a bad one ends the start before anything is downloaded
     with timeline.span("find_model"):
         folder = find_model(settings.model_id, settings.cache_dir)
-    with timeline.span("import_engine"):
-        from handler.whisper.engine import load_engine
     with timeline.span("load_engine"):
         engine = load_engine(folder, settings)
     pipeline = Pipeline(engine, settings)

@@ -12,6 +12,8 @@ from handler.errors import AsrError, Cancelled, Internal
 from handler.longform import Engine, Window, WindowResult
 from handler.scheduler import Scheduler
 
+FATAL_FAILURES = 3  # turns that fail one after the other: the device is lost
+
 
 class Runner:
     """Runs an engine until `close`."""
@@ -23,6 +25,8 @@ class Runner:
         self._dropped: list[Window] = []
         self._work = threading.Condition()
         self._closed = False
+        self._failures = 0  # turns in a row that ended in a fault
+        self.fault: Internal | None = None  # why nothing will ever run again
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
 
@@ -33,6 +37,8 @@ class Runner:
         with self._work:
             if self._closed:
                 raise Cancelled("the worker is shutting down")
+            if self.fault is not None:
+                raise self.fault
             self._futures[window] = future
             self._scheduler.submit(request, window)
             self._work.notify()
@@ -53,9 +59,10 @@ class Runner:
             self._closed = True
             self._work.notify()
         self._thread.join()
-        for future in self._futures.values():
+        with self._work:
+            left, self._futures = self._futures, {}
+        for future in left.values():
             future.set_exception(Cancelled("the worker is shutting down"))
-        self._futures.clear()
 
     def _run(self) -> None:
         while self._wait():
@@ -66,17 +73,22 @@ class Runner:
                     self.engine.admit(windows)
                 for window, result in self.engine.advance():
                     self._deliver(window, result)
+                self._failures = 0
             except AsrError as exc:
                 self._fail(exc)
             except Exception as exc:
                 logs.error("engine_failed", exc)
-                self._fail(Internal(f"the engine failed: {type(exc).__name__}"))
+                self._failures += 1
+                self._fail(Internal(f"the engine failed: {type(exc).__name__}"), for_good=self._failures >= FATAL_FAILURES)
 
     def _wait(self) -> bool:
         """Sleep until there is something to do; false when there never will be."""
         with self._work:
-            self._work.wait_for(lambda: self._closed or self._scheduler.waiting or self._scheduler.running or self._dropped)
+            self._work.wait_for(lambda: self._closed or (self.fault is None and self._has_work()))
             return not self._closed
+
+    def _has_work(self) -> bool:
+        return bool(self._scheduler.waiting or self._scheduler.running or self._dropped)
 
     def _take_turn(self) -> list[Window]:
         """Drop what was cancelled, then choose what is admitted now."""
@@ -94,12 +106,25 @@ class Runner:
         if future is not None:
             future.set_result(result)
 
-    def _fail(self, error: AsrError) -> None:
-        """End every running window with an error; the waiting ones still get their turn."""
+    def _fail(self, error: AsrError, for_good: bool = False) -> None:
+        """End every running window with an error. The waiting ones still get their turn, unless the device is lost for good."""
         with self._work:
             running = self._scheduler.running
             futures = [self._futures.pop(window, None) for window in running if self._scheduler.finish(window)]
-        self.engine.drop(running)
         for future in futures:
             if future is not None:
                 future.set_exception(error)
+        try:
+            self.engine.drop(running)
+        except Exception as exc:
+            logs.error("engine_lost", exc)
+            for_good = True
+        if for_good:
+            self._give_up(Internal(f"the device is lost: {error.message}"))
+
+    def _give_up(self, fault: Internal) -> None:
+        with self._work:
+            self.fault = fault
+            left, self._futures = self._futures, {}
+        for future in left.values():
+            future.set_exception(fault)

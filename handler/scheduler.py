@@ -8,12 +8,16 @@ Item = TypeVar("Item", bound=Hashable)
 
 
 class Scheduler(Generic[Item]):
-    """Items of many requests, waiting and running. Requests take turns, one item each; a request's first item goes before all turns."""
+    """Items of many requests, waiting and running.
+
+    Requests take turns, one item each. A request's first item passes those who wait for a turn, but only every other time.
+    """
 
     def __init__(self) -> None:
         self._waiting: dict[Hashable, deque[Item]] = {}
         self._fresh: deque[Hashable] = deque()  # requests none of whose items has run
         self._turns: deque[Hashable] = deque()  # the others that have an item waiting
+        self._fresh_went = False  # the last one admitted was a first item
         self._running: dict[Item, Hashable] = {}
         self._seen: set[Hashable] = set()
 
@@ -38,7 +42,9 @@ class Scheduler(Generic[Item]):
         """The items that go now, at most `room`; they count as running from here on."""
         chosen: list[Item] = []
         while len(chosen) < room and (self._fresh or self._turns):
-            request = (self._fresh or self._turns).popleft()
+            fresh = bool(self._fresh) and (not self._turns or not self._fresh_went)
+            request = (self._fresh if fresh else self._turns).popleft()
+            self._fresh_went = fresh
             queue = self._waiting[request]
             item = queue.popleft()
             self._seen.add(request)

@@ -122,7 +122,8 @@ class Evidence:
     compression_ratio: float  # bytes of text by bytes of its zlib form; loops compress well
     temperature: float
     tokens: int  # tokens decoded
-    looped: bool  # decoding was ended because it had begun to repeat itself
+    looped: bool  # it had begun to repeat itself, and was cut there
+    exhausted: bool = False  # the context was full before the end of the text
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,13 @@ class Settings:
         if self.stride_length_s > self.chunk_length_s / 2:
             raise SettingsError("STRIDE_LENGTH_S", self.stride_length_s, f"at most half of CHUNK_LENGTH_S={self.chunk_length_s:g}")
 
+    def check_window(self, longest_s: float) -> None:
+        """Raise SettingsError where windows would be longer than the model takes, `longest_s` seconds."""
+        if self.chunk_length_s > longest_s:
+            raise SettingsError(
+                "CHUNK_LENGTH_S", self.chunk_length_s, f"at most {longest_s:g}, the longest window that {self.model_id} takes"
+            )
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
         """The settings of this environment. Raises SettingsError for the first variable that cannot be used."""

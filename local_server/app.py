@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,9 +10,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from handler import __version__, logs
-from handler.errors import AsrError, Internal, InvalidRequest, ModelUnavailable
+from handler.errors import AsrError, Cancelled, Internal, InvalidRequest, ModelUnavailable
 from handler.formats import TEXTS, render
 from handler.pipeline import Pipeline
 from handler.schema import Transcript
@@ -59,26 +60,29 @@ def create_app(settings: Settings, build: Callable[[Settings], Pipeline], on_fau
     app = FastAPI(title="asr-handler", version=__version__, description="Speech to text.", lifespan=lifespan)
     app.add_exception_handler(AsrError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(ClientDisconnect, _on_left)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_crash)
 
     @app.get("/hc", responses=HEALTH_RESPONSES)
     async def health() -> Response:
         """Whether the server can take work."""
+        fault = house.fault or (house.pipeline and house.pipeline.runner.fault)
+        if fault:
+            return JSONResponse({"status": "failed", "reason": str(fault)}, 503)
         if house.pipeline is not None:
             return JSONResponse({"status": "ok", "version": __version__})
-        if house.fault is not None:
-            return JSONResponse({"status": "failed", "reason": house.fault}, 503)
         return Response(status_code=204) if settings.port_health is not None else JSONResponse({"status": "starting"}, 503)
 
     @app.post("/asr", openapi_extra=ASR_REQUEST, responses=ASR_RESPONSES)
     async def asr(request: Request) -> Response:
         """Transcribe an address, the bytes in the body, or an uploaded file."""
         began = time.perf_counter()
-        pipeline = house.ready()
         try:
+            pipeline = house.ready()
+            pipeline.check_room()
             async with parsed(request, settings.max_bytes) as (source, options):
-                transcript = await pipeline.transcribe(source, options)
+                transcript = await _while_there(request, pipeline.transcribe(source, options))
         except AsrError:
             await drain(request, settings.max_bytes)
             raise
@@ -88,6 +92,25 @@ def create_app(settings: Settings, build: Callable[[Settings], Pipeline], on_fau
         return JSONResponse(render(transcript, options.format), headers=headers)
 
     return app
+
+
+async def _while_there(request: Request, work: Coroutine[Any, Any, Transcript]) -> Transcript:
+    """The result of some work, which is cancelled when the client leaves. Raises Cancelled then."""
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Cancelled("the client has left")
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _headers(transcript: Transcript, seconds: float, device: str, settings: Settings) -> dict[str, str]:
@@ -110,6 +133,10 @@ async def _on_error(request: Request, exc: Any) -> Response:
 
 async def _on_invalid(request: Request, exc: Any) -> Response:
     return await _on_error(request, InvalidRequest(str(exc.errors()[0].get("msg", "the request is malformed"))))
+
+
+async def _on_left(request: Request, _: Any) -> Response:
+    return await _on_error(request, Cancelled("the client has left"))
 
 
 async def _on_http(request: Request, exc: Any) -> Response:

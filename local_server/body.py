@@ -1,7 +1,7 @@
 """The three bodies of POST /asr, chosen by content type alone, to a source and options. Knows no model and no answer."""
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, BinaryIO, cast
 
@@ -23,7 +23,7 @@ async def parsed(request: Request, cap: int) -> AsyncIterator[tuple[AudioSource,
     """The source and the options of a request; its file lives until the end of the block. Raises AsrError."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == _JSON:
-        yield _from_json(await _whole(request, min(cap, JSON_CAP)))
+        yield _from_json(await _whole(request, min(cap, JSON_CAP)), request.query_params)
     elif kind == _FORM:
         async with _form(request, cap) as (file, options):
             yield AudioSource(file=file), options
@@ -60,7 +60,7 @@ async def _whole(request: Request, cap: int) -> bytes:
     return b"".join([chunk async for chunk in _capped(request, cap)])
 
 
-def _from_json(body: bytes) -> tuple[AudioSource, Options]:
+def _from_json(body: bytes, query: Mapping[str, str]) -> tuple[AudioSource, Options]:
     try:
         given: Any = json.loads(body)
     except ValueError:
@@ -70,7 +70,7 @@ def _from_json(body: bytes) -> tuple[AudioSource, Options]:
     url = given.pop("url", None)
     if not isinstance(url, str):
         raise InvalidRequest("the body must have url, as a string")
-    return AudioSource(url=url), Options.parse(given)
+    return AudioSource(url=url), Options.parse({**query, **given})
 
 
 @asynccontextmanager

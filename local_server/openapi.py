@@ -2,10 +2,13 @@
 
 from typing import Any
 
+from handler import __version__
+from handler.errors import all_kinds
 from handler.formats import TEXTS
 from handler.schema import Options
 from local_server.errors import STATUS
 
+_RETRYABLE = {kind.code for kind in all_kinds() if kind.retryable}
 _OPTIONS = Options.json_schema()
 _EXAMPLE = {
     "text": "The quick brown fox jumps over the lazy dog.",
@@ -88,12 +91,12 @@ def _error_responses() -> dict[int | str, dict[str, Any]]:
     for code, status in STATUS.items():
         codes.setdefault(status, []).append(code)
     return {
-        status: {
-            "description": " or ".join(names),
-            "content": _json(_ERROR, {"error": {"code": names[0], "message": "what was expected and what came", "retryable": False}}),
-        }
-        for status, names in codes.items()
+        status: {"description": " or ".join(names), "content": _json(_ERROR, _error_example(names[0]))} for status, names in codes.items()
     }
+
+
+def _error_example(code: str) -> dict[str, Any]:
+    return {"error": {"code": code, "message": "what was expected and what came", "retryable": code in _RETRYABLE}}
 
 
 ASR_REQUEST: dict[str, Any] = {
@@ -120,7 +123,7 @@ ASR_RESPONSES: dict[int | str, dict[str, Any]] = {
     **_error_responses(),
 }
 HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Ready.", "content": _json({"type": "object"}, {"status": "ok", "version": "0.1.0"})},
+    200: {"description": "Ready.", "content": _json({"type": "object"}, {"status": "ok", "version": __version__})},
     204: {"description": "Starting, where PORT_HEALTH is set."},
     503: {"description": "Starting, or failed.", "content": _json({"type": "object"}, {"status": "starting"})},
 }

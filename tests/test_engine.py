@@ -1,6 +1,7 @@
 """The engine on real weights: the same tokens as `transformers`' own Whisper, and the same alone as in a batch."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from handler.longform import Window, WindowResult
-from handler.whisper.engine import WhisperEngine, load_engine, split_segments
+from handler.whisper.engine import WhisperEngine, _Row, load_engine, split_segments
 from handler.whisper.tokenizer import Specials
 from tests.conftest import settings
 from tests.layouts import write_transformers
@@ -192,6 +193,50 @@ def test_flash_attention_on_a_cpu_falls_back_and_says_why(tiny_folder: Path, cap
     logs.configure("ERROR")
     assert line["attention"] == "blocked"
     assert "needs a CUDA device" in line["attention_reason"]
+
+
+SMALL_CONTEXT = 40  # tokens: far fewer than a long window needs
+
+
+@pytest.fixture(scope="module")
+def cramped(tiny_folder: Path) -> WhisperEngine:
+    """tiny.en with a context too small for a full window."""
+    engine = load_engine(tiny_folder, settings(batch_size=1))
+    engine._model.dims = replace(engine._model.dims, n_text_ctx=SMALL_CONTEXT)
+    return engine
+
+
+def test_a_window_whose_context_runs_out_is_left_off_behind_its_last_whole_segment(cramped: WhisperEngine) -> None:
+    window = Window(0, say(LONG))
+    (first,) = run(cramped, [window])
+    assert first.rest_s is not None
+    assert first.evidence is not None
+    assert first.evidence.exhausted
+    assert first.segments[-1].end <= first.rest_s < window.seconds
+    texts = [text_of(first)]
+    result = first
+    while result.rest_s:
+        window = window.since(result.rest_s)
+        (result,) = run(cramped, [window])
+        texts.append(text_of(result))
+    assert word_errors(LONG, " ".join(texts)) <= 0.12
+
+
+def test_a_loop_is_cut_told_and_what_follows_is_left_to_be_decoded(tiny: WhisperEngine) -> None:
+    ids = tiny._tokenizer.specials
+    said = tiny._tokenizer.encode(" The fox jumps.")
+    loop = tiny._tokenizer.encode(" over and")
+    row = _Row(Window(0, silence(20)), 1, 0.0, "en", None)
+    row.tokens = [ids.timestamp_begin, *said, ids.timestamp_begin + 250, ids.timestamp_begin + 250, *loop * 30, ids.eot]
+    result = tiny._result(row)
+    assert result.evidence is not None
+    assert result.evidence.looped
+    assert text_of(result) == " The fox jumps."
+    assert result.rest_s == 5.0
+    row.tokens = [ids.timestamp_begin, *loop * 30, ids.eot]
+    alone = tiny._result(row)
+    assert text_of(alone) == " over and"
+    assert alone.rest_s is None
 
 
 T = 50_363  # timestamp_begin of an English-only vocabulary

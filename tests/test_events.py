@@ -50,12 +50,8 @@ CODES = {
 RETRYABLE = {"download_failed", "model_unavailable", "overloaded", "deadline_exceeded", "out_of_memory"}
 
 
-def kinds(root: type[errors.AsrError]) -> set[type[errors.AsrError]]:
-    return {root}.union(*(kinds(kind) for kind in root.__subclasses__()))
-
-
 def test_the_codes_are_those_of_the_contract_and_stand_in_the_readme() -> None:
-    found = kinds(errors.AsrError)
+    found = errors.all_kinds()
     assert {kind.code for kind in found} == CODES
     assert {kind.code for kind in found if kind.retryable} == RETRYABLE
     from tests.conftest import ROOT

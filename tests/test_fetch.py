@@ -3,14 +3,18 @@
 import base64
 import threading
 from collections.abc import Iterator
+from typing import BinaryIO, cast
 
 import boto3
+import numpy as np
 import pytest
 
+from handler.audio.decode import AudioDecoder
 from handler.audio.fetch import Fetcher, public_url
 from handler.audio.spool import IN_MEMORY, Spool
 from handler.errors import AsrError, Cancelled, InvalidRequest, TooLarge
 from tests.conftest import settings
+from tests.speech import FOX, say, wav
 from tests.web import Web
 
 
@@ -91,7 +95,10 @@ def test_another_scheme_is_an_invalid_request(url: str) -> None:
 
 def test_no_error_shows_a_credential(web: Web) -> None:
     secret = "hunter2"
-    for url in (f"http://user:{secret}@127.0.0.1:1/a?token={secret}", f"{web.url}/missing?key={secret}#{secret}", f"ftp://x:{secret}@h/"):
+    for url in (
+        f"http://user:{secret}@127.0.0.1:1/a?token={secret}", f"{web.url}/missing?key={secret}#{secret}", f"ftp://x:{secret}@h/",
+        f"s3://key:{secret}@bucket/a", f"user:{secret}@host/a", f"http://user:{secret}/{secret}@host:99999/a",
+    ):  # fmt: skip
         assert secret not in str(refusal(url))
     assert public_url(f"https://user:{secret}@host:8443/a/b?x={secret}#y") == "https://host:8443/a/b"
 
@@ -172,6 +179,23 @@ def test_a_file_too_big_for_memory_reads_the_same() -> None:
         reader = spool.reader()
         reader.seek(11 * len(piece))
         assert reader.read() == piece
+
+
+def test_a_wav_that_comes_in_odd_pieces_is_read_whole() -> None:
+    data = wav(say(FOX))
+    with Spool(IN_MEMORY) as spool:
+        spool.expect(len(data))
+        turn = threading.Semaphore(0)
+
+        def write() -> None:
+            for at in range(0, len(data), 1449):
+                spool.write(data[at : at + 1449])
+                turn.acquire(timeout=0.001)  # lets the reader catch up with what is there
+            spool.finish()
+
+        threading.Thread(target=write).start()
+        samples = np.concatenate(list(AudioDecoder(cast(BinaryIO, spool.reader())).blocks()))
+    assert len(samples) == len(say(FOX))
 
 
 def test_closing_ends_a_waiting_reader_and_stops_the_writer() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from handler.longform import Cutter, Window, WindowResult, assemble, quietest
+from handler.longform import Cutter, Window, WindowResult, placed, quietest
 from handler.schema import SAMPLE_RATE, Segment
 from tests.speech import Samples, silence
 
@@ -66,13 +66,10 @@ def test_a_stride_too_short_for_a_quiet_place_cuts_at_the_end() -> None:
     assert quietest(noise(3), stride=0) == 3 * SAMPLE_RATE
 
 
-def test_segments_are_absolute_ordered_and_inside_their_windows() -> None:
-    first, second = Window(0, noise(10)), Window(10 * SAMPLE_RATE, noise(5))
-    parts = [
-        (first, WindowResult((Segment(0, 4, " a"), Segment(4, 10.4, " b"), Segment(10.4, 10.4, "  ")), None)),
-        (second, WindowResult((Segment(0.5, 30, " c"),), None)),
-    ]
-    assert [(s.start, s.end, s.text) for s in assemble(parts)] == [(0, 4, " a"), (4, 10, " b"), (10.5, 15, " c")]
+def test_segments_are_placed_inside_their_window_and_empty_ones_left_out() -> None:
+    window = Window(10 * SAMPLE_RATE, noise(5))
+    found = placed(window, WindowResult((Segment(0, 4, " a"), Segment(4, 30, " b"), Segment(5, 5, "  ")), None))
+    assert [(s.start, s.end, s.text) for s in found] == [(10, 14, " a"), (14, 15, " b")]
 
 
 def test_the_rest_of_a_window_begins_where_it_says() -> None:

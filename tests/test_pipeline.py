@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import io
 import threading
 from collections.abc import Collection, Iterator, Sequence
@@ -13,7 +14,7 @@ import pytest
 from handler.errors import AsrError, Cancelled, OutOfMemory
 from handler.longform import Window, WindowResult
 from handler.pipeline import Pipeline, Progress, build
-from handler.schema import SAMPLE_RATE, AudioSource, Options, Segment, Transcript
+from handler.schema import SAMPLE_RATE, AudioSource, Evidence, Options, Segment, Transcript
 from handler.settings import SettingsError
 from tests.conftest import settings
 from tests.speech import FOX, PANGRAM, SENTENCES, container, say, silence, wav, word_errors
@@ -157,6 +158,7 @@ class FakeEngine:
         self.go.set()
         self.failure: Exception | None = None
         self.rest_s: float | None = None
+        self.evidence: Evidence | None = None
 
     def free(self) -> int:
         return 2 - len(self.running)
@@ -171,7 +173,7 @@ class FakeEngine:
         if not self.go.wait(0.005):
             return []
         done, self.running = self.running, []
-        return [(w, WindowResult((Segment(0, min(1, w.seconds), f" {w.start}"),), None, "en", None, self.rest_s)) for w in done]
+        return [(w, WindowResult((Segment(0, min(1, w.seconds), f" {w.start}"),), self.evidence, "en", None, self.rest_s)) for w in done]
 
     def drop(self, windows: Collection[Window]) -> None:
         self.dropped += windows
@@ -218,13 +220,12 @@ async def test_a_long_file_is_not_read_ahead_of_the_engine(fake: Pipeline, engin
     file = io.BytesIO(NOISE)
     task = asyncio.create_task(fake.transcribe(AudioSource(file=file), Options()))
     await admitted(engine)
-    place = -1
-    while place != file.tell():
-        place = file.tell()
-        await asyncio.sleep(0.1)
-    assert place < len(NOISE) / 2
+    for _ in range(3):  # windows that wait: two run, twice as many are cut at most
+        await asyncio.to_thread(fake.threads.submit(lambda: None).result)
+    assert file.tell() < len(NOISE) / 2
     engine.go.set()
     assert len((await task).segments) >= 20
+    assert file.tell() >= len(NOISE)
 
 
 async def test_a_failing_engine_fails_what_runs_and_takes_the_next(fake: Pipeline, engine: FakeEngine) -> None:
@@ -250,6 +251,37 @@ async def test_what_an_engine_leaves_of_a_window_is_decoded_next(fake: Pipeline,
     engine.rest_s = 10.0
     got = await fake.transcribe(upload(NOISE[: 44 + 25 * 2 * SAMPLE_RATE]), Options())
     assert [segment.start for segment in got.segments] == [0, 10, 20]
+
+
+async def test_a_repetition_that_was_cut_is_told_in_words(fake: Pipeline, engine: FakeEngine) -> None:
+    engine.evidence = Evidence(-0.1, 0.0, 9.0, 0.0, 99, looped=True)
+    got = await fake.transcribe(upload(NOISE[: 44 + 5 * 2 * SAMPLE_RATE]), Options())
+    assert len(got.warnings) == 1 + 1  # the file is cut off, too
+    assert "repeat itself" in got.warnings[1]
+
+
+async def test_a_device_that_fails_again_and_again_is_lost_and_says_so_at_once(fake: Pipeline, engine: FakeEngine) -> None:
+    engine.failure = RuntimeError("boom")
+    for _ in range(3):
+        assert (await refused(fake, upload(NOISE))).code == "internal"
+    assert fake.runner.fault is not None
+    engine.failure = None
+    assert "the device is lost" in (await refused(fake, upload(NOISE))).message
+
+
+async def test_windows_are_not_kept_when_they_are_done(fake: Pipeline, engine: FakeEngine) -> None:
+    await fake.transcribe(upload(NOISE), Options())
+    gc.collect()
+    assert sum(type(item) is Window for item in gc.get_objects()) <= 2
+
+
+async def test_closing_ends_a_request_that_waits_for_a_download(engine: FakeEngine, web: Web) -> None:
+    house = Pipeline(engine, settings())
+    task = asyncio.create_task(house.transcribe(AudioSource(url=web.url + "/hang"), Options()))
+    await asyncio.to_thread(web.asked.wait)
+    await asyncio.to_thread(house.close)
+    with pytest.raises(Cancelled):
+        await task
 
 
 async def test_audio_over_the_cap_is_too_long(engine: FakeEngine) -> None:

@@ -15,6 +15,18 @@ def test_requests_take_turns_and_a_first_item_goes_before_them() -> None:
     assert scheduler.admit(4) == ["b1", "a3", "b2", "a4"]
 
 
+def test_a_stream_of_short_requests_does_not_starve_a_long_one() -> None:
+    scheduler: Scheduler[str] = Scheduler()
+    for item in range(9):
+        scheduler.submit("long", f"long {item}")
+    admitted = scheduler.admit(1)
+    for number in range(12):
+        scheduler.submit(number, f"short {number}")
+        scheduler.submit(100 + number, f"short {100 + number}")
+        admitted += scheduler.admit(1)
+    assert sum(item.startswith("long") for item in admitted) >= 5
+
+
 def test_no_more_is_admitted_than_there_is_room() -> None:
     scheduler: Scheduler[int] = Scheduler()
     for item in range(5):

@@ -162,6 +162,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "an mp4 cut before its index": ({"content": container(say(FOX), "ipod", "aac", 44_100)[:9000]}, 422, "corrupt_media"),
     "an unknown option": ({"json": {"url": "http://a/b", "colour": 1}}, 400, "invalid_request"),
     "an unknown option beside a file": ({"content": SPEECH, "params": {"colour": 1}}, 400, "invalid_request"),
+    "an unknown option beside json": ({"json": {"url": "http://a/b"}, "params": {"colour": 1}}, 400, "invalid_request"),
     "an unknown language": ({"content": SPEECH, "params": {"language": "klingon"}}, 400, "invalid_request"),
     "half a character": ({"content": b'{"url": "ftp://\\ud800"}', "headers": JSON}, 400, "invalid_request"),
 }
@@ -172,7 +173,7 @@ def test_a_bad_request_gets_its_own_error_and_the_next_one_works(client: httpx.C
     request, status, code = BAD[name]
     web.put("/big", bytes(4_000_001))
     if "json" in request:
-        request = {"json": json.loads(json.dumps(request["json"]).replace("WEB", web.url))}
+        request = {**request, "json": json.loads(json.dumps(request["json"]).replace("WEB", web.url))}
     answer = client.post("/asr", **request)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (status, code)
@@ -188,6 +189,20 @@ def test_a_private_address_is_blocked_and_its_query_is_not_shown(client: httpx.C
     assert "hunter2" not in answer.text
 
 
+def test_a_client_that_leaves_cancels_its_work(client: httpx.Client, server: Server, pipeline: Pipeline) -> None:
+    story = wav(np.concatenate([say(text) for text in SENTENCES * 5]), format="FLAC")
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        head = f"POST /asr HTTP/1.1\r\nHost: a\r\nContent-Type: audio/flac\r\nContent-Length: {len(story)}\r\n\r\n"
+        connection.sendall(head.encode() + story)
+        while not pipeline.runner._scheduler.running:
+            pass
+    while pipeline.runner._scheduler.running or pipeline.runner._scheduler.waiting:
+        pass
+    assert not pipeline._requests
+    assert word_errors(FOX, client.post("/asr", content=SPEECH).json()["text"]) == 0
+
+
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/asr", 405), ("GET", "/nothing", 404), ("POST", "/hc", 405)])
 def test_a_wrong_path_or_method_has_the_same_shape_of_error(client: httpx.Client, method: str, path: str, status: int) -> None:
     answer = client.request(method, path)
@@ -200,8 +215,10 @@ def test_health_answers_while_files_are_transcribed(client: httpx.Client, server
     done = threading.Event()
 
     def transcribe() -> None:
-        httpx.post(f"{server.url}/asr", content=wav(story), timeout=120).raise_for_status()
-        done.set()
+        try:
+            httpx.post(f"{server.url}/asr", content=wav(story), timeout=120).raise_for_status()
+        finally:
+            done.set()
 
     threading.Thread(target=transcribe).start()
     answered = 0

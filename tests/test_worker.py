@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT, TINY
@@ -34,7 +35,7 @@ class Worker:
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
     with Queue() as queue, Web() as web:
-        changes = {"RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": "true", "DOWNLOAD_TIMEOUT_S": "1", "MAX_BYTES": "2000000"}
+        changes = {"RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": "true", "DOWNLOAD_TIMEOUT_S": "1", "MAX_BYTES": "20000000"}
         environment = {**ENVIRONMENT, **queue.environment(), **changes}
         process = subprocess.Popen([sys.executable, "-m", "handler"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         yield Worker(queue, web, process)
@@ -96,7 +97,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_job_gets_its_error_as_a_string_and_the_next_job_works(worker: Worker, name: str) -> None:
     web = worker.web
-    web.put("/big", bytes(2_000_001)), web.put("/text.mp3", b"no sound " * 99), web.put("/empty", b"")
+    web.put("/big", bytes(20_000_001)), web.put("/text.mp3", b"no sound " * 99), web.put("/empty", b"")
     web.put("/mute.mp4", container(None, "mp4", picture=True))
     given, code = BAD[name]
     if isinstance(given, dict) and "url" in given:
@@ -110,10 +111,16 @@ def test_a_bad_job_gets_its_error_as_a_string_and_the_next_job_works(worker: Wor
 
 
 def test_a_cancelled_job_gets_no_answer_and_the_others_do(worker: Worker) -> None:
-    worker.queue.put("trickle", {"url": worker.web.url + "/trickle"})
+    story = wav(np.concatenate([say(text) for text in SENTENCES * 8]), format="FLAC")
+    worker.web.asked.clear()
+    worker.queue.put("long", {"url": worker.web.put("/story", story)})
+    assert worker.web.asked.wait(60)
     worker.queue.put("beside", {"audio_base64": encoded(PANGRAM)})
-    worker.queue.stop("trickle")
+    worker.queue.stop("long")
     assert worker.queue.answer("beside")["output"]["text"]
+    worker.queue.put("again", {"url": worker.web.url + "/story"})
+    assert worker.queue.answer("again")["output"]["duration"] > 200  # by now the cancelled one would be done, too
+    assert "long" not in worker.queue.answers
     assert all(len(answers) == 1 for answers in worker.queue.answers.values())
 
 

@@ -3,7 +3,7 @@
 libsndfile reads wav and its kin, FFmpeg (by PyAV) everything else; both deliver to the one resampler, soxr.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -38,7 +38,7 @@ class AudioDecoder:
     def __init__(self, file: BinaryIO) -> None:
         self.duration: float | None = None
         self.warnings: list[str] = []
-        self.seconds = 0.0  # decoded so far
+        self._reached = 0.0  # time of the last packet of any stream, seconds
         self._file = file
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
@@ -103,24 +103,25 @@ class AudioDecoder:
             if stream is None or not stream.codec_context:
                 raise NoAudioStream("expected a file with audio; it has other streams only")
             stream.codec_context.thread_count = 1  # the model has better use for the others
-            if container.duration:
-                self.duration = container.duration / av.time_base
             begin = (container.start_time or 0) / av.time_base
-            yield from _joined(_on_time(self._decoded(container, stream), begin, self._count))
-            short = self.seconds < (self.duration or 0) - max(1.0, 0.02 * self.seconds)
-            if (short and self._states_duration(container.format.name)) or (head.startswith(b"OggS") and not self._ogg_ends()):
+            self._reached = begin
+            if container.duration and self._states_duration(container.format.name):
+                self.duration = container.duration / av.time_base
+            yield from _joined(_on_time(self._decoded(container, stream), begin))
+            got = self._reached - begin
+            short = self.duration is not None and got < self.duration - max(1.0, 0.02 * got)
+            if short or (head.startswith(b"OggS") and not self._ogg_ends()):
                 self._warn(CUT_OFF)
-
-    def _count(self, seconds: float) -> None:
-        self.seconds += seconds
 
     def _states_duration(self, demuxer: str) -> bool:
         """Whether the container's duration is one that was written down, not one that FFmpeg estimates from the bit rate."""
         if demuxer == "mp3":
+            place = self._file.tell()
             self._file.seek(0)
             beginning = self._file.read(_HEAD)
+            self._file.seek(place)
             return b"Xing" in beginning or b"Info" in beginning
-        return demuxer.split(",")[0] in ("flac", "matroska", "mov", "asf", "avi")
+        return demuxer.split(",")[0] in ("flac", "matroska", "mov", "asf", "avi", "ogg", "wav", "caf")
 
     def _ogg_ends(self) -> bool:
         """Whether the last page says that it is the last one."""
@@ -133,13 +134,17 @@ class AudioDecoder:
         import av.error
 
         failed = 0
-        packets = container.demux(stream)
+        packets = container.demux()  # of all streams: they tell how far the file goes
         good = False
         while True:
             try:
                 packet = next(packets, None)
                 if packet is None:
                     break
+                if packet.pts is not None:
+                    self._reached = max(self._reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                if packet.stream.index != stream.index:
+                    continue
                 for frame in packet.decode():
                     good, failed = True, 0
                     yield frame
@@ -179,7 +184,7 @@ def _is_known(head: bytes) -> bool:
     return head[4:8] == b"ftyp" or head.startswith((b"RIFF", b"OggS", b"fLaC", b"ID3", b"\x1aE\xdf\xa3", b"#!AMR", b"FORM"))
 
 
-def _on_time(frames: Iterator[Any], begin: float, count: Callable[[float], None]) -> Iterator[tuple[Planes, int]]:
+def _on_time(frames: Iterator[Any], begin: float) -> Iterator[tuple[Planes, int]]:
     """Each frame's samples, with silence where the file's clock runs on and no samples come: pauses, lost packets, a late start."""
     due = begin
     for frame in frames:
@@ -189,10 +194,8 @@ def _on_time(frames: Iterator[Any], begin: float, count: Callable[[float], None]
             for _ in range(int(gap / _BLOCK_S)):
                 yield np.zeros((int(_BLOCK_S * rate), planes.shape[1]), np.float32), rate
             yield np.zeros((round(gap % _BLOCK_S * rate), planes.shape[1]), np.float32), rate
-            count(gap)
             due += gap
         yield planes, rate
-        count(len(planes) / rate)
         due += len(planes) / rate
         if gap >= _LONGEST_GAP_S or gap < -_LONGEST_GAP_S:  # a clock that jumps: follow it
             due = frame.time + len(planes) / rate

@@ -6,8 +6,8 @@ Foreign errors are mapped here and their texts never passed on: they carry whole
 import base64
 import binascii
 import io
-import time
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from contextlib import closing
 from typing import BinaryIO
 from urllib.parse import urlsplit
@@ -25,9 +25,8 @@ BLANK = b" \t\r\n"
 class Fetcher:
     """Downloads into spools, under the caps of the settings."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._clock = clock
 
     def spool(self) -> Spool:
         """An empty spool under the cap on bytes."""
@@ -46,6 +45,8 @@ class Fetcher:
     def fill(self, url: str, spool: Spool) -> None:
         """Write all of what an address holds into a spool, whose readers meet whatever goes wrong. Runs in a thread of its own."""
         error: AsrError | None = None
+        late = f"{public_url(url)} took longer than {self._settings.download_timeout_s:g} s"
+        spool.limit(self._settings.download_timeout_s, DownloadFailed(late))
         try:
             for chunk in self._chunks(url, spool):
                 spool.write(chunk)
@@ -69,7 +70,6 @@ class Fetcher:
         from runpod.serverless.utils.rp_ssrf import SSRFError, safe_get
         from urllib3.exceptions import HTTPError
 
-        deadline = self._clock() + self._settings.download_timeout_s
         shown = public_url(url)
         timeout = min(READ_TIMEOUT_S, self._settings.download_timeout_s)
         try:
@@ -81,21 +81,20 @@ class Fetcher:
                     spool.expect(int(length))
                 while chunk := response.raw.read1(CHUNK, decode_content=True):  # whatever has come: a host that trickles is seen
                     yield chunk
-                    self._check(deadline, shown)
         except SSRFError as exc:
             raise _refusal(str(exc), shown, self._settings.max_bytes) from None
         except (RequestException, HTTPError, ValueError) as exc:  # ValueError: an address that only the client finds malformed
             raise DownloadFailed(f"{shown} did not deliver: {type(exc).__name__}") from None
 
     def _s3(self, url: str, spool: Spool) -> Iterator[bytes]:
-        bucket, key = urlsplit(url).netloc, urlsplit(url).path.lstrip("/")
+        bucket, _, key = url.partition("://")[2].partition("/")
+        bucket = bucket.rpartition("@")[2]
         if bucket not in self._settings.s3_buckets:
             raise DownloadBlocked(f"bucket {bucket!r} is not among those that S3_BUCKETS names")
         import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError
 
-        deadline = self._clock() + self._settings.download_timeout_s
         timeout = min(READ_TIMEOUT_S, self._settings.download_timeout_s)
         config = Config(connect_timeout=timeout, read_timeout=timeout, retries={"max_attempts": 2})
         try:
@@ -103,27 +102,18 @@ class Fetcher:
                 answer = client.get_object(Bucket=bucket, Key=key)
                 spool.expect(answer["ContentLength"])
                 with closing(answer["Body"]) as body:
-                    for chunk in body.iter_chunks(CHUNK):
-                        yield chunk
-                        self._check(deadline, f"s3://{bucket}/{key}")
+                    yield from body.iter_chunks(CHUNK)
         except ClientError as exc:
             reason = exc.response.get("Error", {}).get("Code", "an error")
             raise DownloadFailed(f"s3://{bucket}/{key} was answered with {reason}") from None
         except BotoCoreError as exc:
             raise DownloadFailed(f"s3://{bucket}/{key} did not arrive: {type(exc).__name__}") from None
 
-    def _check(self, deadline: float, shown: str) -> None:
-        if self._clock() > deadline:
-            raise DownloadFailed(f"{shown} took longer than {self._settings.download_timeout_s:g} s")
-
 
 def public_url(url: str) -> str:
-    """An address without what may be a credential: no user, no query, no fragment."""
-    if not _is_parsable(url):
-        return "an address that cannot be parsed"
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"[:200] if parts.scheme or host else ""
+    """An address without what may be a credential: nothing up to the last @, no query, no fragment."""
+    scheme, mark, rest = re.split(r"[?#]", url, maxsplit=1)[0].partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"[:200] if mark else scheme.rpartition("@")[2][:200]
 
 
 def _is_parsable(url: str) -> bool:

@@ -8,6 +8,8 @@ or closed spool just ends, since the C libraries that read have no way for error
 import io
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 
 from handler.errors import AsrError, Cancelled, TooLarge
 
@@ -21,11 +23,13 @@ class Spool:
     def __init__(self, cap: int) -> None:
         self._cap = cap
         self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 - closed by close()
-        self._grown = threading.Condition()
+        self._grown = threading.Condition(threading.RLock())
         self._size = 0
         self._expected: int | None = None
         self._error: AsrError | None = None
         self._complete = False
+        self._deadline: float | None = None
+        self._late: AsrError | None = None
 
     def expect(self, size: int) -> None:
         """Say how many bytes there will be. Raises TooLarge."""
@@ -33,11 +37,18 @@ class Spool:
         with self._grown:
             self._expected = size
 
+    def limit(self, seconds: float, error: AsrError) -> None:
+        """Give the writer so much time from now on; it and the readers that still wait then meet `error`."""
+        self._deadline, self._late = time.monotonic() + seconds, error
+
     def write(self, data: bytes) -> None:
         """Append. Raises TooLarge beyond the cap, Cancelled once the spool is closed."""
         self._check(self._size + len(data))
         with self._grown:
-            if self._file.closed:
+            if self._late is not None and self._remaining() == 0:
+                self.finish(self._late)
+                raise self._late
+            if self._file.closed or self._complete:
                 raise Cancelled("nobody reads any more")
             self._file.seek(0, io.SEEK_END)
             self._file.write(data)
@@ -45,9 +56,10 @@ class Spool:
             self._grown.notify_all()
 
     def finish(self, error: AsrError | None = None) -> None:
-        """No more bytes will come; `error` says why, where that is not because there are none."""
+        """No more bytes will come; `error` says why, where that is not because there are none. The first word counts."""
         with self._grown:
-            self._complete, self._error = True, error
+            if not self._complete:
+                self._complete, self._error = True, error
             self._grown.notify_all()
 
     def check(self) -> None:
@@ -74,17 +86,25 @@ class Spool:
     def read_at(self, place: int, count: int) -> bytes:
         """Up to `count` bytes from `place` on, as soon as there is one; b"" at the end."""
         with self._grown:
-            self._grown.wait_for(lambda: self._file.closed or self._complete or self._size > place)
+            self._wait(lambda: self._size > place)
             if self._file.closed:
                 return b""
             self._file.seek(place)
             return self._file.read(count)
 
+    def _wait(self, enough: Callable[[], bool]) -> None:
+        """Until there is enough, or nothing more will come, or the time is up."""
+        if not self._grown.wait_for(lambda: self._file.closed or self._complete or enough(), self._remaining()):
+            self.finish(self._late)
+
+    def _remaining(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
     def length(self, wait: bool) -> int | None:
         """Bytes in all where that is known; with `wait`, as soon as it is."""
         with self._grown:
             if wait and self._expected is None:
-                self._grown.wait_for(lambda: self._file.closed or self._complete)
+                self._wait(lambda: False)
             return self._size if self._complete else self._expected
 
     def reader(self) -> "SpoolReader":
@@ -119,9 +139,8 @@ class SpoolReader(io.RawIOBase):
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
         """As any raw file."""
-        part = self._spool.read_at(self._place, len(buffer))
+        part = self.read(len(buffer))  # whole: libsndfile takes a short read for the end
         buffer[: len(part)] = part
-        self._place += len(part)
         return len(part)
 
     def tell(self) -> int:

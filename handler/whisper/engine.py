@@ -39,7 +39,6 @@ class _Row:
     language_probability: float | None
     tokens: list[int] = field(default_factory=list)  # decoded, end of text included
     logprob: float = 0.0  # sum over the tokens
-    looped: bool = False
 
     @property
     def length(self) -> int:
@@ -176,9 +175,7 @@ class WhisperEngine:
     def _is_finished(self, row: _Row) -> bool:
         if row.window.detect_only or row.tokens[-1] == self._tokenizer.specials.eot or row.length >= self._model.dims.n_text_ctx:
             return True
-        if len(row.tokens) % self._max_new_tokens == 0:
-            row.looped = loop_start(self._text_of(row)) is not None
-        return row.looped
+        return len(row.tokens) % self._max_new_tokens == 0 and loop_start(self._text_of(row)) is not None
 
     def _remove(self, indices: Sequence[int]) -> None:
         """Take rows out; the last ones move into their places."""
@@ -199,21 +196,48 @@ class WhisperEngine:
         if row.window.detect_only:
             return WindowResult((), None, *language)
         ids = self._tokenizer.specials
-        tokens = row.tokens
-        if row.looped:
-            said = self._text_of(row)
-            tokens = _first_texts(tokens, loop_start(said) or len(said), ids)
+        loop = loop_start(self._text_of(row))
+        tokens = row.tokens if loop is None else _first_texts(row.tokens, loop, ids)
+        exhausted = loop is None and row.tokens[-1] != ids.eot
         text = self._tokenizer.decode(tokens)
         evidence = Evidence(
-            row.logprob / len(row.tokens), row.no_speech_prob, compression_ratio(text), 0.0, len(row.tokens), row.looped
+            row.logprob / len(row.tokens), row.no_speech_prob, compression_ratio(text), 0.0, len(row.tokens), loop is not None, exhausted
         )  # fmt: skip
         if is_not_speech(evidence):
             return WindowResult((), evidence, *language)
         parts, rest = split_segments(tokens, row.window.seconds, ids)
-        if row.tokens[-1] != ids.eot and not row.looped and len(parts) > 1 and parts[-1].open:
-            rest = parts.pop().start  # the context ran out inside it
+        if parts and (loop is not None or exhausted):  # go on behind the last part that is whole
+            rest = None if parts[-1].open else parts[-1].end
+            if parts[-1].open and len(parts) > 1:
+                rest = parts.pop().start
         segments = tuple(Segment(p.start, p.end, self._tokenizer.decode(p.ids), tuple(p.ids), evidence) for p in parts)
         return WindowResult(segments, evidence, *language, rest)
+
+
+def load_engine(folder: Path, settings: Settings) -> WhisperEngine:
+    """The engine for a folder with a Whisper checkpoint. Raises ModelUnavailable, OutOfMemory, SettingsError."""
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    attention, why = choose_attention(settings.flash_attention_2, device, dtype)
+    checkpoint = open_checkpoint(folder)
+    settings.check_window(checkpoint.dims.window_samples / SAMPLE_RATE)
+    tokenizer = Tokenizer.from_folder(folder, checkpoint.dims.n_vocab)
+    with _memory_errors():
+        engine = WhisperEngine(
+            settings.model_id,
+            load(checkpoint, device, dtype),
+            tokenizer,
+            checkpoint.suppress or tokenizer.non_speech,
+            device_name=device_name(device),
+            attention=attention,
+            slots=settings.batch_size,
+            max_new_tokens=settings.max_new_tokens,
+        )
+    logs.info(
+        "engine_loaded", model=settings.model_id, device=engine.device_name, dtype=str(dtype).removeprefix("torch."),
+        attention=attention, attention_reason=why, slots=settings.batch_size,
+    )  # fmt: skip
+    return engine
 
 
 @dataclass(slots=True)
@@ -224,30 +248,6 @@ class Part:
     end: float
     ids: list[int]
     open: bool = False  # it has no timestamp at its end
-
-
-def load_engine(folder: Path, settings: Settings) -> WhisperEngine:
-    """The engine for a folder with a Whisper checkpoint. Raises ModelUnavailable, SettingsError."""
-    device = choose_device(settings.device)
-    dtype = choose_dtype(settings.dtype, device)
-    attention, why = choose_attention(settings.flash_attention_2, device, dtype)
-    checkpoint = open_checkpoint(folder)
-    tokenizer = Tokenizer.from_folder(folder, checkpoint.dims.n_vocab)
-    engine = WhisperEngine(
-        settings.model_id,
-        load(checkpoint, device, dtype),
-        tokenizer,
-        checkpoint.suppress or tokenizer.non_speech,
-        device_name=device_name(device),
-        attention=attention,
-        slots=settings.batch_size,
-        max_new_tokens=settings.max_new_tokens,
-    )
-    logs.info(
-        "engine_loaded", model=settings.model_id, device=engine.device_name, dtype=str(dtype).removeprefix("torch."),
-        attention=attention, attention_reason=why, slots=settings.batch_size,
-    )  # fmt: skip
-    return engine
 
 
 def split_segments(tokens: Sequence[int], seconds: float, specials: Specials) -> tuple[list[Part], float | None]:
@@ -284,10 +284,16 @@ def _first_texts(tokens: Sequence[int], count: int, specials: Specials) -> list[
 
 
 @contextmanager
-def _on_device() -> Iterator[None]:
-    """Inference, with a device's lack of memory as an error of ours."""
+def _memory_errors() -> Iterator[None]:
+    """A device's lack of memory as an error of ours."""
     try:
-        with torch.inference_mode():
-            yield
+        yield
     except torch.OutOfMemoryError as exc:
-        raise OutOfMemory("the device has no memory for so many windows; expected a smaller BATCH_SIZE or model") from exc
+        raise OutOfMemory("the device has no memory for so much; expected a smaller BATCH_SIZE or model") from exc
+
+
+@contextmanager
+def _on_device() -> Iterator[None]:
+    """Inference."""
+    with _memory_errors(), torch.inference_mode():
+        yield

@@ -101,6 +101,8 @@ class _faults_of:  # noqa: N801 - reads as a clause
         pass
 
     def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+        if isinstance(exc, torch.OutOfMemoryError):  # a RuntimeError, and no fault of the file
+            return
         foreign = (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, RuntimeError, struct.error)
         if isinstance(exc, (*foreign, SafetensorError, pickle.UnpicklingError)):
             raise ModelUnavailable(f"{self.file} is cut, damaged or not a Whisper checkpoint: {_brief(exc)}") from exc
