@@ -108,6 +108,8 @@ class Runner:
 
     def _fail(self, error: AsrError, for_good: bool = False) -> None:
         """End every running window with an error. The waiting ones still get their turn, unless the device is lost for good."""
+        if for_good:
+            self._give_up(Internal(f"the device is lost: {error.message}"))
         with self._work:
             running = self._scheduler.running
             futures = [self._futures.pop(window, None) for window in running if self._scheduler.finish(window)]
@@ -118,11 +120,10 @@ class Runner:
             self.engine.drop(running)
         except Exception as exc:
             logs.error("engine_lost", exc)
-            for_good = True
-        if for_good:
             self._give_up(Internal(f"the device is lost: {error.message}"))
 
     def _give_up(self, fault: Internal) -> None:
+        """End every window with a fault; from here on none is taken."""
         with self._work:
             self.fault = fault
             left, self._futures = self._futures, {}

@@ -12,7 +12,7 @@ import pytest
 from handler.audio.decode import AudioDecoder
 from handler.audio.fetch import Fetcher, public_url
 from handler.audio.spool import IN_MEMORY, Spool
-from handler.errors import AsrError, Cancelled, InvalidRequest, TooLarge
+from handler.errors import AsrError, Cancelled, DownloadFailed, InvalidRequest, TooLarge
 from tests.conftest import settings
 from tests.speech import FOX, say, wav
 from tests.web import Web
@@ -196,6 +196,18 @@ def test_a_wav_that_comes_in_odd_pieces_is_read_whole() -> None:
         threading.Thread(target=write).start()
         samples = np.concatenate(list(AudioDecoder(cast(BinaryIO, spool.reader())).blocks()))
     assert len(samples) == len(say(FOX))
+
+
+def test_a_reader_that_waits_meets_the_end_of_a_time_that_is_set_later() -> None:
+    with Spool(10) as spool:
+        seen = list[bytes]()
+        waiting = threading.Thread(target=lambda: seen.append(spool.reader().read()))
+        waiting.start()
+        spool.limit(0.05, DownloadFailed("late"))
+        waiting.join()
+        assert seen == [b""]
+        with pytest.raises(DownloadFailed):
+            spool.check()
 
 
 def test_closing_ends_a_waiting_reader_and_stops_the_writer() -> None:

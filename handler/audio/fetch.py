@@ -45,8 +45,6 @@ class Fetcher:
     def fill(self, url: str, spool: Spool) -> None:
         """Write all of what an address holds into a spool, whose readers meet whatever goes wrong. Runs in a thread of its own."""
         error: AsrError | None = None
-        late = f"{public_url(url)} took longer than {self._settings.download_timeout_s:g} s"
-        spool.limit(self._settings.download_timeout_s, DownloadFailed(late))
         try:
             for chunk in self._chunks(url, spool):
                 spool.write(chunk)
@@ -65,12 +63,17 @@ class Fetcher:
             return self._http(url, spool)
         raise InvalidRequest(f"url must begin with http://, https:// or s3://; got {public_url(url) or 'none of them'}")
 
+    def _limit(self, spool: Spool, shown: str) -> None:
+        seconds = self._settings.download_timeout_s
+        spool.limit(seconds, DownloadFailed(f"{shown} took longer than {seconds:g} s"))
+
     def _http(self, url: str, spool: Spool) -> Iterator[bytes]:
         from requests import RequestException
         from runpod.serverless.utils.rp_ssrf import SSRFError, safe_get
         from urllib3.exceptions import HTTPError
 
         shown = public_url(url)
+        self._limit(spool, shown)  # from here on: the client's first import takes longer than many a download
         timeout = min(READ_TIMEOUT_S, self._settings.download_timeout_s)
         try:
             with safe_get(url, timeout=timeout, max_bytes=self._settings.max_bytes, headers={"Accept-Encoding": "identity"}) as response:
@@ -95,6 +98,7 @@ class Fetcher:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError
 
+        self._limit(spool, f"s3://{bucket}/{key}")
         timeout = min(READ_TIMEOUT_S, self._settings.download_timeout_s)
         config = Config(connect_timeout=timeout, read_timeout=timeout, retries={"max_attempts": 2})
         try:

@@ -39,7 +39,9 @@ class Spool:
 
     def limit(self, seconds: float, error: AsrError) -> None:
         """Give the writer so much time from now on; it and the readers that still wait then meet `error`."""
-        self._deadline, self._late = time.monotonic() + seconds, error
+        with self._grown:
+            self._deadline, self._late = time.monotonic() + seconds, error
+            self._grown.notify_all()
 
     def write(self, data: bytes) -> None:
         """Append. Raises TooLarge beyond the cap, Cancelled once the spool is closed."""
@@ -94,8 +96,11 @@ class Spool:
 
     def _wait(self, enough: Callable[[], bool]) -> None:
         """Until there is enough, or nothing more will come, or the time is up."""
-        if not self._grown.wait_for(lambda: self._file.closed or self._complete or enough(), self._remaining()):
-            self.finish(self._late)
+        while not (self._file.closed or self._complete or enough()):
+            if self._remaining() == 0:
+                self.finish(self._late)
+            else:
+                self._grown.wait(self._remaining())
 
     def _remaining(self) -> float | None:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
