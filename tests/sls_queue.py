@@ -2,9 +2,10 @@
 
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
+
+from tests.loopback import Loopback, QuietHandler
 
 
 class Queue:
@@ -17,7 +18,7 @@ class Queue:
         self.answers: dict[str, list[dict[str, Any]]] = {}
         queue = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
@@ -44,17 +45,8 @@ class Queue:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, *_: Any) -> None:
-                """A worker that leaves is no fault."""
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self._url = f"http://127.0.0.1:{self._server.server_port}"
+        self._server = Loopback(Handler)
+        self._url = self._server.url
 
     def environment(self) -> dict[str, str]:
         """What points the SDK here."""
@@ -102,9 +94,8 @@ class Queue:
             self._changed.notify_all()
 
     def __enter__(self) -> "Queue":
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        self._server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.stop()

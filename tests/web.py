@@ -1,8 +1,8 @@
 """A web server on loopback that serves bytes, and misbehaves where a path asks it to."""
 
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+
+from tests.loopback import Loopback, QuietHandler
 
 
 class Web:
@@ -14,7 +14,7 @@ class Web:
         self.released = threading.Event()
         web = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             def do_GET(self) -> None:
                 path, _, rest = self.path.partition("?")
                 body = web.files.get(path)
@@ -44,17 +44,8 @@ class Web:
                     self.send_header("Content-Length", str(length))
                 self.end_headers()
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, *_: Any) -> None:
-                """A client that leaves is no fault."""
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._server = Loopback(Handler)
+        self.url = self._server.url
 
     def put(self, path: str, body: bytes) -> str:
         """Serve a file; its address."""
@@ -62,10 +53,9 @@ class Web:
         return self.url + path
 
     def __enter__(self) -> "Web":
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        self._server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.released.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.stop()
