@@ -23,6 +23,7 @@ from handler.models import find_model
 from handler.runner import Runner
 from handler.schema import SAMPLE_RATE, AudioSource, Options, Segment, Transcript
 from handler.settings import Settings
+from handler.speech import SpeechCutter
 from handler.timeline import Timeline
 
 
@@ -169,7 +170,7 @@ class _Request:
 
     def _read(self, file: BinaryIO) -> None:
         settings = self._house.settings
-        cutter = Cutter(settings.chunk_length_s, settings.stride_length_s)
+        cutter = self._cutter()
         self._decoder = AudioDecoder(file)
         for block in self._decoder.blocks():
             self._check_open()
@@ -180,6 +181,14 @@ class _Request:
                 self._offer(window)
         for window in cutter.finish():
             self._offer(window)
+
+    def _cutter(self) -> "Cutter | SpeechCutter":
+        longest, stride = self._house.settings.chunk_length_s, self._house.settings.stride_length_s
+        if not self._options.vad:
+            return Cutter(longest, stride)
+        from handler.audio.vad import VoiceActivity
+
+        return SpeechCutter(longest, stride, VoiceActivity())
 
     def _offer(self, window: Window) -> None:
         """Hand a window over as soon as there is room for it."""
@@ -278,6 +287,10 @@ def build(settings: Settings) -> Pipeline:
         folder = find_model(settings.model_id, settings.cache_dir)
     with timeline.span("load_engine"):
         engine = load_engine(folder, settings)
+    with timeline.span("load_vad"):
+        from handler.audio.vad import VoiceActivity
+
+        VoiceActivity()
     pipeline = Pipeline(engine, settings)
     logs.info("ready", model=settings.model_id, **timeline.seconds())
     return pipeline

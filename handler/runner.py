@@ -12,7 +12,7 @@ from handler.errors import AsrError, Cancelled, Internal
 from handler.longform import Engine, Window, WindowResult
 from handler.scheduler import Scheduler
 
-FATAL_FAILURES = 3  # turns that fail one after the other: the device is lost
+FATAL_FAILURES = 3  # turns that fail with no window done between them: the device is lost
 
 
 class Runner:
@@ -25,7 +25,7 @@ class Runner:
         self._dropped: list[Window] = []
         self._work = threading.Condition()
         self._closed = False
-        self._failures = 0  # turns in a row that ended in a fault
+        self._failures = 0  # turns that ended in a fault since a window was done
         self.fault: Internal | None = None  # why nothing will ever run again
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
@@ -73,7 +73,7 @@ class Runner:
                     self.engine.admit(windows)
                 for window, result in self.engine.advance():
                     self._deliver(window, result)
-                self._failures = 0
+                    self._failures = 0
             except AsrError as exc:
                 self._fail(exc)
             except Exception as exc:

@@ -28,6 +28,15 @@ def _text(name: str, value: object) -> str:
     return value
 
 
+def _flag(name: str, value: object) -> bool:
+    known = {"true": True, "1": True, "false": False, "0": False}
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, str) or value.lower() not in known:
+        raise InvalidRequest(f"{name} must be true or false; got {_shown(value)}")
+    return known[value.lower()]
+
+
 def _language(name: str, value: object) -> str | None:
     text = _text(name, value)
     code = language_code(text)
@@ -73,6 +82,12 @@ class Options:
         "Text that is taken to precede every window: names, spelling, style. Its end is kept where it is too long.",
         _text,
         {"type": "string", "default": "", "examples": ["Gutenberg, Fust and Schoeffer."]},
+    )
+    vad: bool = _option(
+        True,
+        "Leave out what is no speech before decoding; `false` decodes everything.",
+        _flag,
+        {"type": "boolean", "default": True},
     )
     format: str = _option(
         "json",

@@ -10,9 +10,9 @@ from tests.conftest import ROOT
 LEVELS = (
     ("handler", "handler.errors", "handler.timeline", "handler.logs", "handler.languages"),
     ("handler.schema", "handler.whisper.model", "handler.whisper.tokenizer"),
-    ("handler.settings", "handler.scheduler", "handler.longform", "handler.models", "handler.audio.spool", "handler.audio.decode",
-     "handler.whisper.rules", "handler.whisper.weights", "handler.formats"),
-    ("handler.device", "handler.runner", "handler.audio.fetch"),
+    ("handler.settings", "handler.scheduler", "handler.longform", "handler.models", "handler.formats", "handler.audio.spool",
+     "handler.audio.decode", "handler.audio.vad", "handler.whisper.rules", "handler.whisper.weights"),
+    ("handler.device", "handler.runner", "handler.audio.fetch", "handler.speech"),
     ("handler.whisper.engine",),
     ("handler.pipeline",),
     ("handler.worker", "handler.cli", "local_server.errors"),

@@ -193,6 +193,7 @@ def fake(engine: FakeEngine) -> Iterator[Pipeline]:
     made.close()
 
 
+ALL = Options(vad=False)
 NOISE = wav((0.1 * np.random.default_rng(0).standard_normal(600 * SAMPLE_RATE)).astype(np.float32))
 
 
@@ -202,10 +203,10 @@ async def admitted(engine: FakeEngine) -> None:
 
 async def test_cancelling_frees_the_slots_and_leaves_other_requests_alone(fake: Pipeline, engine: FakeEngine) -> None:
     engine.go.clear()
-    long = asyncio.create_task(fake.transcribe(upload(NOISE), Options()))
+    long = asyncio.create_task(fake.transcribe(upload(NOISE), ALL))
     await admitted(engine)
     await admitted(engine)
-    other = asyncio.create_task(fake.transcribe(upload(wav(say(FOX))), Options()))
+    other = asyncio.create_task(fake.transcribe(upload(wav(say(FOX))), ALL))
     long.cancel()
     with pytest.raises(asyncio.CancelledError):
         await long
@@ -218,7 +219,7 @@ async def test_cancelling_frees_the_slots_and_leaves_other_requests_alone(fake: 
 async def test_a_long_file_is_not_read_ahead_of_the_engine(fake: Pipeline, engine: FakeEngine) -> None:
     engine.go.clear()
     file = io.BytesIO(NOISE)
-    task = asyncio.create_task(fake.transcribe(AudioSource(file=file), Options()))
+    task = asyncio.create_task(fake.transcribe(AudioSource(file=file), ALL))
     await admitted(engine)
     for _ in range(3):  # windows that wait: two run, twice as many are cut at most
         await asyncio.to_thread(fake.threads.submit(lambda: None).result)
@@ -230,18 +231,18 @@ async def test_a_long_file_is_not_read_ahead_of_the_engine(fake: Pipeline, engin
 
 async def test_a_failing_engine_fails_what_runs_and_takes_the_next(fake: Pipeline, engine: FakeEngine) -> None:
     engine.failure = OutOfMemory("expected less")
-    assert (await refused(fake, upload(NOISE))).code == "out_of_memory"
+    assert (await refused(fake, upload(NOISE), ALL)).code == "out_of_memory"
     engine.failure = RuntimeError("boom")
-    assert (await refused(fake, upload(NOISE))).code == "internal"
+    assert (await refused(fake, upload(NOISE), ALL)).code == "internal"
     engine.failure = None
-    assert (await fake.transcribe(upload(wav(say(FOX))), Options())).text == "4320"
+    assert (await fake.transcribe(upload(wav(say(FOX))), ALL)).text == "4320"
 
 
 async def test_more_requests_than_allowed_are_overloaded(fake: Pipeline, engine: FakeEngine) -> None:
     engine.go.clear()
-    tasks = [asyncio.create_task(fake.transcribe(upload(wav(say(FOX))), Options())) for _ in range(3)]
+    tasks = [asyncio.create_task(fake.transcribe(upload(wav(say(FOX))), ALL)) for _ in range(3)]
     await admitted(engine)
-    error = await refused(fake, upload(wav(say(FOX))))
+    error = await refused(fake, upload(wav(say(FOX))), ALL)
     assert (error.code, error.retryable) == ("overloaded", True)
     engine.go.set()
     assert len(await asyncio.gather(*tasks)) == 3
@@ -249,13 +250,13 @@ async def test_more_requests_than_allowed_are_overloaded(fake: Pipeline, engine:
 
 async def test_what_an_engine_leaves_of_a_window_is_decoded_next(fake: Pipeline, engine: FakeEngine) -> None:
     engine.rest_s = 10.0
-    got = await fake.transcribe(upload(NOISE[: 44 + 25 * 2 * SAMPLE_RATE]), Options())
+    got = await fake.transcribe(upload(NOISE[: 44 + 25 * 2 * SAMPLE_RATE]), ALL)
     assert [segment.start for segment in got.segments] == [0, 10, 20]
 
 
 async def test_a_repetition_that_was_cut_is_told_in_words(fake: Pipeline, engine: FakeEngine) -> None:
     engine.evidence = Evidence(-0.1, 0.0, 9.0, 0.0, 99, looped=True)
-    got = await fake.transcribe(upload(NOISE[: 44 + 5 * 2 * SAMPLE_RATE]), Options())
+    got = await fake.transcribe(upload(NOISE[: 44 + 5 * 2 * SAMPLE_RATE]), ALL)
     assert len(got.warnings) == 1 + 1  # the file is cut off, too
     assert "repeat itself" in got.warnings[1]
 
@@ -263,14 +264,14 @@ async def test_a_repetition_that_was_cut_is_told_in_words(fake: Pipeline, engine
 async def test_a_device_that_fails_again_and_again_is_lost_and_says_so_at_once(fake: Pipeline, engine: FakeEngine) -> None:
     engine.failure = RuntimeError("boom")
     for _ in range(3):
-        assert (await refused(fake, upload(NOISE))).code == "internal"
+        assert (await refused(fake, upload(NOISE), ALL)).code == "internal"
     assert fake.runner.fault is not None
     engine.failure = None
-    assert "the device is lost" in (await refused(fake, upload(NOISE))).message
+    assert "the device is lost" in (await refused(fake, upload(NOISE), ALL)).message
 
 
 async def test_windows_are_not_kept_when_they_are_done(fake: Pipeline, engine: FakeEngine) -> None:
-    await fake.transcribe(upload(NOISE), Options())
+    await fake.transcribe(upload(NOISE), ALL)
     gc.collect()
     assert sum(type(item) is Window for item in gc.get_objects()) <= 2
 
@@ -286,14 +287,14 @@ async def test_closing_ends_a_request_that_waits_for_a_download(engine: FakeEngi
 
 async def test_audio_over_the_cap_is_too_long(engine: FakeEngine) -> None:
     short = Pipeline(engine, settings(max_duration_s=60))
-    assert (await refused(short, upload(NOISE))).code == "too_long"
+    assert (await refused(short, upload(NOISE), ALL)).code == "too_long"
     short.close()
 
 
 async def test_closing_ends_open_requests_as_cancelled(engine: FakeEngine) -> None:
     house = Pipeline(engine, settings(batch_size=2))
     engine.go.clear()
-    task = asyncio.create_task(house.transcribe(upload(NOISE), Options()))
+    task = asyncio.create_task(house.transcribe(upload(NOISE), ALL))
     await admitted(engine)
     await asyncio.to_thread(house.close)
     with pytest.raises(Cancelled):

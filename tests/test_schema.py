@@ -19,6 +19,7 @@ from tests.conftest import ROOT
         ({"task": "sing"}, "task must be one of transcribe, translate"),
         ({"timestamps": "syllable"}, "timestamps must be one of"),
         ({"format": "pdf"}, "format must be one of"),
+        ({"vad": "perhaps"}, "vad must be true or false"),
         ({"prompt": ["a"]}, "prompt must be a string"),
     ],
 )

@@ -1,0 +1,111 @@
+"""Blocks of samples to the probability of speech in each frame, by Silero's network. Knows no window and no file.
+
+The published weights, run over blocks of frames at once: each frame's features come from dense products over all frames of
+a block, and one recurrent layer carries its state on from block to block. Source: snakers4/silero-vad, version 6.
+"""
+
+import warnings
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+FRAME = 512  # samples at 16 kHz: 32 ms
+_CONTEXT = 64  # samples before a frame that it sees
+_REFLECTED = 64  # samples behind it that are made by reflection
+_N_FFT = 256
+_HOP = 128
+_POSITIONS = (FRAME + _CONTEXT + _REFLECTED - _N_FFT) // _HOP + 1  # of the spectrum, in one frame: 4
+_STRIDES = (1, 2, 2, 1)  # of the four convolutions
+_BLOCK = 256  # frames worked on together: they stay in the processor's cache
+
+assert _POSITIONS == 4
+
+
+class VoiceActivity:
+    """Probabilities of speech for one stream of samples, `frame` samples each."""
+
+    frame = FRAME
+
+    def __init__(self) -> None:
+        self._network = _load()
+        self._held: NDArray[np.float32] = np.zeros(_CONTEXT, np.float32)  # context, and samples short of a frame
+        self._state: tuple[Tensor, Tensor] | None = None
+
+    def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Take in more samples [n]; the probabilities of the frames that are complete."""
+        held = np.concatenate((self._held, samples))
+        frames = (len(held) - _CONTEXT) // FRAME
+        self._held = held[frames * FRAME :]
+        found = [self._run(held[at * FRAME :], min(_BLOCK, frames - at)) for at in range(0, frames, _BLOCK)]
+        return np.concatenate(found) if found else np.zeros(0, np.float32)
+
+    def finish(self) -> NDArray[np.float32]:
+        """No more samples will come: the probability of the last frame, filled with silence, where there is one."""
+        missing = -(len(self._held) - _CONTEXT) % FRAME
+        return self.push(np.zeros(missing, np.float32))
+
+    def _run(self, samples: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            frames = torch.from_numpy(samples).unfold(0, _CONTEXT + FRAME, FRAME)[:count]  # [count, _CONTEXT + FRAME]
+            probabilities, self._state = self._network(frames, self._state)
+            return probabilities.numpy()  # type: ignore[no-any-return]
+
+
+class _Network(nn.Module):
+    """Silero's network for 16 kHz over many frames. The convolutions of a frame's few positions are products with dense matrices."""
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.taper = nn.Buffer(torch.hann_window(_N_FFT))
+        self.layers = []
+        positions = _POSITIONS
+        for index, stride in enumerate(_STRIDES):
+            kernel, bias = (weights[f"encoder.{index}.reparam_conv.{kind}"] for kind in ("weight", "bias"))
+            matrix = _dense(kernel, positions, stride)
+            positions = matrix.shape[1] // len(bias)
+            self.layers.append((matrix, bias.repeat(positions)))
+        self.recurrent = nn.LSTM(128, 128, batch_first=True)
+        self.recurrent.load_state_dict(
+            {f"{name}_l0": weights[f"decoder.rnn.{name}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+        )
+        self.last = weights["decoder.decoder.2.weight"].flatten(), weights["decoder.decoder.2.bias"]
+
+    def forward(self, frames: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """frames [n, _CONTEXT + FRAME] → probabilities [n], and the state for the frames that follow."""
+        reflected = frames[:, -_REFLECTED - 1 : -1].flip(1)
+        pieces = torch.cat((frames, reflected), 1).unfold(1, _N_FFT, _HOP)  # [n, 4, _N_FFT]
+        x = torch.fft.rfft(pieces * self.taper).abs().flatten(1)  # [n, 4 * 129]
+        for matrix, bias in self.layers:
+            x = torch.addmm(bias, x, matrix).relu_()
+        hidden, state = self.recurrent(x[None], state)  # [1, n, 128]
+        weight, bias = self.last
+        return (hidden[0].relu() @ weight + bias).sigmoid(), state
+
+
+def _dense(kernel: Tensor, positions: int, stride: int) -> Tensor:
+    """A convolution over `positions`, padded by one, as a matrix. kernel [out, in, 3] → [positions * in, positions' * out]."""
+    outputs = (positions - 1) // stride + 1
+    matrix = torch.zeros(positions, kernel.shape[1], outputs, kernel.shape[0])
+    for output in range(outputs):
+        for tap in range(3):
+            if 0 <= (place := output * stride + tap - 1) < positions:
+                matrix[place, :, output] = kernel[:, :, tap].T
+    return matrix.reshape(positions * kernel.shape[1], -1)
+
+
+@cache
+def _load() -> _Network:
+    """The network with the weights that the package silero-vad carries."""
+    spec = find_spec("silero_vad")
+    assert spec is not None
+    assert spec.origin is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is on its way out, and the weights come in it
+        script = torch.jit.load(Path(spec.origin).parent / "data" / "silero_vad.jit", map_location="cpu")
+    weights = {name.removeprefix("_model."): tensor for name, tensor in script.state_dict().items() if name.startswith("_model.")}
+    return _Network(weights).requires_grad_(False).eval()
