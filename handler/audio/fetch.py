@@ -104,8 +104,8 @@ class Fetcher:
         try:
             with closing(boto3.client("s3", endpoint_url=self._settings.s3_endpoint_url, config=config)) as client:
                 answer = client.get_object(Bucket=bucket, Key=key)
-                spool.expect(answer["ContentLength"])
                 with closing(answer["Body"]) as body:
+                    spool.expect(answer["ContentLength"])
                     yield from body.iter_chunks(CHUNK)
         except ClientError as exc:
             reason = exc.response.get("Error", {}).get("Code", "an error")
