@@ -152,6 +152,8 @@ class _Request:
             end = exc
         self._timeline.add("decode", time.thread_time() - began)
         self._hand_over(end)
+        if self._over.is_set() and self._spool is not None:  # made while `close` was running
+            self._spool.close()
 
     def _open(self) -> BinaryIO:
         """The source as a file; a download runs on behind it."""

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -86,19 +87,12 @@ def test_a_cut_model_bin(tiny_folder: Path, tmp_path: Path, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 100, 1_000_000])
-def test_a_cut_safetensors_file(tiny_folder: Path, tmp_path: Path, size: int) -> None:
-    folder = write_transformers(tiny_folder, tmp_path / "hf")
-    file = folder / "model.safetensors"
+@pytest.mark.parametrize(("write", "name"), [(write_transformers, "model.safetensors"), (write_openai, "tiny.pt")])
+def test_a_cut_file_of_another_layout(tiny_folder: Path, tmp_path: Path, write: Callable[[Path, Path], Path], name: str, size: int) -> None:
+    folder = write(tiny_folder, tmp_path / "written")
+    file = folder / name
     file.write_bytes(file.read_bytes()[:size])
-    assert "model.safetensors" in refused(folder)
-
-
-@pytest.mark.parametrize("size", [0, 100, 1_000_000])
-def test_a_cut_pt(tiny_folder: Path, tmp_path: Path, size: int) -> None:
-    folder = write_openai(tiny_folder, tmp_path / "pt")
-    file = folder / "tiny.pt"
-    file.write_bytes(file.read_bytes()[:size])
-    assert "tiny.pt" in refused(folder)
+    assert name in refused(folder)
 
 
 def test_a_missing_shard_is_named(tiny_folder: Path, tmp_path: Path) -> None:
