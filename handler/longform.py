@@ -1,20 +1,34 @@
-"""Long audio as windows: the Engine protocol, cutting where it is quiet, assembling in order. Knows no model and no file."""
+"""Long audio as windows: the Engine protocol, silence, joining what two windows heard. Knows no model and no file."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from handler.schema import SAMPLE_RATE, Evidence, Segment
+from handler.schema import SAMPLE_RATE, Evidence, Segment, Word
 
 Samples = NDArray[np.float32]  # [n], mono, SAMPLE_RATE, in [-1, 1]
 
 FRAME = SAMPLE_RATE // 100  # samples of one loudness reading: 10 ms
 QUIET_FRAMES = 20  # a cut wants 200 ms of quiet around it
 SILENCE_RMS = 1e-4  # −80 dBFS: below it nobody hears anything
+SAME_TIME_S = 0.7  # two windows that hear one word time it no further apart
 MARGIN = SAMPLE_RATE // 5  # samples of silence kept before and after sound: 200 ms
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How a window is to be decoded."""
+
+    language: str | None = None  # code; None: the engine finds out
+    task: str = "transcribe"
+    prompt: str = ""  # text taken to precede it
+    hotwords: str = ""  # words taken to have come up before
+    temperature: float = 0.0  # 0: the likeliest text; above: sampled
+    rows: int = 1  # texts worked on at once, the best of which is the result: beams at temperature 0, samples above
+    detect_only: bool = False  # find out the language and decode nothing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,20 +37,29 @@ class Window:
 
     start: int  # samples, from the beginning of the audio
     samples: Samples  # [n]
-    language: str | None = None  # code; None: the engine finds out
-    task: str = "transcribe"
-    prompt: str = ""  # text taken to precede it
-    detect_only: bool = False  # find out the language and decode nothing
+    speech: tuple[tuple[int, int], ...] = ()  # where in the audio speech was heard, samples, ordered, inside the window
+    channel: int | None = None  # None: all channels mixed
+    how: Decoding = Decoding()
+
+    @property
+    def end(self) -> int:
+        """The sample behind its last one, from the beginning of the audio."""
+        return self.start + len(self.samples)
 
     @property
     def seconds(self) -> float:
         """Length of the window."""
         return len(self.samples) / SAMPLE_RATE
 
-    def since(self, offset_s: float) -> "Window":
-        """What is left of it from `offset_s` seconds on."""
-        skip = round(offset_s * SAMPLE_RATE)
-        return replace(self, start=self.start + skip, samples=self.samples[skip:])
+    def part(self, start: int, end: int) -> "Window":
+        """The stretch of it between two samples of the audio."""
+        start, end = max(start, self.start), min(end, self.end)
+        speech = tuple((max(a, start), min(b, end)) for a, b in self.speech if a < end and b > start)
+        return replace(self, start=start, samples=self.samples[start - self.start : end - self.start], speech=speech)
+
+    def asked(self, **how: Any) -> "Window":
+        """The same window to be decoded in another way."""
+        return replace(self, how=replace(self.how, **how))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +69,18 @@ class WindowResult:
     segments: tuple[Segment, ...]  # times in seconds from the window's start, ordered, inside it
     evidence: Evidence | None  # None where nothing was decoded
     language: str | None = None
-    language_probability: float | None = None  # where the engine detected it
+    languages: Mapping[str, float] = field(default_factory=dict)  # probability of each language, where the engine detected it
     rest_s: float | None = None  # from here on the engine did not get to it; None: all of it is done
 
 
 class Engine(Protocol):
     """A speech model that works on many windows at once, of any length, vocabulary and way of decoding.
 
-    One thread owns it. `advance` does as much work as the engine sees fit before others may join.
+    One thread owns it. `advance` does as much work as the engine sees fit before others may join. A window takes as many
+    rows as it asks for.
     """
 
+    rows: int  # in all
     model_id: str
     device_name: str
     longest_window_s: float
@@ -66,49 +91,13 @@ class Engine(Protocol):
         """Rows that could be admitted now."""
 
     def admit(self, windows: Sequence[Window]) -> None:
-        """Take in windows, at most `free()` of them."""
+        """Take in windows that together ask for at most `free()` rows."""
 
     def advance(self) -> list[tuple[Window, WindowResult]]:
         """Do some work on all that was admitted and give back what is finished."""
 
     def drop(self, windows: Collection[Window]) -> None:
         """Stop work on windows that nobody waits for; those that are not here are passed over."""
-
-
-class Cutter:
-    """Cuts a stream of samples into windows of at most `longest` samples, the quietest place within `stride` of their end.
-
-    Stretches of silence are left out, so silence alone makes no window.
-    """
-
-    def __init__(self, longest_s: float, stride_s: float) -> None:
-        self._longest = round(longest_s * SAMPLE_RATE)
-        self._stride = round(stride_s * SAMPLE_RATE)
-        self._held: list[Samples] = []
-        self._count = 0  # samples held
-        self._start = 0  # place of the first held sample
-
-    def push(self, block: Samples) -> list[Window]:
-        """Take in more samples; give back the windows that are complete."""
-        self._held.append(block)
-        self._count += len(block)
-        return self._cut(self._longest + 1)
-
-    def finish(self) -> list[Window]:
-        """No more samples will come: the windows that are left."""
-        return self._cut(1)
-
-    def _cut(self, least: int) -> list[Window]:
-        windows = []
-        if self._count >= least:
-            samples = np.concatenate(self._held)
-            while len(samples) >= least:
-                end = quietest(samples[: self._longest], self._stride) if len(samples) > self._longest else len(samples)
-                windows += trimmed(Window(self._start, samples[:end]))
-                samples = samples[end:]
-                self._start += end
-            self._held, self._count = [samples], len(samples)
-        return windows
 
 
 def loudness(samples: Samples) -> Samples:
@@ -136,15 +125,77 @@ def trimmed(window: Window) -> list[Window]:
         return []
     first = max(0, int(sounding[0]) * FRAME - MARGIN)
     last = min(len(samples), (int(sounding[-1]) + 1) * FRAME + MARGIN)
-    return [replace(window, start=window.start + first, samples=samples[first:last])]
+    return [window.part(window.start + first, window.start + last)]
 
 
 def placed(window: Window, result: WindowResult) -> list[Segment]:
-    """The segments of a window in seconds from the beginning of the audio, inside the window; those without text are left out."""
-    offset = window.start / SAMPLE_RATE
-    segments = []
-    for segment in result.segments:
-        if segment.text.strip():
-            start, end = (round(offset + min(at, window.seconds), 3) for at in (segment.start, segment.end))
-            segments.append(replace(segment, start=start, end=end))
-    return segments
+    """The segments of a window in seconds from the beginning of the audio, inside the window; those without a letter are left out."""
+
+    def at(seconds: float) -> float:
+        return round(window.start / SAMPLE_RATE + min(seconds, window.seconds), 3)
+
+    return [
+        replace(
+            segment,
+            start=at(segment.start),
+            end=at(segment.end),
+            words=tuple(replace(word, start=at(word.start), end=at(word.end)) for word in segment.words),
+            channel=window.channel,
+        )
+        for segment in result.segments
+        if any(character.isalnum() for character in segment.text)
+    ]
+
+
+def kept(segments: Sequence[Segment], keep: Callable[[Word], bool]) -> list[Segment]:
+    """Segments with only some of their words; those that lose all of them are left out."""
+    found = []
+    for segment in segments:
+        words = tuple(word for word in segment.words if keep(word))
+        if len(words) == len(segment.words):
+            found.append(segment)
+        elif words:
+            text = "".join(word.text for word in words)
+            found.append(replace(segment, start=words[0].start, end=words[-1].end, text=text, tokens=(), words=words))
+    return found
+
+
+def joined(left: Sequence[Segment], right: Sequence[Segment], overlap: tuple[float, float]) -> list[Segment]:
+    """The segments of two windows that both heard `overlap`, seconds: in it, one takes over from the other where they agree.
+
+    They agree on the longest run of equal words said at about the same time; where there is none, the middle of the overlap
+    divides them. What only one of them heard stays.
+    """
+    start, end = overlap
+    before = [word for segment in left for word in segment.words if word.end > start]
+    after = [word for segment in right for word in segment.words if word.start < end]
+    if not before or not after:
+        return [*left, *right]
+    size, at, other = _agreement(before, after)
+    if size:
+        gone = {id(word) for word in (*before[at + size // 2 :], *after[: other + size // 2])}
+        return kept([*left, *right], lambda word: id(word) not in gone)
+    middle = (start + end) / 2
+    return [*kept(left, lambda w: w.start + w.end < 2 * middle), *kept(right, lambda w: w.start + w.end >= 2 * middle)]
+
+
+def _agreement(before: Sequence[Word], after: Sequence[Word]) -> tuple[int, int, int]:
+    """The longest run of equal words at about the same times: how many, and where it begins in the one and in the other."""
+    best = (0, 0, 0)
+    lengths: dict[tuple[int, int], int] = {}  # of the run that ends with this pair
+    for i, first in enumerate(before):
+        for j, second in enumerate(after):
+            if plain(first) and plain(first) == plain(second) and abs(first.start - second.start) <= SAME_TIME_S:
+                lengths[i, j] = size = lengths.get((i - 1, j - 1), 0) + 1
+                best = max(best, (size, i + 1 - size, j + 1 - size), key=lambda run: run[0])
+    return best
+
+
+def plain(word: Word) -> str:
+    """A word as it is compared: letters and digits, small."""
+    return letters(word.text)
+
+
+def letters(text: str) -> str:
+    """The letters and digits of a text, small."""
+    return "".join(character for character in text.lower() if character.isalnum())

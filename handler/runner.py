@@ -40,7 +40,7 @@ class Runner:
             if self.fault is not None:
                 raise self.fault
             self._futures[window] = future
-            self._scheduler.submit(request, window)
+            self._scheduler.submit(request, window, window.how.rows)
             self._work.notify()
         return future
 

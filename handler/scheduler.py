@@ -19,6 +19,7 @@ class Scheduler(Generic[Item]):
         self._turns: deque[Hashable] = deque()  # the others that have an item waiting
         self._fresh_went = False  # the last one admitted was a first item
         self._running: dict[Item, Hashable] = {}
+        self._rows: dict[Item, int] = {}  # of the items that wait, where it is not one
         self._seen: set[Hashable] = set()
 
     @property
@@ -31,22 +32,31 @@ class Scheduler(Generic[Item]):
         """Items admitted and not finished."""
         return list(self._running)
 
-    def submit(self, request: Hashable, item: Item) -> None:
-        """Let an item of a request wait for its turn."""
+    def submit(self, request: Hashable, item: Item, rows: int = 1) -> None:
+        """Let an item of a request, which takes `rows` rows, wait for its turn."""
         queue = self._waiting.setdefault(request, deque())
         if not queue:
             (self._turns if request in self._seen else self._fresh).append(request)
         queue.append(item)
+        if rows > 1:
+            self._rows[item] = rows
 
     def admit(self, room: int) -> list[Item]:
-        """The items that go now, at most `room`; they count as running from here on."""
+        """The items that go now into `room` free rows; they count as running from here on.
+
+        An item that needs more rows than are free keeps its turn, and those behind it wait with it: else it would starve.
+        """
         chosen: list[Item] = []
-        while len(chosen) < room and (self._fresh or self._turns):
+        while self._fresh or self._turns:
             fresh = bool(self._fresh) and (not self._turns or not self._fresh_went)
-            request = (self._fresh if fresh else self._turns).popleft()
+            order = self._fresh if fresh else self._turns
+            queue = self._waiting[order[0]]
+            room -= self._rows.get(queue[0], 1)
+            if room < 0:
+                break
+            request, item = order.popleft(), queue.popleft()
+            self._rows.pop(item, None)
             self._fresh_went = fresh
-            queue = self._waiting[request]
-            item = queue.popleft()
             self._seen.add(request)
             self._running[item] = request
             chosen.append(item)
@@ -63,6 +73,8 @@ class Scheduler(Generic[Item]):
     def cancel(self, request: Hashable) -> tuple[list[Item], list[Item]]:
         """Forget a request. Its items that waited, and those that were running, for the engine to drop."""
         waited = list(self._waiting.pop(request, ()))
+        for item in waited:
+            self._rows.pop(item, None)
         for order in (self._fresh, self._turns):
             if request in order:
                 order.remove(request)

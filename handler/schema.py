@@ -10,7 +10,9 @@ from handler.languages import language_code
 SAMPLE_RATE = 16_000  # Hz: what decoding delivers and engines take
 FORMATS = ("json", "verbose_json", "text", "srt", "vtt", "tsv")
 TASKS = ("transcribe", "translate")
-TIMESTAMPS = ("segment",)
+TIMESTAMPS = ("segment", "word")
+CHANNELS = ("mix", "split")
+MULTI = "multi"  # a language that is decided window by window
 
 
 def _one_of(values: tuple[str, ...]) -> Callable[[str, object], str]:
@@ -37,11 +39,36 @@ def _flag(name: str, value: object) -> bool:
     return known[value.lower()]
 
 
+def _number(low: float, high: float) -> Callable[[str, object], float]:
+    def parse(name: str, value: object) -> float:
+        try:
+            number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else float("nan")
+        except (ValueError, OverflowError):
+            number = float("nan")
+        if not low <= number <= high:
+            raise InvalidRequest(f"{name} must be a number from {low:g} to {high:g}; got {_shown(value)}")
+        return number
+
+    return parse
+
+
+def _whole(low: int, high: int) -> Callable[[str, object], int]:
+    number = _number(low, high)
+
+    def parse(name: str, value: object) -> int:
+        found = number(name, value)
+        if found != int(found):
+            raise InvalidRequest(f"{name} must be a whole number from {low} to {high}; got {_shown(value)}")
+        return int(found)
+
+    return parse
+
+
 def _language(name: str, value: object) -> str | None:
     text = _text(name, value)
-    code = language_code(text)
+    code = MULTI if text.strip().lower() == MULTI else language_code(text)
     if code is None and text.strip():
-        raise InvalidRequest(f"{name} must be a language's code or English name such as 'de' or 'german'; got {_shown(value)}")
+        raise InvalidRequest(f"{name} must be a language's code or English name such as 'de' or 'german', or 'multi'; got {_shown(value)}")
     return code
 
 
@@ -61,9 +88,9 @@ class Options:
 
     language: str | None = _option(
         None,
-        "Language spoken, as a code or an English name; detected where not given.",
+        "Language spoken, as a code or an English name; `multi` finds it out for every window; where not given, for the whole audio.",
         _language,
-        {"type": "string", "examples": ["en", "german"]},
+        {"type": "string", "examples": ["en", "german", "multi"]},
     )
     task: str = _option(
         "transcribe",
@@ -73,7 +100,7 @@ class Options:
     )
     timestamps: str = _option(
         "segment",
-        "What carries times: the segments.",
+        "What carries times: segments, or words too.",
         _one_of(TIMESTAMPS),
         {"type": "string", "enum": list(TIMESTAMPS), "default": "segment"},
     )
@@ -82,6 +109,54 @@ class Options:
         "Text that is taken to precede every window: names, spelling, style. Its end is kept where it is too long.",
         _text,
         {"type": "string", "default": "", "examples": ["Gutenberg, Fust and Schoeffer."]},
+    )
+    hotwords: str = _option(
+        "",
+        "Names and terms that may come up, comma-separated; the model reads them before every window.",
+        _text,
+        {"type": "string", "default": "", "examples": ["Schoeffer, Subiaco"]},
+    )
+    temperature: float = _option(
+        0.0,
+        "0 decodes the likeliest text, and where it fails a threshold again at 0.2, 0.4 … 1.0; above 0, samples at this temperature only.",
+        _number(0, 1),
+        {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
+    )
+    beam_size: int = _option(
+        1,
+        "Width of the beam search at temperature 0; 1 is greedy. At most BATCH_SIZE.",
+        _whole(1, 64),
+        {"type": "integer", "minimum": 1, "maximum": 64, "default": 1},
+    )
+    best_of: int | None = _option(
+        None,
+        "Texts sampled at a temperature above 0, of which the likeliest is kept: 5, or BATCH_SIZE where that is less.",
+        _whole(1, 64),
+        {"type": "integer", "minimum": 1, "maximum": 64},
+    )
+    compression_ratio_threshold: float = _option(
+        2.4,
+        "A window whose text compresses better repeats itself, and is decoded again.",
+        _number(0, 1000),
+        {"type": "number", "default": 2.4},
+    )
+    logprob_threshold: float = _option(
+        -1.0,
+        "A window whose mean log-probability of a token is lower is decoded again.",
+        _number(-1000, 0),
+        {"type": "number", "maximum": 0, "default": -1.0},
+    )
+    no_speech_threshold: float = _option(
+        0.6,
+        "A window that fails logprob_threshold, and whose probability of no speech is higher, has no text.",
+        _number(0, 1),
+        {"type": "number", "minimum": 0, "maximum": 1, "default": 0.6},
+    )
+    channels: str = _option(
+        "mix",
+        "`mix` transcribes all channels as one; `split` each on its own, in one timeline with channel numbers.",
+        _one_of(CHANNELS),
+        {"type": "string", "enum": list(CHANNELS), "default": "mix"},
     )
     vad: bool = _option(
         True,
@@ -142,6 +217,16 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Word:
+    """A word with its times and its punctuation."""
+
+    start: float  # seconds, from the beginning of what the word belongs to (window or audio)
+    end: float  # seconds, ≥ start
+    text: str  # as decoded, leading space included
+    probability: float  # mean over its tokens
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A stretch of text with its times."""
 
@@ -150,6 +235,27 @@ class Segment:
     text: str  # as decoded, leading space included
     tokens: tuple[int, ...] = ()
     evidence: Evidence | None = None
+    words: tuple[Word, ...] = ()  # all of its text
+    language: str | None = None  # code
+    channel: int | None = None  # from 0; None: all channels mixed
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A stretch of speech that no text covers."""
+
+    start: float  # seconds
+    end: float
+    channel: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of the speech that was heard has become text, counted by the times of words."""
+
+    speech_s: float  # seconds of speech heard, of all channels together
+    covered_s: float  # seconds of it that words cover
+    gaps: tuple[Gap, ...] = ()  # speech without text, after it was decoded once more on its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +268,7 @@ class Transcript:
     language_probability: float | None  # of a detected language
     duration: float  # seconds of audio
     model: str
-    task: str
+    options: Options  # what was asked for
     timing: dict[str, float]  # seconds by stage
+    coverage: Coverage
     warnings: tuple[str, ...] = ()

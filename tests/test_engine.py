@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from handler.longform import Window, WindowResult
-from handler.whisper.engine import WhisperEngine, _Row, load_engine, split_segments
+from handler.longform import Decoding, Window, WindowResult
+from handler.schema import SAMPLE_RATE
+from handler.whisper.engine import WhisperEngine, load_engine
+from handler.whisper.search import Hypothesis, Job
+from handler.whisper.segments import split_segments
 from handler.whisper.tokenizer import Specials
 from tests.conftest import settings
 from tests.layouts import write_transformers
@@ -30,8 +33,9 @@ def run(engine: WhisperEngine, windows: list[Window]) -> list[WindowResult]:
     """Results in order; windows enter as soon as there is room."""
     waiting, done = list(windows), dict[Window, WindowResult]()
     while len(done) < len(windows):
-        room = engine.free()
-        entering, waiting = waiting[:room], waiting[room:]
+        room, entering = engine.free(), list[Window]()
+        while waiting and (room := room - waiting[0].how.rows) >= 0:
+            entering.append(waiting.pop(0))
         if entering:
             engine.admit(entering)
         done |= dict(engine.advance())
@@ -79,7 +83,7 @@ def test_base_decodes_the_same_tokens_as_transformers(
     base: WhisperEngine, base_folder: Path, shared: Path, language: str, task: str
 ) -> None:
     expected = theirs(base_folder, shared / "base", say(PANGRAM), language=language, task=task)
-    assert tokens_of(run(base, [Window(0, say(PANGRAM), language=language, task=task)])[0]) == expected
+    assert tokens_of(run(base, [Window(0, say(PANGRAM), how=Decoding(language=language, task=task))])[0]) == expected
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +130,7 @@ def test_max_new_tokens_is_where_a_loop_is_looked_for(tiny_folder: Path, monkeyp
     def look(tokens: list[int]) -> None:
         seen.append(len(tokens))
 
-    monkeypatch.setattr("handler.whisper.engine.loop_start", look)
+    monkeypatch.setattr("handler.whisper.search.loop_start", look)
     run(load_engine(tiny_folder, settings(batch_size=1, max_new_tokens=16)), [Window(0, say(LONG))])
     assert len(seen) >= 2
 
@@ -134,16 +138,15 @@ def test_max_new_tokens_is_where_a_loop_is_looked_for(tiny_folder: Path, monkeyp
 def test_the_language_is_detected(base: WhisperEngine) -> None:
     (result,) = run(base, [Window(0, say(PANGRAM))])
     assert result.language == "en"
-    assert result.language_probability is not None
-    assert result.language_probability > 0.9
-    (only,) = run(base, [Window(0, say(PANGRAM), detect_only=True)])
+    assert result.languages["en"] > 0.9
+    (only,) = run(base, [Window(0, say(PANGRAM), how=Decoding(detect_only=True))])
     assert (only.language, only.segments) == ("en", ())
 
 
 def test_a_prompt_is_taken_into_account_and_never_echoed(tiny: WhisperEngine) -> None:
     spoken = say("My colleague Kaylee Smyth wrote to Jon.")
     plain = text_of(run(tiny, [Window(0, spoken)])[0])
-    prompted = text_of(run(tiny, [Window(0, spoken, prompt="A letter from Kaylee Smyth to Jon.")])[0])
+    prompted = text_of(run(tiny, [Window(0, spoken, how=Decoding(prompt="A letter from Kaylee Smyth to Jon."))])[0])
     assert "Smyth" in prompted
     assert "Smyth" not in plain
     assert "letter" not in prompted
@@ -151,7 +154,9 @@ def test_a_prompt_is_taken_into_account_and_never_echoed(tiny: WhisperEngine) ->
 
 def test_a_prompt_too_long_keeps_its_end(tiny: WhisperEngine) -> None:
     spoken = say("My colleague Kaylee Smyth wrote to Jon.")
-    prompted = text_of(run(tiny, [Window(0, spoken, prompt=" ".join(SENTENCES * 3) + " A letter from Kaylee Smyth to Jon.")])[0])
+    prompted = text_of(
+        run(tiny, [Window(0, spoken, how=Decoding(prompt=" ".join(SENTENCES * 3) + " A letter from Kaylee Smyth to Jon."))])[0]
+    )
     assert "Smyth" in prompted
 
 
@@ -203,6 +208,7 @@ def cramped(tiny_folder: Path) -> WhisperEngine:
     """tiny.en with a context too small for a full window."""
     engine = load_engine(tiny_folder, settings(batch_size=1))
     engine._model.dims = replace(engine._model.dims, n_text_ctx=SMALL_CONTEXT)
+    engine._batch._context = SMALL_CONTEXT
     return engine
 
 
@@ -212,11 +218,11 @@ def test_a_window_whose_context_runs_out_is_left_off_behind_its_last_whole_segme
     assert first.rest_s is not None
     assert first.evidence is not None
     assert first.evidence.exhausted
-    assert first.segments[-1].end <= first.rest_s < window.seconds
+    assert first.segments[-1].start < first.rest_s < window.seconds
     texts = [text_of(first)]
     result = first
     while result.rest_s:
-        window = window.since(result.rest_s)
+        window = window.part(window.start + round(result.rest_s * SAMPLE_RATE), window.end)
         (result,) = run(cramped, [window])
         texts.append(text_of(result))
     assert word_errors(LONG, " ".join(texts)) <= 0.12
@@ -226,17 +232,17 @@ def test_a_loop_is_cut_told_and_what_follows_is_left_to_be_decoded(tiny: Whisper
     ids = tiny._tokenizer.specials
     said = tiny._tokenizer.encode(" The fox jumps.")
     loop = tiny._tokenizer.encode(" over and")
-    row = _Row(Window(0, silence(20)), 1, 0.0, "en", None)
-    row.tokens = [ids.timestamp_begin, *said, ids.timestamp_begin + 250, ids.timestamp_begin + 250, *loop * 30, ids.eot]
-    result = tiny._result(row)
-    assert result.evidence is not None
-    assert result.evidence.looped
-    assert text_of(result) == " The fox jumps."
-    assert result.rest_s == 5.0
-    row.tokens = [ids.timestamp_begin, *loop * 30, ids.eot]
-    alone = tiny._result(row)
-    assert text_of(alone) == " over and"
-    assert alone.rest_s is None
+
+    def result(tokens: list[int]) -> tuple[str, float | None]:
+        job = Job(Window(0, silence(20)), (ids.sot,), "en", {}, torch.zeros(0), found=[Hypothesis(tokens, [0.0] * len(tokens))])
+        text = tiny._text(job)
+        assert text.evidence is not None
+        assert text.evidence.looped
+        return "".join(tiny._tokenizer.decode(part.ids) for part in text.parts), text.rest_s
+
+    end = ids.timestamp_begin + 250
+    assert result([ids.timestamp_begin, *said, end, end, *loop * 30, ids.eot]) == (" The fox jumps.", 5.0)
+    assert result([ids.timestamp_begin, *loop * 30, ids.eot]) == (" over and", None)
 
 
 T = 50_363  # timestamp_begin of an English-only vocabulary

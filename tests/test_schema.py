@@ -21,11 +21,28 @@ from tests.conftest import ROOT
         ({"format": "pdf"}, "format must be one of"),
         ({"vad": "perhaps"}, "vad must be true or false"),
         ({"prompt": ["a"]}, "prompt must be a string"),
+        ({"hotwords": 3}, "hotwords must be a string"),
+        ({"temperature": 1.5}, "temperature must be a number from 0 to 1"),
+        ({"temperature": "warm"}, "temperature must be a number"),
+        ({"temperature": "nan"}, "temperature must be a number"),
+        ({"temperature": 10**400}, "temperature must be a number"),
+        ({"temperature": True}, "temperature must be a number"),
+        ({"beam_size": 0}, "beam_size must be a number from 1 to 64"),
+        ({"beam_size": 2.5}, "beam_size must be a whole number from 1 to 64"),
+        ({"best_of": [5]}, "best_of must be a number"),
+        ({"logprob_threshold": 1}, "logprob_threshold must be a number from -1000 to 0"),
+        ({"no_speech_threshold": -1}, "no_speech_threshold must be a number from 0 to 1"),
+        ({"compression_ratio_threshold": None, "channels": "left"}, "channels must be one of mix, split"),
     ],
 )
 def test_an_option_that_is_unknown_or_bad_is_refused_by_name(given: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         Options.parse(given)
+
+
+def test_numbers_come_as_numbers_or_as_text_of_a_query() -> None:
+    assert Options.parse({"temperature": "0.5", "beam_size": "5"}) == Options.parse({"temperature": 0.5, "beam_size": 5})
+    assert Options.parse({"language": "Multi"}).language == "multi"
 
 
 def test_options_that_are_not_given_have_their_defaults() -> None:

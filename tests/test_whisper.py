@@ -71,7 +71,7 @@ def test_decoding_with_the_cache_equals_full_recomputation_at_uneven_positions()
     following = [[21, 22, 23, 24], [31, 32, 33, 34]]
     cache = Cache(SMALL, 4, CPU, torch.float32)
     slots = slice(1, 3)
-    model.decoder.attach(audio, cache, slots)
+    model.decoder.attach(audio, cache, slots, torch.arange(2))
     padded = torch.tensor([[*prompts[0], 0, 0], prompts[1]])
     model.decoder(padded, torch.arange(5).expand(2, 5), cache, slots, 5)
     stepped = []
@@ -82,7 +82,7 @@ def test_decoding_with_the_cache_equals_full_recomputation_at_uneven_positions()
     for row in range(2):
         whole = torch.tensor([prompts[row] + following[row]])
         fresh = Cache(SMALL, 1, CPU, torch.float32)
-        model.decoder.attach(audio[row : row + 1], fresh, slice(0, 1))
+        model.decoder.attach(audio[row : row + 1], fresh, slice(0, 1), torch.zeros(1, dtype=torch.int64))
         full = model.decoder(whole, torch.arange(whole.shape[1])[None], fresh, slice(0, 1), whole.shape[1])[0, -4:]
         assert torch.allclose(torch.stack(stepped)[:, row], full, atol=1e-5)
 
@@ -127,7 +127,8 @@ def test_the_rules_over_the_batch_equal_the_rules_one_by_one() -> None:
             for earlier in tokens:
                 part.append(torch.tensor([earlier]), ids)
         expected = [slow_pick(logits[row], tokens, ids, banned) for row, tokens in enumerate(histories)]
-        token, logprob = pick(logits.clone(), bias, history, ids)
+        choice = pick(logits.clone(), bias, history, ids)
+        token, logprob = choice.token, choice.logprob
         assert token.tolist() == [pair[0] for pair in expected]
         assert logprob.tolist() == pytest.approx([pair[1] for pair in expected], abs=1e-4)
 

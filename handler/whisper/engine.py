@@ -1,12 +1,14 @@
 """Whisper over slots: windows are admitted into free rows, every step advances all rows by one token, finished rows leave.
 
-Satisfies longform.Engine. Knows no request, no file and no schedule. Active rows are always the first ones of every
-buffer, so a step works on plain slices; when a row leaves, the last one takes its place.
+Satisfies longform.Engine. Knows no request, no file, no schedule and no policy: a result carries its evidence, others judge it.
 """
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import accumulate
+from math import ceil, exp
 from pathlib import Path
 
 import numpy as np
@@ -16,46 +18,36 @@ from torch import Tensor
 from handler import logs
 from handler.device import choose_attention, choose_device, choose_dtype, device_name
 from handler.errors import OutOfMemory
-from handler.longform import Window, WindowResult
-from handler.schema import SAMPLE_RATE, Evidence, Segment
+from handler.longform import Samples, Window, WindowResult
+from handler.schema import SAMPLE_RATE, Evidence, Segment, Word
 from handler.settings import Settings
 from handler.whisper import model as network
-from handler.whisper.model import Cache, LogMel, Whisper
-from handler.whisper.rules import History, compression_ratio, is_not_speech, loop_start, pick, suppression
-from handler.whisper.tokenizer import Specials, Tokenizer
+from handler.whisper.model import Cache, Listening, LogMel, Whisper
+from handler.whisper.rules import compression_ratio, loop_start, suppression
+from handler.whisper.search import Batch, Job
+from handler.whisper.segments import Part, first_texts, split_segments, whole_parts
+from handler.whisper.tokenizer import Tokenizer
 from handler.whisper.weights import load, open_checkpoint
+from handler.whisper.words import TokenTimes, clearest, follow_time, pieces, rise, warp, word_times
+
+TIMED_TOGETHER = 4  # texts whose words are timed in one pass: attention over all of the audio is kept for each token
 
 assert SAMPLE_RATE == network.SAMPLE_RATE
-
-
-@dataclass(slots=True)
-class _Row:
-    """One window being decoded."""
-
-    window: Window
-    prompt: int  # tokens before the first decoded one
-    no_speech_prob: float
-    language: str | None
-    language_probability: float | None
-    tokens: list[int] = field(default_factory=list)  # decoded, end of text included
-    logprob: float = 0.0  # sum over the tokens
-
-    @property
-    def length(self) -> int:
-        return self.prompt + len(self.tokens)
 
 
 class WhisperEngine:
     """One Whisper checkpoint on one device."""
 
     def __init__(
-        self, model_id: str, model: Whisper, tokenizer: Tokenizer, suppress: Collection[int], *,
-        device_name: str, attention: str, slots: int, max_new_tokens: int,
+        self, model_id: str, model: Whisper, tokenizer: Tokenizer, suppress: Collection[int], *, device_name: str,
+        attention: str, slots: int, max_new_tokens: int, alignment_heads: Sequence[tuple[int, int]] = (),
     ) -> None:  # fmt: skip
         weight = model.decoder.tokens.weight
+        dims = model.dims
+        self.rows = slots
         self.model_id = model_id
         self.device_name = device_name
-        self.longest_window_s = model.dims.window_samples / SAMPLE_RATE
+        self.longest_window_s = dims.window_samples / SAMPLE_RATE
         self.languages = tokenizer.specials.languages if tokenizer.specials.multilingual else ("en",)
         self.detects_language = tokenizer.specials.multilingual
         self.dtype = weight.dtype
@@ -63,34 +55,43 @@ class WhisperEngine:
         self._model = model
         self._tokenizer = tokenizer
         self._attention = attention
-        self._slots = slots
-        self._max_new_tokens = max_new_tokens
-        self._mel = LogMel(model.dims.n_mels, self._device)
-        self._cache = Cache(model.dims, slots, self._device, self.dtype)
-        self._bias = suppression(tokenizer.specials, suppress, self._device)
-        self._history = History.empty(slots, tokenizer.specials, self._device)
-        self._prompt = torch.zeros(slots, dtype=torch.int64, device=self._device)
-        self._rows: list[_Row] = []
+        upper = range(dims.n_text_layer // 2, dims.n_text_layer)
+        self._heads = tuple(alignment_heads) or tuple((layer, head) for layer in upper for head in range(dims.n_text_head))
+        self._mel = LogMel(dims.n_mels, self._device)
+        self._batch = Batch(
+            Cache(dims, slots, self._device, self.dtype),
+            suppression(tokenizer.specials, suppress, self._device),
+            tokenizer.specials,
+            slots=slots,
+            context=dims.n_text_ctx,
+            look_every=max_new_tokens,
+        )
+        self._heard: OrderedDict[int, tuple[Samples, Tensor, Tensor]] = OrderedDict()  # what was encoded lately, by the samples' id
 
     def free(self) -> int:
         """Rows that could be admitted now."""
-        return self._slots - len(self._rows)
+        return self._batch.free()
 
     def admit(self, windows: Sequence[Window]) -> None:
-        """Encode windows into the next free slots and decode the first token of each. At most `free()` windows."""
+        """Encode windows into the next free rows and decode the first token of each."""
         with _on_device():
-            slots = slice(len(self._rows), len(self._rows) + len(windows))
-            audio = self._encode(windows)
-            self._model.decoder.attach(audio, self._cache, slots)
-            spoken = self._languages(windows, slots)
-            self._prefill(windows, spoken, slots)
+            audio, rises = self._encode(windows)
+            count = [window.how.rows for window in windows]
+            owner = torch.repeat_interleave(torch.tensor(count, device=self._device))
+            first = self.rows - self.free()
+            self._model.decoder.attach(audio, self._batch.cache, slice(first, first + sum(count)), owner)
+            leading = torch.tensor([first + sum(count[:i]) for i in range(len(count))], device=self._device)
+            languages = self._languages(windows, leading)
+            self._prefill([self._job(*parts) for parts in zip(windows, languages, rises, strict=True)])
 
     def advance(self) -> list[tuple[Window, WindowResult]]:
         """One token for every row, then the windows that are finished."""
         with _on_device():
             done = self._leave()
-            if self._rows:
-                self._step()
+            if self._batch.rows:
+                slots, last, positions, length = self._batch.last()
+                hidden = self._model.decoder(last, positions, self._batch.cache, slots, length)
+                self._batch.extend(self._model.decoder.logits(hidden[:, 0]), slots)
                 done += self._leave()
             return done
 
@@ -98,120 +99,161 @@ class WhisperEngine:
         """Free the rows of windows that nobody waits for."""
         gone = {id(window) for window in windows}
         with _on_device():
-            self._remove([index for index, row in enumerate(self._rows) if id(row.window) in gone])
+            self._batch.remove([index for index, row in enumerate(self._batch.rows) if id(row.job.window) in gone])
 
-    def _encode(self, windows: Sequence[Window]) -> Tensor:
-        """The audio positions of windows, padded with silence to the length the network was trained on. [B, S, C]"""
-        batch = np.zeros((len(windows), self._model.dims.window_samples), np.float32)
-        for row, window in zip(batch, windows, strict=True):
-            row[: len(window.samples)] = window.samples
-        mel = self._mel(torch.from_numpy(batch).to(self._device))
-        return self._model.encoder(mel.to(self.dtype), self._attention)  # type: ignore[no-any-return]
+    def _encode(self, windows: Sequence[Window]) -> tuple[Tensor, list[Tensor]]:
+        """The audio positions of windows [B, S, C], padded with silence to the length the network was trained on; the rise of each.
 
-    def _languages(self, windows: Sequence[Window], slots: slice) -> list[tuple[str | None, float | None]]:
-        """Language of each window, and its probability where it had to be detected."""
-        if not self.detects_language:
-            return [("en", None)] * len(windows)
-        if all(window.language for window in windows):
-            return [(window.language, None) for window in windows]
+        Windows that come back, to be decoded in another way, are not encoded again.
+        """
+        fresh = [window for window in windows if id(window.samples) not in self._heard]
+        if fresh:
+            batch = np.zeros((len(fresh), self._model.dims.window_samples), np.float32)
+            for row, window in zip(batch, fresh, strict=True):
+                row[: len(window.samples)] = window.samples
+            mel = self._mel(torch.from_numpy(batch).to(self._device))
+            encoded = self._model.encoder(mel.to(self.dtype), self._attention)
+            for window, audio, louder in zip(fresh, encoded, rise(mel), strict=True):
+                self._heard[id(window.samples)] = (window.samples, audio.clone(), louder)  # a view would keep the whole batch
+        found = [self._heard[id(window.samples)] for window in windows]
+        while len(self._heard) > self.rows:
+            self._heard.popitem(last=False)
+        return torch.stack([audio for _, audio, _ in found]), [louder for _, _, louder in found]
+
+    def _languages(self, windows: Sequence[Window], slots: Tensor) -> list[dict[str, float]]:
+        """Probability of each language for windows in `slots` [n]; empty where it is known."""
+        unknown = [index for index, window in enumerate(windows) if window.how.language is None]
+        if not self.detects_language or not unknown:
+            return [{} for _ in windows]
         ids = self._tokenizer.specials
-        start = torch.full((len(windows), 1), ids.sot, device=self._device)
-        hidden = self._model.decoder(start, torch.zeros_like(start), self._cache, slots, 1)
+        start = torch.full((len(unknown), 1), ids.sot, device=self._device)
+        hidden = self._model.decoder(start, torch.zeros_like(start), self._batch.cache, slots[unknown], 1)
         logits = self._model.decoder.logits(hidden[:, 0])[:, ids.sot + 1 : ids.sot + 1 + len(ids.languages)]
-        found = torch.stack([column.float() for column in logits.softmax(-1).max(-1)]).T.tolist()
-        detected = [(ids.languages[int(index)], probability) for probability, index in found]
-        return [(w.language, None) if w.language else d for w, d in zip(windows, detected, strict=True)]
+        found = dict(zip(unknown, logits.softmax(-1).tolist(), strict=True))
+        return [dict(zip(ids.languages, found.get(index, ()), strict=False)) for index in range(len(windows))]
 
-    def _prefill(self, windows: Sequence[Window], spoken: Sequence[tuple[str | None, float | None]], slots: slice) -> None:
+    def _job(self, window: Window, languages: dict[str, float], louder: Tensor) -> Job:
+        how = window.how
+        language = how.language or (max(languages, key=languages.__getitem__) if languages else "en")
+        room = self._model.dims.n_text_ctx // 2 - 1  # half the context is for what is decoded
+        prompt = self._tokenizer.prompt(language, how.task, how.prompt, how.hotwords, room=room)
+        return Job(window, tuple(prompt), language, languages, louder)
+
+    def _prefill(self, jobs: Sequence[Job]) -> None:
         """Read the prompts and decode the first token; prompts are padded on the right, where nothing looks."""
         ids = self._tokenizer.specials
-        room = self._model.dims.n_text_ctx // 2 - 1  # half the context is for what is decoded
-        prompts = [self._tokenizer.prompt(s[0], w.task, w.prompt, room=room) for w, s in zip(windows, spoken, strict=True)]
+        slots = self._batch.add(jobs)
+        prompts = [row.job.prompt for row in self._batch.rows[slots]]
         longest = max(map(len, prompts))
-        tokens = torch.tensor([p + [ids.eot] * (longest - len(p)) for p in prompts], device=self._device)  # [B, T]
+        tokens = self._padded(prompts)  # [B, T]
         positions = torch.arange(longest, device=self._device).expand_as(tokens)
-        hidden = self._model.decoder(tokens, positions, self._cache, slots, longest)
+        hidden = self._model.decoder(tokens, positions, self._batch.cache, slots, longest)
 
         lengths = torch.tensor([len(p) for p in prompts], device=self._device)
         starts = torch.tensor([p.index(ids.sot) for p in prompts], device=self._device)
         rows = torch.arange(len(prompts), device=self._device)
         at_start = self._model.decoder.logits(hidden[rows, starts])
-        no_speech = at_start.softmax(-1)[:, ids.no_speech]
-        logits = at_start if longest == 1 else self._model.decoder.logits(hidden[rows, lengths - 1])
+        no_speech = at_start.softmax(-1)[:, ids.no_speech].tolist()
+        for row, probability in zip(self._batch.rows[slots], no_speech, strict=True):
+            row.job.no_speech_prob = probability
+        self._batch.extend(at_start if longest == 1 else self._model.decoder.logits(hidden[rows, lengths - 1]), slots)
 
-        self._prompt[slots] = lengths
-        for field_, empty in zip(self._history.fields(), History.empty(len(windows), ids, self._device).fields(), strict=True):
-            field_[slots] = empty
-        for window, prompt, (language, probability), silence in zip(windows, prompts, spoken, no_speech.tolist(), strict=True):
-            self._rows.append(_Row(window, len(prompt), silence, language, probability))
-        self._append(logits, slots)
-
-    def _step(self) -> None:
-        """Every row's next token."""
-        slots = slice(0, len(self._rows))
-        history = self._history.rows(slots)
-        positions = (self._prompt[slots] + history.count - 1)[:, None]  # [B, 1]
-        length = max(row.length for row in self._rows)
-        hidden = self._model.decoder(history.last[:, None], positions, self._cache, slots, length)
-        self._append(self._model.decoder.logits(hidden[:, 0]), slots)
-
-    def _append(self, logits: Tensor, slots: slice) -> None:
-        """Pick a token for each row of `slots` and write it down: the one copy to the host."""
-        history = self._history.rows(slots)
-        token, logprob = pick(logits, self._bias, history, self._tokenizer.specials)
-        history.append(token, self._tokenizer.specials)
-        # A token's id is below 2^24, so float32 holds it.
-        for row, picked, chance in zip(self._rows[slots], *torch.stack((token.float(), logprob)).tolist(), strict=True):
-            row.tokens.append(int(picked))
-            row.logprob += chance
+    def _padded(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """Ids as one tensor, filled up on the right. [B, T]"""
+        longest = max(map(len, texts))
+        fill = self._tokenizer.specials.eot
+        return torch.tensor([[*text, *[fill] * (longest - len(text))] for text in texts], device=self._device)
 
     def _leave(self) -> list[tuple[Window, WindowResult]]:
-        """Take out the rows that are finished."""
-        finished = [index for index, row in enumerate(self._rows) if self._is_finished(row)]
-        done = [(self._rows[index].window, self._result(self._rows[index])) for index in finished]
-        self._remove(finished)
-        return done
+        """The results of windows that are finished, whose rows become free."""
+        done = self._batch.leave()
+        if not done:
+            return []
+        texts = [self._text(job) for _, job in done]
+        said = [(slot, job, text) for (slot, job), text in zip(done, texts, strict=True) if text.parts]
+        times: dict[int, TokenTimes] = {}
+        for at in range(0, len(said), TIMED_TOGETHER):
+            times |= self._times(said[at : at + TIMED_TOGETHER])
+        self._batch.remove([slot for slot, _ in done])
+        results = []
+        for (_, job), text in zip(done, texts, strict=True):
+            segments = tuple(self._segments(text, times[id(job)], job)) if text.parts else ()
+            results.append((job.window, WindowResult(segments, text.evidence, job.language, job.languages, text.rest_s)))
+        return results
 
-    def _is_finished(self, row: _Row) -> bool:
-        if row.window.detect_only or row.tokens[-1] == self._tokenizer.specials.eot or row.length >= self._model.dims.n_text_ctx:
-            return True
-        return len(row.tokens) % self._max_new_tokens == 0 and loop_start(self._text_of(row)) is not None
-
-    def _remove(self, indices: Sequence[int]) -> None:
-        """Take rows out; the last ones move into their places."""
-        for index in sorted(indices, reverse=True):
-            last = self._rows.pop()
-            if index < len(self._rows):
-                self._rows[index] = last
-                self._cache.move(len(self._rows), index)
-                for buffer in (self._prompt, *self._history.fields()):
-                    buffer[index] = buffer[len(self._rows)]
-
-    def _text_of(self, row: _Row) -> list[int]:
-        return [token for token in row.tokens if token < self._tokenizer.specials.eot]
-
-    def _result(self, row: _Row) -> WindowResult:
-        """The result of a row whose decoding has ended, by whatever end."""
-        language = (row.language, row.language_probability)
-        if row.window.detect_only:
-            return WindowResult((), None, *language)
+    def _text(self, job: Job) -> "_Text":
+        """What a job has come to, by whatever end."""
+        if job.window.how.detect_only:
+            return _Text([], None, None, [])
         ids = self._tokenizer.specials
-        loop = loop_start(self._text_of(row))
-        tokens = row.tokens if loop is None else _first_texts(row.tokens, loop, ids)
-        exhausted = loop is None and row.tokens[-1] != ids.eot
-        text = self._tokenizer.decode(tokens)
+        best = job.best(ids)
+        loop = loop_start(best.text(ids))
+        tokens = best.tokens if loop is None else first_texts(best.tokens, loop, ids)
+        exhausted = loop is None and best.tokens[-1] != ids.eot
         evidence = Evidence(
-            row.logprob / len(row.tokens), row.no_speech_prob, compression_ratio(text), 0.0, len(row.tokens), loop is not None, exhausted
-        )  # fmt: skip
-        if is_not_speech(evidence):
-            return WindowResult((), evidence, *language)
-        parts, rest = split_segments(tokens, row.window.seconds, ids)
-        if parts and (loop is not None or exhausted):  # go on behind the last part that is whole
-            rest = None if parts[-1].open else parts[-1].end
-            if parts[-1].open and len(parts) > 1:
-                rest = parts.pop().start
-        segments = tuple(Segment(p.start, p.end, self._tokenizer.decode(p.ids), tuple(p.ids), evidence) for p in parts)
-        return WindowResult(segments, evidence, *language, rest)
+            avg_logprob=best.score,
+            no_speech_prob=job.no_speech_prob,
+            compression_ratio=compression_ratio(self._tokenizer.decode(tokens)),
+            temperature=job.window.how.temperature,
+            tokens=len(best.tokens),
+            looped=loop is not None,
+            exhausted=exhausted,
+        )
+        parts, rest = split_segments(tokens, job.window.seconds, ids)
+        if loop is not None or exhausted:
+            parts, rest = whole_parts(parts)
+        return _Text(parts, rest, evidence, best.logprobs)
+
+    def _times(self, texts: Sequence[tuple[int, Job, "_Text"]]) -> dict[int, TokenTimes]:
+        """When each text token of finished jobs begins, the last one's end behind them, and when it is heard best; by the job's id.
+
+        The tokens are read once more, without timestamps, while the slots still hold their audio.
+        """
+        ids = self._tokenizer.specials
+        heads = [(*job.prompt[job.prompt.index(ids.sot) :], ids.no_timestamps) for _, job, _ in texts]
+        # The first of these is predicted at the last position of the head; its own position predicts the second.
+        said = [[token for part in text.parts for token in part.ids][: self._model.dims.n_text_ctx - len(heads[0])] for _, _, text in texts]
+        tokens = self._padded([(*head, *text) for head, text in zip(heads, said, strict=True)])
+        positions = torch.arange(tokens.shape[1], device=self._device).expand_as(tokens)
+        slots = torch.tensor([slot for slot, _, _ in texts], device=self._device)
+        frames = [min(self._model.dims.n_audio_ctx, ceil(job.window.seconds / network.TIMESTAMP_S)) for _, job, _ in texts]
+        audio = torch.tensor(frames, device=self._device)
+        listening = Listening(self._heads, audio)
+        self._model.decoder(tokens, positions, self._batch.cache, slots, tokens.shape[1], listening)
+        count = torch.tensor([len(text) + 1 for text in said], device=self._device)
+        costs = follow_time(listening.weights()[:, len(heads[0]) - 1 :, : max(frames)], audio)
+        begins = warp(costs, count, audio)
+        split = begins.shape[1]
+        places = [[at * network.TIMESTAMP_S for at in row] for row in torch.cat((begins, clearest(costs, begins)), 1).tolist()]
+        found = [TokenTimes(row[: len(text) + 1], row[split : split + len(text)]) for row, text in zip(places, said, strict=True)]
+        return {id(job): times for (_, job, _), times in zip(texts, found, strict=True)}
+
+    def _segments(self, text: "_Text", times: TokenTimes, job: Job) -> Iterator[Segment]:
+        """Segments with their words, between the first and the last of which they lie."""
+        window = job.window
+        speech = [((start - window.start) / SAMPLE_RATE, (end - window.start) / SAMPLE_RATE) for start, end in window.speech]
+        words = [pieces(part.ids, self._tokenizer) for part in text.parts]
+        firsts = accumulate((len(part.ids) for part in text.parts), initial=0)
+        places = [(first + piece.start, first + piece.end) for first, part in zip(firsts, words, strict=False) for piece in part]
+        when = iter(word_times(places, times, job.rise.cpu().numpy(), speech, window.seconds))
+        for part, found in zip(text.parts, words, strict=True):
+            timed = []
+            for piece in found:
+                chances = text.logprobs[part.at + int(piece.start) : part.at + ceil(piece.end)]
+                timed.append(Word(*next(when), piece.text, sum(map(exp, chances)) / len(chances)))
+            yield Segment(
+                timed[0].start, timed[-1].end, self._tokenizer.decode(part.ids), tuple(part.ids), text.evidence, tuple(timed), job.language
+            )
+
+
+@dataclass(slots=True)
+class _Text:
+    """The text of a finished job."""
+
+    parts: list[Part]
+    rest_s: float | None
+    evidence: Evidence | None
+    logprobs: list[float]  # one for each decoded token
 
 
 def load_engine(folder: Path, settings: Settings) -> WhisperEngine:
@@ -232,55 +274,13 @@ def load_engine(folder: Path, settings: Settings) -> WhisperEngine:
             attention=attention,
             slots=settings.batch_size,
             max_new_tokens=settings.max_new_tokens,
+            alignment_heads=checkpoint.alignment_heads,
         )
     logs.info(
         "engine_loaded", model=settings.model_id, device=engine.device_name, dtype=str(dtype).removeprefix("torch."),
         attention=attention, attention_reason=why, slots=settings.batch_size,
     )  # fmt: skip
     return engine
-
-
-@dataclass(slots=True)
-class Part:
-    """The ids between two timestamps. Times in seconds from the window's start."""
-
-    start: float
-    end: float
-    ids: list[int]
-    open: bool = False  # it has no timestamp at its end
-
-
-def split_segments(tokens: Sequence[int], seconds: float, specials: Specials) -> tuple[list[Part], float | None]:
-    """The parts of a window of `seconds`, and where the next one begins if the model said that one begins and not what is in it.
-
-    That is how Whisper says that a window ends inside speech: the timestamp of an end, and once more for a beginning.
-    Source: openai/whisper, whisper/transcribe.py.
-    """
-    parts: list[Part] = []
-    start, text, opened = 0.0, list[int](), False
-    for token in tokens:
-        if token >= specials.timestamp_begin:
-            at = min(seconds, (token - specials.timestamp_begin) * network.TIMESTAMP_S)
-            if text:
-                parts.append(Part(start, at, text))
-            start, text, opened = at, [], not text
-        elif token < specials.eot:
-            text.append(token)
-    if text:
-        parts.append(Part(start, seconds, text, open=True))
-    return parts, start if parts and opened and not text and start < seconds else None
-
-
-def _first_texts(tokens: Sequence[int], count: int, specials: Specials) -> list[int]:
-    """The tokens up to the text token number `count`, that one left out."""
-    kept: list[int] = []
-    for token in tokens:
-        if token < specials.eot:
-            if count == 0:
-                break
-            count -= 1
-        kept.append(token)
-    return kept
 
 
 @contextmanager

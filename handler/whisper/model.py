@@ -231,6 +231,34 @@ class Cache:
         for buffer in (self.k, self.v, self.cross_k, self.cross_v):
             buffer[:, target].copy_(buffer[:, source])
 
+    def inherit(self, slots: Tensor, parents: Tensor, length: int) -> None:
+        """Each of `slots` [n] goes on from the text of one of `parents` [n], `length` positions; both hear the same audio."""
+        for buffer in (self.k, self.v):
+            buffer[:, slots, :, :length] = buffer[:, parents, :, :length]
+
+
+class Listening:
+    """Collects where chosen heads listen: their cross-attention over the first `positions` [B] of the audio, added up."""
+
+    def __init__(self, heads: Sequence[tuple[int, int]], positions: Tensor) -> None:
+        self._heads = {layer: [head for at, head in heads if at == layer] for layer, _ in heads}
+        self._count = len(heads)
+        self._positions = positions
+        self._sum: Tensor | None = None
+
+    def hear(self, layer: int, q: Tensor, k: Tensor) -> None:
+        """q [B, H, T, D], k [B, H, S, D] of one layer."""
+        if heads := self._heads.get(layer):
+            scores = (q[:, heads] @ k[:, heads].transpose(-1, -2)).float()  # [B, heads, T, S]
+            behind = torch.arange(scores.shape[-1], device=scores.device) >= self._positions[:, None, None, None]
+            weights = scores.masked_fill_(behind, -torch.inf).softmax(-1).sum(1)
+            self._sum = weights if self._sum is None else self._sum.add_(weights)
+
+    def weights(self) -> Tensor:
+        """Mean over the heads; a row sums up to one. [B, T, S], float32."""
+        assert self._sum is not None
+        return self._sum / self._count
+
 
 class DecoderLayer(nn.Module):
     """Self-attention over the text so far, cross-attention over the audio, mlp."""
@@ -254,9 +282,12 @@ class DecoderLayer(nn.Module):
             buffer[rows, :, positions] = new.transpose(1, 2)  # [B, T, H, D]
         return self.attn.out(merge_heads(masked_attention(q, cache[0][:, :, :length], cache[1][:, :, :length], mask)))  # type: ignore[no-any-return]
 
-    def attend_audio(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """x [B, T, C]; k and v [B, H, S, D] → [B, T, C]."""
-        q = split_heads(self.cross.q(self.cross_norm(x)), self.cross.heads)
+    def ask_audio(self, x: Tensor) -> Tensor:
+        """Queries of the cross-attention. x [B, T, C] → [B, H, T, D]."""
+        return split_heads(self.cross.q(self.cross_norm(x)), self.cross.heads)
+
+    def attend_audio(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q [B, H, T, D]; k and v [B, H, S, D] → [B, T, C]."""
         return self.cross.out(merge_heads(masked_attention(q, k, v)))  # type: ignore[no-any-return]
 
 
@@ -270,21 +301,28 @@ class Decoder(nn.Module):
         self.layers = cast("Sequence[DecoderLayer]", nn.ModuleList(DecoderLayer(dims) for _ in range(dims.n_text_layer)))
         self.norm = nn.LayerNorm(dims.n_text_state)
 
-    def attach(self, audio: Tensor, cache: Cache, slots: slice) -> None:
-        """Fill the cross-attention keys and values of `slots` from the encoder's audio [B, S, C]."""
+    def attach(self, audio: Tensor, cache: Cache, slots: slice, owner: Tensor) -> None:
+        """Fill the cross-attention keys and values of `slots` from the encoder's audio [n, S, C]; `owner` [B] says whose each slot is."""
         for index, layer in enumerate(self.layers):
-            cache.cross_k[index, slots], cache.cross_v[index, slots] = layer.cross.keys_values(audio)
+            k, v = layer.cross.keys_values(audio)
+            cache.cross_k[index, slots], cache.cross_v[index, slots] = k[owner], v[owner]
 
-    def forward(self, tokens: Tensor, positions: Tensor, cache: Cache, slots: slice, length: int) -> Tensor:
+    def forward(
+        self, tokens: Tensor, positions: Tensor, cache: Cache, slots: slice | Tensor, length: int, listening: Listening | None = None
+    ) -> Tensor:
         """Hidden states of tokens [B, T] at positions [B, T], where `length` exceeds every position → [B, T, C].
 
-        Each token's keys and values are written to its slot; a token sees the positions up to its own.
+        Each token's keys and values are written to its slot, where slots are a slice; where they are indices, the caches are
+        left as they are. A token sees the positions up to its own. `listening` hears every cross-attention.
         """
         x = self.tokens(tokens) + self.positions[positions]
         mask = torch.arange(length, device=x.device) <= positions[:, None, :, None]  # [B, 1, T, length]
         for index, layer in enumerate(self.layers):
             x = x + layer.attend_text(x, (cache.k[index, slots], cache.v[index, slots]), positions, mask)
-            x = x + layer.attend_audio(x, cache.cross_k[index, slots], cache.cross_v[index, slots])
+            q, k = layer.ask_audio(x), cache.cross_k[index, slots]
+            if listening is not None:
+                listening.hear(index, q, k)
+            x = x + layer.attend_audio(q, k, cache.cross_v[index, slots])
             x = clamp_half(x + layer.mlp(layer.mlp_norm(x)))
         return self.norm(x)  # type: ignore[no-any-return]
 

@@ -1,7 +1,7 @@
 """Decoding rules over the whole batch as tensors, and what the evidence of a text says. Knows no window, no cache and no request.
 
 Each rule narrows what the next token of each row may be; `pick` then reads the logits once. Sources: openai/whisper,
-whisper/decoding.py (SuppressTokens, SuppressBlank, ApplyTimestampRules) and whisper/transcribe.py (no-speech threshold).
+whisper/decoding.py (SuppressTokens, SuppressBlank, ApplyTimestampRules).
 """
 
 import zlib
@@ -11,13 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from handler.schema import Evidence
 from handler.whisper.model import TIMESTAMP_S
 from handler.whisper.tokenizer import Specials
 
 FIRST_TIMESTAMP_S = 1.0  # the first segment of a window begins within it
-NO_SPEECH_PROB = 0.6  # above it, together with the next, a window's text is taken to be invented
-LOGPROB = -1.0
 LOOP_REPEATS = 4  # so many copies of one run of tokens at the end of a text are a loop
 LOOP_TOKENS = 24  # and together they are at least so long
 LOOP_LONGEST = 40  # tokens of the longest run looked for
@@ -31,6 +28,7 @@ class History:
     last: Tensor  # the last token
     before: Tensor  # the one before it
     timestamp: Tensor  # the last timestamp token, or the id below the first one
+    until: Tensor  # a segment that begins with a timestamp token below this one has text: speech was heard behind it
 
     @classmethod
     def empty(cls, rows: int, specials: Specials, device: torch.device) -> "History":
@@ -39,11 +37,11 @@ class History:
         def full(value: int) -> Tensor:
             return torch.full((rows,), value, dtype=torch.int64, device=device)
 
-        return cls(full(0), full(0), full(0), full(specials.timestamp_begin - 1))
+        return cls(full(0), full(0), full(0), full(specials.timestamp_begin - 1), full(0))
 
     def fields(self) -> tuple[Tensor, ...]:
         """The tensors, in order."""
-        return self.count, self.last, self.before, self.timestamp
+        return self.count, self.last, self.before, self.timestamp, self.until
 
     def rows(self, part: slice) -> "History":
         """A view of some rows."""
@@ -96,6 +94,12 @@ def timestamps_in_order(allowed: Allowed, history: History, specials: Specials) 
     return Allowed(allowed.text, allowed.eot, torch.maximum(allowed.first, least), allowed.last)
 
 
+def speech_has_text(allowed: Allowed, history: History, specials: Specials) -> Allowed:
+    """No text ends where a segment has just begun, and speech is heard behind it."""
+    opened, _ = _pairing(history, specials)
+    return Allowed(allowed.text, allowed.eot & ~(opened & (history.last < history.until)), allowed.first, allowed.last)
+
+
 def _pairing(history: History, specials: Specials) -> tuple[Tensor, Tensor]:
     """Rows whose last token is a timestamp that begins a segment, and rows whose last one ends it. [B] bool each."""
     is_timestamp = (history.last >= specials.timestamp_begin) & (history.count >= 1)
@@ -103,7 +107,7 @@ def _pairing(history: History, specials: Specials) -> tuple[Tensor, Tensor]:
     return is_timestamp & after_timestamp, is_timestamp & ~after_timestamp
 
 
-RULES = (begin_with_timestamp, timestamps_in_pairs, timestamps_in_order)
+RULES = (begin_with_timestamp, timestamps_in_pairs, timestamps_in_order, speech_has_text)
 
 
 def suppression(specials: Specials, ids: Iterable[int], device: torch.device) -> Tensor:
@@ -115,8 +119,19 @@ def suppression(specials: Specials, ids: Iterable[int], device: torch.device) ->
     return bias
 
 
-def pick(logits: Tensor, bias: Tensor, history: History, specials: Specials) -> tuple[Tensor, Tensor]:
-    """The likeliest allowed token of each row and its log-probability among the allowed ones. [B] each.
+@dataclass(slots=True)
+class Choice:
+    """What each row would say next, and what it is chosen from. Every field is [B]."""
+
+    token: Tensor  # the likeliest one
+    logprob: Tensor  # its log-probability among the allowed ones
+    allowed: Allowed
+    stamped: Tensor  # nothing but a timestamp may come, bool
+    mass: Tensor  # log of the sum over the allowed ones
+
+
+def pick(logits: Tensor, bias: Tensor, history: History, specials: Specials) -> Choice:
+    """The likeliest allowed token of each row.
 
     logits [B, n_vocab] float32, overwritten. Where the timestamps together are likelier than any one text token, a
     timestamp comes: the last of the timestamp rules.
@@ -141,7 +156,17 @@ def pick(logits: Tensor, bias: Tensor, history: History, specials: Specials) -> 
     stamped = stamp_mass > told
     token = torch.where(stamped, stamp_id + specials.timestamp_begin, told_id)
     mass = torch.where(stamped, stamp_mass, stamp_mass.logaddexp(told_mass))
-    return token, torch.where(token >= specials.timestamp_begin, stamp, told) - mass
+    logprob = torch.where(token >= specials.timestamp_begin, stamp, told) - mass
+    return Choice(token, logprob, allowed, stamped, mass)
+
+
+def log_probabilities(logits: Tensor, choice: Choice, rows: Tensor, specials: Specials) -> Tensor:
+    """Log-probability of every token in `rows` [n] of the logits that `pick` has seen; −inf where it may not come. [n, n_vocab]"""
+    chosen = logits[rows]
+    stamped = choice.stamped[rows]
+    chosen[:, : specials.eot].masked_fill_((stamped | ~choice.allowed.text[rows])[:, None], -torch.inf)
+    chosen[:, specials.eot].masked_fill_(stamped | ~choice.allowed.eot[rows], -torch.inf)
+    return chosen - choice.mass[rows, None]
 
 
 def compression_ratio(text: str) -> float:
@@ -159,8 +184,3 @@ def loop_start(tokens: Sequence[int]) -> int | None:
         if equal + period >= max(LOOP_REPEATS * period, LOOP_TOKENS):
             return len(tokens) - equal
     return None
-
-
-def is_not_speech(evidence: Evidence) -> bool:
-    """Whether a window's text is to be dropped: the model hears no speech, and is not sure of what it wrote."""
-    return evidence.no_speech_prob > NO_SPEECH_PROB and evidence.avg_logprob < LOGPROB

@@ -120,13 +120,16 @@ class Tokenizer:
         """Text of ids; special ones and timestamps are left out."""
         return self._backend.decode([i for i in ids if i < self.specials.eot], skip_special_tokens=False)
 
-    def prompt(self, language: str | None, task: str, previous: str = "", *, room: int) -> list[int]:
-        """The ids before the first decoded one. Of `previous`, the last `room` ids at most go in front.
+    def prompt(self, language: str | None, task: str, previous: str = "", hotwords: str = "", *, room: int) -> list[int]:
+        """The ids before the first decoded one. Of hotwords and previous text, `room` ids at most go in front.
 
-        An English-only vocabulary has no language and no task to name.
+        Hotwords lose their end and take half the room at most where there is text; the text loses its beginning. An
+        English-only vocabulary has no language and no task to name.
         """
         ids = self.specials
-        before = self.encode(" " + previous.strip())[-room:] if previous.strip() and room > 0 else []
+        text = self.encode(" " + previous.strip()) if previous.strip() else []
+        terms = self.encode(" " + hotwords.strip())[: room // 2 if text else room] if hotwords.strip() else []
+        before = terms + (text[-(room - len(terms)) :] if room > len(terms) else [])
         head = [ids.start_of_prev, *before, ids.sot] if before else [ids.sot]
         if not ids.multilingual:
             return head

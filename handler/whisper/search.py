@@ -1,0 +1,267 @@
+"""Rows of text that grow by a token a step: greedily, by sampling, or as beams. Knows no audio and no schedule.
+
+Active rows are always the first ones of every buffer, so a step works on plain slices; when a row leaves, the last one
+takes its place. Source: openai/whisper, whisper/decoding.py (GreedyDecoder, BeamSearchDecoder, MaximumLikelihoodRanker).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from handler.longform import Window
+from handler.schema import SAMPLE_RATE
+from handler.whisper.model import TIMESTAMP_S, Cache
+from handler.whisper.rules import Choice, History, log_probabilities, loop_start, pick
+from handler.whisper.tokenizer import Specials
+
+LEFT_OVER_S = 1.0  # seconds of speech at the end of a window that may go without text where the model says that a segment begins
+
+
+@dataclass(slots=True)
+class Hypothesis:
+    """One text for a window, with the log-probability of each of its tokens."""
+
+    tokens: list[int]
+    logprobs: list[float]
+
+    @property
+    def score(self) -> float:
+        """Mean log-probability of a token."""
+        return sum(self.logprobs) / len(self.logprobs)
+
+    def text(self, ids: Specials) -> list[int]:
+        """The text tokens."""
+        return [token for token in self.tokens if token < ids.eot]
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A window being decoded."""
+
+    window: Window
+    prompt: tuple[int, ...]  # ids before the first decoded one
+    language: str | None
+    languages: dict[str, float]  # probabilities, where they had to be found out
+    rise: Tensor  # how much louder the window becomes at each frame, for the times of its words
+    no_speech_prob: float = 0.0
+    found: list[Hypothesis] = field(default_factory=list)  # those that are finished
+
+    @property
+    def beams(self) -> int:
+        """How many rows compete at every step; 0: none do."""
+        return self.window.how.rows if self.window.how.temperature == 0 and self.window.how.rows > 1 else 0
+
+    def best(self, ids: Specials) -> Hypothesis:
+        """The likeliest text; one that runs into a loop, likely as loops are, comes behind all others."""
+        return max(self.found, key=lambda found: (loop_start(found.text(ids)) is None, found.score))
+
+
+@dataclass(slots=True)
+class Row:
+    """One slot's text so far."""
+
+    job: Job
+    noise: torch.Generator | None = None  # where it samples
+    tokens: list[int] = field(default_factory=list)  # decoded, end of text included
+    logprobs: list[float] = field(default_factory=list)  # one a token
+
+    @property
+    def length(self) -> int:
+        """Tokens in the decoder's context."""
+        return len(self.job.prompt) + len(self.tokens)
+
+    def hypothesis(self) -> Hypothesis:
+        """What it has come to."""
+        return Hypothesis(self.tokens, self.logprobs)
+
+
+class Batch:
+    """The rows that are being decoded, and all that is kept for them on the device."""
+
+    def __init__(self, cache: Cache, bias: Tensor, specials: Specials, *, slots: int, context: int, look_every: int) -> None:
+        self.cache = cache
+        self.rows: list[Row] = []
+        self._bias = bias
+        self._ids = specials
+        self._slots = slots
+        self._context = context  # tokens that a row holds at most
+        self._look_every = look_every  # after so many tokens a row is looked at for a loop
+        self._history = History.empty(slots, specials, bias.device)
+        self._prompt = torch.zeros(slots, dtype=torch.int64, device=bias.device)
+        self._score = torch.zeros(slots, device=bias.device)  # sum of the log-probabilities, where rows compete
+
+    def free(self) -> int:
+        """Slots without a row."""
+        return self._slots - len(self.rows)
+
+    def add(self, jobs: Sequence[Job]) -> slice:
+        """Rows for new jobs, side by side in the next free slots: which ones they are."""
+        slots = slice(len(self.rows), len(self.rows) + sum(job.window.how.rows for job in jobs))
+        for job in jobs:
+            self.rows += [Row(job, self._noise(job, index)) for index in range(job.window.how.rows)]
+        added = self.rows[slots]
+        self._prompt[slots] = torch.tensor([len(row.job.prompt) for row in added], device=self._bias.device)
+        empty = History.empty(len(added), self._ids, self._bias.device)
+        empty.until += torch.tensor([self._until(row.job.window) for row in added], device=self._bias.device)
+        for buffer, value in zip(self._history.fields(), empty.fields(), strict=True):
+            buffer[slots] = value
+        # Beams begin alike: only the first one counts until they differ.
+        leading = [index == 0 or not job.beams for job in jobs for index in range(job.window.how.rows)]
+        self._score[slots] = torch.tensor([0.0 if leads else -torch.inf for leads in leading], device=self._bias.device)
+        return slots
+
+    def _until(self, window: Window) -> int:
+        """The timestamp token from which on so little speech is left in a window that it may have no text."""
+        left = round(LEFT_OVER_S * SAMPLE_RATE)
+        for start, end in reversed(window.speech):
+            if end - start > left:
+                return self._ids.timestamp_begin + max(0, int((end - left - window.start) / SAMPLE_RATE / TIMESTAMP_S))
+            left -= end - start
+        return 0
+
+    def _noise(self, job: Job, index: int) -> torch.Generator | None:
+        """A row's own source of chance: the same for the same window, whoever shares the batch."""
+        how = job.window.how
+        if how.temperature == 0:
+            return None
+        seed = job.window.start + round(1000 * how.temperature) * 1_000_003 + index * 7_919
+        return torch.Generator(self._bias.device).manual_seed(seed)
+
+    def last(self) -> tuple[slice, Tensor, Tensor, int]:
+        """Slots of all rows, their last tokens and the positions of these [B, 1] each, and what length of context holds them."""
+        slots = slice(0, len(self.rows))
+        history = self._history.rows(slots)
+        positions = (self._prompt[slots] + history.count - 1)[:, None]
+        return slots, history.last[:, None], positions, max(row.length for row in self.rows)
+
+    def extend(self, logits: Tensor, slots: slice) -> None:
+        """Choose the next token of each row of `slots` by its logits [B, n_vocab] and write it down: the one copy to the host."""
+        history = self._history.rows(slots)
+        choice = pick(logits, self._bias, history, self._ids)
+        rows = self.rows[slots]
+        self._sample(logits, choice, rows)
+        beams = [self._compete(logits, choice, rows, slots.start, group) for group in _groups(rows)]
+        history.append(choice.token, self._ids)
+        # A token's id is below 2^24, so float32 holds it.
+        told = torch.cat((choice.token.float(), choice.logprob, *(candidates.flatten() for candidates in beams))).tolist()
+        count, at = len(rows), 2 * len(rows)
+        competing = set[int]()
+        for group in _groups(rows):
+            for members in group:
+                size = 3 * 2 * len(members)
+                self._write_beams([rows[i] for i in members], told[at : at + size])
+                competing.update(members)
+                at += size
+        for index, row in enumerate(rows):
+            if index not in competing:
+                row.tokens.append(int(told[index]))
+                row.logprobs.append(told[count + index])
+
+    def _sample(self, logits: Tensor, choice: Choice, rows: Sequence[Row]) -> None:
+        """Replace the choice of rows that sample: the greatest of the tempered log-probabilities, each with Gumbel noise."""
+        indices = [index for index, row in enumerate(rows) if row.noise is not None]
+        if not indices:
+            return
+        index = torch.tensor(indices, device=logits.device)
+        chances = log_probabilities(logits, choice, index, self._ids)
+        temperatures = torch.tensor([rows[i].job.window.how.temperature for i in indices], device=logits.device)
+        noise = torch.stack([torch.empty_like(chances[0]).exponential_(generator=rows[i].noise) for i in indices])
+        token = (chances / temperatures[:, None] - noise.log()).argmax(-1)
+        choice.token[index] = token
+        choice.logprob[index] = chances.gather(1, token[:, None])[:, 0]
+
+    def _compete(self, logits: Tensor, choice: Choice, rows: Sequence[Row], first: int, group: list[list[int]]) -> Tensor:
+        """One step of beam search for jobs of one width.
+
+        The rows take over the likeliest continuations that do not end. Gives back the 2 * W candidates of each job,
+        likeliest first: parent (0 … W − 1), token and log-probability of the whole text. [jobs, 3, 2 * W]
+        """
+        width = len(group[0])
+        index = torch.tensor(group, device=logits.device)  # [G, W]
+        slots = index + first
+        chances = log_probabilities(logits, choice, index.flatten(), self._ids).view(len(group), width, -1)
+        total = self._score[slots][:, :, None] + chances  # [G, W, V]
+        best, at = total.flatten(1).topk(2 * width)  # [G, 2 * W]
+        parent, token = at // total.shape[-1], at % total.shape[-1]
+        going_on = (token == self._ids.eot).int().sort(dim=1, stable=True).indices[:, :width]
+        parents = slots.gather(1, parent.gather(1, going_on))  # [G, W]
+        self.cache.inherit(slots.flatten(), parents.flatten(), max(rows[i].length for members in group for i in members))
+        for buffer in self._history.fields():
+            buffer[slots] = buffer[parents]
+        choice.token[index] = token.gather(1, going_on)
+        self._score[slots] = best.gather(1, going_on)
+        return torch.stack((parent.float(), token.float(), best), 1)
+
+    def _write_beams(self, rows: Sequence[Row], told: list[float]) -> None:
+        """Write down what `_compete` has decided for one job: `told` is its candidates' parents, tokens and scores."""
+        count = 2 * len(rows)
+        before = [row.hypothesis() for row in rows]
+        sums = [sum(hypothesis.logprobs) for hypothesis in before]
+        room = list(rows)
+        for parent, token, score in zip(*(told[at : at + count] for at in range(0, 3 * count, count)), strict=True):
+            source = before[int(parent)]
+            grown = Hypothesis([*source.tokens, int(token)], [*source.logprobs, score - sums[int(parent)]])
+            if int(token) == self._ids.eot:
+                rows[0].job.found.append(grown)
+            else:
+                row = room.pop(0)
+                row.tokens, row.logprobs = grown.tokens, grown.logprobs
+            if not room:
+                return
+
+    def leave(self) -> list[tuple[int, Job]]:
+        """Jobs that are done, each with a slot that still holds its audio. Their other rows have left; `remove` lets the rest go."""
+        members: dict[int, list[int]] = {}
+        for index, row in enumerate(self.rows):
+            members.setdefault(id(row.job), []).append(index)
+        done: list[Job] = []
+        gone: list[int] = []
+        for mine in members.values():
+            job = self.rows[mine[0]].job
+            over = self._over(job, mine)
+            if not job.beams or len(job.found) < job.beams:  # beams that all break off: their open texts count too
+                job.found += [self.rows[index].hypothesis() for index in over]
+            if len(over) == len(mine):
+                done.append(job)
+                gone += mine[1:]
+            else:
+                gone += over
+        self.remove(gone)
+        places = {id(row.job): index for index, row in enumerate(self.rows)}
+        return [(places[id(job)], job) for job in done]
+
+    def _over(self, job: Job, mine: Sequence[int]) -> list[int]:
+        """Which of a job's rows have come to an end; beams end together."""
+        over = [index for index in mine if self._is_over(self.rows[index])]
+        if not job.beams:
+            return over
+        return list(mine) if len(job.found) >= job.beams or len(over) == len(mine) else []
+
+    def _is_over(self, row: Row) -> bool:
+        if row.job.window.how.detect_only or row.tokens[-1] == self._ids.eot or row.length >= self._context:
+            return True
+        return len(row.tokens) % self._look_every == 0 and loop_start(row.hypothesis().text(self._ids)) is not None
+
+    def remove(self, indices: Sequence[int]) -> None:
+        """Take rows out; the last ones move into their places."""
+        for index in sorted(indices, reverse=True):
+            last = self.rows.pop()
+            if index < len(self.rows):
+                self.rows[index] = last
+                self.cache.move(len(self.rows), index)
+                for buffer in (self._prompt, self._score, *self._history.fields()):
+                    buffer[index] = buffer[len(self.rows)]
+
+
+def _groups(rows: Sequence[Row]) -> list[list[list[int]]]:
+    """Places of the rows that compete, job by job, jobs of one width together. All rows of a job are among `rows`, or none is."""
+    jobs: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        if row.job.beams:
+            jobs.setdefault(id(row.job), []).append(index)
+    widths: dict[int, list[list[int]]] = {}
+    for members in jobs.values():
+        widths.setdefault(len(members), []).append(members)
+    return list(widths.values())

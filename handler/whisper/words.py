@@ -1,0 +1,238 @@
+"""When each word was said: cross-attention that follows time, and dynamic time warping over a batch. Knows no cache and no window.
+
+Source of the method: openai/whisper, whisper/timing.py. The warping runs row by row over tensors: within a row of the
+cost matrix a path enters once and then moves on, so a cumulative sum and a running minimum give the whole row at once.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from unicodedata import category
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from handler.whisper.tokenizer import Tokenizer
+
+SMOOTHED = 7  # audio positions of the median filter
+RISE = 2  # frames of 10 ms to both sides that loudness is compared over
+ONSET = 3  # frames by which a word begins before it is loudest to rise
+LONGEST_LAG = 20  # frames
+USUAL_LAG = 5  # frames
+_SPACELESS = (
+    ("\u0e00", "\u0eff"),  # Thai, Lao
+    ("\u1000", "\u109f"),  # Burmese
+    ("\u1780", "\u17ff"),  # Khmer
+    ("\u3005", "\u3007"),  # marks that repeat a character
+    ("\u3040", "\u30ff"),  # kana
+    ("\u31f0", "\u31ff"),
+    ("\uff66", "\uff9d"),
+    ("\u3400", "\u9fff"),  # Han
+    ("\uf900", "\ufaff"),
+    ("\U00020000", "\U0002ffff"),
+)  # first and last character of scripts written without spaces between words
+_FAR = 1e4  # a cost that no path takes
+
+
+@dataclass(slots=True)
+class Piece:
+    """A word with its punctuation, and from where to where it goes in tokens; within a token where characters share it."""
+
+    text: str
+    start: float
+    end: float
+
+
+def follow_time(weights: Tensor, positions: Tensor) -> Tensor:
+    """How little each token is said at each audio position: costs to be warped.
+
+    weights [B, T, S] are the mean of the alignment heads' attention; positions [B] is how much of S each row uses → [B, T, S].
+    They are taken as they are: openai/whisper norms each head's over the tokens, which measured worse.
+    """
+    heard = torch.arange(weights.shape[-1], device=weights.device) < positions[:, None]  # [B, S]
+    return (-median(weights)).masked_fill(~heard[:, None], _FAR)
+
+
+def median(x: Tensor) -> Tensor:
+    """Running median over SMOOTHED places of the last dimension, its ends reflected. [..., S] → the same."""
+    if x.shape[-1] <= SMOOTHED // 2:
+        return x
+    reach = SMOOTHED // 2
+    padded = torch.cat((x[..., 1 : reach + 1].flip(-1), x, x[..., -reach - 1 : -1].flip(-1)), -1)
+    return padded.unfold(-1, SMOOTHED, 1).median(-1).values
+
+
+def warp(costs: Tensor, tokens: Tensor, positions: Tensor) -> Tensor:
+    """The audio position at which each token begins on the cheapest monotonic path. costs [B, T, S] → [B, T + 1], int64.
+
+    A path begins at the first position with the first token and ends at the last with the last, `tokens` [B] and
+    `positions` [B] being how many there are of each. Behind its last token, a row has its number of positions.
+    """
+    rows, length, _ = costs.shape
+    sums = costs.double().cumsum(-1)  # [B, T, S]
+    total = sums[:, 0]  # cheapest path to each position of the first token
+    entries, diagonal = [torch.zeros_like(total, dtype=torch.int64)], [torch.zeros_like(total, dtype=torch.bool)]
+    nowhere = torch.full((rows, 1), torch.inf, dtype=total.dtype, device=total.device)
+    for token in range(1, length):
+        before = torch.cat((nowhere, total[:, :-1]), 1)  # from the position before
+        diagonal.append(before <= total)
+        entered = torch.minimum(before, total) - (sums[:, token] - costs[:, token])
+        least, entry = entered.cummin(-1)
+        total = sums[:, token] + least
+        entries.append(entry)
+    begins = positions[:, None].repeat(1, length + 1)
+    begins[:, 0] = 0
+    at = positions - 1
+    for token in range(length - 1, 0, -1):
+        begin = entries[token].gather(1, at[:, None])[:, 0]
+        moved = begin - diagonal[token].gather(1, begin[:, None])[:, 0].long()
+        used = token < tokens
+        begins[:, token] = torch.where(used, begin, positions)
+        at = torch.where(used, moved, at)
+    return begins
+
+
+def clearest(costs: Tensor, begins: Tensor) -> Tensor:
+    """The audio position at which each token is heard best between its beginning and the next one's. [B, T, S] → [B, T], int64."""
+    place = torch.arange(costs.shape[-1], device=costs.device)
+    inside = (place >= begins[:, :-1, None]) & (place < begins[:, 1:, None].maximum(begins[:, :-1, None] + 1))
+    return costs.masked_fill(~inside, torch.inf).argmin(-1)
+
+
+def rise(mel: Tensor) -> Tensor:
+    """How much louder it becomes around each frame, over all bands: sounds begin where it is high. [B, n_mels, F] → [B, F]"""
+    louder = (mel[:, :, 2 * RISE :] - mel[:, :, : -2 * RISE]).clamp(min=0).mean(1)
+    return torch.nn.functional.pad(louder, (RISE, RISE))
+
+
+def lag(begins: NDArray[np.float64], rise: NDArray[np.float32]) -> float:
+    """How much later than the words themselves the times are at which words begin, seconds; negative where they are earlier.
+
+    Heads listen a little ahead or behind, each checkpoint and each voice in its own way; what tells is where all words
+    together begin as sounds do. The fewer the words, the less is made of it. `rise` is by frame of 10 ms.
+    """
+    spread = rise.std()
+    if not len(begins) or spread == 0:
+        return 0.0
+    shifts = np.arange(-LONGEST_LAG, LONGEST_LAG + 1)
+    frames = np.rint(begins * 100).astype(int)[:, None] + shifts
+    louder = (rise[frames.clip(0, len(rise) - 1)].sum(0) - len(begins) * rise.mean()) / spread  # [shifts]
+    louder = np.convolve(np.pad(louder, 2, mode="edge"), np.full(5, 0.2), "valid")
+    doubt = 0.5 * (shifts / USUAL_LAG) ** 2
+    return float(-(shifts[(louder - doubt).argmax()] - ONSET)) / 100
+
+
+@dataclass(slots=True)
+class TokenTimes:
+    """When the text tokens of a window were said, seconds from its start."""
+
+    begins: list[float]  # and, behind the last one's, its end
+    clearest: list[float]  # when each is heard best
+
+
+def word_times(
+    places: Sequence[tuple[float, float]],
+    times: TokenTimes,
+    rise: NDArray[np.float32],
+    speech: Sequence[tuple[float, float]],
+    seconds: float,
+) -> list[tuple[float, float]]:
+    """Start and end, seconds, of words between two `places` in tokens: in order, inside the window and inside the speech heard in it.
+
+    Tokens that were not timed, there being more of them than the decoder's context holds, end with the last one that was.
+    """
+    count = np.arange(len(times.begins))
+    edges = np.interp(np.asarray(places).reshape(-1, 2), count, times.begins)  # [words, 2]
+    late = lag(edges[:, 0], rise)
+    edges = (edges - late).clip(0.0, seconds)
+    last = len(times.clearest) - 1
+    found = []
+    at = 0.0
+    for (start, end), (first, behind) in zip(edges.tolist(), places, strict=True):
+        heard = times.clearest[min(int(first), last)] - late, times.clearest[min(ceil(behind) - 1, last)] - late
+        start, end = within_speech(start, end, heard, speech)
+        at = max(at, start)
+        found.append((at, max(at, end)))
+        at = found[-1][1]
+    return found
+
+
+def within_speech(start: float, end: float, heard: tuple[float, float], speech: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The times of a word cut to where speech was heard, seconds: warping lets it last into the pause around it.
+
+    `heard` is where its first and its last token are heard best; what lies next to these decides.
+    """
+    if speech:
+        first, last = (min(speech, key=lambda span: max(span[0] - at, at - span[1])) for at in heard)
+        start, end = max(start, first[0]), min(end, last[1])
+    return start, max(start, end)
+
+
+def pieces(tokens: Sequence[int], tokenizer: Tokenizer) -> list[Piece]:
+    """Text tokens as words in order, punctuation with its word; what is written without spaces is parted by character.
+
+    A word never begins in the middle of a character; characters that share a token share its time evenly.
+    """
+    words: list[Piece] = []
+    for atom in _atoms(tokens, tokenizer):
+        if words and _belongs(words[-1].text, atom.text):
+            words[-1] = Piece(words[-1].text + atom.text, words[-1].start, atom.end)
+        else:
+            words.append(atom)
+    return _without_bare_marks(words)
+
+
+def _atoms(tokens: Sequence[int], tokenizer: Tokenizer) -> Iterator[Piece]:
+    """The fewest tokens at a time that are whole characters, and those of scripts without spaces one by one."""
+    held: list[int] = []
+    whole, offset = tokenizer.decode(tokens), 0
+    for place, token in enumerate(tokens):
+        held.append(token)
+        text = tokenizer.decode(held)
+        if "\ufffd" in text and whole[offset : offset + len(text)] != text and place + 1 < len(tokens):
+            continue
+        first, count = place + 1 - len(held), len(held)
+        parts = list(text) if any(map(_spaceless, text)) else [text]
+        for index, part in enumerate(parts):
+            yield Piece(part, first + count * index / len(parts), first + count * (index + 1) / len(parts))
+        offset += len(text)
+        held = []
+
+
+def _belongs(word: str, text: str) -> bool:
+    """Whether text is part of the word before it; a token may have none."""
+    if not text:
+        return True
+    if not word.strip() or all(_kind(character) == "P" for character in word.strip()):
+        return not text.startswith(" ")  # an opening mark, or a space that came alone
+    if text[0].isspace():
+        return False
+    if _kind(text[0]) in "PM":  # marks and accents; an opening one begins a word where there are no spaces
+        return category(text[0]) not in ("Ps", "Pi") or not _spaceless(word[-1])
+    return not (_spaceless(text[0]) or _spaceless(word[-1]))
+
+
+def _without_bare_marks(words: list[Piece]) -> list[Piece]:
+    """Words, those that are nothing but punctuation put to the one before, the first to the one behind."""
+    found: list[Piece] = []
+    for word in words:
+        if found and (_bare(word.text) or (len(found) == 1 and _bare(found[0].text))):
+            found[-1] = Piece(found[-1].text + word.text, found[-1].start, word.end)
+        else:
+            found.append(word)
+    return found
+
+
+def _bare(text: str) -> bool:
+    return all(_kind(character) == "P" for character in text.strip())
+
+
+def _kind(character: str) -> str:
+    return category(character)[0]
+
+
+def _spaceless(character: str) -> bool:
+    """Whether a character is of a script that is written without spaces between words."""
+    return any(first <= character <= last for first, last in _SPACELESS)

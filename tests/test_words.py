@@ -1,0 +1,169 @@
+"""When words were said: warping against a slow twin, words of every script, onsets that a synthesiser reports."""
+
+from difflib import SequenceMatcher
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from handler.longform import plain
+from handler.pipeline import Pipeline
+from handler.schema import SAMPLE_RATE, Options, Word
+from handler.whisper.model import Listening
+from handler.whisper.tokenizer import Tokenizer
+from handler.whisper.words import TokenTimes, clearest, follow_time, lag, median, pieces, warp, word_times
+from tests.espeak import STORY, say_timed
+from tests.speech import PANGRAM, say, silence, wav
+from tests.test_pipeline import upload
+
+
+def slow_warp(costs: np.ndarray) -> list[int]:
+    """Dynamic time warping cell by cell: where each row of the cheapest path begins."""
+    rows, columns = costs.shape
+    total = np.full((rows, columns), np.inf)
+    came = np.zeros((rows, columns), int)  # 0: from the left, 1: diagonally, 2: from above
+    for i in range(rows):
+        for j in range(columns):
+            if i == j == 0:
+                total[i, j] = costs[i, j]
+                continue
+            ways = [
+                total[i, j - 1] if j else np.inf,
+                total[i - 1, j - 1] if i and j else np.inf,
+                total[i - 1, j] if i else np.inf,
+            ]
+            came[i, j] = int(np.argmin(ways))
+            total[i, j] = costs[i, j] + min(ways)
+    begins = [0] * rows
+    i, j = rows - 1, columns - 1
+    while i or j:
+        way = came[i, j]
+        if way:
+            begins[i] = j
+            i -= 1
+        if way < 2:
+            j -= 1
+    return begins
+
+
+def test_warping_over_a_batch_equals_warping_cell_by_cell() -> None:
+    rng = np.random.default_rng(0)
+    tokens, positions = [9, 4, 1, 12], [40, 33, 7, 12]
+    costs = rng.standard_normal((4, 12, 40))
+    found = warp(torch.from_numpy(costs), torch.tensor(tokens), torch.tensor(positions))
+    for row in range(4):
+        expected = slow_warp(costs[row, : tokens[row], : positions[row]])
+        assert found[row, : tokens[row]].tolist() == expected
+        assert found[row, tokens[row] :].tolist() == [positions[row]] * (13 - tokens[row])
+
+
+def test_a_token_is_heard_best_where_it_costs_least_between_its_beginning_and_the_next() -> None:
+    costs = torch.tensor([[[0.0, -1.0, 0.0, -9.0], [0.0, -5.0, -2.0, -1.0]]])
+    assert clearest(costs, torch.tensor([[0, 2, 4]])).tolist() == [[1, 2]]
+
+
+def test_the_running_median_leaves_out_what_lasts_less_than_half_of_it() -> None:
+    x = torch.zeros(1, 20)
+    x[0, 5:8] = 1.0
+    assert median(x).sum() == 0
+    x[0, 5:9] = 1.0
+    assert median(x)[0, 6] == 1.0
+
+
+def test_attention_is_read_only_where_there_is_audio() -> None:
+    listening = Listening([(0, 1), (2, 0), (2, 2)], positions := torch.tensor([20, 11]))
+    for layer in range(3):
+        listening.hear(layer, torch.randn(2, 4, 5, 8), torch.randn(2, 4, 20, 8))
+    weights = listening.weights()
+    assert torch.allclose(weights.sum(-1), torch.ones(2, 5))
+    assert (weights[1, :, 11:] == 0).all()
+    assert (follow_time(weights, positions)[1, :, 11:] > 1000).all()
+
+
+@pytest.mark.parametrize("late", [-0.08, 0.0, 0.1])
+def test_words_that_begin_all_too_late_or_too_early_are_found_out(late: float) -> None:
+    rng = np.random.default_rng(1)
+    onsets = np.cumsum(rng.integers(20, 60, 60))
+    rise = rng.random(3000).astype(np.float32)
+    rise[onsets + 3] += 3.0
+    assert lag(onsets / 100 + late, rise) == pytest.approx(late, abs=0.03)
+
+
+def test_one_word_tells_nothing_about_all() -> None:
+    rise = np.random.default_rng(1).random(3000).astype(np.float32)
+    assert abs(lag(np.array([5.0]), rise)) <= 0.08
+    assert lag(np.zeros(0), rise) == 0.0
+
+
+def test_words_are_in_order_inside_the_window_and_not_over_silence() -> None:
+    times = TokenTimes([0.0, 0.5, 1.0, 3.9, 4.5, 6.0], [0.3, 0.8, 1.1, 4.1, 4.6])
+    flat = np.ones(600, np.float32)
+    found = word_times([(0, 1), (1, 2), (2, 3), (3, 5)], times, flat, [(0.2, 1.4), (4.0, 5.0)], 5.5)
+    assert found == [(0.2, 0.5), (0.5, 1.0), (1.0, 1.4), (4.0, 5.0)]
+    assert all(
+        start <= end for start, end in word_times([(i, i + 1) for i in range(9)], times, flat, [], 5.5)
+    )  # more tokens than were timed
+
+
+@pytest.fixture(scope="module")
+def multilingual(base_folder: Path) -> Tokenizer:
+    return Tokenizer.from_folder(base_folder, 51_865)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (" Hello, world! It's 5.30 p.m.", [" Hello,", " world!", " It's", " 5.30", " p.m."]),
+        (' He said: "Yes (twice)."', [" He", " said:", ' "Yes', ' (twice)."']),
+        (" L'été, c'est déjà fini…", [" L'été,", " c'est", " déjà", " fini…"]),
+        (" ¿Qué hora es? ¡Ya!", [" ¿Qué", " hora", " es?", " ¡Ya!"]),
+        (" Привет, мир.", [" Привет,", " мир."]),
+        ("你好，世界。", ["你", "好，", "世", "界。"]),
+        ("今日は「東京」へ行く。", ["今", "日", "は", "「東", "京」", "へ", "行", "く。"]),
+        ("GPT 4 模型", ["GPT", " 4", " 模", "型"]),
+        (" नमस्ते दुनिया", [" नमस्ते", " दुनिया"]),
+        (" 😀 ok", [" 😀", " ok"]),
+        (" - Well - no…", [" - Well -", " no…"]),
+    ],
+)
+def test_words_of_every_script_keep_their_punctuation(multilingual: Tokenizer, text: str, words: list[str]) -> None:
+    found = pieces(multilingual.encode(text), multilingual)
+    assert [piece.text for piece in found] == words
+    edges = [edge for piece in found for edge in (piece.start, piece.end)]
+    assert edges[0] == 0
+    assert edges[1:-1:2] == pytest.approx(edges[2::2])
+    assert edges[-1] == len(multilingual.encode(text))
+
+
+def sane(words: list[Word], duration: float) -> bool:
+    ordered = all(first.end <= second.start for first, second in pairwise(words))
+    return ordered and all(0 <= word.start <= word.end <= duration and 0 <= word.probability <= 1 for word in words)
+
+
+async def test_word_onsets_are_those_that_the_synthesiser_reports(pipeline: Pipeline) -> None:
+    samples, spoken = say_timed(" ".join(STORY))
+    got = await pipeline.transcribe(upload(wav(samples)), Options(timestamps="word"))
+    words = [word for segment in got.segments for word in segment.words]
+    assert sane(words, got.duration)
+    matcher = SequenceMatcher(None, [plain(Word(0, 0, word, 0)) for word, _ in spoken], [plain(word) for word in words], autojunk=False)
+    errors = np.array([abs(words[m.b + i].start - spoken[m.a + i][1]) for m in matcher.get_matching_blocks() for i in range(m.size)])
+    assert len(errors) >= 300
+    assert np.median(errors) <= 0.05
+    assert np.quantile(errors, 0.9) <= 0.12
+
+
+async def test_no_word_lies_over_silence(pipeline: Pipeline) -> None:
+    first, second = say("The number is 42."), say(PANGRAM)
+    samples = np.concatenate([silence(2), first, silence(2), second, silence(2)])
+    got = await pipeline.transcribe(upload(wav(samples)), Options(timestamps="word"))
+    words = [word for segment in got.segments for word in segment.words]
+    assert any("42" in word.text for word in words)
+    assert sane(words, got.duration)
+    quiet = [(0, 2), (2 + len(first) / SAMPLE_RATE, 4 + len(first) / SAMPLE_RATE)]
+    for word in words:
+        assert all(min(word.end, end) - max(word.start, start) <= 0.1 for start, end in quiet), word
+    for segment in got.segments:
+        assert (segment.start, segment.end) == (segment.words[0].start, segment.words[-1].end)
+        assert "".join(word.text for word in segment.words) == segment.text
