@@ -1,30 +1,29 @@
-"""One request from its source to its transcript: fetch, decode, cut, engine, assemble. `build` wires the house. Knows no door.
+"""One request from its source to its transcript: intake, reader, assemble. `build` wires the house. Knows no door.
 
-Every stage hands over in bounded steps, so windows are being decoded while the rest of a file still arrives, and a long
-file takes the memory of a short one. Downloading and decoding run in threads of their own; the event loop never blocks.
+Downloading and decoding to samples run in threads of their own, the engine in another; the event loop never blocks.
 """
 
 import asyncio
-import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import BinaryIO
+from dataclasses import dataclass
 
 from handler import logs
-from handler.audio.decode import AudioDecoder
+from handler.assemble import Passage, assembled, gap_warnings, measured, most_spoken
 from handler.audio.fetch import Fetcher
-from handler.audio.spool import Spool
-from handler.errors import AsrError, Cancelled, Internal, InvalidRequest, Overloaded, TooLong
+from handler.errors import AsrError, Cancelled, Internal, InvalidRequest, Overloaded
 from handler.formats import text_of
-from handler.longform import Cutter, Engine, Window, WindowResult, placed, trimmed
+from handler.intake import LANGUAGE_WINDOWS, Intake
+from handler.longform import Engine, Window, WindowResult
 from handler.models import find_model
+from handler.reader import Reader
 from handler.runner import Runner
-from handler.schema import SAMPLE_RATE, AudioSource, Options, Segment, Transcript
+from handler.schema import MULTI, SAMPLE_RATE, AudioSource, Options, Transcript
 from handler.settings import Settings
-from handler.speech import SpeechCutter
 from handler.timeline import Timeline
+
+SURE = 0.9  # probability of a language that needs no more windows
+CONTEXT = 2000  # characters of prompt or hotwords: more than the tokens that a model reads of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +57,10 @@ class Pipeline:
         """
         self._check(options)
         self.check_room()
-        request = _Request(self, source, options, progress)
+        request = _Request(self, options, progress)
         self._requests.add(request)
         try:
-            return await request.run()
+            return await request.run(source)
         except AsrError:
             raise
         except Exception as exc:
@@ -84,8 +83,13 @@ class Pipeline:
         self.threads.shutdown(wait=False, cancel_futures=True)
 
     def _check(self, options: Options) -> None:
-        languages = self.engine.languages
-        if options.language and options.language not in languages:
+        languages, rows = self.engine.languages, self.engine.rows
+        if max(options.beam_size, options.best_of or 1) > rows:
+            name = "beam_size" if options.beam_size > rows else "best_of"
+            raise InvalidRequest(f"{name} must be at most BATCH_SIZE, which is {rows}; got {getattr(options, name)}")
+        if options.language == MULTI and not self.engine.detects_language:
+            raise InvalidRequest(f"language multi needs a multilingual model; {self.engine.model_id} is not")
+        if options.language not in (None, MULTI, *languages):
             known = ", ".join(languages) if len(languages) < 10 else f"one of {len(languages)} others"
             raise InvalidRequest(f"language {options.language!r} is not known to model {self.engine.model_id}; expected {known}")
         if options.task == "translate" and not self.engine.detects_language:
@@ -95,34 +99,27 @@ class Pipeline:
 class _Request:
     """One request on its way through the house."""
 
-    def __init__(self, house: Pipeline, source: AudioSource, options: Options, progress: ProgressCallback | None) -> None:
+    def __init__(self, house: Pipeline, options: Options, progress: ProgressCallback | None) -> None:
         self._house = house
-        self._source = source
         self._options = options
         self._progress = progress
         self._timeline = Timeline()
-        self._spool: Spool | None = None
-        self._decoder: AudioDecoder | None = None
-        self._over = threading.Event()
-        self._in_flight = 2 * house.settings.batch_size
-        self._room = threading.Semaphore(self._in_flight)  # windows cut and not yet decoded
+        self._loop = asyncio.get_running_loop()
         self._cut: asyncio.Queue[Window | BaseException | None] = asyncio.Queue()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._segments: list[Segment] = []
-        self._warnings: list[str] = []
-        self._seconds = 0.0  # of audio, decoded to samples
+        self._intake = Intake(house.settings, house.fetcher, house.threads, self._timeline, self._hand_over)
+        self._reader = Reader(self._submit, options, house.engine.rows)
+        self._passages: list[Passage] = []
         self._done_s = 0.0  # how far into the audio a window has been decoded
-        self._language: str | None = options.language
+        self._language: str | None = None if options.language == MULTI else options.language
         self._language_probability: float | None = None
 
-    async def run(self) -> Transcript:
-        self._loop = asyncio.get_running_loop()
-        self._house.threads.submit(self._produce)
+    async def run(self, source: AudioSource) -> Transcript:
+        self._intake.start(source, self._options)
         with self._timeline.span("transcribe"):
             await self._consume()
         if self._progress is not None:
-            self._progress(Progress(self._seconds, self._seconds))
-        return self._transcript()
+            self._progress(Progress(self._intake.seconds, self._intake.seconds))
+        return await asyncio.to_thread(self._transcript)
 
     def abort(self) -> None:
         """End `run` as cancelled."""
@@ -130,98 +127,26 @@ class _Request:
 
     def close(self) -> None:
         """Stop everything that still runs for this request."""
-        self._over.set()
-        self._room.release(self._in_flight)
-        if self._spool is not None:
-            self._spool.close()
+        self._intake.close()
         self._house.runner.cancel(self)
 
-    # In a thread: bytes to windows.
-
-    def _produce(self) -> None:
-        end: BaseException | None = None
-        began = time.thread_time()
-        try:
-            file = self._open()
-            try:
-                self._read(file)
-            finally:
-                if self._spool is not None:
-                    self._spool.check()
-        except BaseException as exc:
-            end = exc
-        self._timeline.add("decode", time.thread_time() - began)
-        self._hand_over(end)
-        if self._over.is_set() and self._spool is not None:  # made while `close` was running
-            self._spool.close()
-
-    def _open(self) -> BinaryIO:
-        """The source as a file; a download runs on behind it."""
-        if self._source.file is not None:
-            return self._source.file
-        if self._source.base64 is not None:
-            return self._house.fetcher.decode_base64(self._source.base64)
-        self._spool = spool = self._house.fetcher.spool()
-        self._check_open()
-        self._house.threads.submit(self._download, self._source.url or "", spool)
-        return spool.reader()  # type: ignore[return-value]
-
-    def _download(self, url: str, spool: Spool) -> None:
-        with self._timeline.span("download"):
-            self._house.fetcher.fill(url, spool)
-
-    def _read(self, file: BinaryIO) -> None:
-        settings = self._house.settings
-        cutter = self._cutter()
-        self._decoder = AudioDecoder(file)
-        for block in self._decoder.blocks():
-            self._check_open()
-            self._seconds += len(block) / SAMPLE_RATE
-            if max(self._seconds, self._decoder.duration or 0.0) > settings.max_duration_s:
-                raise TooLong(f"expected at most {settings.max_duration_s:g} s of audio; got more")
-            for window in cutter.push(block):
-                self._offer(window)
-        for window in cutter.finish():
-            self._offer(window)
-
-    def _cutter(self) -> "Cutter | SpeechCutter":
-        longest, stride = self._house.settings.chunk_length_s, self._house.settings.stride_length_s
-        if not self._options.vad:
-            return Cutter(longest, stride)
-        from handler.audio.vad import VoiceActivity
-
-        return SpeechCutter(longest, stride, VoiceActivity())
-
-    def _offer(self, window: Window) -> None:
-        """Hand a window over as soon as there is room for it."""
-        self._room.acquire()
-        self._check_open()
-        self._hand_over(window)
-
-    def _check_open(self) -> None:
-        if self._over.is_set():
-            raise Cancelled("the request is over")
-
     def _hand_over(self, item: Window | BaseException | None) -> None:
-        if self._loop is not None and not self._over.is_set() and not self._loop.is_closed():
+        """Take what the intake delivers; from any thread."""
+        if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._cut.put_nowait, item)
 
-    # In the event loop: windows to text.
-
     async def _next(self) -> Window | None:
-        """The next window, or None after the last one. Raises what the producer met."""
+        """The next window, or None after the last one. Raises what the intake met."""
         item = await self._cut.get()
         if isinstance(item, BaseException):
             raise item
         return item
 
+    async def _submit(self, window: Window) -> WindowResult:
+        return await asyncio.wrap_future(self._house.runner.submit(self, window))
+
     async def _consume(self) -> None:
-        ahead = [await self._next()]
-        if ahead[0] is not None and self._language is None and self._house.engine.detects_language:
-            # The language of a single window is found while it is decoded; several have to agree first.
-            ahead.append(await self._next())
-            if ahead[1] is not None:
-                await self._detect(ahead[0])
+        ahead = await self._settle_language()
         try:
             async with asyncio.TaskGroup() as tasks:
                 while (window := ahead.pop(0) if ahead else await self._next()) is not None:
@@ -229,52 +154,55 @@ class _Request:
         except BaseExceptionGroup as group:  # the first failure has cancelled the others
             raise group.exceptions[0] from None
 
+    async def _settle_language(self) -> list[Window | None]:
+        """Find out the language by the first windows, together, until one language is sure; gives back the windows taken for it."""
+        ahead = [await self._next()]
+        if ahead[0] is None or self._language is not None or self._options.language == MULTI or not self._house.engine.detects_language:
+            return ahead
+        heard: dict[str, float] = {}  # probability by language, weighed by seconds
+        while (window := ahead[-1]) is not None:
+            result = await self._submit(window.asked(detect_only=True))
+            for language, probability in result.languages.items():
+                heard[language] = heard.get(language, 0.0) + probability * window.seconds
+            self._language = max(heard, key=heard.__getitem__)
+            self._language_probability = heard[self._language] / sum(heard.values())
+            if len(ahead) == LANGUAGE_WINDOWS or self._language_probability >= SURE:
+                break
+            ahead.append(await self._next())
+        return ahead
+
     def _asked(self, window: Window) -> Window:
         """A window as the options want it decoded."""
-        return replace(window, language=self._language, task=self._options.task, prompt=self._options.prompt)
-
-    async def _detect(self, window: Window) -> None:
-        """Settle the language of the whole request by its first window."""
-        result = await self._submit(replace(window, detect_only=True))
-        self._language, self._language_probability = result.language, result.language_probability
+        options = self._options
+        prompt, hotwords = options.prompt.strip()[-CONTEXT:], options.hotwords.strip()[:CONTEXT]
+        return window.asked(language=self._language, task=options.task, prompt=prompt, hotwords=hotwords)
 
     async def _decode(self, window: Window) -> None:
-        """Decode a window, and what the engine left of it, until all of it is done."""
-        todo = [window]
-        while todo:
-            result = await self._submit(todo[0])
-            self._segments += placed(todo[0], result)
-            self._note(todo[0], result)
-            todo = trimmed(replace(todo[0].since(result.rest_s), language=result.language)) if result.rest_s else []
-        self._room.release()
+        segments = await self._reader.read(window)
+        self._passages.append(Passage(window.start, window.end, window.speech, window.channel, segments))
+        self._intake.done()
         self._done_s = max(self._done_s, window.start / SAMPLE_RATE + window.seconds)
         if self._progress is not None:
-            total = self._decoder.duration if self._decoder else None
+            total = self._intake.duration
             self._progress(Progress(min(self._done_s, total or self._done_s), total))
 
-    async def _submit(self, window: Window) -> WindowResult:
-        return await asyncio.wrap_future(self._house.runner.submit(self, window))
-
-    def _note(self, window: Window, result: WindowResult) -> None:
-        if self._language is None:
-            self._language, self._language_probability = result.language, result.language_probability
-        if result.evidence is not None and not result.rest_s and (result.evidence.looped or result.evidence.exhausted):
-            what = "the text began to repeat itself and was cut" if result.evidence.looped else "more was said than could be decoded"
-            begin = window.start / SAMPLE_RATE
-            self._warnings.append(f"between {begin:.1f} and {begin + window.seconds:.1f} s {what}: words may be missing")
-
     def _transcript(self) -> Transcript:
-        segments = tuple(sorted(self._segments, key=lambda segment: segment.start))
+        segments = assembled(self._passages)
+        coverage = measured(self._passages, segments)
+        language, probability = self._language, self._language_probability
+        if self._options.language == MULTI or (language is None and segments):
+            language = most_spoken(segments)
         return Transcript(
             text=text_of(segments),
-            segments=segments,
-            language=self._language,
-            language_probability=self._language_probability,
-            duration=self._seconds,
+            segments=tuple(segments),
+            language=language,
+            language_probability=probability,
+            duration=self._intake.seconds,
             model=self._house.engine.model_id,
-            task=self._options.task,
+            options=self._options,
             timing=self._timeline.seconds(),
-            warnings=(*(self._decoder.warnings if self._decoder else ()), *self._warnings),
+            coverage=coverage,
+            warnings=(*self._intake.warnings, *self._reader.warnings(), *gap_warnings(coverage)),
         )
 
 

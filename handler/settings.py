@@ -101,7 +101,10 @@ class Settings:
     )
     chunk_length_s: float = _var("CHUNK_LENGTH_S", 30.0, _seconds(1, _DAY_S), "longest window, seconds")
     stride_length_s: float = _var(
-        "STRIDE_LENGTH_S", None, _seconds(0, _DAY_S), "how far back from the end of a full window a quiet place is looked for"
+        "STRIDE_LENGTH_S",
+        None,
+        _seconds(0, _DAY_S),
+        "how far back from the end of a full window a pause is looked for, and how far windows overlap where speech has none",
     )
     device: str = _var("DEVICE", "auto", _device, "`auto`, `cpu`, `cuda` or `cuda:N`")
     dtype: str = _var("DTYPE", "auto", _one_of("auto", "float32", "bfloat16", "float16"), "`auto`, `float32`, `bfloat16` or `float16`")

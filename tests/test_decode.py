@@ -35,7 +35,9 @@ FILES = {
 
 def decoded(data: bytes) -> tuple[Samples, AudioDecoder]:
     decoder = AudioDecoder(io.BytesIO(data))
-    return np.concatenate(list(decoder.blocks())), decoder
+    samples = np.concatenate(list(decoder.blocks()))
+    assert samples.shape[1] == 1
+    return samples[:, 0], decoder
 
 
 def pitch(samples: Samples) -> float:

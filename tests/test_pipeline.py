@@ -144,6 +144,7 @@ async def test_the_language_of_a_long_file_is_settled_by_its_beginning(base_fold
 class FakeEngine:
     """Answers each window with its place; can be held, and made to fail."""
 
+    rows = 2
     model_id = "fake"
     device_name = "none"
     longest_window_s = 30.0
@@ -173,7 +174,7 @@ class FakeEngine:
         if not self.go.wait(0.005):
             return []
         done, self.running = self.running, []
-        return [(w, WindowResult((Segment(0, min(1, w.seconds), f" {w.start}"),), self.evidence, "en", None, self.rest_s)) for w in done]
+        return [(w, WindowResult((Segment(0, w.seconds, f" {w.start}"),), self.evidence, "en", {}, self.rest_s)) for w in done]
 
     def drop(self, windows: Collection[Window]) -> None:
         self.dropped += windows

@@ -1,4 +1,4 @@
-"""Bytes to mono float32 samples at 16 kHz, in blocks: what the bytes are decides, not their name. Knows no network and no window.
+"""Bytes to float32 samples at 16 kHz, in blocks: what the bytes are decides, not their name. Knows no network and no window.
 
 libsndfile reads wav and its kin, FFmpeg (by PyAV) everything else; both deliver to the one resampler, soxr.
 """
@@ -15,6 +15,7 @@ from handler.schema import SAMPLE_RATE
 
 Planes = NDArray[np.float32]  # [n, channels], at the file's own rate
 
+MOST_CHANNELS = 8  # that are worked on apart
 CUT_OFF = "the file is cut off or damaged: what could be heard of it was transcribed"
 DAMAGED = "parts of the file are damaged and were left out"
 _BLOCK_S = 2.0  # seconds of audio read at a time
@@ -33,30 +34,37 @@ _MAX_DAMAGED = 100  # packets in a row that may fail before the rest is given up
 
 
 class AudioDecoder:
-    """One file's audio. `duration` is what the container says, in seconds; `warnings` are complete once the blocks are read."""
+    """One file's audio, its channels mixed into one or split.
 
-    def __init__(self, file: BinaryIO) -> None:
+    `duration` is what the container says, in seconds; `warnings` are complete once the blocks are read.
+    """
+
+    def __init__(self, file: BinaryIO, split: bool = False) -> None:
+        self._split = split
         self.duration: float | None = None
         self.warnings: list[str] = []
         self._reached = 0.0  # time of the last packet of any stream, seconds
         self._file = file
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """Blocks of samples, [n] each, all channels mixed into one. Raises MediaError."""
+        """Blocks of samples, [n, channels] each, as many channels in all of them; one where they are mixed. Raises MediaError."""
         resampler, rate = None, 0
-        count = 0
+        channels = count = 0
         for planes, found_rate in self._planes():
-            mono = planes.mean(axis=1, dtype=np.float32) if planes.shape[1] > 1 else planes[:, 0]
+            channels = channels or (planes.shape[1] if self._split else 1)
+            if channels > MOST_CHANNELS:
+                raise UnsupportedMedia(f"expected at most {MOST_CHANNELS} channels to split; the file has {channels}")
+            wanted = _with_channels(planes, channels) if self._split else planes.mean(axis=1, dtype=np.float32, keepdims=True)
             if found_rate != rate:
                 if resampler is not None:
-                    yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
-                resampler, rate = soxr.ResampleStream(found_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ"), found_rate
-            count += len(mono)
-            if len(block := resampler.resample_chunk(np.ascontiguousarray(mono))):  # type: ignore[union-attr]
+                    yield resampler.resample_chunk(np.empty((0, channels), np.float32), last=True)
+                resampler, rate = soxr.ResampleStream(found_rate, SAMPLE_RATE, channels, dtype="float32", quality="HQ"), found_rate
+            count += len(wanted)
+            if len(block := resampler.resample_chunk(np.ascontiguousarray(wanted))):  # type: ignore[union-attr]
                 yield block
         if resampler is None or not count:
             raise NoAudioStream("expected a file with audio; it holds no samples")
-        yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+        yield resampler.resample_chunk(np.empty((0, channels), np.float32), last=True)
 
     def _planes(self) -> Iterator[tuple[Planes, int]]:
         head = self._file.read(_SNIFF)
@@ -163,6 +171,11 @@ class AudioDecoder:
     def _warn(self, text: str) -> None:
         if text not in self.warnings:
             self.warnings.append(text)
+
+
+def _with_channels(planes: Planes, count: int) -> Planes:
+    """The first `count` channels, silent ones where the file has fewer from here on."""
+    return np.pad(planes[:, :count], ((0, 0), (0, max(0, count - planes.shape[1]))))
 
 
 def _open_sound(file: BinaryIO) -> Any:

@@ -1,0 +1,73 @@
+"""The windows of a request to one timeline with its evidence: pure functions. Knows no engine and no door."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from handler.coverage import covered_by, gaps, length, united, without
+from handler.longform import joined
+from handler.schema import SAMPLE_RATE, Coverage, Gap, Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """What was read from one window, without its samples."""
+
+    start: int  # samples
+    end: int
+    speech: tuple[tuple[int, int], ...]  # samples
+    channel: int | None
+    segments: list[Segment]
+
+
+def assembled(passages: Sequence[Passage]) -> list[Segment]:
+    """The segments of all passages in order of time; where two of a channel heard the same, it is said once."""
+    channels: dict[int | None, list[Passage]] = defaultdict(list)
+    for passage in sorted(passages, key=lambda passage: passage.start):
+        channels[passage.channel].append(passage)
+    found: list[Segment] = []
+    for mine in channels.values():
+        told: list[Segment] = []
+        end = 0
+        for passage in mine:
+            overlap = (passage.start / SAMPLE_RATE, end / SAMPLE_RATE)
+            first = len(told)
+            while first and told[first - 1].end > overlap[0]:
+                first -= 1
+            told[first:] = (
+                joined(told[first:], passage.segments, overlap) if overlap[0] < overlap[1] else [*told[first:], *passage.segments]
+            )
+            end = max(end, passage.end)
+        found += told
+    return sorted(found, key=lambda segment: (segment.start, segment.channel or 0))
+
+
+def measured(passages: Sequence[Passage], segments: Sequence[Segment]) -> Coverage:
+    """How much of the speech in passages is covered by the words of segments."""
+    speech_s = covered_s = 0.0
+    missed: list[Gap] = []
+    for channel in sorted({passage.channel for passage in passages}, key=lambda channel: channel or 0):
+        speech = [span for passage in passages if passage.channel == channel for span in passage.speech]
+        mine = [segment for segment in segments if segment.channel == channel]
+        spans = united((start / SAMPLE_RATE, end / SAMPLE_RATE) for start, end in speech)
+        speech_s += length(spans)
+        covered_s += length(spans) - length(without(spans, covered_by(mine)))
+        missed += [Gap(start, end, channel) for start, end in gaps(speech, mine)]
+    return Coverage(speech_s, covered_s, tuple(sorted(missed, key=lambda gap: gap.start)))
+
+
+def gap_warnings(coverage: Coverage) -> list[str]:
+    """What is missing, in words."""
+    return [
+        f"speech between {gap.start:.1f} and {gap.end:.1f} s{f' of channel {gap.channel}' if gap.channel is not None else ''} has no text"
+        for gap in coverage.gaps
+    ]
+
+
+def most_spoken(segments: Sequence[Segment]) -> str | None:
+    """The language that takes most of the time."""
+    seconds: dict[str, float] = defaultdict(float)
+    for segment in segments:
+        if segment.language is not None:
+            seconds[segment.language] += segment.end - segment.start
+    return max(seconds, key=seconds.__getitem__) if seconds else None

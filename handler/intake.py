@@ -1,0 +1,138 @@
+"""The audio of one request from its source to windows, in a thread of its own. Knows no engine and no event loop.
+
+Bytes are decoded while more of them still arrive, and no more windows are cut than there is room for, so a long file
+takes the memory of a short one.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
+
+from handler.audio.decode import AudioDecoder
+from handler.audio.fetch import Fetcher
+from handler.audio.spool import Spool
+from handler.errors import Cancelled, TooLong
+from handler.longform import Window
+from handler.schema import MULTI, SAMPLE_RATE, AudioSource, Options
+from handler.settings import Settings
+from handler.speech import LONGEST_GAP_S, SpeechCutter
+from handler.timeline import Timeline
+
+LANGUAGE_WINDOWS = 4  # at most so many windows decide on the language of a request before one of them is decoded
+MULTI_GAP_S = 0.8  # where languages change, they do so after a pause: a window ends sooner
+
+Deliver = Callable[[Window | BaseException | None], None]
+
+
+class Intake:
+    """Hands the windows of one source to `deliver`, then None, or whatever ended it before."""
+
+    def __init__(self, settings: Settings, fetcher: Fetcher, threads: ThreadPoolExecutor, timeline: Timeline, deliver: Deliver) -> None:
+        self.seconds = 0.0  # of audio, decoded to samples
+        self._settings = settings
+        self._fetcher = fetcher
+        self._threads = threads
+        self._timeline = timeline
+        self._deliver = deliver
+        self._spool: Spool | None = None
+        self._decoder: AudioDecoder | None = None
+        self._over = threading.Event()
+        self._in_flight = max(2 * settings.batch_size, LANGUAGE_WINDOWS)
+        self._room = threading.Semaphore(self._in_flight)  # windows cut and not yet decoded
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds of audio that the container promises, where it does."""
+        return self._decoder.duration if self._decoder else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was wrong with the file."""
+        return tuple(self._decoder.warnings) if self._decoder else ()
+
+    def start(self, source: AudioSource, options: Options) -> None:
+        """Begin to read, in threads."""
+        self._threads.submit(self._run, source, options)
+
+    def done(self) -> None:
+        """A window that was delivered is decoded: there is room for another."""
+        self._room.release()
+
+    def close(self) -> None:
+        """Stop reading; from any thread."""
+        self._over.set()
+        self._room.release(self._in_flight)
+        if self._spool is not None:
+            self._spool.close()
+
+    def _run(self, source: AudioSource, options: Options) -> None:
+        end: BaseException | None = None
+        began = time.thread_time()
+        try:
+            file = self._open(source)
+            try:
+                self._read(file, options)
+            finally:
+                if self._spool is not None:
+                    self._spool.check()
+        except BaseException as exc:
+            end = exc
+        self._timeline.add("decode", time.thread_time() - began)
+        if not self._over.is_set():
+            self._deliver(end)
+        elif self._spool is not None:  # made while `close` was running
+            self._spool.close()
+
+    def _open(self, source: AudioSource) -> BinaryIO:
+        """The source as a file; a download runs on behind it."""
+        if source.file is not None:
+            return source.file
+        if source.base64 is not None:
+            return self._fetcher.decode_base64(source.base64)
+        self._spool = spool = self._fetcher.spool()
+        self._check_open()
+        self._threads.submit(self._download, source.url or "", spool)
+        return spool.reader()  # type: ignore[return-value]
+
+    def _download(self, url: str, spool: Spool) -> None:
+        with self._timeline.span("download"):
+            self._fetcher.fill(url, spool)
+
+    def _read(self, file: BinaryIO, options: Options) -> None:
+        cutters: list[SpeechCutter] = []
+        self._decoder = AudioDecoder(file, split=options.channels == "split")
+        for block in self._decoder.blocks():
+            self._check_open()
+            self.seconds += len(block) / SAMPLE_RATE
+            if max(self.seconds, self._decoder.duration or 0.0) > self._settings.max_duration_s:
+                raise TooLong(f"expected at most {self._settings.max_duration_s:g} s of audio; got more")
+            cutters = cutters or [self._cutter(options, channel) for channel in range(block.shape[1])]
+            for cutter, samples in zip(cutters, block.T, strict=True):
+                self._offer(cutter.push(samples))
+        for cutter in cutters:
+            self._offer(cutter.finish())
+
+    def _cutter(self, options: Options, channel: int) -> SpeechCutter:
+        from handler.audio.vad import VoiceActivity
+
+        return SpeechCutter(
+            self._settings.chunk_length_s,
+            self._settings.stride_length_s,
+            VoiceActivity(),
+            everything=not options.vad,
+            longest_gap_s=MULTI_GAP_S if options.language == MULTI else LONGEST_GAP_S,
+            channel=channel if options.channels == "split" else None,
+        )
+
+    def _offer(self, windows: list[Window]) -> None:
+        """Hand each window over as soon as there is room for it."""
+        for window in windows:
+            self._room.acquire()
+            self._check_open()
+            self._deliver(window)
+
+    def _check_open(self) -> None:
+        if self._over.is_set():
+            raise Cancelled("the request is over")

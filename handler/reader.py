@@ -1,0 +1,140 @@
+"""One window to its text: decode, judge, decode again or on, look for what was missed. Knows no source of audio and no door."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+from handler.coverage import REACH_S, gaps, lasting
+from handler.fallback import Verdict, judge, ladder, merit
+from handler.invented import FASTEST, echo, is_heard_in, spoken_length, without_repeats
+from handler.longform import Window, WindowResult, kept, placed, plain, trimmed
+from handler.schema import SAMPLE_RATE, Options, Segment
+
+BEST_OF = 5  # texts sampled at a temperature above 0, where the request does not say
+LEAST_REST_S = 0.3  # less speech than this at the end of a window is the end of what was understood
+LONGEST_TAIL_S = 0.6  # the last word goes on no longer than this behind where its segment is said to end
+BORDER = 3  # words at the ends of a gap that may have been said already
+
+Submit = Callable[[Window], Awaitable[WindowResult]]
+
+
+@dataclass(slots=True)
+class Reading:
+    """What a window or a part of it says."""
+
+    segments: list[Segment] = field(default_factory=list)
+    accepted: bool = True  # all of it passed the thresholds
+    warnings: list[tuple[float, str]] = field(default_factory=list)  # each with its second
+
+
+class Reader:
+    """Reads the windows of one request on an engine with `rows` rows."""
+
+    def __init__(self, submit: Submit, options: Options, rows: int) -> None:
+        self._submit = submit
+        self._options = options
+        self._best_of = options.best_of or min(BEST_OF, rows)
+        self._warnings: list[tuple[float, str]] = []
+
+    def warnings(self) -> list[str]:
+        """What may be wrong with the text, in order of time."""
+        return [text for _, text in sorted(self._warnings)]
+
+    async def read(self, window: Window) -> list[Segment]:
+        """All that is said in a window, in order; speech that got no text is decoded once more on its own."""
+        first = await self._through(window)
+        segments = first.segments
+        self._warnings += first.warnings
+        for start, end in gaps(window.speech, segments):
+            part = window.part(round((start - REACH_S) * SAMPLE_RATE), round((end + REACH_S) * SAMPLE_RATE))
+            again = await self._through(part.asked(language=window.how.language or (segments[0].language if segments else None)))
+            if again.accepted:  # the model passed over it once: what is said of it now has to be good
+                segments = _inserted(_new(again.segments, segments, start), segments, start)
+                self._warnings += again.warnings
+        return segments if first.accepted else without_repeats(segments)
+
+    async def _through(self, window: Window) -> Reading:
+        """A window, and what the engine left of it."""
+        found = Reading()
+        todo = [window]
+        while todo:
+            part = todo[0]
+            result, accepted = await self._attempts(part)
+            found.segments += placed(part, result)
+            found.accepted = found.accepted and accepted
+            todo = self._rest(part, result)
+            if result.evidence is not None and result.segments and not todo and (result.evidence.looped or result.evidence.exhausted):
+                what = "the text began to repeat itself and was cut" if result.evidence.looped else "more was said than could be decoded"
+                begin, end = part.start / SAMPLE_RATE, part.end / SAMPLE_RATE
+                where = "" if part.channel is None else f" of channel {part.channel}"
+                found.warnings.append((begin, f"between {begin:.1f} and {end:.1f} s{where} {what}: words may be missing"))
+        found.segments.sort(key=lambda segment: segment.start)
+        return found
+
+    def _rest(self, window: Window, result: WindowResult) -> list[Window]:
+        """What is left of a window behind its result, where it is worth decoding."""
+        if not result.rest_s:
+            return []
+        # A segment's end is told roughly: the last word may go on behind it, and is not to be heard again.
+        said = max((lasting(word)[1] for segment in result.segments for word in segment.words), default=0.0)
+        at = max(result.rest_s, min(said, result.rest_s + LONGEST_TAIL_S))
+        rest = window.part(window.start + round(at * SAMPLE_RATE), window.end).asked(language=result.language)
+        if self._options.vad and sum(end - start for start, end in rest.speech) < LEAST_REST_S * SAMPLE_RATE:
+            return []
+        return trimmed(rest)
+
+    async def _attempts(self, window: Window) -> tuple[WindowResult, bool]:
+        """The text of a window at the first temperature at which it is accepted, else the best one; whether it was accepted."""
+        best: WindowResult | None = None
+        for temperature in ladder(self._options):
+            rows = self._options.beam_size if temperature == 0 else self._best_of
+            result = await self._submit(window.asked(temperature=temperature, rows=rows))
+            verdict = judge(result.evidence, self._options) if result.evidence is not None else Verdict.ACCEPT
+            if verdict is Verdict.DROP:
+                return replace(result, segments=(), rest_s=None), True
+            if verdict is Verdict.ACCEPT:
+                return await self._unechoed(window, result, True)
+            if best is None or self._merit(window, result) > self._merit(window, best):
+                best = result
+        assert best is not None
+        unsure = best.evidence is not None and best.evidence.avg_logprob < self._options.logprob_threshold
+        if unsure and not window.speech:  # nobody else hears speech there either
+            return replace(best, segments=(), rest_s=None), False
+        return await self._unechoed(window, best, False)
+
+    def _merit(self, window: Window, result: WindowResult) -> tuple[object, ...]:
+        """What orders results none of which was accepted."""
+        assert result.evidence is not None
+        words = [word for segment in result.segments for word in segment.words]
+        heard = sum(end - start for start, end in window.speech) / SAMPLE_RATE
+        return (spoken_length(words) <= FASTEST * (heard or window.seconds), *merit(result.evidence, self._options))
+
+    async def _unechoed(self, window: Window, result: WindowResult, accepted: bool) -> tuple[WindowResult, bool]:
+        """The result, unless it reads out its context: words that are not heard without it. Then the result without context."""
+        context = [text for text in (window.how.prompt, window.how.hotwords) if text]
+        if not context or not (run := echo(result.segments, context)):
+            return result, accepted
+        bare, bare_accepted = await self._attempts(window.asked(prompt="", hotwords=""))
+        return (result, accepted) if is_heard_in(run, bare.segments) else (bare, bare_accepted)
+
+
+def _new(found: list[Segment], known: list[Segment], start: float) -> list[Segment]:
+    """Of what was found in a gap that begins at `start`, seconds, the words that were not known from around it."""
+    before = [plain(word) for segment in known for word in segment.words if word.start < start][-BORDER:]
+    after = [plain(word) for segment in known for word in segment.words if word.start >= start][:BORDER]
+    said = [word for segment in found for word in segment.words]
+    first = next((n for n in range(min(BORDER, len(said)), 0, -1) if [plain(w) for w in said[:n]] == before[-n:]), 0)
+    last = next((n for n in range(min(BORDER, len(said)), 0, -1) if [plain(w) for w in said[-n:]] == after[:n]), 0)
+    gone = {id(word) for word in (*said[:first], *said[len(said) - last :])}
+    return kept(found, lambda word: id(word) not in gone) if gone else found
+
+
+def _inserted(new: list[Segment], known: list[Segment], start: float) -> list[Segment]:
+    """Segments with others put in at `start`, seconds; a segment that goes on over it is parted there."""
+    parted: list[Segment] = []
+    for segment in known:
+        if segment.words:
+            parted += kept([segment], lambda word: word.start < start)
+            parted += kept([segment], lambda word: word.start >= start)
+        else:
+            parted.append(segment)
+    return sorted([*parted, *new], key=lambda segment: segment.start)
