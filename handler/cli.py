@@ -58,7 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     transcribe = commands.add_parser("transcribe", help="print the transcripts of files and addresses")
     transcribe.add_argument("sources", nargs="+", metavar="FILE|URL", help="a file, an http, https or s3 address, or - for stdin")
     for name, schema in Options.json_schema().items():
-        transcribe.add_argument(f"--{name}", choices=schema.get("enum"), help=schema["description"].replace("%", "%%"))
+        flags = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))  # one where the name is one word
+        transcribe.add_argument(*flags, dest=name, choices=schema.get("enum"), help=schema["description"].replace("%", "%%"))
     return parser
 
 

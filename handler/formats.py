@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from handler.schema import Segment, Transcript
+from handler.schema import MULTI, Coverage, Options, Segment, Transcript, Word
+from handler.subtitles import cues
 
 
 def text_of(segments: Sequence[Segment]) -> str:
@@ -15,15 +16,39 @@ def to_json(transcript: Transcript) -> dict[str, Any]:
     """The object that every door answers with; built-in types and finite numbers only."""
     return {
         "text": transcript.text,
-        "chunks": [{"timestamp": [s.start, s.end], "text": s.text.strip()} for s in transcript.segments],
+        "chunks": [_chunk(segment, transcript.options) for segment in transcript.segments],
         "language": transcript.language,
         "language_probability": _rounded(transcript.language_probability),
-        "task": transcript.task,
+        "task": transcript.options.task,
         "duration": round(transcript.duration, 3),
         "model": transcript.model,
         "timing": transcript.timing,
+        "coverage": _coverage(transcript.coverage),
         "warnings": list(transcript.warnings),
     }
+
+
+def _chunk(segment: Segment, options: Options) -> dict[str, Any]:
+    """A segment with what was asked for."""
+    shown: dict[str, Any] = {"timestamp": [segment.start, segment.end], "text": segment.text.strip()}
+    if segment.channel is not None:
+        shown["channel"] = segment.channel
+    if options.language == MULTI:
+        shown["language"] = segment.language
+    if options.timestamps == "word":
+        shown["words"] = [_word(word) for word in segment.words]
+    return shown
+
+
+def _word(word: Word) -> dict[str, Any]:
+    return {"word": word.text.strip(), "start": word.start, "end": word.end, "probability": _rounded(word.probability)}
+
+
+def _coverage(coverage: Coverage) -> dict[str, Any]:
+    gaps = [
+        {"start": round(g.start, 3), "end": round(g.end, 3)} | ({} if g.channel is None else {"channel": g.channel}) for g in coverage.gaps
+    ]
+    return {"speech_s": round(coverage.speech_s, 3), "covered_s": round(coverage.covered_s, 3), "gaps": gaps}
 
 
 def to_verbose_json(transcript: Transcript) -> dict[str, Any]:
@@ -54,14 +79,20 @@ def to_text(transcript: Transcript) -> str:
 
 def to_srt(transcript: Transcript) -> str:
     """SubRip: numbered cues, a comma before the milliseconds."""
-    cues = (f"{n}\n{_clock(s.start, ',')} --> {_clock(s.end, ',')}\n{_line(s.text)}\n" for n, s in enumerate(transcript.segments, 1))
-    return "\n".join(cues)
+    return "\n".join(
+        f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n" + "".join(f"{line}\n" for line in cue.lines)
+        for number, cue in enumerate(cues(transcript.segments, transcript.duration), 1)
+    )
 
 
 def to_vtt(transcript: Transcript) -> str:
-    """WebVTT: its first line, cues with a point before the milliseconds, markup escaped."""
-    cues = (f"\n{_clock(s.start, '.')} --> {_clock(s.end, '.')}\n{_escaped(_line(s.text))}\n" for s in transcript.segments)
-    return "WEBVTT\n" + "".join(cues)
+    """WebVTT: its first line, cues with a point before the milliseconds, markup escaped; channels as voices."""
+    shown = []
+    for cue in cues(transcript.segments, transcript.duration):
+        voice = "" if cue.channel is None else f"<v channel {cue.channel}>"
+        lines = "".join(f"{line}\n" for line in cue.lines)
+        shown.append(f"\n{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{voice}{_escaped(lines)}")
+    return "WEBVTT\n" + "".join(shown)
 
 
 def to_tsv(transcript: Transcript) -> str:
@@ -77,8 +108,8 @@ def _clock(seconds: float, point: str) -> str:
 
 
 def _line(text: str) -> str:
-    """Text without the line breaks, tabs and arrows that would end a cue or a cell."""
-    return " ".join(text.split()).replace("-->", "->")
+    """Text without the line breaks and tabs that would end a cell."""
+    return " ".join(text.split())
 
 
 def _escaped(text: str) -> str:

@@ -1,5 +1,6 @@
 """The queue's door: importing it loads the model into device memory; `handler(event)` transcribes. Knows nothing of decoding."""
 
+import asyncio
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +23,7 @@ async def handler(event: Mapping[str, Any], progress: ProgressCallback | None = 
     """The transcript of one job, or its error as text under `error`, beginning with the stable code."""
     try:
         source, options = parse_job(event)
-        return answer(await pipeline.transcribe(source, options, progress), options)
+        return await asyncio.to_thread(answer, await pipeline.transcribe(source, options, progress), options)
     except AsrError as exc:
         logs.info("job_refused", job=event.get("id"), **exc.as_dict())
         return {"error": str(exc)}

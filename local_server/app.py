@@ -87,9 +87,10 @@ def create_app(settings: Settings, build: Callable[[Settings], Pipeline], on_fau
             await drain(request, settings.max_bytes)
             raise
         headers = _headers(transcript, time.perf_counter() - began, pipeline.engine.device_name, settings)
+        rendered = await asyncio.to_thread(render, transcript, options.format)
         if options.format in TEXTS:
-            return PlainTextResponse(render(transcript, options.format), headers=headers, media_type=TEXTS[options.format][1])
-        return JSONResponse(render(transcript, options.format), headers=headers)
+            return PlainTextResponse(rendered, headers=headers, media_type=TEXTS[options.format][1])
+        return JSONResponse(rendered, headers=headers)
 
     return app
 

@@ -19,9 +19,33 @@ _EXAMPLE = {
     "duration": 2.8,
     "model": "openai/whisper-large-v3",
     "timing": {"decode": 0.01, "transcribe": 0.1, "total": 0.11},
+    "coverage": {"speech_s": 2.3, "covered_s": 2.3, "gaps": []},
     "warnings": [],
 }
 _NULLABLE_NUMBER = {"type": ["number", "null"]}
+_SECONDS = {"type": "number", "description": "Seconds."}
+_WORD = {
+    "type": "object",
+    "required": ["word", "start", "end", "probability"],
+    "properties": {"word": {"type": "string"}, "start": _SECONDS, "end": _SECONDS, "probability": {"type": "number"}},
+}
+_COVERAGE = {
+    "type": "object",
+    "required": ["speech_s", "covered_s", "gaps"],
+    "properties": {
+        "speech_s": {"type": "number", "description": "Seconds of speech heard."},
+        "covered_s": {"type": "number", "description": "Seconds of it that have text."},
+        "gaps": {
+            "type": "array",
+            "description": "Speech that has no text, though it was decoded once more on its own.",
+            "items": {
+                "type": "object",
+                "required": ["start", "end"],
+                "properties": {"start": _SECONDS, "end": _SECONDS, "channel": {"type": "integer"}},
+            },
+        },
+    },
+}
 _TRANSCRIPT = {
     "type": "object",
     "required": list(_EXAMPLE),
@@ -35,6 +59,9 @@ _TRANSCRIPT = {
                 "properties": {
                     "timestamp": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2, "description": "Seconds."},
                     "text": {"type": "string"},
+                    "channel": {"type": "integer", "description": "With channels=split: from 0."},
+                    "language": {"type": "string", "description": "With language=multi: its code."},
+                    "words": {"type": "array", "items": _WORD, "description": "With timestamps=word."},
                 },
             },
         },
@@ -44,6 +71,7 @@ _TRANSCRIPT = {
         "duration": {"type": "number", "description": "Seconds of audio."},
         "model": {"type": "string"},
         "timing": {"type": "object", "additionalProperties": {"type": "number"}, "description": "Seconds by stage."},
+        "coverage": _COVERAGE,
         "warnings": {"type": "array", "items": {"type": "string"}},
         "segments": {"type": "array", "items": {"type": "object"}, "description": "With verbose_json: segments with their evidence."},
     },
