@@ -162,6 +162,9 @@ class _Request:
         heard: dict[str, float] = {}  # probability by language, weighed by seconds
         while (window := ahead[-1]) is not None:
             result = await self._submit(window.asked(detect_only=True))
+            if not result.languages:
+                self._language = result.language
+                break
             for language, probability in result.languages.items():
                 heard[language] = heard.get(language, 0.0) + probability * window.seconds
             self._language = max(heard, key=heard.__getitem__)

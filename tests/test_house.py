@@ -12,7 +12,7 @@ LEVELS = (
     ("handler.schema", "handler.whisper.model", "handler.whisper.tokenizer"),
     ("handler.settings", "handler.scheduler", "handler.longform", "handler.models", "handler.fallback", "handler.coverage",
      "handler.subtitles", "handler.audio.spool", "handler.audio.decode", "handler.audio.vad", "handler.whisper.rules",
-     "handler.whisper.segments", "handler.whisper.weights", "handler.whisper.words"),
+     "handler.whisper.heads", "handler.whisper.segments", "handler.whisper.weights", "handler.whisper.words"),
     ("handler.device", "handler.runner", "handler.formats", "handler.audio.fetch", "handler.speech", "handler.invented",
      "handler.assemble", "handler.whisper.search"),
     ("handler.reader", "handler.intake", "handler.whisper.engine"),

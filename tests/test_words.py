@@ -1,5 +1,8 @@
 """When words were said: warping against a slow twin, words of every script, onsets that a synthesiser reports."""
 
+import base64
+import gzip
+from dataclasses import replace
 from difflib import SequenceMatcher
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +14,8 @@ import torch
 from handler.longform import plain
 from handler.pipeline import Pipeline
 from handler.schema import SAMPLE_RATE, Options, Word
-from handler.whisper.model import Listening
+from handler.whisper.heads import alignment_heads
+from handler.whisper.model import Dims, Listening
 from handler.whisper.tokenizer import Tokenizer
 from handler.whisper.words import TokenTimes, clearest, follow_time, lag, median, pieces, warp, word_times
 from tests.espeak import STORY, say_timed
@@ -105,6 +109,26 @@ def test_words_are_in_order_inside_the_window_and_not_over_silence() -> None:
     assert all(
         start <= end for start, end in word_times([(i, i + 1) for i in range(9)], times, flat, [], 5.5)
     )  # more tokens than were timed
+
+
+@pytest.mark.parametrize(
+    ("name", "dims"),
+    [("tiny.en", (4, 6, 80)), ("base", (6, 8, 80)), ("small", (12, 12, 80)), ("medium.en", (24, 16, 80)), ("large-v2", (32, 20, 80)),
+     ("large-v3", (32, 20, 128)), ("large-v3-turbo", (4, 20, 128))],
+)  # fmt: skip
+def test_the_alignment_heads_of_published_checkpoints_are_those_of_the_field(name: str, dims: tuple[int, int, int]) -> None:
+    import whisper
+
+    layers, heads, mels = dims
+    shape = replace(Dims(80, 1500, 384, 6, 4, 51_865, 448, 384, 6, 4), n_text_layer=layers, n_text_head=heads, n_mels=mels)
+    packed = gzip.decompress(base64.b85decode(whisper._ALIGNMENT_HEADS[name]))
+    theirs = np.argwhere(np.frombuffer(packed, dtype=bool).reshape(layers, heads))
+    assert alignment_heads(shape, multilingual=not name.endswith(".en")) == tuple((int(layer), int(head)) for layer, head in theirs)
+
+
+def test_a_shape_that_is_not_published_has_the_heads_of_its_upper_layers() -> None:
+    shape = Dims(80, 1500, 384, 6, 4, 51_865, 448, 384, 2, 2)
+    assert alignment_heads(shape, multilingual=True) == ((1, 0), (1, 1))
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from handler.longform import Samples, Window, WindowResult
 from handler.schema import SAMPLE_RATE, Evidence, Segment, Word
 from handler.settings import Settings
 from handler.whisper import model as network
+from handler.whisper.heads import alignment_heads
 from handler.whisper.model import Cache, Listening, LogMel, Whisper
 from handler.whisper.rules import compression_ratio, loop_start, suppression
 from handler.whisper.search import Batch, Job
@@ -40,7 +41,7 @@ class WhisperEngine:
 
     def __init__(
         self, model_id: str, model: Whisper, tokenizer: Tokenizer, suppress: Collection[int], *, device_name: str,
-        attention: str, slots: int, max_new_tokens: int, alignment_heads: Sequence[tuple[int, int]] = (),
+        attention: str, slots: int, max_new_tokens: int, named_heads: Sequence[tuple[int, int]] = (),
     ) -> None:  # fmt: skip
         weight = model.decoder.tokens.weight
         dims = model.dims
@@ -55,8 +56,7 @@ class WhisperEngine:
         self._model = model
         self._tokenizer = tokenizer
         self._attention = attention
-        upper = range(dims.n_text_layer // 2, dims.n_text_layer)
-        self._heads = tuple(alignment_heads) or tuple((layer, head) for layer in upper for head in range(dims.n_text_head))
+        self._heads = tuple(named_heads) or alignment_heads(dims, self.detects_language)
         self._mel = LogMel(dims.n_mels, self._device)
         self._batch = Batch(
             Cache(dims, slots, self._device, self.dtype),
@@ -274,7 +274,7 @@ def load_engine(folder: Path, settings: Settings) -> WhisperEngine:
             attention=attention,
             slots=settings.batch_size,
             max_new_tokens=settings.max_new_tokens,
-            alignment_heads=checkpoint.alignment_heads,
+            named_heads=checkpoint.alignment_heads,
         )
     logs.info(
         "engine_loaded", model=settings.model_id, device=engine.device_name, dtype=str(dtype).removeprefix("torch."),
