@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from handler.coverage import covered_by, gaps, length, united, without
+from handler.coverage import between, covered_by, in_seconds, length, without, worth_telling
 from handler.longform import joined
 from handler.schema import SAMPLE_RATE, Coverage, Gap, Segment
 
@@ -47,21 +47,17 @@ def measured(passages: Sequence[Passage], segments: Sequence[Segment]) -> Covera
     speech_s = covered_s = 0.0
     missed: list[Gap] = []
     for channel in sorted({passage.channel for passage in passages}, key=lambda channel: channel or 0):
-        speech = [span for passage in passages if passage.channel == channel for span in passage.speech]
-        mine = [segment for segment in segments if segment.channel == channel]
-        spans = united((start / SAMPLE_RATE, end / SAMPLE_RATE) for start, end in speech)
-        speech_s += length(spans)
-        covered_s += length(spans) - length(without(spans, covered_by(mine)))
-        missed += [Gap(start, end, channel) for start, end in gaps(speech, mine)]
+        utterances = in_seconds(span for passage in passages if passage.channel == channel for span in passage.speech)
+        left = without(utterances, covered_by(segment for segment in segments if segment.channel == channel))
+        speech_s += length(utterances)
+        covered_s += length(utterances) - length(left)
+        missed += [Gap(start, end, channel) for start, end in worth_telling(left, utterances)]
     return Coverage(speech_s, covered_s, tuple(sorted(missed, key=lambda gap: gap.start)))
 
 
 def gap_warnings(coverage: Coverage) -> list[str]:
     """What is missing, in words."""
-    return [
-        f"speech between {gap.start:.1f} and {gap.end:.1f} s{f' of channel {gap.channel}' if gap.channel is not None else ''} has no text"
-        for gap in coverage.gaps
-    ]
+    return [f"speech {between(gap.start, gap.end, gap.channel)} has no text" for gap in coverage.gaps]
 
 
 def most_spoken(segments: Sequence[Segment]) -> str | None:

@@ -63,7 +63,21 @@ def lasting(word: Word) -> Times:
 
 def gaps(speech: Sequence[tuple[int, int]], segments: Iterable[Segment]) -> list[Times]:
     """Speech without text, seconds: long stretches, and short utterances that have none at all. `speech` is in samples."""
-    utterances = united((start / SAMPLE_RATE, end / SAMPLE_RATE) for start, end in speech)
+    utterances = in_seconds(speech)
+    return worth_telling(without(utterances, covered_by(segments)), utterances)
+
+
+def in_seconds(speech: Iterable[tuple[int, int]]) -> list[Times]:
+    """Spans of speech in samples as ordered, separate ones in seconds."""
+    return united((start / SAMPLE_RATE, end / SAMPLE_RATE) for start, end in speech)
+
+
+def worth_telling(left: Iterable[Times], utterances: Sequence[Times]) -> list[Times]:
+    """Of the stretches of utterances that are left without text, those that are gaps."""
     whole = set(utterances)
-    left = without(utterances, covered_by(segments))
     return [gap for gap in left if gap[1] - gap[0] >= (LEAST_SPEECH_S if gap in whole else LEAST_GAP_S)]
+
+
+def between(start: float, end: float, channel: int | None) -> str:
+    """A stretch of time, seconds, in words."""
+    return f"between {start:.1f} and {end:.1f} s" + ("" if channel is None else f" of channel {channel}")

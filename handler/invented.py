@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-from handler.longform import kept, letters, plain
+from handler.longform import kept, letters, plain, words_of
 from handler.schema import Segment, Word
 
 LONGEST_PHRASE = 8  # words
@@ -19,7 +19,7 @@ def without_repeats(segments: Sequence[Segment]) -> list[Segment]:
 
     Segments without words are left as they are.
     """
-    words = [word for segment in segments for word in segment.words]
+    words = words_of(segments)
     said = [plain(word) for word in words]
     gone: set[int] = set()
     at = 0
@@ -47,7 +47,7 @@ def spoken_length(words: Sequence[Word]) -> float:
 
 def echo(segments: Sequence[Segment], context: Sequence[str]) -> list[Word]:
     """The first run of words that stands in one of the contexts: of at least ECHO words and ECHO_LETTERS letters, or all there are."""
-    words = [word for segment in segments for word in segment.words]
+    words = words_of(segments)
     said = [plain(word) for word in words]
     known = [letters(text) for text in context]
     if any("".join(said) in text for text in known) and any(said):
@@ -64,6 +64,6 @@ def echo(segments: Sequence[Segment], context: Sequence[str]) -> list[Word]:
 def is_heard_in(run: Sequence[Word], segments: Sequence[Segment]) -> bool:
     """Whether segments have, about where a run of words was, something that is spelled much like it."""
     start, end = run[0].start - NEARBY_S, run[-1].end + NEARBY_S
-    there = [word for segment in segments for word in segment.words if start <= (word.start + word.end) / 2 <= end]
+    there = [word for word in words_of(segments) if start <= (word.start + word.end) / 2 <= end]
     ours, theirs = ("".join(plain(word) for word in words) for words in (run, there))
     return SequenceMatcher(None, ours, theirs, autojunk=False).ratio() >= ALIKE

@@ -51,6 +51,11 @@ class Window:
         """Length of the window."""
         return len(self.samples) / SAMPLE_RATE
 
+    @property
+    def speech_s(self) -> float:
+        """Seconds of speech heard in it."""
+        return sum(end - start for start, end in self.speech) / SAMPLE_RATE
+
     def part(self, start: int, end: int) -> "Window":
         """The stretch of it between two samples of the audio."""
         start, end = max(start, self.start), min(end, self.end)
@@ -147,6 +152,11 @@ def placed(window: Window, result: WindowResult) -> list[Segment]:
     ]
 
 
+def words_of(segments: Sequence[Segment]) -> list[Word]:
+    """The words of segments, one after the other."""
+    return [word for segment in segments for word in segment.words]
+
+
 def kept(segments: Sequence[Segment], keep: Callable[[Word], bool]) -> list[Segment]:
     """Segments with only some of their words; those that lose all of them are left out."""
     found = []
@@ -167,8 +177,8 @@ def joined(left: Sequence[Segment], right: Sequence[Segment], overlap: tuple[flo
     divides them. What only one of them heard stays.
     """
     start, end = overlap
-    before = [word for segment in left for word in segment.words if word.end > start]
-    after = [word for segment in right for word in segment.words if word.start < end]
+    before = [word for word in words_of(left) if word.end > start]
+    after = [word for word in words_of(right) if word.start < end]
     if not before or not after:
         return [*left, *right]
     size, at, other = _agreement(before, after)

@@ -184,7 +184,7 @@ class _Request:
         segments = await self._reader.read(window)
         self._passages.append(Passage(window.start, window.end, window.speech, window.channel, segments))
         self._intake.done()
-        self._done_s = max(self._done_s, window.start / SAMPLE_RATE + window.seconds)
+        self._done_s = max(self._done_s, window.end / SAMPLE_RATE)
         if self._progress is not None:
             total = self._intake.duration
             self._progress(Progress(min(self._done_s, total or self._done_s), total))

@@ -3,11 +3,11 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
-from handler.coverage import REACH_S, gaps, lasting
+from handler.coverage import REACH_S, between, gaps, lasting
 from handler.fallback import Verdict, judge, ladder, merit
 from handler.invented import FASTEST, echo, is_heard_in, spoken_length, without_repeats
-from handler.longform import Window, WindowResult, kept, placed, plain, trimmed
-from handler.schema import SAMPLE_RATE, Options, Segment
+from handler.longform import Window, WindowResult, kept, placed, plain, trimmed, words_of
+from handler.schema import SAMPLE_RATE, Options, Segment, Word
 
 BEST_OF = 5  # texts sampled at a temperature above 0, where the request does not say
 LEAST_REST_S = 0.3  # less speech than this at the end of a window is the end of what was understood
@@ -65,8 +65,7 @@ class Reader:
             if result.evidence is not None and result.segments and not todo and (result.evidence.looped or result.evidence.exhausted):
                 what = "the text began to repeat itself and was cut" if result.evidence.looped else "more was said than could be decoded"
                 begin, end = part.start / SAMPLE_RATE, part.end / SAMPLE_RATE
-                where = "" if part.channel is None else f" of channel {part.channel}"
-                found.warnings.append((begin, f"between {begin:.1f} and {end:.1f} s{where} {what}: words may be missing"))
+                found.warnings.append((begin, f"{between(begin, end, part.channel)} {what}: words may be missing"))
         found.segments.sort(key=lambda segment: segment.start)
         return found
 
@@ -75,10 +74,10 @@ class Reader:
         if not result.rest_s:
             return []
         # A segment's end is told roughly: the last word may go on behind it, and is not to be heard again.
-        said = max((lasting(word)[1] for segment in result.segments for word in segment.words), default=0.0)
+        said = max((lasting(word)[1] for word in words_of(result.segments)), default=0.0)
         at = max(result.rest_s, min(said, result.rest_s + LONGEST_TAIL_S))
         rest = window.part(window.start + round(at * SAMPLE_RATE), window.end).asked(language=result.language)
-        if self._options.vad and sum(end - start for start, end in rest.speech) < LEAST_REST_S * SAMPLE_RATE:
+        if self._options.vad and rest.speech_s < LEAST_REST_S:
             return []
         return trimmed(rest)
 
@@ -104,9 +103,8 @@ class Reader:
     def _merit(self, window: Window, result: WindowResult) -> tuple[object, ...]:
         """What orders results none of which was accepted."""
         assert result.evidence is not None
-        words = [word for segment in result.segments for word in segment.words]
-        heard = sum(end - start for start, end in window.speech) / SAMPLE_RATE
-        return (spoken_length(words) <= FASTEST * (heard or window.seconds), *merit(result.evidence, self._options))
+        sayable = spoken_length(words_of(result.segments)) <= FASTEST * (window.speech_s or window.seconds)
+        return (sayable, *merit(result.evidence, self._options))
 
     async def _unechoed(self, window: Window, result: WindowResult, accepted: bool) -> tuple[WindowResult, bool]:
         """The result, unless it reads out its context: words that are not heard without it. Then the result without context."""
@@ -119,13 +117,17 @@ class Reader:
 
 def _new(found: list[Segment], known: list[Segment], start: float) -> list[Segment]:
     """Of what was found in a gap that begins at `start`, seconds, the words that were not known from around it."""
-    before = [plain(word) for segment in known for word in segment.words if word.start < start][-BORDER:]
-    after = [plain(word) for segment in known for word in segment.words if word.start >= start][:BORDER]
-    said = [word for segment in found for word in segment.words]
-    first = next((n for n in range(min(BORDER, len(said)), 0, -1) if [plain(w) for w in said[:n]] == before[-n:]), 0)
-    last = next((n for n in range(min(BORDER, len(said)), 0, -1) if [plain(w) for w in said[-n:]] == after[:n]), 0)
-    gone = {id(word) for word in (*said[:first], *said[len(said) - last :])}
-    return kept(found, lambda word: id(word) not in gone) if gone else found
+    before = [word for word in words_of(known) if word.start < start]
+    after = [word for word in words_of(known) if word.start >= start]
+    said = words_of(found)
+    gone = {id(word) for word in (*said[: _shared(before, said)], *said[len(said) - _shared(said, after) :])}
+    return kept(found, lambda word: id(word) not in gone)
+
+
+def _shared(first: list[Word], second: list[Word]) -> int:
+    """How many words, at most BORDER, the one ends and the other begins with."""
+    ends, begins = [plain(word) for word in first[-BORDER:]], [plain(word) for word in second[:BORDER]]
+    return next((n for n in range(min(len(ends), len(begins)), 0, -1) if ends[-n:] == begins[:n]), 0)
 
 
 def _inserted(new: list[Segment], known: list[Segment], start: float) -> list[Segment]:

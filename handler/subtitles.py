@@ -13,7 +13,6 @@ from unicodedata import east_asian_width
 from handler.schema import Segment, Word
 
 LINE = 42  # characters
-LINES = 2
 SHORTEST_S, LONGEST_S = 1.0, 7.0
 PAUSE_S = 0.4  # a pause that a cue may well end at
 LONG_PAUSE_S = 1.5  # a pause that ends a cue
@@ -143,7 +142,7 @@ def _lines(words: Sequence[Word]) -> tuple[str, ...]:
 
 
 def _text(words: Sequence[Word]) -> str:
-    """Words as one line, without what would end a cue or a cell."""
+    """Words as one line, without what would end a cue."""
     return re.sub("-{2,}>", "->", " ".join("".join(word.text for word in words).split()))
 
 

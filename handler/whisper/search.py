@@ -142,13 +142,14 @@ class Batch:
         choice = pick(logits, self._bias, history, self._ids)
         rows = self.rows[slots]
         self._sample(logits, choice, rows)
-        beams = [self._compete(logits, choice, rows, slots.start, group) for group in _groups(rows)]
+        groups = _groups(rows)
+        beams = [self._compete(logits, choice, rows, slots.start, group) for group in groups]
         history.append(choice.token, self._ids)
         # A token's id is below 2^24, so float32 holds it.
         told = torch.cat((choice.token.float(), choice.logprob, *(candidates.flatten() for candidates in beams))).tolist()
         count, at = len(rows), 2 * len(rows)
         competing = set[int]()
-        for group in _groups(rows):
+        for group in groups:
             for members in group:
                 size = 3 * 2 * len(members)
                 self._write_beams([rows[i] for i in members], told[at : at + size])
@@ -213,12 +214,9 @@ class Batch:
 
     def leave(self) -> list[tuple[int, Job]]:
         """Jobs that are done, each with a slot that still holds its audio. Their other rows have left; `remove` lets the rest go."""
-        members: dict[int, list[int]] = {}
-        for index, row in enumerate(self.rows):
-            members.setdefault(id(row.job), []).append(index)
         done: list[Job] = []
         gone: list[int] = []
-        for mine in members.values():
+        for mine in _by_job(self.rows):
             job = self.rows[mine[0]].job
             over = self._over(job, mine)
             if not job.beams or len(job.found) < job.beams:  # beams that all break off: their open texts count too
@@ -255,13 +253,18 @@ class Batch:
                     buffer[index] = buffer[len(self.rows)]
 
 
-def _groups(rows: Sequence[Row]) -> list[list[list[int]]]:
-    """Places of the rows that compete, job by job, jobs of one width together. All rows of a job are among `rows`, or none is."""
+def _by_job(rows: Sequence[Row]) -> list[list[int]]:
+    """Places of the rows of each job."""
     jobs: dict[int, list[int]] = {}
     for index, row in enumerate(rows):
-        if row.job.beams:
-            jobs.setdefault(id(row.job), []).append(index)
+        jobs.setdefault(id(row.job), []).append(index)
+    return list(jobs.values())
+
+
+def _groups(rows: Sequence[Row]) -> list[list[list[int]]]:
+    """Places of the rows that compete, job by job, jobs of one width together. All rows of a job are among `rows`, or none is."""
     widths: dict[int, list[list[int]]] = {}
-    for members in jobs.values():
-        widths.setdefault(len(members), []).append(members)
+    for members in _by_job(rows):
+        if width := rows[members[0]].job.beams:
+            widths.setdefault(width, []).append(members)
     return list(widths.values())

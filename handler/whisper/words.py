@@ -205,7 +205,7 @@ def _belongs(word: str, text: str) -> bool:
     """Whether text is part of the word before it; a token may have none."""
     if not text:
         return True
-    if not word.strip() or all(_kind(character) == "P" for character in word.strip()):
+    if _bare(word):
         return not text.startswith(" ")  # an opening mark, or a space that came alone
     if text[0].isspace():
         return False
