@@ -79,7 +79,20 @@ def _shown(value: object) -> str:
 
 
 def _option(default: Any, doc: str, parse: Callable[[str, object], Any], schema: dict[str, Any]) -> Any:
-    return field(default=default, metadata={"parse": parse, "schema": {**schema, "description": doc}})
+    stated = {} if default is None else {"default": default}
+    return field(default=default, metadata={"parse": parse, "schema": {**schema, **stated, "description": doc}})
+
+
+def _choice(default: str, doc: str, values: tuple[str, ...]) -> Any:
+    return _option(default, doc, _one_of(values), {"type": "string", "enum": list(values)})
+
+
+def _ranged(default: float, doc: str, low: float, high: float) -> Any:
+    return _option(default, doc, _number(low, high), {"type": "number", "minimum": low, "maximum": high})
+
+
+def _counted(default: int | None, doc: str, low: int, high: int) -> Any:
+    return _option(default, doc, _whole(low, high), {"type": "integer", "minimum": low, "maximum": high})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,83 +105,79 @@ class Options:
         _language,
         {"type": "string", "examples": ["en", "german", "multi"]},
     )
-    task: str = _option(
+    task: str = _choice(
         "transcribe",
         "`transcribe` writes what is said, `translate` writes it in English.",
-        _one_of(TASKS),
-        {"type": "string", "enum": list(TASKS), "default": "transcribe"},
+        TASKS,
     )
-    timestamps: str = _option(
+    timestamps: str = _choice(
         "segment",
         "What carries times: segments, or words too.",
-        _one_of(TIMESTAMPS),
-        {"type": "string", "enum": list(TIMESTAMPS), "default": "segment"},
+        TIMESTAMPS,
     )
     prompt: str = _option(
         "",
         "Text that is taken to precede every window: names, spelling, style. Its end is kept where it is too long.",
         _text,
-        {"type": "string", "default": "", "examples": ["Gutenberg, Fust and Schoeffer."]},
+        {"type": "string", "examples": ["Gutenberg, Fust and Schoeffer."]},
     )
     hotwords: str = _option(
         "",
         "Names and terms that may come up, comma-separated; the model reads them before every window.",
         _text,
-        {"type": "string", "default": "", "examples": ["Schoeffer, Subiaco"]},
+        {"type": "string", "examples": ["Schoeffer, Subiaco"]},
     )
-    temperature: float = _option(
+    temperature: float = _ranged(
         0.0,
         "0 decodes the likeliest text, and where it fails a threshold again at 0.2, 0.4 … 1.0; above 0, samples at this temperature only.",
-        _number(0, 1),
-        {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
+        0,
+        1,
     )
-    beam_size: int = _option(
+    beam_size: int = _counted(
         1,
         "Width of the beam search at temperature 0; 1 is greedy. At most BATCH_SIZE.",
-        _whole(1, 64),
-        {"type": "integer", "minimum": 1, "maximum": 64, "default": 1},
+        1,
+        64,
     )
-    best_of: int | None = _option(
+    best_of: int | None = _counted(
         None,
         "Texts sampled at a temperature above 0, of which the likeliest is kept: 5, or BATCH_SIZE where that is less.",
-        _whole(1, 64),
-        {"type": "integer", "minimum": 1, "maximum": 64},
+        1,
+        64,
     )
-    compression_ratio_threshold: float = _option(
+    compression_ratio_threshold: float = _ranged(
         2.4,
         "A window whose text compresses better repeats itself, and is decoded again.",
-        _number(0, 1000),
-        {"type": "number", "default": 2.4},
+        0,
+        1000,
     )
-    logprob_threshold: float = _option(
+    logprob_threshold: float = _ranged(
         -1.0,
         "A window whose mean log-probability of a token is lower is decoded again.",
-        _number(-1000, 0),
-        {"type": "number", "maximum": 0, "default": -1.0},
+        -1000,
+        0,
     )
-    no_speech_threshold: float = _option(
+    no_speech_threshold: float = _ranged(
         0.6,
         "A window that fails logprob_threshold, and whose probability of no speech is higher, has no text.",
-        _number(0, 1),
-        {"type": "number", "minimum": 0, "maximum": 1, "default": 0.6},
+        0,
+        1,
     )
-    channels: str = _option(
+    channels: str = _choice(
         "mix",
         "`mix` transcribes all channels as one; `split` each on its own, in one timeline with channel numbers.",
-        _one_of(CHANNELS),
-        {"type": "string", "enum": list(CHANNELS), "default": "mix"},
+        CHANNELS,
     )
     vad: bool = _option(
         True,
         "Leave out what is no speech before decoding; `false` decodes everything.",
         _flag,
-        {"type": "boolean", "default": True},
+        {"type": "boolean"},
     )
-    format: str = _option(
+    format: str = _choice(
         "json",
         "Shape of the answer.",
-        _one_of(FORMATS),
-        {"type": "string", "enum": list(FORMATS), "default": "json"},
+        FORMATS,
     )
 
     @classmethod
