@@ -3,12 +3,12 @@
 Satisfies longform.Engine. Knows no request, no file, no schedule and no policy: a result carries its evidence, others judge it.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
-from math import ceil, exp
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +19,35 @@ from handler import logs
 from handler.device import choose_attention, choose_device, choose_dtype, device_name
 from handler.errors import OutOfMemory
 from handler.longform import Samples, Window, WindowResult
-from handler.schema import SAMPLE_RATE, Evidence, Segment, Word
+from handler.schema import SAMPLE_RATE
 from handler.settings import Settings
 from handler.whisper import model as network
 from handler.whisper.heads import alignment_heads
-from handler.whisper.model import Cache, Listening, LogMel, Whisper
-from handler.whisper.rules import compression_ratio, loop_start, suppression
+from handler.whisper.model import Cache, LogMel, Whisper
+from handler.whisper.outcome import Outcomes
+from handler.whisper.rules import suppression
 from handler.whisper.search import Batch, Job
-from handler.whisper.segments import Part, first_texts, split_segments, whole_parts
+from handler.whisper.step import Graphs, Step, cuda_capture, sizes_up_to
 from handler.whisper.tokenizer import Tokenizer
 from handler.whisper.weights import load, open_checkpoint
-from handler.whisper.words import TokenTimes, clearest, follow_time, pieces, rise, warp, word_times
+from handler.whisper.words import rise
 
-TIMED_TOGETHER = 4  # texts whose words are timed in one pass: attention over all of the audio is kept for each token
+# A short window is encoded with so much silence behind it, and in no less than so much in all: with less of either, the
+# network, trained on 30 s always, begins to repeat itself. Measured on Whisper tiny.en and base: no more word errors.
+SILENCE_BEHIND_S = 4.0
+SHORTEST_CONTEXT_S = 10.0
+CONTEXT_STEP_S = 2.0  # contexts are multiples of it: the fewer lengths, the fewer kernels to set up
 
 assert SAMPLE_RATE == network.SAMPLE_RATE
+
+
+@dataclass(slots=True)
+class Heard:
+    """What the encoder made of a window."""
+
+    samples: Samples
+    audio: Tensor  # [positions, C]
+    rise: Tensor  # [frames]
 
 
 class WhisperEngine:
@@ -41,7 +55,7 @@ class WhisperEngine:
 
     def __init__(
         self, model_id: str, model: Whisper, tokenizer: Tokenizer, suppress: Collection[int], *, device_name: str,
-        attention: str, slots: int, max_new_tokens: int, named_heads: Sequence[tuple[int, int]] = (),
+        attention: str, slots: int, max_new_tokens: int, named_heads: Sequence[tuple[int, int]] = (), short_context: bool = False,
     ) -> None:  # fmt: skip
         weight = model.decoder.tokens.weight
         dims = model.dims
@@ -56,17 +70,22 @@ class WhisperEngine:
         self._model = model
         self._tokenizer = tokenizer
         self._attention = attention
-        self._heads = tuple(named_heads) or alignment_heads(dims, self.detects_language)
+        self._short_context = short_context
         self._mel = LogMel(dims.n_mels, self._device)
-        self._batch = Batch(
-            Cache(dims, slots, self._device, self.dtype),
-            suppression(tokenizer.specials, suppress, self._device),
-            tokenizer.specials,
-            slots=slots,
-            context=dims.n_text_ctx,
-            look_every=max_new_tokens,
-        )
-        self._heard: OrderedDict[int, tuple[Samples, Tensor, Tensor]] = OrderedDict()  # what was encoded lately, by the samples' id
+        self._cache = Cache(dims, slots, self._device, self.dtype)
+        step = Step(model.decoder, self._cache, suppression(tokenizer.specials, suppress, self._device), tokenizer.specials)
+        self._batch = Batch(step, self._cache, tokenizer.specials, max_new_tokens, self._graphs(step))
+        heads = tuple(named_heads) or alignment_heads(dims, self.detects_language)
+        self._outcomes = Outcomes(model.decoder, self._cache, tokenizer, heads)
+        self._heard: OrderedDict[int, Heard] = OrderedDict()  # what was encoded lately, by the samples' id
+
+    def _graphs(self, step: Step) -> Graphs | None:
+        """The step as CUDA graphs; on a CPU there is nothing to gain."""
+        if self._device.type != "cuda":
+            return None
+        dims = self._model.dims
+        with _on_device():
+            return Graphs(lambda rows: step.greedy(rows, dims.n_text_ctx, dims.n_audio_ctx), sizes_up_to(self.rows), cuda_capture())
 
     def free(self) -> int:
         """Rows that could be admitted now."""
@@ -75,23 +94,22 @@ class WhisperEngine:
     def admit(self, windows: Sequence[Window]) -> None:
         """Encode windows into the next free rows and decode the first token of each."""
         with _on_device():
-            audio, rises = self._encode(windows)
-            count = [window.how.rows for window in windows]
-            owner = torch.repeat_interleave(torch.tensor(count, device=self._device))
-            first = self.rows - self.free()
-            self._model.decoder.attach(audio, self._batch.cache, slice(first, first + sum(count)), owner)
-            leading = torch.tensor([first + sum(count[:i]) for i in range(len(count))], device=self._device)
-            languages = self._languages(windows, leading)
-            self._prefill([self._job(*parts) for parts in zip(windows, languages, rises, strict=True)])
+            heard = self._encode(windows)
+            first = at = self.rows - self.free()
+            for (rows, _), group in groupby(zip(windows, heard, strict=True), lambda pair: (pair[0].how.rows, len(pair[1].audio))):
+                audio = torch.stack([found.audio for _, found in group])
+                self._model.decoder.attach(audio, self._cache, slice(at, at + rows * len(audio)))
+                at += rows * len(audio)
+            longest = max(len(found.audio) for found in heard)
+            languages = self._languages(windows, slice(first, at), longest)
+            self._prefill([self._job(*parts) for parts in zip(windows, languages, heard, strict=True)], longest)
 
     def advance(self) -> list[tuple[Window, WindowResult]]:
         """One token for every row, then the windows that are finished."""
         with _on_device():
             done = self._leave()
             if self._batch.rows:
-                slots, last, positions, length = self._batch.last()
-                hidden = self._model.decoder(last, positions, self._batch.cache, slots, length)
-                self._batch.extend(self._model.decoder.logits(hidden[:, 0]), slots)
+                self._batch.advance()
                 done += self._leave()
             return done
 
@@ -101,53 +119,65 @@ class WhisperEngine:
         with _on_device():
             self._batch.remove([index for index, row in enumerate(self._batch.rows) if id(row.job.window) in gone])
 
-    def _encode(self, windows: Sequence[Window]) -> tuple[Tensor, list[Tensor]]:
-        """The audio positions of windows [B, S, C], padded with silence to the length the network was trained on; the rise of each.
-
-        Windows that come back, to be decoded in another way, are not encoded again.
-        """
-        fresh = [window for window in windows if id(window.samples) not in self._heard]
-        if fresh:
-            batch = np.zeros((len(fresh), self._model.dims.window_samples), np.float32)
-            for row, window in zip(batch, fresh, strict=True):
-                row[: len(window.samples)] = window.samples
-            mel = self._mel(torch.from_numpy(batch).to(self._device))
-            encoded = self._model.encoder(mel.to(self.dtype), self._attention)
-            for window, audio, louder in zip(fresh, encoded, rise(mel), strict=True):
-                self._heard[id(window.samples)] = (window.samples, audio.clone(), louder)  # a view would keep the whole batch
+    def _encode(self, windows: Sequence[Window]) -> list[Heard]:
+        """What the network hears in windows. Those that come back, to be decoded in another way, are not encoded again."""
+        fresh = sorted((window for window in windows if id(window.samples) not in self._heard), key=self._context)
+        for length, group in groupby(fresh, self._context):
+            alike = list(group)
+            together = 1 if self._device.type == "cpu" else len(alike)  # a window's products fill a CPU
+            for at in range(0, len(alike), together):
+                self._hear(alike[at : at + together], length)
         found = [self._heard[id(window.samples)] for window in windows]
         while len(self._heard) > self.rows:
             self._heard.popitem(last=False)
-        return torch.stack([audio for _, audio, _ in found]), [louder for _, _, louder in found]
+        return found
 
-    def _languages(self, windows: Sequence[Window], slots: Tensor) -> list[dict[str, float]]:
-        """Probability of each language for windows in `slots` [n]; empty where it is known."""
-        unknown = [index for index, window in enumerate(windows) if window.how.language is None]
-        if not self.detects_language or not unknown:
+    def _hear(self, windows: Sequence[Window], length: int) -> None:
+        """Encode windows, each padded with silence to `length` samples."""
+        batch = np.zeros((len(windows), length), np.float32)
+        for row, window in zip(batch, windows, strict=True):
+            row[: len(window.samples)] = window.samples
+        mel = self._mel(torch.from_numpy(batch).to(self._device))
+        encoded = self._model.encoder(mel.to(self.dtype), self._attention)
+        for window, audio, louder in zip(windows, encoded, rise(mel), strict=True):
+            self._heard[id(window.samples)] = Heard(window.samples, audio.clone(), louder)  # a view would keep the whole batch
+
+    def _context(self, window: Window) -> int:
+        """How many samples the encoder is given for a window."""
+        full = self._model.dims.window_samples
+        if not self._short_context:
+            return full
+        seconds = max(SHORTEST_CONTEXT_S, window.seconds + SILENCE_BEHIND_S)
+        return min(full, math.ceil(seconds / CONTEXT_STEP_S) * round(CONTEXT_STEP_S * SAMPLE_RATE))
+
+    def _languages(self, windows: Sequence[Window], slots: slice, longest: int) -> list[dict[str, float]]:
+        """Probability of each language for the windows in `slots`, which hear `longest` positions at most; empty where it is known."""
+        if not self.detects_language or all(window.how.language for window in windows):
             return [{} for _ in windows]
         ids = self._tokenizer.specials
-        start = torch.full((len(unknown), 1), ids.sot, device=self._device)
-        hidden = self._model.decoder(start, torch.zeros_like(start), self._batch.cache, slots[unknown], 1)
+        start = torch.full((slots.stop - slots.start, 1), ids.sot, device=self._device)
+        hidden = self._model.decoder(start, torch.zeros_like(start), self._cache, slots, 1, longest)
         logits = self._model.decoder.logits(hidden[:, 0])[:, ids.sot + 1 : ids.sot + 1 + len(ids.languages)]
-        found = dict(zip(unknown, logits.softmax(-1).tolist(), strict=True))
-        return [dict(zip(ids.languages, found.get(index, ()), strict=False)) for index in range(len(windows))]
+        rows = iter(logits.softmax(-1).tolist())
+        found = [[next(rows) for _ in range(window.how.rows)][0] for window in windows]
+        return [{} if window.how.language else dict(zip(ids.languages, row, strict=True)) for window, row in zip(windows, found, strict=True)]
 
-    def _job(self, window: Window, languages: dict[str, float], louder: Tensor) -> Job:
+    def _job(self, window: Window, languages: dict[str, float], heard: Heard) -> Job:
         how = window.how
         language = how.language or (max(languages, key=languages.__getitem__) if languages else "en")
         room = self._model.dims.n_text_ctx // 2 - 1  # half the context is for what is decoded
         prompt = self._tokenizer.prompt(language, how.task, how.prompt, how.hotwords, room=room)
-        return Job(window, tuple(prompt), language, languages, louder)
+        return Job(window, tuple(prompt), language, languages, heard.rise, len(heard.audio))
 
-    def _prefill(self, jobs: Sequence[Job]) -> None:
+    def _prefill(self, jobs: Sequence[Job], longest_audio: int) -> None:
         """Read the prompts and decode the first token; prompts are padded on the right, where nothing looks."""
         ids = self._tokenizer.specials
         slots = self._batch.add(jobs)
         prompts = [row.job.prompt for row in self._batch.rows[slots]]
         longest = max(map(len, prompts))
-        tokens = self._padded(prompts)  # [B, T]
+        tokens = torch.tensor([[*prompt, *[ids.eot] * (longest - len(prompt))] for prompt in prompts], device=self._device)  # [B, T]
         positions = torch.arange(longest, device=self._device).expand_as(tokens)
-        hidden = self._model.decoder(tokens, positions, self._batch.cache, slots, longest)
+        hidden = self._model.decoder(tokens, positions, self._cache, slots, longest, longest_audio)
 
         lengths = torch.tensor([len(p) for p in prompts], device=self._device)
         starts = torch.tensor([p.index(ids.sot) for p in prompts], device=self._device)
@@ -158,102 +188,12 @@ class WhisperEngine:
             row.job.no_speech_prob = probability
         self._batch.extend(at_start if longest == 1 else self._model.decoder.logits(hidden[rows, lengths - 1]), slots)
 
-    def _padded(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Ids as one tensor, filled up on the right. [B, T]"""
-        longest = max(map(len, texts))
-        fill = self._tokenizer.specials.eot
-        return torch.tensor([[*text, *[fill] * (longest - len(text))] for text in texts], device=self._device)
-
     def _leave(self) -> list[tuple[Window, WindowResult]]:
         """The results of windows that are finished, whose rows become free."""
         done = self._batch.leave()
-        if not done:
-            return []
-        texts = [self._text(job) for _, job in done]
-        said = [(slot, job, text) for (slot, job), text in zip(done, texts, strict=True) if text.parts]
-        times: dict[int, TokenTimes] = {}
-        for at in range(0, len(said), TIMED_TOGETHER):
-            times |= self._times(said[at : at + TIMED_TOGETHER])
+        results = [(job.window, self._outcomes.result(slot, job)) for slot, job in done]
         self._batch.remove([slot for slot, _ in done])
-        results = []
-        for (_, job), text in zip(done, texts, strict=True):
-            segments = tuple(self._segments(text, times[id(job)], job)) if text.parts else ()
-            results.append((job.window, WindowResult(segments, text.evidence, job.language, job.languages, text.rest_s)))
         return results
-
-    def _text(self, job: Job) -> "_Text":
-        """What a job has come to, by whatever end."""
-        if job.window.how.detect_only:
-            return _Text([], None, None, [])
-        ids = self._tokenizer.specials
-        best = job.best(ids)
-        loop = loop_start(best.text(ids))
-        tokens = best.tokens if loop is None else first_texts(best.tokens, loop, ids)
-        exhausted = loop is None and best.tokens[-1] != ids.eot
-        evidence = Evidence(
-            avg_logprob=best.score,
-            no_speech_prob=job.no_speech_prob,
-            compression_ratio=compression_ratio(self._tokenizer.decode(tokens)),
-            temperature=job.window.how.temperature,
-            tokens=len(best.tokens),
-            looped=loop is not None,
-            exhausted=exhausted,
-        )
-        parts, rest = split_segments(tokens, job.window.seconds, ids)
-        if loop is not None or exhausted:
-            parts, rest = whole_parts(parts)
-        return _Text(parts, rest, evidence, best.logprobs)
-
-    def _times(self, texts: Sequence[tuple[int, Job, "_Text"]]) -> dict[int, TokenTimes]:
-        """When each text token of finished jobs begins, the last one's end behind them, and when it is heard best; by the job's id.
-
-        The tokens are read once more, without timestamps, while the slots still hold their audio.
-        """
-        ids = self._tokenizer.specials
-        heads = [(*job.prompt[job.prompt.index(ids.sot) :], ids.no_timestamps) for _, job, _ in texts]
-        # The first of these is predicted at the last position of the head; its own position predicts the second.
-        said = [[token for part in text.parts for token in part.ids][: self._model.dims.n_text_ctx - len(heads[0])] for _, _, text in texts]
-        tokens = self._padded([(*head, *text) for head, text in zip(heads, said, strict=True)])
-        positions = torch.arange(tokens.shape[1], device=self._device).expand_as(tokens)
-        slots = torch.tensor([slot for slot, _, _ in texts], device=self._device)
-        frames = [min(self._model.dims.n_audio_ctx, ceil(job.window.seconds / network.TIMESTAMP_S)) for _, job, _ in texts]
-        audio = torch.tensor(frames, device=self._device)
-        listening = Listening(self._heads, audio)
-        self._model.decoder(tokens, positions, self._batch.cache, slots, tokens.shape[1], listening)
-        count = torch.tensor([len(text) + 1 for text in said], device=self._device)
-        costs = follow_time(listening.weights()[:, len(heads[0]) - 1 :, : max(frames)], audio)
-        begins = warp(costs, count, audio)
-        split = begins.shape[1]
-        places = [[at * network.TIMESTAMP_S for at in row] for row in torch.cat((begins, clearest(costs, begins)), 1).tolist()]
-        found = [TokenTimes(row[: len(text) + 1], row[split : split + len(text)]) for row, text in zip(places, said, strict=True)]
-        return {id(job): times for (_, job, _), times in zip(texts, found, strict=True)}
-
-    def _segments(self, text: "_Text", times: TokenTimes, job: Job) -> Iterator[Segment]:
-        """Segments with their words, between the first and the last of which they lie."""
-        window = job.window
-        speech = [((start - window.start) / SAMPLE_RATE, (end - window.start) / SAMPLE_RATE) for start, end in window.speech]
-        words = [pieces(part.ids, self._tokenizer) for part in text.parts]
-        firsts = accumulate((len(part.ids) for part in text.parts), initial=0)
-        places = [(first + piece.start, first + piece.end) for first, part in zip(firsts, words, strict=False) for piece in part]
-        when = iter(word_times(places, times, job.rise.cpu().numpy(), speech, window.seconds))
-        for part, found in zip(text.parts, words, strict=True):
-            timed = []
-            for piece in found:
-                chances = text.logprobs[part.at + int(piece.start) : part.at + ceil(piece.end)]
-                timed.append(Word(*next(when), piece.text, sum(map(exp, chances)) / len(chances)))
-            yield Segment(
-                timed[0].start, timed[-1].end, self._tokenizer.decode(part.ids), tuple(part.ids), text.evidence, tuple(timed), job.language
-            )
-
-
-@dataclass(slots=True)
-class _Text:
-    """The text of a finished job."""
-
-    parts: list[Part]
-    rest_s: float | None
-    evidence: Evidence | None
-    logprobs: list[float]  # one for each decoded token
 
 
 def load_engine(folder: Path, settings: Settings) -> WhisperEngine:
@@ -267,7 +207,7 @@ def load_engine(folder: Path, settings: Settings) -> WhisperEngine:
     with _memory_errors():
         engine = WhisperEngine(
             settings.model_id,
-            load(checkpoint, device, dtype),
+            load(checkpoint, device, dtype).pack(),
             tokenizer,
             checkpoint.suppress or tokenizer.non_speech,
             device_name=device_name(device),
@@ -275,6 +215,7 @@ def load_engine(folder: Path, settings: Settings) -> WhisperEngine:
             slots=settings.batch_size,
             max_new_tokens=settings.max_new_tokens,
             named_heads=checkpoint.alignment_heads,
+            short_context=device.type == "cpu",
         )
     logs.info(
         "engine_loaded", model=settings.model_id, device=engine.device_name, dtype=str(dtype).removeprefix("torch."),

@@ -13,12 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from handler.whisper.linear import Linear, Vocabulary, packs
+
 SAMPLE_RATE = 16_000  # Hz
 N_FFT = 400  # samples: 25 ms
 HOP_LENGTH = 160  # samples: 10 ms
 FRAMES_PER_POSITION = 2  # the encoder's second convolution has stride 2
 TIMESTAMP_S = FRAMES_PER_POSITION * HOP_LENGTH / SAMPLE_RATE  # 0.02 s: one audio position, one timestamp token
-QUERY_BLOCK = 250  # queries of one blocked attention product: its scores stay in the second-level cache
+QUERY_BLOCK = 750  # queries of one blocked attention product: its scores stay in a processor's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +95,16 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def blocked_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention without a mask, one batch row and QUERY_BLOCK queries at a time, for CPUs. [B, H, S, D] each → the same."""
-    out = torch.empty_like(q)
-    for row in range(q.shape[0]):
-        keys = k[row].transpose(-1, -2)  # [H, D, S]
-        for at in range(0, q.shape[2], QUERY_BLOCK):
-            scores = q[row, :, at : at + QUERY_BLOCK] @ keys  # [H, QUERY_BLOCK, S]
-            out[row, :, at : at + QUERY_BLOCK] = scores.softmax(-1) @ v[row]
-    return out
+    """Attention without a mask, one head and QUERY_BLOCK queries at a time, for CPUs. [B, H, S, D] each → the same."""
+    rows, heads, length, depth = q.shape
+    out = q.new_empty(rows, length, heads, depth)
+    scores = q.new_empty(min(length, QUERY_BLOCK), length)
+    for row in range(rows):
+        for head in range(heads):
+            for queries, found in zip(q[row, head].split(QUERY_BLOCK), out[row, :, head].split(QUERY_BLOCK), strict=True):
+                here = torch.mm(queries, k[row, head].T, out=scores[: len(queries)])
+                found.copy_(here.softmax(-1) @ v[row, head])
+    return out.transpose(1, 2)
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -114,15 +118,12 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, scale=1.0)
 
 
-def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """Attention as two products: for few queries many times faster than a fused kernel on CPUs.
 
-    q [B, H, T, D]; k and v [B, H, S, D]; mask [B, 1, T, S], true where a query may look, or None for everywhere → [B, H, T, D].
+    q [B, H, T, D]; k and v [B, H, S, D]; bias broadcast to [B, H, T, S], −inf where a query may not look → [B, H, T, D].
     """
-    scores = q @ k.transpose(-1, -2)  # [B, H, T, S]
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return scores.softmax(-1) @ v
+    return (q @ k.transpose(-1, -2)).add_(bias).softmax(-1) @ v
 
 
 ATTENTIONS = {"blocked": blocked_attention, "sdpa": fused_attention, "flash_attention_2": flash_attention}
@@ -134,8 +135,8 @@ class SelfAttention(nn.Module):
     def __init__(self, state: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(state, 3 * state)
-        self.out = nn.Linear(state, state)
+        self.qkv = Linear(state, 3 * state)
+        self.out = Linear(state, state)
 
     def project(self, x: Tensor) -> list[Tensor]:
         """x [B, T, C] → q, k, v, [B, H, T, D] each."""
@@ -148,9 +149,9 @@ class CrossAttention(nn.Module):
     def __init__(self, state: int, audio_state: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q = nn.Linear(state, state)
-        self.kv = nn.Linear(audio_state, 2 * state)
-        self.out = nn.Linear(state, state)
+        self.q = Linear(state, state)
+        self.kv = Linear(audio_state, 2 * state)
+        self.out = Linear(state, state)
 
     def keys_values(self, audio: Tensor) -> list[Tensor]:
         """audio [B, S, C] → k, v, [B, H, S, D] each."""
@@ -162,12 +163,12 @@ class Mlp(nn.Module):
 
     def __init__(self, state: int) -> None:
         super().__init__()
-        self.up = nn.Linear(state, 4 * state)
-        self.down = nn.Linear(4 * state, state)
+        self.up = Linear(state, 4 * state)
+        self.down = Linear(4 * state, state)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., C] → [..., C]."""
-        return self.down(F.gelu(self.up(x)))  # type: ignore[no-any-return]
+    def added(self, x: Tensor, to: Tensor) -> Tensor:
+        """`to` and what becomes of x. [..., C] each → the same."""
+        return self.down.added(self.up.gelu(x), to)
 
 
 def clamp_half(x: Tensor) -> Tensor:
@@ -188,8 +189,8 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, attention: str) -> Tensor:
         """[B, S, C] → [B, S, C]."""
         q, k, v = self.attn.project(self.attn_norm(x))
-        x = x + self.attn.out(merge_heads(ATTENTIONS[attention](q, k, v)))
-        return clamp_half(x + self.mlp(self.mlp_norm(x)))
+        x = self.attn.out.added(merge_heads(ATTENTIONS[attention](q, k, v)), x)
+        return clamp_half(self.mlp.added(self.mlp_norm(x), x))
 
 
 class Encoder(nn.Module):
@@ -225,11 +226,28 @@ class Cache:
         self.v = torch.zeros_like(self.k)
         self.cross_k = torch.zeros(layers, slots, heads, dims.n_audio_ctx, depth, device=device, dtype=dtype)
         self.cross_v = torch.zeros_like(self.cross_k)
+        self.unheard = torch.zeros(slots, dims.n_audio_ctx, device=device, dtype=dtype)  # −inf behind each slot's audio
 
-    def move(self, source: int, target: int) -> None:
-        """Copy all that one slot holds into another."""
-        for buffer in (self.k, self.v, self.cross_k, self.cross_v):
-            buffer[:, target].copy_(buffer[:, source])
+    @staticmethod
+    def slot_bytes(dims: Dims, dtype: torch.dtype) -> int:
+        """Memory of one slot."""
+        return 2 * dims.n_text_layer * (dims.n_text_ctx + dims.n_audio_ctx) * dims.n_text_state * dtype.itemsize
+
+    def attach(self, layer: int, slots: slice, k: Tensor, v: Tensor) -> None:
+        """Give slots what a layer hears: k and v [n, H, S, D], each for as many slots in a row as `slots` has for each."""
+        length = k.shape[2]
+        rows = (slots.stop - slots.start) // len(k)
+        for buffer, new in ((self.cross_k, k), (self.cross_v, v)):
+            buffer[layer, slots, :, :length] = new if rows == 1 else new.repeat_interleave(rows, 0)
+        if layer == 0:
+            self.unheard[slots, :length] = 0.0
+            self.unheard[slots, length:] = -torch.inf
+
+    def move(self, source: int, target: int, text: int, audio: int) -> None:
+        """Copy what one slot holds, as many positions of text and audio, into another."""
+        for buffer, length in ((self.k, text), (self.v, text), (self.cross_k, audio), (self.cross_v, audio)):
+            buffer[:, target, :, :length].copy_(buffer[:, source, :, :length])
+        self.unheard[target].copy_(self.unheard[source])
 
     def inherit(self, slots: Tensor, parents: Tensor, length: int) -> None:
         """Each of `slots` [n] goes on from the text of one of `parents` [n], `length` positions; both hear the same audio."""
@@ -238,24 +256,24 @@ class Cache:
 
 
 class Listening:
-    """Collects where chosen heads listen: their cross-attention over the first `positions` [B] of the audio, added up."""
+    """Collects where chosen heads listen in the first `positions` of the audio: their cross-attention, added up."""
 
-    def __init__(self, heads: Sequence[tuple[int, int]], positions: Tensor) -> None:
+    def __init__(self, heads: Sequence[tuple[int, int]], positions: int) -> None:
         self._heads = {layer: [head for at, head in heads if at == layer] for layer, _ in heads}
         self._count = len(heads)
         self._positions = positions
         self._sum: Tensor | None = None
+        self.last = max(self._heads)  # no layer behind it is listened to
 
     def hear(self, layer: int, q: Tensor, k: Tensor) -> None:
         """q [B, H, T, D], k [B, H, S, D] of one layer."""
         if heads := self._heads.get(layer):
-            scores = (q[:, heads] @ k[:, heads].transpose(-1, -2)).float()  # [B, heads, T, S]
-            behind = torch.arange(scores.shape[-1], device=scores.device) >= self._positions[:, None, None, None]
-            weights = scores.masked_fill_(behind, -torch.inf).softmax(-1).sum(1)
+            scores = q[:, heads] @ k[:, heads, : self._positions].transpose(-1, -2)  # [B, heads, T, positions]
+            weights = scores.float().softmax(-1).sum(1)
             self._sum = weights if self._sum is None else self._sum.add_(weights)
 
     def weights(self) -> Tensor:
-        """Mean over the heads; a row sums up to one. [B, T, S], float32."""
+        """Mean over the heads; a row sums up to one. [B, T, positions], float32."""
         assert self._sum is not None
         return self._sum / self._count
 
@@ -273,22 +291,22 @@ class DecoderLayer(nn.Module):
         self.mlp_norm = nn.LayerNorm(state)
         self.mlp = Mlp(state)
 
-    def attend_text(self, x: Tensor, cache: tuple[Tensor, Tensor], positions: Tensor, mask: Tensor) -> Tensor:
-        """Write keys and values at `positions` [B, T] of the cache, [B, H, n_text_ctx, D] each; read as far as the mask goes."""
+    def attend_text(self, x: Tensor, cache: tuple[Tensor, Tensor], positions: Tensor, bias: Tensor) -> Tensor:
+        """Write keys and values at `positions` [B, T] of the cache, [B, H, n_text_ctx, D] each; read as far as the bias goes."""
         q, k, v = self.attn.project(self.attn_norm(x))
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
-        length = mask.shape[-1]
+        length = bias.shape[-1]
         for buffer, new in zip(cache, (k, v), strict=True):
             buffer[rows, :, positions] = new.transpose(1, 2)  # [B, T, H, D]
-        return self.attn.out(merge_heads(masked_attention(q, cache[0][:, :, :length], cache[1][:, :, :length], mask)))  # type: ignore[no-any-return]
+        return self.attn.out.added(merge_heads(biased_attention(q, cache[0][:, :, :length], cache[1][:, :, :length], bias)), x)
 
     def ask_audio(self, x: Tensor) -> Tensor:
         """Queries of the cross-attention. x [B, T, C] → [B, H, T, D]."""
         return split_heads(self.cross.q(self.cross_norm(x)), self.cross.heads)
 
-    def attend_audio(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q [B, H, T, D]; k and v [B, H, S, D] → [B, T, C]."""
-        return self.cross.out(merge_heads(masked_attention(q, k, v)))  # type: ignore[no-any-return]
+    def attend_audio(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """x [B, T, C] and what is heard: q [B, H, T, D]; k and v [B, H, S, D]; bias [B, 1, 1, S] → [B, T, C]."""
+        return self.cross.out.added(merge_heads(biased_attention(q, k, v, bias)), x)
 
 
 class Decoder(nn.Module):
@@ -300,34 +318,41 @@ class Decoder(nn.Module):
         self.positions = nn.Parameter(torch.empty(dims.n_text_ctx, dims.n_text_state))
         self.layers = cast("Sequence[DecoderLayer]", nn.ModuleList(DecoderLayer(dims) for _ in range(dims.n_text_layer)))
         self.norm = nn.LayerNorm(dims.n_text_state)
+        self.vocabulary: Vocabulary | None = None
 
-    def attach(self, audio: Tensor, cache: Cache, slots: slice, owner: Tensor) -> None:
-        """Fill the cross-attention keys and values of `slots` from the encoder's audio [n, S, C]; `owner` [B] says whose each slot is."""
+    def attach(self, audio: Tensor, cache: Cache, slots: slice) -> None:
+        """Fill the cross-attention keys and values of `slots` from the encoder's audio [n, S, C], n parts of equally many slots."""
         for index, layer in enumerate(self.layers):
-            k, v = layer.cross.keys_values(audio)
-            cache.cross_k[index, slots], cache.cross_v[index, slots] = k[owner], v[owner]
+            cache.attach(index, slots, *layer.cross.keys_values(audio))
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, cache: Cache, slots: slice | Tensor, length: int, listening: Listening | None = None
+        self, tokens: Tensor, positions: Tensor, cache: Cache, slots: slice, text: int, audio: int, listening: Listening | None = None
     ) -> Tensor:
-        """Hidden states of tokens [B, T] at positions [B, T], where `length` exceeds every position → [B, T, C].
+        """Hidden states of tokens [B, T] at positions [B, T] → [B, T, C].
 
-        Each token's keys and values are written to its slot, where slots are a slice; where they are indices, the caches are
-        left as they are. A token sees the positions up to its own. `listening` hears every cross-attention.
+        `text` exceeds every position, and `audio` is no less than what any slot hears: so far the caches are read. Each
+        token's keys and values are written to its slot; a token sees the positions up to its own. `listening` hears every
+        cross-attention; behind the last layer that it listens to, nothing is worked out.
         """
         x = self.tokens(tokens) + self.positions[positions]
-        mask = torch.arange(length, device=x.device) <= positions[:, None, :, None]  # [B, 1, T, length]
+        ahead = torch.arange(text, device=x.device) > positions[:, None, :, None]  # [B, 1, T, text]
+        unread = torch.zeros(ahead.shape, device=x.device, dtype=x.dtype).masked_fill_(ahead, -torch.inf)
+        unheard = cache.unheard[slots, None, None, :audio]
         for index, layer in enumerate(self.layers):
-            x = x + layer.attend_text(x, (cache.k[index, slots], cache.v[index, slots]), positions, mask)
-            q, k = layer.ask_audio(x), cache.cross_k[index, slots]
+            x = layer.attend_text(x, (cache.k[index, slots], cache.v[index, slots]), positions, unread)
+            q, k = layer.ask_audio(x), cache.cross_k[index, slots, :, :audio]
             if listening is not None:
                 listening.hear(index, q, k)
-            x = x + layer.attend_audio(q, k, cache.cross_v[index, slots])
-            x = clamp_half(x + layer.mlp(layer.mlp_norm(x)))
+                if index == listening.last:
+                    return x
+            x = layer.attend_audio(x, q, k, cache.cross_v[index, slots, :, :audio], unheard)
+            x = clamp_half(layer.mlp.added(layer.mlp_norm(x), x))
         return self.norm(x)  # type: ignore[no-any-return]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[..., C] → [..., n_vocab], float32."""
+        """[B, C] → [B, n_vocab], float32; of the packed network less the same for all tokens of a row."""
+        if self.vocabulary is not None:
+            return self.vocabulary(hidden)
         return F.linear(hidden, self.tokens.weight).float()
 
 
@@ -339,3 +364,12 @@ class Whisper(nn.Module):
         self.dims = dims
         self.encoder = Encoder(dims)
         self.decoder = Decoder(dims)
+
+    def pack(self) -> "Whisper":
+        """Lay the weights out for the processor they are on."""
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.pack()
+        if packs(self.decoder.tokens.weight):
+            self.decoder.vocabulary = Vocabulary(self.decoder.tokens.weight, self.decoder.norm.weight)
+        return self

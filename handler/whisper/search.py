@@ -13,7 +13,8 @@ from torch import Tensor
 from handler.longform import Window
 from handler.schema import SAMPLE_RATE
 from handler.whisper.model import TIMESTAMP_S, Cache
-from handler.whisper.rules import Choice, History, log_probabilities, loop_start, pick
+from handler.whisper.rules import Choice, History, log_probabilities, loop_start
+from handler.whisper.step import Graphs, Step
 from handler.whisper.tokenizer import Specials
 
 LEFT_OVER_S = 1.0  # seconds of speech at the end of a window that may go without text where the model says that a segment begins
@@ -45,6 +46,7 @@ class Job:
     language: str | None
     languages: dict[str, float]  # probabilities, where they had to be found out
     rise: Tensor  # how much louder the window becomes at each frame, for the times of its words
+    positions: int  # of the audio that it hears
     no_speech_prob: float = 0.0
     found: list[Hypothesis] = field(default_factory=list)  # those that are finished
 
@@ -78,19 +80,22 @@ class Row:
 
 
 class Batch:
-    """The rows that are being decoded, and all that is kept for them on the device."""
+    """The rows that are being decoded, and all that is kept for them on the device.
 
-    def __init__(self, cache: Cache, bias: Tensor, specials: Specials, *, slots: int, context: int, look_every: int) -> None:
+    Where `graphs` are given, they run the steps in which no row samples or competes.
+    """
+
+    def __init__(self, step: Step, cache: Cache, specials: Specials, look_every: int, graphs: Graphs | None = None) -> None:
         self.cache = cache
         self.rows: list[Row] = []
-        self._bias = bias
+        self._step = step
+        self._graphs = graphs
         self._ids = specials
-        self._slots = slots
-        self._context = context  # tokens that a row holds at most
+        self._slots = cache.unheard.shape[0]
+        self._context = cache.k.shape[3]  # tokens that a row holds at most
         self._look_every = look_every  # after so many tokens a row is looked at for a loop
-        self._history = History.empty(slots, specials, bias.device)
-        self._prompt = torch.zeros(slots, dtype=torch.int64, device=bias.device)
-        self._score = torch.zeros(slots, device=bias.device)  # sum of the log-probabilities, where rows compete
+        self._device = cache.k.device
+        self._score = torch.zeros(self._slots, device=self._device)  # sum of the log-probabilities, where rows compete
 
     def free(self) -> int:
         """Slots without a row."""
@@ -102,14 +107,14 @@ class Batch:
         for job in jobs:
             self.rows += [Row(job, self._noise(job, index)) for index in range(job.window.how.rows)]
         added = self.rows[slots]
-        self._prompt[slots] = torch.tensor([len(row.job.prompt) for row in added], device=self._bias.device)
-        empty = History.empty(len(added), self._ids, self._bias.device)
-        empty.until += torch.tensor([self._until(row.job.window) for row in added], device=self._bias.device)
-        for buffer, value in zip(self._history.fields(), empty.fields(), strict=True):
+        self._step.prompt[slots] = torch.tensor([len(row.job.prompt) for row in added], device=self._device)
+        empty = History.empty(len(added), self._ids, self._device)
+        empty.until += torch.tensor([self._until(row.job.window) for row in added], device=self._device)
+        for buffer, value in zip(self._step.history.fields(), empty.fields(), strict=True):
             buffer[slots] = value
         # Beams begin alike: only the first one counts until they differ.
         leading = [index == 0 or not job.beams for job in jobs for index in range(job.window.how.rows)]
-        self._score[slots] = torch.tensor([0.0 if leads else -torch.inf for leads in leading], device=self._bias.device)
+        self._score[slots] = torch.tensor([0.0 if leads else -torch.inf for leads in leading], device=self._device)
         return slots
 
     def _until(self, window: Window) -> int:
@@ -127,26 +132,34 @@ class Batch:
         if how.temperature == 0:
             return None
         seed = job.window.start + round(1000 * how.temperature) * 1_000_003 + index * 7_919
-        return torch.Generator(self._bias.device).manual_seed(seed)
+        return torch.Generator(self._device).manual_seed(seed)
 
-    def last(self) -> tuple[slice, Tensor, Tensor, int]:
-        """Slots of all rows, their last tokens and the positions of these [B, 1] each, and what length of context holds them."""
-        slots = slice(0, len(self.rows))
-        history = self._history.rows(slots)
-        positions = (self._prompt[slots] + history.count - 1)[:, None]
-        return slots, history.last[:, None], positions, max(row.length for row in self.rows)
+    def advance(self) -> None:
+        """One more token for every row."""
+        rows = len(self.rows)
+        if any(row.noise is not None or row.job.beams for row in self.rows):
+            self.extend(self._step.logits(rows, self._text(), self._audio()), slice(0, rows))
+        elif self._graphs is not None:
+            self._write(self.rows, self._graphs.run(rows).tolist())
+        else:
+            self._write(self.rows, self._step.greedy(rows, self._text(), self._audio()).tolist())
+
+    def _text(self) -> int:
+        """The longest row's tokens."""
+        return max(row.length for row in self.rows)
+
+    def _audio(self) -> int:
+        """The longest row's audio positions."""
+        return max(row.job.positions for row in self.rows)
 
     def extend(self, logits: Tensor, slots: slice) -> None:
         """Choose the next token of each row of `slots` by its logits [B, n_vocab] and write it down: the one copy to the host."""
-        history = self._history.rows(slots)
-        choice = pick(logits, self._bias, history, self._ids)
+        choice = self._step.choose(logits, slots)
         rows = self.rows[slots]
         self._sample(logits, choice, rows)
         groups = _groups(rows)
         beams = [self._compete(logits, choice, rows, slots.start, group) for group in groups]
-        history.append(choice.token, self._ids)
-        # A token's id is below 2^24, so float32 holds it.
-        told = torch.cat((choice.token.float(), choice.logprob, *(candidates.flatten() for candidates in beams))).tolist()
+        told = torch.cat((self._step.take(choice, slots).flatten(), *(candidates.flatten() for candidates in beams))).tolist()
         count, at = len(rows), 2 * len(rows)
         competing = set[int]()
         for group in groups:
@@ -155,10 +168,15 @@ class Batch:
                 self._write_beams([rows[i] for i in members], told[at : at + size])
                 competing.update(members)
                 at += size
-        for index, row in enumerate(rows):
-            if index not in competing:
-                row.tokens.append(int(told[index]))
-                row.logprobs.append(told[count + index])
+        alone = [index for index in range(count) if index not in competing]
+        self._write([rows[i] for i in alone], [[told[i] for i in alone], [told[count + i] for i in alone]])
+
+    @staticmethod
+    def _write(rows: Sequence[Row], told: Sequence[Sequence[float]]) -> None:
+        """Write down the token and the log-probability that each row has got."""
+        for row, token, logprob in zip(rows, *told, strict=True):
+            row.tokens.append(int(token))
+            row.logprobs.append(logprob)
 
     def _sample(self, logits: Tensor, choice: Choice, rows: Sequence[Row]) -> None:
         """Replace the choice of rows that sample: the greatest of the tempered log-probabilities, each with Gumbel noise."""
@@ -189,7 +207,7 @@ class Batch:
         going_on = (token == self._ids.eot).int().sort(dim=1, stable=True).indices[:, :width]
         parents = slots.gather(1, parent.gather(1, going_on))  # [G, W]
         self.cache.inherit(slots.flatten(), parents.flatten(), max(rows[i].length for members in group for i in members))
-        for buffer in self._history.fields():
+        for buffer in self._step.history.fields():
             buffer[slots] = buffer[parents]
         choice.token[index] = token.gather(1, going_on)
         self._score[slots] = best.gather(1, going_on)
@@ -248,8 +266,8 @@ class Batch:
             last = self.rows.pop()
             if index < len(self.rows):
                 self.rows[index] = last
-                self.cache.move(len(self.rows), index)
-                for buffer in (self._prompt, self._score, *self._history.fields()):
+                self.cache.move(len(self.rows), index, last.length, last.job.positions)
+                for buffer in (self._step.prompt, self._score, *self._step.history.fields()):
                     buffer[index] = buffer[len(self.rows)]
 
 

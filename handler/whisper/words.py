@@ -1,6 +1,6 @@
-"""When each word was said: cross-attention that follows time, and dynamic time warping over a batch. Knows no cache and no window.
+"""When each word was said: cross-attention that follows time, and dynamic time warping. Knows no cache and no window.
 
-Source of the method: openai/whisper, whisper/timing.py. The warping runs row by row over tensors: within a row of the
+Source of the method: openai/whisper, whisper/timing.py. The warping runs row by row over arrays: within a row of the
 cost matrix a path enters once and then moves on, so a cumulative sum and a running minimum give the whole row at once.
 """
 
@@ -33,7 +33,8 @@ _SPACELESS = (
     ("\uf900", "\ufaff"),
     ("\U00020000", "\U0002ffff"),
 )  # first and last character of scripts written without spaces between words
-_FAR = 1e4  # a cost that no path takes
+# Exchanges after which the fourth of seven values lies in the middle. Source: Paeth, Median Finding on a 3x3 Grid, Graphics Gems.
+_MEDIAN_OF_7 = ((0, 5), (0, 3), (1, 6), (2, 4), (0, 1), (3, 5), (2, 6), (2, 3), (3, 6), (4, 5), (1, 4), (1, 3), (3, 4))
 
 
 @dataclass(slots=True)
@@ -45,60 +46,59 @@ class Piece:
     end: float
 
 
-def follow_time(weights: Tensor, positions: Tensor) -> Tensor:
+def follow_time(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """How little each token is said at each audio position: costs to be warped.
 
-    weights [B, T, S] are the mean of the alignment heads' attention; positions [B] is how much of S each row uses → [B, T, S].
-    They are taken as they are: openai/whisper norms each head's over the tokens, which measured worse.
+    weights [T, S] are the mean of the alignment heads' attention → [T, S]. They are taken as they are: openai/whisper norms
+    each head's over the tokens, which measured worse.
     """
-    heard = torch.arange(weights.shape[-1], device=weights.device) < positions[:, None]  # [B, S]
-    return (-median(weights)).masked_fill(~heard[:, None], _FAR)
+    return -median(weights)
 
 
-def median(x: Tensor) -> Tensor:
-    """Running median over SMOOTHED places of the last dimension, its ends reflected. [..., S] → the same."""
-    if x.shape[-1] <= SMOOTHED // 2:
+def median(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Running median over 7 places of the last dimension, its ends reflected. [T, S] → the same."""
+    reach, length = SMOOTHED // 2, x.shape[-1]
+    if length <= reach:
         return x
-    reach = SMOOTHED // 2
-    padded = torch.cat((x[..., 1 : reach + 1].flip(-1), x, x[..., -reach - 1 : -1].flip(-1)), -1)
-    return padded.unfold(-1, SMOOTHED, 1).median(-1).values
+    padded = np.pad(x, ((0, 0), (reach, reach)), mode="reflect")
+    places = [padded[:, at : at + length] for at in range(SMOOTHED)]
+    for low, high in _MEDIAN_OF_7:
+        places[low], places[high] = np.minimum(places[low], places[high]), np.maximum(places[low], places[high])
+    return places[reach]
 
 
-def warp(costs: Tensor, tokens: Tensor, positions: Tensor) -> Tensor:
-    """The audio position at which each token begins on the cheapest monotonic path. costs [B, T, S] → [B, T + 1], int64.
+def warp(costs: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The audio position at which each token begins on the cheapest monotonic path, S behind the last. costs [T, S] → [T + 1].
 
-    A path begins at the first position with the first token and ends at the last with the last, `tokens` [B] and
-    `positions` [B] being how many there are of each. Behind its last token, a row has its number of positions.
+    A path begins at the first position with the first token and ends at the last with the last.
     """
-    rows, length, _ = costs.shape
-    sums = costs.double().cumsum(-1)  # [B, T, S]
-    total = sums[:, 0]  # cheapest path to each position of the first token
-    entries, diagonal = [torch.zeros_like(total, dtype=torch.int64)], [torch.zeros_like(total, dtype=torch.bool)]
-    nowhere = torch.full((rows, 1), torch.inf, dtype=total.dtype, device=total.device)
-    for token in range(1, length):
-        before = torch.cat((nowhere, total[:, :-1]), 1)  # from the position before
+    tokens, length = costs.shape
+    costs = costs.astype(np.float64)
+    sums = costs.cumsum(1)  # [T, S]
+    place = np.arange(length)
+    total = sums[0]  # cheapest path to each position of the token
+    entries, diagonal = [np.zeros(length, np.int64)], [np.zeros(length, np.bool_)]
+    for token in range(1, tokens):
+        before = np.concatenate(([np.inf], total[:-1]))  # from the position before
         diagonal.append(before <= total)
-        entered = torch.minimum(before, total) - (sums[:, token] - costs[:, token])
-        least, entry = entered.cummin(-1)
-        total = sums[:, token] + least
-        entries.append(entry)
-    begins = positions[:, None].repeat(1, length + 1)
-    begins[:, 0] = 0
-    at = positions - 1
-    for token in range(length - 1, 0, -1):
-        begin = entries[token].gather(1, at[:, None])[:, 0]
-        moved = begin - diagonal[token].gather(1, begin[:, None])[:, 0].long()
-        used = token < tokens
-        begins[:, token] = torch.where(used, begin, positions)
-        at = torch.where(used, moved, at)
+        entered = np.minimum(before, total) - (sums[token] - costs[token])
+        least = np.minimum.accumulate(entered)
+        newly = np.concatenate(([True], least[1:] < least[:-1]))
+        entries.append(np.maximum.accumulate(np.where(newly, place, 0)))
+        total = sums[token] + least
+    begins = np.zeros(tokens + 1, np.int64)
+    begins[tokens] = length
+    at = length - 1
+    for token in range(tokens - 1, 0, -1):
+        begins[token] = entries[token][at]
+        at = begins[token] - diagonal[token][begins[token]]
     return begins
 
 
-def clearest(costs: Tensor, begins: Tensor) -> Tensor:
-    """The audio position at which each token is heard best between its beginning and the next one's. [B, T, S] → [B, T], int64."""
-    place = torch.arange(costs.shape[-1], device=costs.device)
-    inside = (place >= begins[:, :-1, None]) & (place < begins[:, 1:, None].maximum(begins[:, :-1, None] + 1))
-    return costs.masked_fill(~inside, torch.inf).argmin(-1)
+def clearest(costs: NDArray[np.float32], begins: NDArray[np.int64]) -> list[int]:
+    """The audio position at which each token is heard best between its beginning and the next one's. [T, S] → T of them"""
+    spans = zip(begins[:-1].tolist(), begins[1:].tolist(), strict=True)
+    return [begin + int(row[begin : max(end, begin + 1)].argmin()) for row, (begin, end) in zip(costs, spans, strict=True)]
 
 
 def rise(mel: Tensor) -> Tensor:
