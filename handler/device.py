@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 from handler.settings import SettingsError
 
@@ -40,6 +41,17 @@ def choose_attention(flash_attention_2: bool, device: torch.device, dtype: torch
     if torch.cuda.get_device_capability(device) < (8, 0):
         return "sdpa", "FlashAttention-2 needs an Ampere GPU or a later one"
     return "flash_attention_2", "asked for by FLASH_ATTENTION_2"
+
+
+def work_alone() -> None:
+    """From here on, PyTorch's work in this thread stays in it; to be called at its start.
+
+    OpenMP keeps helpers for each thread that has ever asked for any. As soon as there are more helpers than processors it
+    takes them to be in each other's way and puts them to sleep after every product: a step of decoding, which is hundreds of
+    small ones, then takes twice as long. So only the thread that owns the device has helpers.
+    """
+    torch.get_num_threads()  # sets the thread up, which it would otherwise do later and undo the limit
+    ThreadpoolController().limit(limits=1, user_api="openmp")
 
 
 def device_name(device: torch.device) -> str:

@@ -47,7 +47,7 @@ class Pipeline:
         self.fetcher = Fetcher(settings)
         self.runner = Runner(engine)
         # Each request needs two threads at most, one that downloads and one that decodes, so none waits for another's.
-        self.threads = ThreadPoolExecutor(2 * settings.max_requests, thread_name_prefix="audio")
+        self.threads = ThreadPoolExecutor(2 * settings.max_requests, thread_name_prefix="audio", initializer=_work_alone)
         self._requests: set[_Request] = set()
 
     async def transcribe(self, source: AudioSource, options: Options, progress: ProgressCallback | None = None) -> Transcript:
@@ -209,8 +209,19 @@ class _Request:
         )
 
 
+def _work_alone() -> None:
+    from handler.device import work_alone
+
+    work_alone()
+
+
 def build(settings: Settings) -> Pipeline:
     """The house with the model that the settings name, loaded. Raises ModelUnavailable, SettingsError."""
+    with ThreadPoolExecutor(1, "loader") as loader:  # the helpers that OpenMP gives it leave with it
+        return loader.submit(_build, settings).result()
+
+
+def _build(settings: Settings) -> Pipeline:
     timeline = Timeline()
     with timeline.span("import_engine"):
         from handler.device import choose_device

@@ -34,7 +34,7 @@ from handler.whisper.words import rise
 
 # A short window is encoded with so much silence behind it, and in no less than so much in all: with less of either, the
 # network, trained on 30 s always, begins to repeat itself. Measured on Whisper tiny.en and base: no more word errors.
-SILENCE_BEHIND_S = 4.0
+SILENCE_BEHIND_S = 6.0
 SHORTEST_CONTEXT_S = 10.0
 CONTEXT_STEP_S = 2.0  # contexts are multiples of it: the fewer lengths, the fewer kernels to set up
 

@@ -4,6 +4,7 @@ Active rows are always the first ones of every buffer, so a step works on plain 
 takes its place. Source: openai/whisper, whisper/decoding.py (GreedyDecoder, BeamSearchDecoder, MaximumLikelihoodRanker).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,10 +14,11 @@ from torch import Tensor
 from handler.longform import Window
 from handler.schema import SAMPLE_RATE
 from handler.whisper.model import TIMESTAMP_S, Cache
-from handler.whisper.rules import Choice, History, log_probabilities, loop_start
+from handler.whisper.rules import LOOP_TOKENS, Choice, History, log_probabilities, loop_start
 from handler.whisper.step import Graphs, Step
 from handler.whisper.tokenizer import Specials
 
+FASTEST = 12.0  # tokens that nobody says more of in a second: a short window is looked at for a loop sooner
 LEFT_OVER_S = 1.0  # seconds of speech at the end of a window that may go without text where the model says that a segment begins
 
 
@@ -258,7 +260,8 @@ class Batch:
     def _is_over(self, row: Row) -> bool:
         if row.job.window.how.detect_only or row.tokens[-1] == self._ids.eot or row.length >= self._context:
             return True
-        return len(row.tokens) % self._look_every == 0 and loop_start(row.hypothesis().text(self._ids)) is not None
+        look_every = min(self._look_every, LOOP_TOKENS + math.ceil(FASTEST * row.job.window.seconds))
+        return len(row.tokens) % look_every == 0 and loop_start(row.hypothesis().text(self._ids)) is not None
 
     def remove(self, indices: Sequence[int]) -> None:
         """Take rows out; the last ones move into their places."""
