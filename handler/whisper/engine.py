@@ -85,7 +85,7 @@ class WhisperEngine:
             return None
         dims = self._model.dims
         with _on_device():
-            return Graphs(lambda rows: step.greedy(rows, dims.n_text_ctx, dims.n_audio_ctx), sizes_up_to(self.rows), cuda_capture())
+            return Graphs(lambda rows: step.greedy(rows, dims.n_text_ctx), sizes_up_to(self.rows), cuda_capture())
 
     def free(self) -> int:
         """Rows that could be admitted now."""
@@ -95,14 +95,15 @@ class WhisperEngine:
         """Encode windows into the next free rows and decode the first token of each."""
         with _on_device():
             heard = self._encode(windows)
+            if self._short_context:
+                self._batch.fit(max(len(found.audio) for found in heard))
             first = at = self.rows - self.free()
             for (rows, _), group in groupby(zip(windows, heard, strict=True), lambda pair: (pair[0].how.rows, len(pair[1].audio))):
                 audio = torch.stack([found.audio for _, found in group])
                 self._model.decoder.attach(audio, self._cache, slice(at, at + rows * len(audio)))
                 at += rows * len(audio)
-            longest = max(len(found.audio) for found in heard)
-            languages = self._languages(windows, slice(first, at), longest)
-            self._prefill([self._job(*parts) for parts in zip(windows, languages, heard, strict=True)], longest)
+            languages = self._languages(windows, slice(first, at))
+            self._prefill([self._job(*parts) for parts in zip(windows, languages, heard, strict=True)])
 
     def advance(self) -> list[tuple[Window, WindowResult]]:
         """One token for every row, then the windows that are finished."""
@@ -150,13 +151,13 @@ class WhisperEngine:
         seconds = max(SHORTEST_CONTEXT_S, window.seconds + SILENCE_BEHIND_S)
         return min(full, math.ceil(seconds / CONTEXT_STEP_S) * round(CONTEXT_STEP_S * SAMPLE_RATE))
 
-    def _languages(self, windows: Sequence[Window], slots: slice, longest: int) -> list[dict[str, float]]:
-        """Probability of each language for the windows in `slots`, which hear `longest` positions at most; empty where it is known."""
+    def _languages(self, windows: Sequence[Window], slots: slice) -> list[dict[str, float]]:
+        """Probability of each language for the windows in `slots`; empty where it is known."""
         if not self.detects_language or all(window.how.language for window in windows):
             return [{} for _ in windows]
         ids = self._tokenizer.specials
         start = torch.full((slots.stop - slots.start, 1), ids.sot, device=self._device)
-        hidden = self._model.decoder(start, torch.zeros_like(start), self._cache, slots, 1, longest)
+        hidden = self._model.decoder(start, torch.zeros_like(start), self._cache, slots, 1)
         logits = self._model.decoder.logits(hidden[:, 0])[:, ids.sot + 1 : ids.sot + 1 + len(ids.languages)]
         rows = iter(logits.softmax(-1).tolist())
         found = [[next(rows) for _ in range(window.how.rows)][0] for window in windows]
@@ -169,7 +170,7 @@ class WhisperEngine:
         prompt = self._tokenizer.prompt(language, how.task, how.prompt, how.hotwords, room=room)
         return Job(window, tuple(prompt), language, languages, heard.rise, len(heard.audio))
 
-    def _prefill(self, jobs: Sequence[Job], longest_audio: int) -> None:
+    def _prefill(self, jobs: Sequence[Job]) -> None:
         """Read the prompts and decode the first token; prompts are padded on the right, where nothing looks."""
         ids = self._tokenizer.specials
         slots = self._batch.add(jobs)
@@ -177,7 +178,7 @@ class WhisperEngine:
         longest = max(map(len, prompts))
         tokens = torch.tensor([[*prompt, *[ids.eot] * (longest - len(prompt))] for prompt in prompts], device=self._device)  # [B, T]
         positions = torch.arange(longest, device=self._device).expand_as(tokens)
-        hidden = self._model.decoder(tokens, positions, self._cache, slots, longest, longest_audio)
+        hidden = self._model.decoder(tokens, positions, self._cache, slots, longest)
 
         lengths = torch.tensor([len(p) for p in prompts], device=self._device)
         starts = torch.tensor([p.index(ids.sot) for p in prompts], device=self._device)

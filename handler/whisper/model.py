@@ -20,7 +20,7 @@ N_FFT = 400  # samples: 25 ms
 HOP_LENGTH = 160  # samples: 10 ms
 FRAMES_PER_POSITION = 2  # the encoder's second convolution has stride 2
 TIMESTAMP_S = FRAMES_PER_POSITION * HOP_LENGTH / SAMPLE_RATE  # 0.02 s: one audio position, one timestamp token
-QUERY_BLOCK = 750  # queries of one blocked attention product: its scores stay in a processor's cache
+QUERY_BLOCK = 500  # queries of one blocked attention product: its scores stay in a processor's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,16 +216,23 @@ class Encoder(nn.Module):
 
 
 class Cache:
-    """Keys and values of every slot, allocated once and written by index."""
+    """Keys and values of every slot, allocated once and written by index.
+
+    What slots hear lies packed at the length that the longest of them needs now, `audio` positions, since products over
+    many slots are fast only where nothing lies between them; `fit` changes that length.
+    """
 
     def __init__(self, dims: Dims, slots: int, device: torch.device, dtype: torch.dtype) -> None:
-        layers, heads = dims.n_text_layer, dims.n_text_head
-        depth = dims.n_text_state // heads
+        layers, self._heads = dims.n_text_layer, dims.n_text_head
+        self._depth = dims.n_text_state // self._heads
+        self._longest = dims.n_audio_ctx
+        self.slots = slots
+        self.context = dims.n_text_ctx
+        self.audio = dims.n_audio_ctx
         # A padded row may attend to a position that was never written: memory left as found could hold NaN there.
-        self.k = torch.zeros(layers, slots, heads, dims.n_text_ctx, depth, device=device, dtype=dtype)
+        self.k = torch.zeros(layers, slots, self._heads, dims.n_text_ctx, self._depth, device=device, dtype=dtype)
         self.v = torch.zeros_like(self.k)
-        self.cross_k = torch.zeros(layers, slots, heads, dims.n_audio_ctx, depth, device=device, dtype=dtype)
-        self.cross_v = torch.zeros_like(self.cross_k)
+        self._heard = torch.zeros(2, layers, slots * dims.n_audio_ctx * dims.n_text_state, device=device, dtype=dtype)
         self.unheard = torch.zeros(slots, dims.n_audio_ctx, device=device, dtype=dtype)  # −inf behind each slot's audio
 
     @staticmethod
@@ -233,20 +240,40 @@ class Cache:
         """Memory of one slot."""
         return 2 * dims.n_text_layer * (dims.n_text_ctx + dims.n_audio_ctx) * dims.n_text_state * dtype.itemsize
 
+    def heard(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of what all slots hear, as far as `audio` goes. [slots, H, audio, D] each"""
+        shape = (self.slots, self._heads, self.audio, self._depth)
+        count = math.prod(shape)
+        return self._heard[0, layer, :count].view(shape), self._heard[1, layer, :count].view(shape)
+
+    def fit(self, audio: int, slots: int) -> None:
+        """Make room for `audio` positions a slot; the first `slots` slots keep as much of what they hear."""
+        if audio == self.audio:
+            return
+        kept = [[part[:slots, :, : min(audio, self.audio)].clone() for part in self.heard(layer)] for layer in range(len(self.k))]
+        self.audio = audio
+        for layer, parts in enumerate(kept):
+            for buffer, part in zip(self.heard(layer), parts, strict=True):
+                buffer.zero_()
+                buffer[:slots, :, : part.shape[2]] = part
+
     def attach(self, layer: int, slots: slice, k: Tensor, v: Tensor) -> None:
         """Give slots what a layer hears: k and v [n, H, S, D], each for as many slots in a row as `slots` has for each."""
         length = k.shape[2]
         rows = (slots.stop - slots.start) // len(k)
-        for buffer, new in ((self.cross_k, k), (self.cross_v, v)):
-            buffer[layer, slots, :, :length] = new if rows == 1 else new.repeat_interleave(rows, 0)
+        for buffer, new in zip(self.heard(layer), (k, v), strict=True):
+            buffer[slots, :, :length] = new if rows == 1 else new.repeat_interleave(rows, 0)
         if layer == 0:
             self.unheard[slots, :length] = 0.0
             self.unheard[slots, length:] = -torch.inf
 
-    def move(self, source: int, target: int, text: int, audio: int) -> None:
-        """Copy what one slot holds, as many positions of text and audio, into another."""
-        for buffer, length in ((self.k, text), (self.v, text), (self.cross_k, audio), (self.cross_v, audio)):
-            buffer[:, target, :, :length].copy_(buffer[:, source, :, :length])
+    def move(self, source: int, target: int, text: int) -> None:
+        """Copy what one slot holds, `text` positions of it and its audio, into another."""
+        for buffer in (self.k, self.v):
+            buffer[:, target, :, :text].copy_(buffer[:, source, :, :text])
+        for layer in range(len(self.k)):
+            for heard in self.heard(layer):
+                heard[target].copy_(heard[source])
         self.unheard[target].copy_(self.unheard[source])
 
     def inherit(self, slots: Tensor, parents: Tensor, length: int) -> None:
@@ -326,26 +353,25 @@ class Decoder(nn.Module):
             cache.attach(index, slots, *layer.cross.keys_values(audio))
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, cache: Cache, slots: slice, text: int, audio: int, listening: Listening | None = None
+        self, tokens: Tensor, positions: Tensor, cache: Cache, slots: slice, text: int, listening: Listening | None = None
     ) -> Tensor:
         """Hidden states of tokens [B, T] at positions [B, T] → [B, T, C].
 
-        `text` exceeds every position, and `audio` is no less than what any slot hears: so far the caches are read. Each
-        token's keys and values are written to its slot; a token sees the positions up to its own. `listening` hears every
-        cross-attention; behind the last layer that it listens to, nothing is worked out.
+        `text` exceeds every position. Each token's keys and values are written to its slot; a token sees the positions up
+        to its own. `listening` hears every cross-attention; behind the last layer that it listens to, nothing is worked out.
         """
         x = self.tokens(tokens) + self.positions[positions]
         ahead = torch.arange(text, device=x.device) > positions[:, None, :, None]  # [B, 1, T, text]
         unread = torch.zeros(ahead.shape, device=x.device, dtype=x.dtype).masked_fill_(ahead, -torch.inf)
-        unheard = cache.unheard[slots, None, None, :audio]
+        unheard = cache.unheard[slots, None, None, : cache.audio]
         for index, layer in enumerate(self.layers):
             x = layer.attend_text(x, (cache.k[index, slots], cache.v[index, slots]), positions, unread)
-            q, k = layer.ask_audio(x), cache.cross_k[index, slots, :, :audio]
+            q, (k, v) = layer.ask_audio(x), (part[slots] for part in cache.heard(index))
             if listening is not None:
                 listening.hear(index, q, k)
                 if index == listening.last:
                     return x
-            x = layer.attend_audio(x, q, k, cache.cross_v[index, slots, :, :audio], unheard)
+            x = layer.attend_audio(x, q, k, v, unheard)
             x = clamp_half(layer.mlp.added(layer.mlp_norm(x), x))
         return self.norm(x)  # type: ignore[no-any-return]
 

@@ -35,7 +35,7 @@ class Outcomes:
         self._cache = cache
         self._tokenizer = tokenizer
         self._heads = heads
-        self._context = cache.k.shape[3]
+        self._context = cache.context
 
     def result(self, slot: int, job: Job) -> WindowResult:
         """What a job has come to, by whatever end. Its slot's text is overwritten."""
@@ -80,7 +80,7 @@ class Outcomes:
         positions = torch.arange(tokens.shape[1], device=device)[None]
         length = min(job.positions, ceil(job.window.seconds / network.TIMESTAMP_S))
         listening = Listening(self._heads, length)
-        self._decoder(tokens, positions, self._cache, slice(slot, slot + 1), tokens.shape[1], job.positions, listening)
+        self._decoder(tokens, positions, self._cache, slice(slot, slot + 1), tokens.shape[1], listening)
         costs = follow_time(listening.weights()[0, len(head) - 1 :].cpu().numpy())
         begins = warp(costs)
         places = (begins[:-1].tolist(), clearest(costs, begins)[: len(said)])

@@ -93,8 +93,8 @@ class Batch:
         self._step = step
         self._graphs = graphs
         self._ids = specials
-        self._slots = cache.unheard.shape[0]
-        self._context = cache.k.shape[3]  # tokens that a row holds at most
+        self._slots = cache.slots
+        self._context = cache.context  # tokens that a row holds at most
         self._look_every = look_every  # after so many tokens a row is looked at for a loop
         self._device = cache.k.device
         self._score = torch.zeros(self._slots, device=self._device)  # sum of the log-probabilities, where rows compete
@@ -140,19 +140,21 @@ class Batch:
         """One more token for every row."""
         rows = len(self.rows)
         if any(row.noise is not None or row.job.beams for row in self.rows):
-            self.extend(self._step.logits(rows, self._text(), self._audio()), slice(0, rows))
+            self.extend(self._step.logits(rows, self._text()), slice(0, rows))
         elif self._graphs is not None:
             self._write(self.rows, self._graphs.run(rows).tolist())
         else:
-            self._write(self.rows, self._step.greedy(rows, self._text(), self._audio()).tolist())
+            self._write(self.rows, self._step.greedy(rows, self._text()).tolist())
 
     def _text(self) -> int:
         """The longest row's tokens."""
         return max(row.length for row in self.rows)
 
-    def _audio(self) -> int:
-        """The longest row's audio positions."""
-        return max(row.job.positions for row in self.rows)
+    def fit(self, positions: int) -> None:
+        """Make room for windows of so many audio positions; give up room that no row needs, where that is a third or more."""
+        needed = max([positions, *(row.job.positions for row in self.rows)])
+        if needed > self.cache.audio or needed <= self.cache.audio * 2 // 3:
+            self.cache.fit(needed, len(self.rows))
 
     def extend(self, logits: Tensor, slots: slice) -> None:
         """Choose the next token of each row of `slots` by its logits [B, n_vocab] and write it down: the one copy to the host."""
@@ -269,7 +271,7 @@ class Batch:
             last = self.rows.pop()
             if index < len(self.rows):
                 self.rows[index] = last
-                self.cache.move(len(self.rows), index, last.length, last.job.positions)
+                self.cache.move(len(self.rows), index, last.length)
                 for buffer in (self._step.prompt, self._score, *self._step.history.fields()):
                     buffer[index] = buffer[len(self.rows)]
 

@@ -21,22 +21,20 @@ class Step:
     """What rows have decoded so far as far as the next token depends on it, and that token."""
 
     def __init__(self, decoder: Decoder, cache: Cache, bias: Tensor, specials: Specials) -> None:
-        slots = cache.unheard.shape[0]
         self._decoder = decoder
         self._cache = cache
         self._bias = bias
         self._ids = specials
-        self._context = cache.k.shape[3]
-        self.history = History.empty(slots, specials, bias.device)
-        self.prompt = torch.zeros(slots, dtype=torch.int64, device=bias.device)  # tokens in front of the first decoded one
+        self.history = History.empty(cache.slots, specials, bias.device)
+        self.prompt = torch.zeros(cache.slots, dtype=torch.int64, device=bias.device)  # tokens in front of the first decoded one
 
-    def logits(self, rows: int, text: int, audio: int) -> Tensor:
-        """What comes behind the last token of each of the first `rows` slots, which hold no more `text` and `audio`. [rows, n_vocab]"""
+    def logits(self, rows: int, text: int) -> Tensor:
+        """What comes behind the last token of each of the first `rows` slots, none of which holds more than `text`. [rows, n_vocab]"""
         slots = slice(0, rows)
         history = self.history.rows(slots)
         # Slots without a row may be among them: what these hold does not matter, but it has to have a place.
-        positions = (self.prompt[slots] + history.count - 1).clamp(0, self._context - 1)
-        hidden = self._decoder(history.last[:, None], positions[:, None], self._cache, slots, text, audio)
+        positions = (self.prompt[slots] + history.count - 1).clamp(0, self._cache.context - 1)
+        hidden = self._decoder(history.last[:, None], positions[:, None], self._cache, slots, text)
         return self._decoder.logits(hidden[:, 0])
 
     def choose(self, logits: Tensor, slots: slice) -> Choice:
@@ -48,10 +46,10 @@ class Step:
         self.history.rows(slots).append(choice.token, self._ids)
         return torch.stack((choice.token.float(), choice.logprob))  # a token's id is below 2^24, so float32 holds it
 
-    def greedy(self, rows: int, text: int, audio: int) -> Tensor:
+    def greedy(self, rows: int, text: int) -> Tensor:
         """The likeliest next token of the first `rows` slots, written down. [2, rows]"""
         slots = slice(0, rows)
-        return self.take(self.choose(self.logits(rows, text, audio), slots), slots)
+        return self.take(self.choose(self.logits(rows, text), slots), slots)
 
 
 class Graphs:
