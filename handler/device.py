@@ -43,6 +43,14 @@ def choose_attention(flash_attention_2: bool, device: torch.device, dtype: torch
     return "flash_attention_2", "asked for by FLASH_ATTENTION_2"
 
 
+def choose_short_context(name: str, device: torch.device) -> bool:
+    """Whether the encoder is given no more of a short window than it needs, for `auto`, `short` or `full`.
+
+    On a GPU `auto` means full: every shape is known there before the first window comes.
+    """
+    return device.type == "cpu" if name == "auto" else name == "short"
+
+
 def work_alone() -> None:
     """From here on, PyTorch's work in this thread stays in it; to be called at its start.
 

@@ -108,6 +108,10 @@ class Settings:
     )
     device: str = _var("DEVICE", "auto", _device, "`auto`, `cpu`, `cuda` or `cuda:N`")
     dtype: str = _var("DTYPE", "auto", _one_of("auto", "float32", "bfloat16", "float16"), "`auto`, `float32`, `bfloat16` or `float16`")
+    audio_context: str = _var(
+        "AUDIO_CONTEXT", "auto", _one_of("auto", "short", "full"),
+        "how much the encoder hears: `full`, 30 s always, or `short`, a window and 6 s of silence; `auto` is short on a CPU",
+    )  # fmt: skip
     max_requests: int = _var("MAX_REQUESTS", 128, _whole(1, 4096), "requests in work at once; more are `overloaded`")
     max_bytes: int = _var("MAX_BYTES", 4 * _GIB, _whole(1, 1024 * _GIB), "largest file, bytes")
     max_duration_s: float = _var("MAX_DURATION_S", _DAY_S, _seconds(1, 100 * _DAY_S), "longest audio, seconds")

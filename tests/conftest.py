@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from handler.pipeline import Pipeline, build
 from handler.settings import Settings
@@ -49,7 +48,6 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pipeline() -> Iterator[Pipeline]:
     """Whisper tiny.en behind the whole house."""
-    torch.set_num_threads(2)
     made = build(settings())
     yield made
     made.close()

@@ -1,6 +1,7 @@
 """The engine on real weights: the same tokens as `transformers`' own Whisper, and the same alone as in a batch."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,12 @@ from tests.speech import FOX, PANGRAM, SENTENCES, Samples, say, silence, word_er
 
 @pytest.fixture(scope="module")
 def tiny(tiny_folder: Path) -> WhisperEngine:
-    return load_engine(tiny_folder, settings(batch_size=4))
+    return load_engine(tiny_folder, settings(batch_size=4, audio_context="full"))
 
 
 @pytest.fixture(scope="module")
 def base(base_folder: Path) -> WhisperEngine:
-    return load_engine(base_folder, settings(batch_size=4))
+    return load_engine(base_folder, settings(batch_size=4, audio_context="full"))
 
 
 def run(engine: WhisperEngine, windows: list[Window]) -> list[WindowResult]:
@@ -90,6 +91,16 @@ def test_base_decodes_the_same_tokens_as_transformers(
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for converted checkpoints."""
     return tmp_path_factory.mktemp("transformers")
+
+
+def test_a_short_window_is_heard_in_a_short_context_and_a_long_one_in_full(tiny_folder: Path) -> None:
+    engine = load_engine(tiny_folder, settings(batch_size=3, audio_context="short"))
+    short, padded, full = Window(0, say(FOX)[: 3 * SAMPLE_RATE]), Window(0, say(FOX)), Window(0, say(LONG))
+    assert [len(heard.audio) for heard in engine._encode([short, padded])] == [500, math.ceil((padded.seconds + 6) / 2) * 100]
+    texts = [text_of(result) for result in run(engine, [padded, full, short])]
+    assert word_errors(FOX, texts[0]) == 0
+    assert word_errors(LONG, texts[1]) <= 0.12
+    assert texts == [text_of(run(engine, [window])[0]) for window in (padded, full, short)]
 
 
 def test_known_words_are_understood(tiny: WhisperEngine) -> None:
@@ -208,7 +219,7 @@ def cramped(tiny_folder: Path) -> WhisperEngine:
     """tiny.en with a context too small for a full window."""
     engine = load_engine(tiny_folder, settings(batch_size=1))
     engine._model.dims = replace(engine._model.dims, n_text_ctx=SMALL_CONTEXT)
-    engine._batch._context = SMALL_CONTEXT
+    engine._batch._context = engine._outcomes._context = SMALL_CONTEXT
     return engine
 
 
@@ -234,8 +245,8 @@ def test_a_loop_is_cut_told_and_what_follows_is_left_to_be_decoded(tiny: Whisper
     loop = tiny._tokenizer.encode(" over and")
 
     def result(tokens: list[int]) -> tuple[str, float | None]:
-        job = Job(Window(0, silence(20)), (ids.sot,), "en", {}, torch.zeros(0), found=[Hypothesis(tokens, [0.0] * len(tokens))])
-        text = tiny._text(job)
+        job = Job(Window(0, silence(20)), (ids.sot,), "en", {}, torch.zeros(0), 1500, found=[Hypothesis(tokens, [0.0] * len(tokens))])
+        text = tiny._outcomes._text(job)
         assert text.evidence is not None
         assert text.evidence.looped
         return "".join(tiny._tokenizer.decode(part.ids) for part in text.parts), text.rest_s

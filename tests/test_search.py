@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from handler.longform import Decoding, Window
+from handler.whisper.cache import Cache
 from handler.whisper.engine import WhisperEngine, load_engine
-from handler.whisper.model import Cache
 from handler.whisper.rules import History, log_probabilities, pick
 from tests.conftest import settings
 from tests.speech import FOX, PANGRAM, SENTENCES, say
@@ -28,21 +28,22 @@ def slow_beams(engine: WhisperEngine, window: Window, width: int) -> list[int]:
     """Beam search as the field writes it down: every text read from its beginning at every step, by hand, one by one."""
     ids, decoder = engine._tokenizer.specials, engine._model.decoder
     with torch.inference_mode():
-        audio, _ = engine._encode([window])
+        audio = engine._encode([window])[0].audio[None]
         beams: list[tuple[list[int], float]] = [([], 0.0)]
         finished: list[tuple[list[int], float]] = []
         while len(finished) < width:
             candidates = []
             for tokens, score in beams:
                 cache = Cache(engine._model.dims, 1, torch.device("cpu"), torch.float32)
-                decoder.attach(audio, cache, slice(0, 1), torch.zeros(1, dtype=torch.int64))
+                cache.fit(audio.shape[1], 0)
+                decoder.attach(audio, cache, slice(0, 1))
                 read = torch.tensor([[ids.sot, *tokens]])
                 hidden = decoder(read, torch.arange(read.shape[1])[None], cache, slice(0, 1), read.shape[1])
                 history = History.empty(1, ids, torch.device("cpu"))
                 for token in tokens:
                     history.append(torch.tensor([token]), ids)
                 logits = decoder.logits(hidden[:, -1])
-                chances = log_probabilities(logits, pick(logits, engine._batch._bias, history, ids), torch.tensor([0]), ids)[0]
+                chances = log_probabilities(logits, pick(logits, engine._batch._step._bias, history, ids), torch.tensor([0]), ids)[0]
                 best, at = chances.topk(width + 1)
                 candidates += [([*tokens, int(token)], score + float(chance)) for chance, token in zip(best, at, strict=True)]
             beams = []

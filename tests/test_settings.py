@@ -21,6 +21,7 @@ VALID = {
     "STRIDE_LENGTH_S": ("3.5", "stride_length_s", 3.5),
     "DEVICE": ("cuda:1", "device", "cuda:1"),
     "DTYPE": ("float16", "dtype", "float16"),
+    "AUDIO_CONTEXT": ("full", "audio_context", "full"),
     "MAX_REQUESTS": ("7", "max_requests", 7),
     "MAX_BYTES": ("1000", "max_bytes", 1000),
     "MAX_DURATION_S": ("60", "max_duration_s", 60.0),
@@ -33,7 +34,8 @@ VALID = {
 }
 BAD = {
     "PORT": "http", "PORT_HEALTH": "70000", "FLASH_ATTENTION_2": "ture", "BATCH_SIZE": "0", "MAX_NEW_TOKENS": "449",
-    "CHUNK_LENGTH_S": "nan", "STRIDE_LENGTH_S": "16", "DEVICE": "tpu", "DTYPE": "int4", "MAX_REQUESTS": "-1", "MAX_BYTES": "1e9",
+    "CHUNK_LENGTH_S": "nan", "STRIDE_LENGTH_S": "16", "DEVICE": "tpu", "DTYPE": "int4", "AUDIO_CONTEXT": "10",
+    "MAX_REQUESTS": "-1", "MAX_BYTES": "1e9",
     "MAX_DURATION_S": "0", "DOWNLOAD_TIMEOUT_S": "soon", "LOG_LEVEL": "loud",
 }  # fmt: skip
 

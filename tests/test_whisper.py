@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from handler.whisper import model as network
-from handler.whisper.model import Cache, Dims, LogMel, Whisper, blocked_attention, fused_attention, masked_attention, mel_filters
+from handler.whisper import dims as clock
+from handler.whisper.cache import Cache
+from handler.whisper.dims import Dims
+from handler.whisper.model import LogMel, Whisper, biased_attention, blocked_attention, fused_attention, mel_filters
 from handler.whisper.rules import History, loop_start, pick, suppression
 from handler.whisper.tokenizer import Specials
 from tests.speech import FOX, say
@@ -30,11 +32,11 @@ def random_model(dims: Dims = SMALL) -> Whisper:
 
 def plain_log_mel(samples: np.ndarray, n_mels: int) -> np.ndarray:
     """The definition: reflect, taper, discrete Fourier transform by its matrix, filter, logarithm."""
-    padded = np.pad(samples.astype(np.float64), network.N_FFT // 2, mode="reflect")
-    taper = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(network.N_FFT) / network.N_FFT)
-    angles = -2j * np.pi * np.outer(np.arange(network.N_FFT // 2 + 1), np.arange(network.N_FFT)) / network.N_FFT
-    starts = np.arange(len(samples) // network.HOP_LENGTH) * network.HOP_LENGTH
-    frames = np.stack([padded[at : at + network.N_FFT] * taper for at in starts])
+    padded = np.pad(samples.astype(np.float64), clock.N_FFT // 2, mode="reflect")
+    taper = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(clock.N_FFT) / clock.N_FFT)
+    angles = -2j * np.pi * np.outer(np.arange(clock.N_FFT // 2 + 1), np.arange(clock.N_FFT)) / clock.N_FFT
+    starts = np.arange(len(samples) // clock.HOP_LENGTH) * clock.HOP_LENGTH
+    frames = np.stack([padded[at : at + clock.N_FFT] * taper for at in starts])
     power = np.abs(frames @ np.exp(angles).T) ** 2
     log = np.log10(np.maximum(mel_filters(n_mels).double().numpy() @ power.T, 1e-10))
     normalized: np.ndarray = (np.maximum(log, log.max() - 8) + 4) / 4
@@ -61,7 +63,7 @@ def test_attention_by_blocks_and_by_products_equals_the_fused_kernel() -> None:
     q, k, v = (torch.randn(2, 3, 700, 16) for _ in range(3))
     expected = fused_attention(q, k, v)
     assert torch.allclose(blocked_attention(q, k, v), expected, atol=1e-5)
-    assert torch.allclose(masked_attention(q, k, v), expected, atol=1e-5)
+    assert torch.allclose(biased_attention(q, k, v, torch.zeros(1)), expected, atol=1e-5)
 
 
 def test_decoding_with_the_cache_equals_full_recomputation_at_uneven_positions() -> None:
@@ -71,7 +73,7 @@ def test_decoding_with_the_cache_equals_full_recomputation_at_uneven_positions()
     following = [[21, 22, 23, 24], [31, 32, 33, 34]]
     cache = Cache(SMALL, 4, CPU, torch.float32)
     slots = slice(1, 3)
-    model.decoder.attach(audio, cache, slots, torch.arange(2))
+    model.decoder.attach(audio, cache, slots)
     padded = torch.tensor([[*prompts[0], 0, 0], prompts[1]])
     model.decoder(padded, torch.arange(5).expand(2, 5), cache, slots, 5)
     stepped = []
@@ -82,7 +84,7 @@ def test_decoding_with_the_cache_equals_full_recomputation_at_uneven_positions()
     for row in range(2):
         whole = torch.tensor([prompts[row] + following[row]])
         fresh = Cache(SMALL, 1, CPU, torch.float32)
-        model.decoder.attach(audio[row : row + 1], fresh, slice(0, 1), torch.zeros(1, dtype=torch.int64))
+        model.decoder.attach(audio[row : row + 1], fresh, slice(0, 1))
         full = model.decoder(whole, torch.arange(whole.shape[1])[None], fresh, slice(0, 1), whole.shape[1])[0, -4:]
         assert torch.allclose(torch.stack(stepped)[:, row], full, atol=1e-5)
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from handler import logs
-from handler.device import choose_attention, choose_device, choose_dtype, device_name
+from handler.device import choose_attention, choose_device, choose_dtype, choose_short_context, device_name
 from handler.errors import OutOfMemory
 from handler.longform import Samples, Window, WindowResult
 from handler.schema import SAMPLE_RATE
 from handler.settings import Settings
-from handler.whisper import model as network
+from handler.whisper import dims as clock
+from handler.whisper.cache import Cache
 from handler.whisper.heads import alignment_heads
-from handler.whisper.model import Cache, LogMel, Whisper
+from handler.whisper.model import LogMel, Whisper
 from handler.whisper.outcome import Outcomes
 from handler.whisper.rules import suppression
 from handler.whisper.search import Batch, Job
@@ -38,7 +39,7 @@ SILENCE_BEHIND_S = 6.0
 SHORTEST_CONTEXT_S = 10.0
 CONTEXT_STEP_S = 2.0  # contexts are multiples of it: the fewer lengths, the fewer kernels to set up
 
-assert SAMPLE_RATE == network.SAMPLE_RATE
+assert SAMPLE_RATE == clock.SAMPLE_RATE
 
 
 @dataclass(slots=True)
@@ -159,9 +160,10 @@ class WhisperEngine:
         start = torch.full((slots.stop - slots.start, 1), ids.sot, device=self._device)
         hidden = self._model.decoder(start, torch.zeros_like(start), self._cache, slots, 1)
         logits = self._model.decoder.logits(hidden[:, 0])[:, ids.sot + 1 : ids.sot + 1 + len(ids.languages)]
-        rows = iter(logits.softmax(-1).tolist())
-        found = [[next(rows) for _ in range(window.how.rows)][0] for window in windows]
-        return [{} if window.how.language else dict(zip(ids.languages, row, strict=True)) for window, row in zip(windows, found, strict=True)]
+        told = logits.softmax(-1).tolist()
+        leading = accumulate((window.how.rows for window in windows), initial=0)
+        found = [dict(zip(ids.languages, told[row], strict=True)) for row, _ in zip(leading, windows, strict=False)]
+        return [{} if window.how.language else languages for window, languages in zip(windows, found, strict=True)]
 
     def _job(self, window: Window, languages: dict[str, float], heard: Heard) -> Job:
         how = window.how
@@ -216,7 +218,7 @@ def load_engine(folder: Path, settings: Settings) -> WhisperEngine:
             slots=settings.batch_size,
             max_new_tokens=settings.max_new_tokens,
             named_heads=checkpoint.alignment_heads,
-            short_context=device.type == "cpu",
+            short_context=choose_short_context(settings.audio_context, device),
         )
     logs.info(
         "engine_loaded", model=settings.model_id, device=engine.device_name, dtype=str(dtype).removeprefix("torch."),

@@ -3,7 +3,7 @@
 Source: openai/whisper, whisper/__init__.py (_ALIGNMENT_HEADS), where they were found by how well they time words.
 """
 
-from handler.whisper.model import Dims
+from handler.whisper.dims import Dims
 
 Heads = tuple[tuple[int, int], ...]  # (layer, head)
 

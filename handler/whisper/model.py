@@ -5,7 +5,6 @@ B batch rows, T tokens, S audio positions, C channels of a layer, H heads, D cha
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -13,35 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from handler.whisper.cache import Cache, Listening
+from handler.whisper.dims import FRAMES_PER_POSITION, HOP_LENGTH, N_FFT, SAMPLE_RATE, Dims
 from handler.whisper.linear import Linear, Vocabulary, packs
 
-SAMPLE_RATE = 16_000  # Hz
-N_FFT = 400  # samples: 25 ms
-HOP_LENGTH = 160  # samples: 10 ms
-FRAMES_PER_POSITION = 2  # the encoder's second convolution has stride 2
-TIMESTAMP_S = FRAMES_PER_POSITION * HOP_LENGTH / SAMPLE_RATE  # 0.02 s: one audio position, one timestamp token
 QUERY_BLOCK = 500  # queries of one blocked attention product: its scores stay in a processor's cache
-
-
-@dataclass(frozen=True, slots=True)
-class Dims:
-    """Sizes of a checkpoint, in the field's names."""
-
-    n_mels: int
-    n_audio_ctx: int
-    n_audio_state: int
-    n_audio_head: int
-    n_audio_layer: int
-    n_vocab: int
-    n_text_ctx: int
-    n_text_state: int
-    n_text_head: int
-    n_text_layer: int
-
-    @property
-    def window_samples(self) -> int:
-        """Samples of a full window."""
-        return self.n_audio_ctx * FRAMES_PER_POSITION * HOP_LENGTH
 
 
 def mel_filters(n_mels: int) -> Tensor:
@@ -213,96 +188,6 @@ class Encoder(nn.Module):
         for layer in self.layers:
             x = layer(x, attention)
         return self.norm(x)  # type: ignore[no-any-return]
-
-
-class Cache:
-    """Keys and values of every slot, allocated once and written by index.
-
-    What slots hear lies packed at the length that the longest of them needs now, `audio` positions, since products over
-    many slots are fast only where nothing lies between them; `fit` changes that length.
-    """
-
-    def __init__(self, dims: Dims, slots: int, device: torch.device, dtype: torch.dtype) -> None:
-        layers, self._heads = dims.n_text_layer, dims.n_text_head
-        self._depth = dims.n_text_state // self._heads
-        self._longest = dims.n_audio_ctx
-        self.slots = slots
-        self.context = dims.n_text_ctx
-        self.audio = dims.n_audio_ctx
-        # A padded row may attend to a position that was never written: memory left as found could hold NaN there.
-        self.k = torch.zeros(layers, slots, self._heads, dims.n_text_ctx, self._depth, device=device, dtype=dtype)
-        self.v = torch.zeros_like(self.k)
-        self._heard = torch.zeros(2, layers, slots * dims.n_audio_ctx * dims.n_text_state, device=device, dtype=dtype)
-        self.unheard = torch.zeros(slots, dims.n_audio_ctx, device=device, dtype=dtype)  # −inf behind each slot's audio
-
-    @staticmethod
-    def slot_bytes(dims: Dims, dtype: torch.dtype) -> int:
-        """Memory of one slot."""
-        return 2 * dims.n_text_layer * (dims.n_text_ctx + dims.n_audio_ctx) * dims.n_text_state * dtype.itemsize
-
-    def heard(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of what all slots hear, as far as `audio` goes. [slots, H, audio, D] each"""
-        shape = (self.slots, self._heads, self.audio, self._depth)
-        count = math.prod(shape)
-        return self._heard[0, layer, :count].view(shape), self._heard[1, layer, :count].view(shape)
-
-    def fit(self, audio: int, slots: int) -> None:
-        """Make room for `audio` positions a slot; the first `slots` slots keep as much of what they hear."""
-        if audio == self.audio:
-            return
-        kept = [[part[:slots, :, : min(audio, self.audio)].clone() for part in self.heard(layer)] for layer in range(len(self.k))]
-        self.audio = audio
-        for layer, parts in enumerate(kept):
-            for buffer, part in zip(self.heard(layer), parts, strict=True):
-                buffer.zero_()
-                buffer[:slots, :, : part.shape[2]] = part
-
-    def attach(self, layer: int, slots: slice, k: Tensor, v: Tensor) -> None:
-        """Give slots what a layer hears: k and v [n, H, S, D], each for as many slots in a row as `slots` has for each."""
-        length = k.shape[2]
-        rows = (slots.stop - slots.start) // len(k)
-        for buffer, new in zip(self.heard(layer), (k, v), strict=True):
-            buffer[slots, :, :length] = new if rows == 1 else new.repeat_interleave(rows, 0)
-        if layer == 0:
-            self.unheard[slots, :length] = 0.0
-            self.unheard[slots, length:] = -torch.inf
-
-    def move(self, source: int, target: int, text: int) -> None:
-        """Copy what one slot holds, `text` positions of it and its audio, into another."""
-        for buffer in (self.k, self.v):
-            buffer[:, target, :, :text].copy_(buffer[:, source, :, :text])
-        for layer in range(len(self.k)):
-            for heard in self.heard(layer):
-                heard[target].copy_(heard[source])
-        self.unheard[target].copy_(self.unheard[source])
-
-    def inherit(self, slots: Tensor, parents: Tensor, length: int) -> None:
-        """Each of `slots` [n] goes on from the text of one of `parents` [n], `length` positions; both hear the same audio."""
-        for buffer in (self.k, self.v):
-            buffer[:, slots, :, :length] = buffer[:, parents, :, :length]
-
-
-class Listening:
-    """Collects where chosen heads listen in the first `positions` of the audio: their cross-attention, added up."""
-
-    def __init__(self, heads: Sequence[tuple[int, int]], positions: int) -> None:
-        self._heads = {layer: [head for at, head in heads if at == layer] for layer, _ in heads}
-        self._count = len(heads)
-        self._positions = positions
-        self._sum: Tensor | None = None
-        self.last = max(self._heads)  # no layer behind it is listened to
-
-    def hear(self, layer: int, q: Tensor, k: Tensor) -> None:
-        """q [B, H, T, D], k [B, H, S, D] of one layer."""
-        if heads := self._heads.get(layer):
-            scores = q[:, heads] @ k[:, heads, : self._positions].transpose(-1, -2)  # [B, heads, T, positions]
-            weights = scores.float().softmax(-1).sum(1)
-            self._sum = weights if self._sum is None else self._sum.add_(weights)
-
-    def weights(self) -> Tensor:
-        """Mean over the heads; a row sums up to one. [B, T, positions], float32."""
-        assert self._sum is not None
-        return self._sum / self._count
 
 
 class DecoderLayer(nn.Module):

@@ -9,13 +9,15 @@ import torch
 
 from handler.longform import WindowResult
 from handler.schema import SAMPLE_RATE, Evidence, Segment, Word
-from handler.whisper import model as network
-from handler.whisper.model import Cache, Decoder, Listening
+from handler.whisper.cache import Cache, Listening
+from handler.whisper.dims import TIMESTAMP_S
+from handler.whisper.model import Decoder
 from handler.whisper.rules import compression_ratio, loop_start
 from handler.whisper.search import Job
 from handler.whisper.segments import Part, first_texts, split_segments, whole_parts
 from handler.whisper.tokenizer import Tokenizer
 from handler.whisper.words import TokenTimes, clearest, follow_time, pieces, warp, word_times
+
 
 @dataclass(slots=True)
 class _Text:
@@ -78,13 +80,13 @@ class Outcomes:
         device = self._cache.k.device
         tokens = torch.tensor([[*head, *said]], device=device)
         positions = torch.arange(tokens.shape[1], device=device)[None]
-        length = min(job.positions, ceil(job.window.seconds / network.TIMESTAMP_S))
+        length = min(job.positions, ceil(job.window.seconds / TIMESTAMP_S))
         listening = Listening(self._heads, length)
         self._decoder(tokens, positions, self._cache, slice(slot, slot + 1), tokens.shape[1], listening)
         costs = follow_time(listening.weights()[0, len(head) - 1 :].cpu().numpy())
         begins = warp(costs)
         places = (begins[:-1].tolist(), clearest(costs, begins)[: len(said)])
-        return TokenTimes(*([at * network.TIMESTAMP_S for at in part] for part in places))
+        return TokenTimes(*([at * TIMESTAMP_S for at in part] for part in places))
 
     def _segments(self, text: _Text, times: TokenTimes, job: Job) -> Iterator[Segment]:
         """Segments with their words, between the first and the last of which they lie."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from handler.whisper.model import TIMESTAMP_S
+from handler.whisper.dims import TIMESTAMP_S
 from handler.whisper.tokenizer import Specials
 
 FIRST_TIMESTAMP_S = 1.0  # the first segment of a window begins within it

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from handler.longform import Window
 from handler.schema import SAMPLE_RATE
-from handler.whisper.model import TIMESTAMP_S, Cache
+from handler.whisper.cache import Cache
+from handler.whisper.dims import TIMESTAMP_S
 from handler.whisper.rules import LOOP_TOKENS, Choice, History, log_probabilities, loop_start
 from handler.whisper.step import Graphs, Step
 from handler.whisper.tokenizer import Specials

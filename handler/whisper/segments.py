@@ -6,7 +6,7 @@ Source: openai/whisper, whisper/transcribe.py.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from handler.whisper.model import TIMESTAMP_S
+from handler.whisper.dims import TIMESTAMP_S
 from handler.whisper.tokenizer import Specials
 
 

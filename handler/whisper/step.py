@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from handler.whisper.model import Cache, Decoder
+from handler.whisper.cache import Cache
+from handler.whisper.model import Decoder
 from handler.whisper.rules import Choice, History, pick
 from handler.whisper.tokenizer import Specials
 

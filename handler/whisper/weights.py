@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from handler.errors import ModelUnavailable
-from handler.whisper.model import Dims, Whisper
+from handler.whisper.dims import Dims
+from handler.whisper.model import Whisper
 
 KINDS = "Whisper checkpoints of transformers (safetensors), openai-whisper (.pt) and CTranslate2 (model.bin)"
 

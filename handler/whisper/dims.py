@@ -1,0 +1,30 @@
+"""Sizes of a checkpoint, and the clock that all checkpoints share. Knows no tensor."""
+
+from dataclasses import dataclass
+
+SAMPLE_RATE = 16_000  # Hz
+N_FFT = 400  # samples: 25 ms
+HOP_LENGTH = 160  # samples: 10 ms
+FRAMES_PER_POSITION = 2  # the encoder's second convolution has stride 2
+TIMESTAMP_S = FRAMES_PER_POSITION * HOP_LENGTH / SAMPLE_RATE  # 0.02 s: one audio position, one timestamp token
+
+
+@dataclass(frozen=True, slots=True)
+class Dims:
+    """Sizes of a checkpoint, in the field's names."""
+
+    n_mels: int
+    n_audio_ctx: int
+    n_audio_state: int
+    n_audio_head: int
+    n_audio_layer: int
+    n_vocab: int
+    n_text_ctx: int
+    n_text_state: int
+    n_text_head: int
+    n_text_layer: int
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of a full window."""
+        return self.n_audio_ctx * FRAMES_PER_POSITION * HOP_LENGTH
