@@ -86,6 +86,7 @@ class Engine(Protocol):
     """
 
     rows: int  # in all
+    together: int  # windows that are best admitted at once: what a step waits for the others
     model_id: str
     device_name: str
     longest_window_s: float

@@ -97,7 +97,7 @@ class Runner:
         if dropped:
             self.engine.drop(dropped)
         with self._work:
-            return self._scheduler.admit(self.engine.free())
+            return self._scheduler.admit(self.engine.free(), self.engine.together)
 
     def _deliver(self, window: Window, result: WindowResult) -> None:
         with self._work:

@@ -6,11 +6,14 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
 
+PATIENCE = 64  # steps: about what a sentence takes
+
 
 class Scheduler(Generic[Item]):
     """Items of many requests, waiting and running.
 
-    Requests take turns, one item each. A request's first item passes those who wait for a turn, but only every other time.
+    Requests take turns, one item each. A request's first item passes those who wait for a turn, but only every other time;
+    and while it runs, others stay out, PATIENCE calls of `admit` long at most: whoever asks for little has it soon.
     """
 
     def __init__(self) -> None:
@@ -19,6 +22,8 @@ class Scheduler(Generic[Item]):
         self._turns: deque[Hashable] = deque()  # the others that have an item waiting
         self._fresh_went = False  # the last one admitted was a first item
         self._running: dict[Item, Hashable] = {}
+        self._first: dict[Item, Hashable] = {}  # of these, the first items of their requests
+        self._waited = 0  # calls of `admit` since an item that was no first one went
         self._rows: dict[Item, int] = {}  # of the items that wait, where it is not one
         self._seen: set[Hashable] = set()
 
@@ -41,22 +46,31 @@ class Scheduler(Generic[Item]):
         if rows > 1:
             self._rows[item] = rows
 
-    def admit(self, room: int) -> list[Item]:
-        """The items that go now into `room` free rows; they count as running from here on.
+    def admit(self, room: int, most: int) -> list[Item]:
+        """The items that go now into `room` free rows, `most` of them at most; they count as running from here on.
 
         An item that needs more rows than are free keeps its turn, and those behind it wait with it: else it would starve.
         """
         chosen: list[Item] = []
-        while self._fresh or self._turns:
-            fresh = bool(self._fresh) and (not self._turns or not self._fresh_went)
-            order = self._fresh if fresh else self._turns
-            queue = self._waiting[order[0]]
+        self._waited += 1
+        while len(chosen) < most and (self._fresh or self._turns):
+            turn = next((request for request in self._turns if self._may_join(request)), None)
+            fresh = bool(self._fresh) and (turn is None or not self._fresh_went)
+            if not fresh and turn is None:
+                break
+            order, request = (self._fresh, self._fresh[0]) if fresh else (self._turns, turn)
+            queue = self._waiting[request]
             room -= self._rows.get(queue[0], 1)
             if room < 0:
                 break
-            request, item = order.popleft(), queue.popleft()
+            order.remove(request)
+            item = queue.popleft()
             self._rows.pop(item, None)
             self._fresh_went = fresh
+            if fresh:
+                self._first[item] = request
+            else:
+                self._waited = 0
             self._seen.add(request)
             self._running[item] = request
             chosen.append(item)
@@ -66,8 +80,13 @@ class Scheduler(Generic[Item]):
                 del self._waiting[request]
         return chosen
 
+    def _may_join(self, request: Hashable) -> bool:
+        """Whether an item of a request may run beside the first items that do."""
+        return self._waited >= PATIENCE or all(owner == request for owner in self._first.values())
+
     def finish(self, item: Item) -> bool:
         """A running item is done. False where it was not running: cancelled meanwhile, or never admitted."""
+        self._first.pop(item, None)
         return self._running.pop(item, None) is not None
 
     def cancel(self, request: Hashable) -> tuple[list[Item], list[Item]]:
@@ -81,5 +100,5 @@ class Scheduler(Generic[Item]):
         self._seen.discard(request)
         running = [item for item, owner in self._running.items() if owner == request]
         for item in running:
-            del self._running[item]
+            self.finish(item)
         return waited, running

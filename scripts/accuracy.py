@@ -30,13 +30,12 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def ours(folder: Path, threads: int, beam_size: int, dtype: str = "auto") -> Transcribe:
     """This worker's pipeline, a file after the other."""
-    import torch
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # read when PyTorch is imported
 
     from handler.pipeline import build
     from handler.schema import AudioSource, Options
     from handler.settings import Settings
 
-    torch.set_num_threads(threads)
     pipeline = build(Settings(model_id=str(folder), dtype=dtype, device="cpu"))
 
     def transcribe(path: str) -> str:

@@ -145,6 +145,7 @@ class FakeEngine:
     """Answers each window with its place; can be held, and made to fail."""
 
     rows = 2
+    together = 2
     model_id = "fake"
     device_name = "none"
     longest_window_s = 30.0

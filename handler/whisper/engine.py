@@ -38,6 +38,7 @@ from handler.whisper.words import rise
 SILENCE_BEHIND_S = 6.0
 SHORTEST_CONTEXT_S = 10.0
 CONTEXT_STEP_S = 2.0  # contexts are multiples of it: the fewer lengths, the fewer kernels to set up
+TOGETHER = {"cpu": 1}  # windows admitted at once: a short request that comes meanwhile waits for as many
 
 assert SAMPLE_RATE == clock.SAMPLE_RATE
 
@@ -61,6 +62,7 @@ class WhisperEngine:
         weight = model.decoder.tokens.weight
         dims = model.dims
         self.rows = slots
+        self.together = min(slots, TOGETHER.get(weight.device.type, slots))
         self.model_id = model_id
         self.device_name = device_name
         self.longest_window_s = dims.window_samples / SAMPLE_RATE
@@ -126,9 +128,9 @@ class WhisperEngine:
         fresh = sorted((window for window in windows if id(window.samples) not in self._heard), key=self._context)
         for length, group in groupby(fresh, self._context):
             alike = list(group)
-            together = 1 if self._device.type == "cpu" else len(alike)  # a window's products fill a CPU
-            for at in range(0, len(alike), together):
-                self._hear(alike[at : at + together], length)
+            at_once = 1 if self._device.type == "cpu" else len(alike)  # one window's products fill a CPU
+            for at in range(0, len(alike), at_once):
+                self._hear(alike[at : at + at_once], length)
         found = [self._heard[id(window.samples)] for window in windows]
         while len(self._heard) > self.rows:
             self._heard.popitem(last=False)
