@@ -20,7 +20,7 @@ def main() -> None:
     import runpod
 
     # Constant, since the SDK waits until it is idle to change it; some wait while others are decoded.
-    concurrency = min(worker.settings.max_requests, 4 * worker.settings.batch_size)
+    concurrency = min(worker.settings.max_requests, 4 * worker.pipeline.engine.rows)
     runpod.serverless.start({"handler": worker.handler, "concurrency_modifier": lambda current: concurrency})
 
 

@@ -51,6 +51,15 @@ def choose_short_context(name: str, device: torch.device) -> bool:
     return device.type == "cpu" if name == "auto" else name == "short"
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes that could be taken now; of a CPU's machine what Linux says, and 4 GiB where it says nothing."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    lines = meminfo.read_text().splitlines() if meminfo.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), 4 * 1024**3)
+
+
 def work_alone() -> None:
     """From here on, PyTorch's work in this thread stays in it; to be called at its start.
 

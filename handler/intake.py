@@ -29,7 +29,9 @@ Deliver = Callable[[Window | BaseException | None], None]
 class Intake:
     """Hands the windows of one source to `deliver`, then None, or whatever ended it before."""
 
-    def __init__(self, settings: Settings, fetcher: Fetcher, threads: ThreadPoolExecutor, timeline: Timeline, deliver: Deliver) -> None:
+    def __init__(
+        self, settings: Settings, fetcher: Fetcher, threads: ThreadPoolExecutor, timeline: Timeline, deliver: Deliver, rows: int
+    ) -> None:
         self.seconds = 0.0  # of audio, decoded to samples
         self._settings = settings
         self._fetcher = fetcher
@@ -39,7 +41,7 @@ class Intake:
         self._spool: Spool | None = None
         self._decoder: AudioDecoder | None = None
         self._over = threading.Event()
-        self._in_flight = max(2 * settings.batch_size, LANGUAGE_WINDOWS)
+        self._in_flight = max(2 * rows, LANGUAGE_WINDOWS)
         self._room = threading.Semaphore(self._in_flight)  # windows cut and not yet decoded
 
     @property

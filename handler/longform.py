@@ -102,6 +102,9 @@ class Engine(Protocol):
     def advance(self) -> list[tuple[Window, WindowResult]]:
         """Do some work on all that was admitted and give back what is finished."""
 
+    def halve(self) -> None:
+        """Go on with half of the rows, so that what is left has memory; all that was admitted is forgotten."""
+
     def drop(self, windows: Collection[Window]) -> None:
         """Stop work on windows that nobody waits for; those that are not here are passed over."""
 

@@ -106,7 +106,7 @@ class _Request:
         self._timeline = Timeline()
         self._loop = asyncio.get_running_loop()
         self._cut: asyncio.Queue[Window | BaseException | None] = asyncio.Queue()
-        self._intake = Intake(house.settings, house.fetcher, house.threads, self._timeline, self._hand_over)
+        self._intake = Intake(house.settings, house.fetcher, house.threads, self._timeline, self._hand_over, house.engine.rows)
         self._reader = Reader(self._submit, options, house.engine.rows)
         self._passages: list[Passage] = []
         self._done_s = 0.0  # how far into the audio a window has been decoded

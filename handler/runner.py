@@ -8,7 +8,7 @@ from collections.abc import Hashable
 from concurrent.futures import Future
 
 from handler import logs
-from handler.errors import AsrError, Cancelled, Internal
+from handler.errors import AsrError, Cancelled, Internal, OutOfMemory
 from handler.longform import Engine, Window, WindowResult
 from handler.scheduler import Scheduler
 
@@ -74,6 +74,8 @@ class Runner:
                 for window, result in self.engine.advance():
                     self._deliver(window, result)
                     self._failures = 0
+            except OutOfMemory as exc:
+                self._make_room(exc)
             except AsrError as exc:
                 self._fail(exc)
             except Exception as exc:
@@ -105,6 +107,25 @@ class Runner:
             future = self._futures.pop(window, None)
         if future is not None:
             future.set_result(result)
+
+    def _make_room(self, error: OutOfMemory) -> None:
+        """Begin all running windows once more with half of the rows; where there is but one, they fail."""
+        if self.engine.rows == 1:
+            self._fail(error)
+            return
+        try:
+            self.engine.halve()
+        except Exception as exc:
+            logs.error("engine_failed", exc)
+            self._fail(error, for_good=True)
+            return
+        logs.warning("batch_halved", rows=self.engine.rows)
+        with self._work:
+            self._scheduler.again()
+            futures = [self._futures.pop(window, None) for window in self._scheduler.forget_wide(self.engine.rows)]
+        for future in futures:
+            if future is not None:
+                future.set_exception(error)
 
     def _fail(self, error: AsrError, for_good: bool = False) -> None:
         """End every running window with an error. The waiting ones still get their turn, unless the device is lost for good."""

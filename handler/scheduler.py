@@ -24,7 +24,7 @@ class Scheduler(Generic[Item]):
         self._running: dict[Item, Hashable] = {}
         self._first: dict[Item, Hashable] = {}  # of these, the first items of their requests
         self._waited = 0  # calls of `admit` since an item that was no first one went
-        self._rows: dict[Item, int] = {}  # of the items that wait, where it is not one
+        self._rows: dict[Item, int] = {}  # of items that take more than one
         self._seen: set[Hashable] = set()
 
     @property
@@ -65,7 +65,6 @@ class Scheduler(Generic[Item]):
                 break
             order.remove(request)
             item = queue.popleft()
-            self._rows.pop(item, None)
             self._fresh_went = fresh
             if fresh:
                 self._first[item] = request
@@ -87,18 +86,44 @@ class Scheduler(Generic[Item]):
     def finish(self, item: Item) -> bool:
         """A running item is done. False where it was not running: cancelled meanwhile, or never admitted."""
         self._first.pop(item, None)
+        self._rows.pop(item, None)
         return self._running.pop(item, None) is not None
+
+    def again(self) -> None:
+        """All that runs waits once more, before what waits already."""
+        for item, request in reversed(self._running.items()):
+            queue = self._waiting.setdefault(request, deque())
+            if not queue:
+                self._turns.appendleft(request)
+            queue.appendleft(item)
+        self._running.clear()
+        self._first.clear()
+
+    def forget_wide(self, rows: int) -> list[Item]:
+        """Forget the items that wait for more than `rows` rows: there will never be so many."""
+        wide = [item for queue in self._waiting.values() for item in queue if self._rows.get(item, 1) > rows]
+        for request, queue in list(self._waiting.items()):
+            self._waiting[request] = left = deque(item for item in queue if item not in wide)
+            if not left:
+                self._stop_waiting(request)
+        for item in wide:
+            del self._rows[item]
+        return wide
 
     def cancel(self, request: Hashable) -> tuple[list[Item], list[Item]]:
         """Forget a request. Its items that waited, and those that were running, for the engine to drop."""
-        waited = list(self._waiting.pop(request, ()))
+        waited = list(self._waiting.get(request, ()))
         for item in waited:
             self._rows.pop(item, None)
-        for order in (self._fresh, self._turns):
-            if request in order:
-                order.remove(request)
+        self._stop_waiting(request)
         self._seen.discard(request)
         running = [item for item, owner in self._running.items() if owner == request]
         for item in running:
             self.finish(item)
         return waited, running
+
+    def _stop_waiting(self, request: Hashable) -> None:
+        self._waiting.pop(request, None)
+        for order in (self._fresh, self._turns):
+            if request in order:
+                order.remove(request)

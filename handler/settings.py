@@ -53,6 +53,15 @@ def _whole(low: int, high: int) -> Callable[[str, str], int]:
     return parse
 
 
+def _batch_size(name: str, raw: str) -> int | None:
+    if raw == "auto":
+        return None
+    try:
+        return _whole(1, 1024)(name, raw)
+    except SettingsError as exc:
+        raise SettingsError(name, raw, "auto or a whole number from 1 to 1024") from exc
+
+
 def _seconds(low: float, high: float) -> Callable[[str, str], float]:
     def parse(name: str, raw: str) -> float:
         try:
@@ -95,7 +104,7 @@ class Settings:
     )
     cache_dir: Path = _var("CACHE_DIR", Path("/data"), _folder, "where models are kept")
     flash_attention_2: bool = _var("FLASH_ATTENTION_2", False, _flag, "`1` asks for FlashAttention-2 by name where GPU and dtype allow it")
-    batch_size: int = _var("BATCH_SIZE", 16, _whole(1, 1024), "windows decoded together")
+    batch_size: int | None = _var("BATCH_SIZE", 16, _batch_size, "windows decoded together; `auto`: as many as the free memory holds")
     max_new_tokens: int = _var(
         "MAX_NEW_TOKENS", 128, _whole(1, 448), "tokens a window may produce before it is checked for a loop; then it is continued"
     )

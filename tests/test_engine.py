@@ -11,7 +11,8 @@ import torch
 
 from handler.longform import Decoding, Window, WindowResult
 from handler.schema import SAMPLE_RATE
-from handler.whisper.engine import WhisperEngine, load_engine
+from handler.whisper.dims import Dims
+from handler.whisper.engine import WhisperEngine, load_engine, rows_that_fit
 from handler.whisper.search import Hypothesis, Job
 from handler.whisper.segments import split_segments
 from handler.whisper.tokenizer import Specials
@@ -274,3 +275,29 @@ def test_segments_lie_between_timestamps(tokens: list[int], parts: list[tuple[fl
     found, begins = split_segments(tokens, 10.0, Specials.of_vocab(51_864))
     assert [(part.start, part.end, part.ids) for part in found] == parts
     assert begins == rest
+
+
+def test_a_batch_cut_in_half_decodes_what_begins_anew(tiny_folder: Path) -> None:
+    engine = load_engine(tiny_folder, settings(batch_size=4))
+    windows = [Window(0, say(text)) for text in SENTENCES[:3]]
+    engine.admit(windows)
+    engine.advance()
+    engine.halve()
+    assert (engine.rows, engine.free()) == (2, 2)
+    for window, sentence in zip(windows, SENTENCES, strict=False):
+        assert word_errors(sentence, text_of(run(engine, [window])[0])) <= 0.1
+
+
+def test_the_largest_batch_is_what_the_memory_holds() -> None:
+    dims = Dims(128, 1500, 1280, 20, 32, 51_866, 448, 1280, 20, 32)  # large-v3: about 340 MB a row with its text
+    gib = 1024**3
+    assert rows_that_fit(dims, torch.float16, 0, "cuda") == 1
+    few, many = (rows_that_fit(dims, torch.float16, memory * gib, "cuda") for memory in (10, 20))
+    assert 10 < few < many < 64
+    assert rows_that_fit(dims, torch.float16, 1000 * gib, "cuda") == 64
+    assert rows_that_fit(dims, torch.bfloat16, 1000 * gib, "cpu") == 16
+    assert rows_that_fit(dims, torch.float32, 10 * gib, "cuda") < few
+
+
+def test_an_automatic_batch_size_takes_what_is_free(tiny_folder: Path) -> None:
+    assert load_engine(tiny_folder, settings(batch_size=None)).rows == 16

@@ -6,6 +6,7 @@ import gc
 import io
 import threading
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -159,11 +160,12 @@ class FakeEngine:
         self.go = threading.Event()
         self.go.set()
         self.failure: Exception | None = None
+        self.holds = 99  # windows that it has memory for
         self.rest_s: float | None = None
         self.evidence: Evidence | None = None
 
     def free(self) -> int:
-        return 2 - len(self.running)
+        return self.rows - len(self.running)
 
     def admit(self, windows: Sequence[Window]) -> None:
         self.running += windows
@@ -172,10 +174,16 @@ class FakeEngine:
     def advance(self) -> list[tuple[Window, WindowResult]]:
         if self.failure is not None and self.running:
             raise self.failure
+        if len(self.running) > self.holds:
+            raise OutOfMemory("expected less")
         if not self.go.wait(0.005):
             return []
         done, self.running = self.running, []
         return [(w, WindowResult((Segment(0, w.seconds, f" {w.start}"),), self.evidence, "en", {}, self.rest_s)) for w in done]
+
+    def halve(self) -> None:
+        self.rows //= 2
+        self.running = []
 
     def drop(self, windows: Collection[Window]) -> None:
         self.dropped += windows
@@ -238,6 +246,31 @@ async def test_a_failing_engine_fails_what_runs_and_takes_the_next(fake: Pipelin
     assert (await refused(fake, upload(NOISE), ALL)).code == "internal"
     engine.failure = None
     assert (await fake.transcribe(upload(wav(say(FOX))), ALL)).text == "4320"
+
+
+async def test_a_device_out_of_memory_goes_on_with_half_of_the_rows_and_loses_nothing(engine: FakeEngine) -> None:
+    expected = Pipeline(FakeEngine(), settings())
+    engine.rows = engine.together = 8
+    engine.holds = 2
+    made = Pipeline(engine, settings())
+    try:
+        engine.go.clear()
+        task = asyncio.create_task(made.transcribe(upload(NOISE), ALL))
+        while engine.rows > 2:
+            await admitted(engine)
+        engine.go.set()
+        got = await task
+        assert got.text == (await expected.transcribe(upload(NOISE), ALL)).text
+        assert engine.rows == 2
+        engine.holds = 0
+        wide = await refused(made, upload(NOISE), replace(ALL, beam_size=2))
+        assert (wide.code, wide.retryable) == ("out_of_memory", True)
+        assert engine.rows == 1
+        engine.holds = 1
+        assert (await made.transcribe(upload(NOISE), ALL)).text == got.text
+    finally:
+        made.close()
+        expected.close()
 
 
 async def test_more_requests_than_allowed_are_overloaded(fake: Pipeline, engine: FakeEngine) -> None:

@@ -102,3 +102,19 @@ def test_nothing_is_lost_and_nothing_comes_twice_in_any_order_of_events() -> Non
         assert len(finished) == len(set(finished))
         assert set(finished) | cancelled == submitted
         assert not set(finished) & cancelled
+
+
+def test_what_runs_can_begin_again_before_what_waits_and_what_has_become_too_wide_is_given_back() -> None:
+    scheduler: Scheduler[str] = Scheduler()
+    scheduler.submit("a", "a1", rows=2)
+    scheduler.submit("a", "a2")
+    scheduler.submit("b", "b1")
+    scheduler.submit("c", "c1", rows=5)
+    assert scheduler.admit(4, 9) == ["a1", "a2", "b1"]
+    scheduler.again()
+    assert scheduler.running == []
+    assert scheduler.waiting == 4
+    assert scheduler.forget_wide(4) == ["c1"]
+    assert scheduler.admit(2, 9) == ["a1"]
+    assert scheduler.finish("a1")
+    assert scheduler.admit(9, 9) == ["b1", "a2"]

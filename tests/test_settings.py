@@ -15,7 +15,7 @@ VALID = {
     "MODEL_ID": ("openai/whisper-tiny", "model_id", "openai/whisper-tiny"),
     "CACHE_DIR": ("/models", "cache_dir", Path("/models")),
     "FLASH_ATTENTION_2": ("1", "flash_attention_2", True),
-    "BATCH_SIZE": ("4", "batch_size", 4),
+    "BATCH_SIZE": ("auto", "batch_size", None),
     "MAX_NEW_TOKENS": ("64", "max_new_tokens", 64),
     "CHUNK_LENGTH_S": ("20", "chunk_length_s", 20.0),
     "STRIDE_LENGTH_S": ("3.5", "stride_length_s", 3.5),
@@ -33,7 +33,7 @@ VALID = {
     "SALAD_CONTAINER_GROUP_ID": ("g", "salad_container_group_id", "g"),
 }
 BAD = {
-    "PORT": "http", "PORT_HEALTH": "70000", "FLASH_ATTENTION_2": "ture", "BATCH_SIZE": "0", "MAX_NEW_TOKENS": "449",
+    "PORT": "http", "PORT_HEALTH": "70000", "FLASH_ATTENTION_2": "ture", "BATCH_SIZE": "automatic", "MAX_NEW_TOKENS": "449",
     "CHUNK_LENGTH_S": "nan", "STRIDE_LENGTH_S": "16", "DEVICE": "tpu", "DTYPE": "int4", "AUDIO_CONTEXT": "10",
     "MAX_REQUESTS": "-1", "MAX_BYTES": "1e9",
     "MAX_DURATION_S": "0", "DOWNLOAD_TIMEOUT_S": "soon", "LOG_LEVEL": "loud",

@@ -150,7 +150,7 @@ def test_the_sdk_runs_test_input_json_without_a_queue() -> None:
     [
         ({"MODEL_ID": "FOLDER"}, "model_unavailable: model folder"),
         ({"MODEL_ID": "pkg:no_such_package/x"}, "model_unavailable: MODEL_ID=pkg:no_such_package/x"),
-        ({"BATCH_SIZE": "many"}, "BATCH_SIZE='many': expected a whole number"),
+        ({"BATCH_SIZE": "many"}, "BATCH_SIZE='many': expected auto or a whole number"),
         ({"CHUNK_LENGTH_S": "60"}, "CHUNK_LENGTH_S=60.0: expected at most 30"),
         ({"DEVICE": "cuda:99"}, "DEVICE='cuda:99': expected"),
     ],

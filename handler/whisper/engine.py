@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from handler import logs
-from handler.device import choose_attention, choose_device, choose_dtype, choose_short_context, device_name
+from handler.device import choose_attention, choose_device, choose_dtype, choose_short_context, device_name, free_memory
 from handler.errors import OutOfMemory
 from handler.longform import Samples, Window, WindowResult
 from handler.schema import SAMPLE_RATE
 from handler.settings import Settings
 from handler.whisper import dims as clock
 from handler.whisper.cache import Cache
+from handler.whisper.dims import Dims
 from handler.whisper.heads import alignment_heads
 from handler.whisper.model import LogMel, Whisper
 from handler.whisper.outcome import Outcomes
@@ -38,6 +39,8 @@ from handler.whisper.words import rise
 SILENCE_BEHIND_S = 6.0
 SHORTEST_CONTEXT_S = 10.0
 CONTEXT_STEP_S = 2.0  # contexts are multiples of it: the fewer lengths, the fewer kernels to set up
+MEMORY_SHARE = 0.7  # of the free memory that rows may take
+MOST_ROWS = {"cpu": 16}  # more of them win nothing: a CPU waits for memory either way
 TOGETHER = {"cpu": 1}  # windows admitted at once: a short request that comes meanwhile waits for as many
 
 assert SAMPLE_RATE == clock.SAMPLE_RATE
@@ -61,8 +64,6 @@ class WhisperEngine:
     ) -> None:  # fmt: skip
         weight = model.decoder.tokens.weight
         dims = model.dims
-        self.rows = slots
-        self.together = min(slots, TOGETHER.get(weight.device.type, slots))
         self.model_id = model_id
         self.device_name = device_name
         self.longest_window_s = dims.window_samples / SAMPLE_RATE
@@ -75,12 +76,30 @@ class WhisperEngine:
         self._attention = attention
         self._short_context = short_context
         self._mel = LogMel(dims.n_mels, self._device)
-        self._cache = Cache(dims, slots, self._device, self.dtype)
-        step = Step(model.decoder, self._cache, suppression(tokenizer.specials, suppress, self._device), tokenizer.specials)
-        self._batch = Batch(step, self._cache, tokenizer.specials, max_new_tokens, self._graphs(step))
-        heads = tuple(named_heads) or alignment_heads(dims, self.detects_language)
-        self._outcomes = Outcomes(model.decoder, self._cache, tokenizer, heads)
+        self._max_new_tokens = max_new_tokens
+        self._bias = suppression(tokenizer.specials, suppress, self._device)
+        self._heads = tuple(named_heads) or alignment_heads(dims, self.detects_language)
         self._heard: OrderedDict[int, Heard] = OrderedDict()  # what was encoded lately, by the samples' id
+        self._allocate(slots)
+
+    def _allocate(self, slots: int) -> None:
+        """Make everything that grows with the rows."""
+        self.rows = slots
+        self.together = min(slots, TOGETHER.get(self._device.type, slots))
+        ids = self._tokenizer.specials
+        self._cache = Cache(self._model.dims, slots, self._device, self.dtype)
+        step = Step(self._model.decoder, self._cache, self._bias, ids)
+        self._batch = Batch(step, self._cache, ids, self._max_new_tokens, self._graphs(step))
+        self._outcomes = Outcomes(self._model.decoder, self._cache, self._tokenizer, self._heads)
+
+    def halve(self) -> None:
+        """Go on with half of the rows; all that was admitted is forgotten."""
+        del self._batch, self._outcomes, self._cache  # their memory is what the new ones take
+        self._heard.clear()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        with _on_device():
+            self._allocate(self.rows // 2)
 
     def _graphs(self, step: Step) -> Graphs | None:
         """The step as CUDA graphs; on a CPU there is nothing to gain."""
@@ -210,23 +229,32 @@ def load_engine(folder: Path, settings: Settings) -> WhisperEngine:
     settings.check_window(checkpoint.dims.window_samples / SAMPLE_RATE)
     tokenizer = Tokenizer.from_folder(folder, checkpoint.dims.n_vocab)
     with _memory_errors():
+        model = load(checkpoint, device, dtype).pack()
+        slots = settings.batch_size or rows_that_fit(checkpoint.dims, dtype, free_memory(device), device.type)
         engine = WhisperEngine(
             settings.model_id,
-            load(checkpoint, device, dtype).pack(),
+            model,
             tokenizer,
             checkpoint.suppress or tokenizer.non_speech,
             device_name=device_name(device),
             attention=attention,
-            slots=settings.batch_size,
+            slots=slots,
             max_new_tokens=settings.max_new_tokens,
             named_heads=checkpoint.alignment_heads,
             short_context=choose_short_context(settings.audio_context, device),
         )
     logs.info(
         "engine_loaded", model=settings.model_id, device=engine.device_name, dtype=str(dtype).removeprefix("torch."),
-        attention=attention, attention_reason=why, slots=settings.batch_size,
+        attention=attention, attention_reason=why, slots=slots,
     )  # fmt: skip
     return engine
+
+
+def rows_that_fit(dims: Dims, dtype: torch.dtype, memory: int, kind: str) -> int:
+    """Rows for BATCH_SIZE=auto: as many as `memory` bytes hold beside their windows' way through the encoder, up to what pays."""
+    encoding = 16 * dims.n_audio_ctx * dims.n_audio_state * dtype.itemsize  # a window's widest layer, and its neighbours
+    fitting = round(MEMORY_SHARE * memory) // (Cache.slot_bytes(dims, dtype) + encoding)
+    return max(1, min(fitting, MOST_ROWS.get(kind, 64)))
 
 
 @contextmanager
