@@ -39,6 +39,8 @@ class Runner:
                 raise Cancelled("the worker is shutting down")
             if self.fault is not None:
                 raise self.fault
+            if window.how.rows > self.engine.rows:  # since the batch was halved: it would wait for ever, and all others with it
+                raise OutOfMemory(f"the device has memory for {self.engine.rows} rows; the request needs {window.how.rows}")
             self._futures[window] = future
             self._scheduler.submit(request, window, window.how.rows)
             self._work.notify()

@@ -30,8 +30,6 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def ours(folder: Path, threads: int, beam_size: int, dtype: str = "auto") -> Transcribe:
     """This worker's pipeline, a file after the other."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # read when PyTorch is imported
-
     from handler.pipeline import build
     from handler.schema import AudioSource, Options
     from handler.settings import Settings

@@ -220,7 +220,7 @@ def cramped(tiny_folder: Path) -> WhisperEngine:
     """tiny.en with a context too small for a full window."""
     engine = load_engine(tiny_folder, settings(batch_size=1))
     engine._model.dims = replace(engine._model.dims, n_text_ctx=SMALL_CONTEXT)
-    engine._batch._context = engine._outcomes._context = SMALL_CONTEXT
+    engine._cache.context = SMALL_CONTEXT
     return engine
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from handler.errors import AsrError, Cancelled, OutOfMemory
-from handler.longform import Window, WindowResult
+from handler.longform import Decoding, Window, WindowResult
 from handler.pipeline import Pipeline, Progress, build
 from handler.schema import SAMPLE_RATE, AudioSource, Evidence, Options, Segment, Transcript
 from handler.settings import SettingsError
@@ -266,6 +266,8 @@ async def test_a_device_out_of_memory_goes_on_with_half_of_the_rows_and_loses_no
         wide = await refused(made, upload(NOISE), replace(ALL, beam_size=2))
         assert (wide.code, wide.retryable) == ("out_of_memory", True)
         assert engine.rows == 1
+        with pytest.raises(OutOfMemory):  # asked for when there were more rows
+            made.runner.submit("late", Window(0, say(FOX), how=Decoding(rows=2)))
         engine.holds = 1
         assert (await made.transcribe(upload(NOISE), ALL)).text == got.text
     finally:

@@ -103,7 +103,7 @@ def test_the_best_of_several_samples_is_the_likeliest(tiny: WhisperEngine) -> No
 
 def test_beams_that_break_off_leave_their_best_open_text(tiny: WhisperEngine, tiny_folder: Path) -> None:
     cramped = load_engine(tiny_folder, settings(batch_size=3))
-    cramped._batch._context = 20
+    cramped._cache.context = 20
     (result,) = run(cramped, [asked(LONG, rows=3)])
     assert result.evidence is not None
     assert result.evidence.exhausted

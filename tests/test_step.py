@@ -32,10 +32,6 @@ def made(slots: int, model: Whisper | None = None, device: torch.device = CPU) -
     return step, cache
 
 
-def texts(run: object, steps: int) -> list[list[float]]:
-    return [run().flatten().tolist() for _ in range(steps)]  # type: ignore[operator]
-
-
 @torch.inference_mode()
 def test_a_replayed_step_equals_the_eager_one_at_every_size() -> None:
     eager, _ = made(12)

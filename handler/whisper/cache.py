@@ -22,11 +22,11 @@ class Cache:
     def __init__(self, dims: Dims, slots: int, device: torch.device, dtype: torch.dtype) -> None:
         layers, self._heads = dims.n_text_layer, dims.n_text_head
         self._depth = dims.n_text_state // self._heads
-        self._longest = dims.n_audio_ctx
         self.slots = slots
         self.context = dims.n_text_ctx
         self.audio = dims.n_audio_ctx
-        # A padded row may attend to a position that was never written: memory left as found could hold NaN there.
+        # Rows may be multiplied with positions that were never written, though nothing comes of it: memory left as found could
+        # hold NaN there. What `fit` leaves behind is finite, so it stays.
         self.k = torch.zeros(layers, slots, self._heads, dims.n_text_ctx, self._depth, device=device, dtype=dtype)
         self.v = torch.zeros_like(self.k)
         self._heard = torch.zeros(2, layers, slots * dims.n_audio_ctx * dims.n_text_state, device=device, dtype=dtype)
@@ -45,13 +45,10 @@ class Cache:
 
     def fit(self, audio: int, slots: int) -> None:
         """Make room for `audio` positions a slot; the first `slots` slots keep as much of what they hear."""
-        if audio == self.audio:
-            return
         kept = [[part[:slots, :, : min(audio, self.audio)].clone() for part in self.heard(layer)] for layer in range(len(self.k))]
         self.audio = audio
         for layer, parts in enumerate(kept):
             for buffer, part in zip(self.heard(layer), parts, strict=True):
-                buffer.zero_()
                 buffer[:slots, :, : part.shape[2]] = part
 
     def attach(self, layer: int, slots: slice, k: Tensor, v: Tensor) -> None:

@@ -41,7 +41,7 @@ SHORTEST_CONTEXT_S = 10.0
 CONTEXT_STEP_S = 2.0  # contexts are multiples of it: the fewer lengths, the fewer kernels to set up
 MEMORY_SHARE = 0.7  # of the free memory that rows may take
 MOST_ROWS = {"cpu": 16}  # more of them win nothing: a CPU waits for memory either way
-TOGETHER = {"cpu": 1}  # windows admitted at once: a short request that comes meanwhile waits for as many
+TOGETHER = {"cpu": 1}  # windows encoded at once: one fills a CPU, and a short request that comes meanwhile waits for no more
 
 assert SAMPLE_RATE == clock.SAMPLE_RATE
 
@@ -98,7 +98,7 @@ class WhisperEngine:
         self._heard.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        with _on_device():
+        with _memory_errors():
             self._allocate(self.rows // 2)
 
     def _graphs(self, step: Step) -> Graphs | None:
@@ -147,9 +147,8 @@ class WhisperEngine:
         fresh = sorted((window for window in windows if id(window.samples) not in self._heard), key=self._context)
         for length, group in groupby(fresh, self._context):
             alike = list(group)
-            at_once = 1 if self._device.type == "cpu" else len(alike)  # one window's products fill a CPU
-            for at in range(0, len(alike), at_once):
-                self._hear(alike[at : at + at_once], length)
+            for at in range(0, len(alike), self.together):
+                self._hear(alike[at : at + self.together], length)
         found = [self._heard[id(window.samples)] for window in windows]
         while len(self._heard) > self.rows:
             self._heard.popitem(last=False)

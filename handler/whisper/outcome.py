@@ -37,7 +37,6 @@ class Outcomes:
         self._cache = cache
         self._tokenizer = tokenizer
         self._heads = heads
-        self._context = cache.context
 
     def result(self, slot: int, job: Job) -> WindowResult:
         """What a job has come to, by whatever end. Its slot's text is overwritten."""
@@ -76,7 +75,7 @@ class Outcomes:
         ids = self._tokenizer.specials
         head = [*job.prompt[job.prompt.index(ids.sot) :], ids.no_timestamps]
         # The first token is predicted at the last position of the head; its own position predicts the second.
-        said = [token for part in text.parts for token in part.ids][: self._context - len(head)]
+        said = [token for part in text.parts for token in part.ids][: self._cache.context - len(head)]
         device = self._cache.k.device
         tokens = torch.tensor([[*head, *said]], device=device)
         positions = torch.arange(tokens.shape[1], device=device)[None]

@@ -95,7 +95,6 @@ class Batch:
         self._graphs = graphs
         self._ids = specials
         self._slots = cache.slots
-        self._context = cache.context  # tokens that a row holds at most
         self._look_every = look_every  # after so many tokens a row is looked at for a loop
         self._device = cache.k.device
         self._score = torch.zeros(self._slots, device=self._device)  # sum of the log-probabilities, where rows compete
@@ -261,7 +260,7 @@ class Batch:
         return list(mine) if len(job.found) >= job.beams or len(over) == len(mine) else []
 
     def _is_over(self, row: Row) -> bool:
-        if row.job.window.how.detect_only or row.tokens[-1] == self._ids.eot or row.length >= self._context:
+        if row.job.window.how.detect_only or row.tokens[-1] == self._ids.eot or row.length >= self.cache.context:
             return True
         look_every = min(self._look_every, LOOP_TOKENS + math.ceil(FASTEST * row.job.window.seconds))
         return len(row.tokens) % look_every == 0 and loop_start(row.hypothesis().text(self._ids)) is not None
