@@ -13,6 +13,7 @@ from typing import BinaryIO
 from handler.audio.decode import AudioDecoder
 from handler.audio.fetch import Fetcher
 from handler.audio.spool import Spool
+from handler.budget import Share
 from handler.errors import Cancelled, TooLong
 from handler.longform import Window
 from handler.schema import MULTI, SAMPLE_RATE, AudioSource, Options
@@ -30,7 +31,7 @@ class Intake:
     """Hands the windows of one source to `deliver`, then None, or whatever ended it before."""
 
     def __init__(
-        self, settings: Settings, fetcher: Fetcher, threads: ThreadPoolExecutor, timeline: Timeline, deliver: Deliver, rows: int
+        self, settings: Settings, fetcher: Fetcher, threads: ThreadPoolExecutor, timeline: Timeline, deliver: Deliver, room: Share
     ) -> None:
         self.seconds = 0.0  # of audio, decoded to samples
         self._settings = settings
@@ -41,8 +42,7 @@ class Intake:
         self._spool: Spool | None = None
         self._decoder: AudioDecoder | None = None
         self._over = threading.Event()
-        self._in_flight = max(2 * rows, LANGUAGE_WINDOWS)
-        self._room = threading.Semaphore(self._in_flight)  # windows cut and not yet decoded
+        self._room = room
 
     @property
     def duration(self) -> float | None:
@@ -60,12 +60,12 @@ class Intake:
 
     def done(self) -> None:
         """A window that was delivered is decoded: there is room for another."""
-        self._room.release()
+        self._room.give()
 
     def close(self) -> None:
         """Stop reading; from any thread."""
         self._over.set()
-        self._room.release(self._in_flight)
+        self._room.close()
         if self._spool is not None:
             self._spool.close()
 
@@ -131,7 +131,7 @@ class Intake:
     def _offer(self, windows: list[Window]) -> None:
         """Hand each window over as soon as there is room for it."""
         for window in windows:
-            self._room.acquire()
+            self._room.take()
             self._check_open()
             self._deliver(window)
 

@@ -11,18 +11,20 @@ from dataclasses import dataclass
 from handler import logs
 from handler.assemble import Passage, assembled, gap_warnings, measured, most_spoken
 from handler.audio.fetch import Fetcher
-from handler.errors import AsrError, Cancelled, Internal, InvalidRequest, Overloaded
+from handler.budget import Budget
+from handler.errors import AsrError, Cancelled, DeadlineExceeded, Internal, InvalidRequest, Overloaded
 from handler.formats import text_of
 from handler.intake import LANGUAGE_WINDOWS, Intake
 from handler.longform import Engine, Window, WindowResult
 from handler.models import find_model
 from handler.reader import Reader
 from handler.runner import Runner
-from handler.schema import MULTI, SAMPLE_RATE, AudioSource, Options, Transcript
+from handler.schema import MULTI, SAMPLE_RATE, AudioSource, Options, Segment, Transcript
 from handler.settings import Settings
 from handler.timeline import Timeline
 
 SURE = 0.9  # probability of a language that needs no more windows
+TRUSTED = 0.5  # temperature above which a text does not help the next window. Source: SYSTRAN/faster-whisper, prompt_reset_on_temperature
 CONTEXT = 2000  # characters of prompt or hotwords: more than the tokens that a model reads of them
 
 
@@ -46,6 +48,8 @@ class Pipeline:
         self.settings = settings
         self.fetcher = Fetcher(settings)
         self.runner = Runner(engine)
+        # What keeps one request's share of the rows busy, and as much again as all rows for whoever is the only one.
+        self.windows = Budget(LANGUAGE_WINDOWS, 2 * engine.rows)
         # Each request needs two threads at most, one that downloads and one that decodes, so none waits for another's.
         self.threads = ThreadPoolExecutor(2 * settings.max_requests, thread_name_prefix="audio", initializer=_work_alone)
         self._requests: set[_Request] = set()
@@ -59,11 +63,16 @@ class Pipeline:
         self.check_room()
         request = _Request(self, options, progress)
         self._requests.add(request)
+        limit = asyncio.timeout(self.settings.request_timeout_s)
         try:
-            return await request.run(source)
+            async with limit:
+                return await request.run(source)
         except AsrError:
             raise
         except Exception as exc:
+            if limit.expired():
+                expected = f"expected an answer within {self.settings.request_timeout_s:g} s (REQUEST_TIMEOUT_S)"
+                raise DeadlineExceeded(f"{expected}; {request.done_s:.0f} s of audio had a text by then") from None
             logs.error("request_crashed", exc)
             raise Internal(f"a fault of this worker: {type(exc).__name__}") from exc
         finally:
@@ -106,10 +115,10 @@ class _Request:
         self._timeline = Timeline()
         self._loop = asyncio.get_running_loop()
         self._cut: asyncio.Queue[Window | BaseException | None] = asyncio.Queue()
-        self._intake = Intake(house.settings, house.fetcher, house.threads, self._timeline, self._hand_over, house.engine.rows)
+        self._intake = Intake(house.settings, house.fetcher, house.threads, self._timeline, self._hand_over, house.windows.share())
         self._reader = Reader(self._submit, options, house.engine.rows)
         self._passages: list[Passage] = []
-        self._done_s = 0.0  # how far into the audio a window has been decoded
+        self.done_s = 0.0  # how far into the audio a window has been decoded
         self._language: str | None = None if options.language == MULTI else options.language
         self._language_probability: float | None = None
 
@@ -147,10 +156,13 @@ class _Request:
 
     async def _consume(self) -> None:
         ahead = await self._settle_language()
+        last: dict[int | None, asyncio.Task[str]] = {}  # the window before, of each channel, where the next one needs its text
         try:
             async with asyncio.TaskGroup() as tasks:
                 while (window := ahead.pop(0) if ahead else await self._next()) is not None:
-                    tasks.create_task(self._decode(self._asked(window)))
+                    task = tasks.create_task(self._decode(window, last.get(window.channel)))
+                    if self._options.condition_on_previous_text:
+                        last[window.channel] = task
         except BaseExceptionGroup as group:  # the first failure has cancelled the others
             raise group.exceptions[0] from None
 
@@ -174,20 +186,28 @@ class _Request:
             ahead.append(await self._next())
         return ahead
 
-    def _asked(self, window: Window) -> Window:
-        """A window as the options want it decoded."""
+    def _asked(self, window: Window, said: str) -> Window:
+        """A window as the options want it decoded, after what was said."""
         options = self._options
-        prompt, hotwords = options.prompt.strip()[-CONTEXT:], options.hotwords.strip()[:CONTEXT]
-        return window.asked(language=self._language, task=options.task, prompt=prompt, hotwords=hotwords)
+        return window.asked(language=self._language, task=options.task, prompt=said, hotwords=options.hotwords.strip()[:CONTEXT])
 
-    async def _decode(self, window: Window) -> None:
-        segments = await self._reader.read(window)
+    async def _decode(self, window: Window, before: asyncio.Task[str] | None) -> str:
+        """Decode a window; gives back the text that the next one is to be decoded after."""
+        said = await before if before else self._options.prompt.strip()[-CONTEXT:]
+        segments = await self._reader.read(self._asked(window, said))
         self._passages.append(Passage(window.start, window.end, window.speech, window.channel, segments))
         self._intake.done()
-        self._done_s = max(self._done_s, window.end / SAMPLE_RATE)
+        self.done_s = max(self.done_s, window.end / SAMPLE_RATE)
         if self._progress is not None:
             total = self._intake.duration
-            self._progress(Progress(min(self._done_s, total or self._done_s), total))
+            self._progress(Progress(min(self.done_s, total or self.done_s), total))
+        return self._following(said, segments)
+
+    def _following(self, said: str, segments: list[Segment]) -> str:
+        """What was said, with the text of a window behind it; without all of it where that text was little more than a guess."""
+        if any(segment.evidence is not None and segment.evidence.temperature > TRUSTED for segment in segments):
+            return self._options.prompt.strip()[-CONTEXT:]
+        return f"{said} {text_of(segments)}".strip()[-CONTEXT:]
 
     def _transcript(self) -> Transcript:
         segments = assembled(self._passages)

@@ -163,6 +163,12 @@ class Options:
         0,
         1,
     )
+    condition_on_previous_text: bool = _option(
+        False,
+        "Decode each window after the text of the one before: names stay the same, but a file's windows no longer run side by side.",
+        _flag,
+        {"type": "boolean"},
+    )
     channels: str = _choice(
         "mix",
         "`mix` transcribes all channels as one; `split` each on its own, in one timeline with channel numbers.",

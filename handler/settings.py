@@ -125,6 +125,9 @@ class Settings:
     max_bytes: int = _var("MAX_BYTES", 4 * _GIB, _whole(1, 1024 * _GIB), "largest file, bytes")
     max_duration_s: float = _var("MAX_DURATION_S", _DAY_S, _seconds(1, 100 * _DAY_S), "longest audio, seconds")
     download_timeout_s: float = _var("DOWNLOAD_TIMEOUT_S", 600.0, _seconds(0.01, _DAY_S), "time for one whole download, seconds")
+    request_timeout_s: float = _var(
+        "REQUEST_TIMEOUT_S", _DAY_S, _seconds(0.01, 100 * _DAY_S), "time for one whole request, download included, seconds"
+    )
     s3_buckets: tuple[str, ...] = _var("S3_BUCKETS", (), _names, "buckets that `s3://` addresses may name, comma-separated")
     s3_endpoint_url: str | None = _var("S3_ENDPOINT_URL", None, _text, "address of an S3-compatible service other than AWS")
     log_level: str = _var("LOG_LEVEL", "INFO", _one_of(*LEVELS), "least level of the log lines")

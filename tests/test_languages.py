@@ -12,8 +12,9 @@ from handler.pipeline import Pipeline, build
 from handler.schema import AudioSource, Options
 from tests.conftest import settings
 from tests.espeak import say_timed
+from tests.fake_engine import FakeEngine
 from tests.speech import SENTENCES, Samples, say, silence, wav, word_errors
-from tests.test_pipeline import FakeEngine, refused
+from tests.test_pipeline import refused
 
 SPOKEN = {
     "de": "Am Morgen fuhren wir mit dem Zug nach München und besuchten dort unsere alten Freunde. "

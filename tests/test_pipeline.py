@@ -4,8 +4,7 @@ import asyncio
 import base64
 import gc
 import io
-import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +12,12 @@ import numpy as np
 import pytest
 
 from handler.errors import AsrError, Cancelled, OutOfMemory
-from handler.longform import Decoding, Window, WindowResult
+from handler.longform import Decoding, Window
 from handler.pipeline import Pipeline, Progress, build
-from handler.schema import SAMPLE_RATE, AudioSource, Evidence, Options, Segment, Transcript
+from handler.schema import SAMPLE_RATE, AudioSource, Evidence, Options, Transcript
 from handler.settings import SettingsError
 from tests.conftest import settings
+from tests.fake_engine import FakeEngine
 from tests.speech import FOX, PANGRAM, SENTENCES, container, say, silence, wav, word_errors
 from tests.web import Web
 
@@ -140,54 +140,6 @@ async def test_the_language_of_a_long_file_is_settled_by_its_beginning(base_fold
     assert got.language_probability is not None
     assert got.language_probability > 0.9
     assert word_errors(" ".join(SENTENCES * 2), got.text) <= 0.05
-
-
-class FakeEngine:
-    """Answers each window with its place; can be held, and made to fail."""
-
-    rows = 2
-    together = 2
-    model_id = "fake"
-    device_name = "none"
-    longest_window_s = 30.0
-    languages: tuple[str, ...] = ("en",)
-    detects_language = False
-
-    def __init__(self) -> None:
-        self.running = list[Window]()
-        self.dropped = list[Window]()
-        self.admitted = threading.Semaphore(0)
-        self.go = threading.Event()
-        self.go.set()
-        self.failure: Exception | None = None
-        self.holds = 99  # windows that it has memory for
-        self.rest_s: float | None = None
-        self.evidence: Evidence | None = None
-
-    def free(self) -> int:
-        return self.rows - len(self.running)
-
-    def admit(self, windows: Sequence[Window]) -> None:
-        self.running += windows
-        self.admitted.release(len(windows))
-
-    def advance(self) -> list[tuple[Window, WindowResult]]:
-        if self.failure is not None and self.running:
-            raise self.failure
-        if len(self.running) > self.holds:
-            raise OutOfMemory("expected less")
-        if not self.go.wait(0.005):
-            return []
-        done, self.running = self.running, []
-        return [(w, WindowResult((Segment(0, w.seconds, f" {w.start}"),), self.evidence, "en", {}, self.rest_s)) for w in done]
-
-    def halve(self) -> None:
-        self.rows //= 2
-        self.running = []
-
-    def drop(self, windows: Collection[Window]) -> None:
-        self.dropped += windows
-        self.running = [window for window in self.running if window not in windows]
 
 
 @pytest.fixture
@@ -326,6 +278,37 @@ async def test_audio_over_the_cap_is_too_long(engine: FakeEngine) -> None:
     short = Pipeline(engine, settings(max_duration_s=60))
     assert (await refused(short, upload(NOISE), ALL)).code == "too_long"
     short.close()
+
+
+async def test_a_request_that_takes_too_long_ends_and_leaves_its_slots(engine: FakeEngine) -> None:
+    hasty = Pipeline(engine, settings(batch_size=2, request_timeout_s=0.2))
+    engine.go.clear()
+    late = await refused(hasty, upload(NOISE), ALL)
+    assert (late.code, late.retryable) == ("deadline_exceeded", True)
+    assert "REQUEST_TIMEOUT_S" in late.message
+    await asyncio.to_thread(hasty.close)
+    assert len(engine.dropped) == 2
+    assert not engine.running
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+async def test_a_window_is_decoded_after_the_text_of_the_one_before(fake: Pipeline, engine: FakeEngine, channels: int) -> None:
+    noise = (0.1 * np.random.default_rng(0).standard_normal(100 * SAMPLE_RATE)).astype(np.float32)
+    options = replace(ALL, prompt="First.", condition_on_previous_text=True, channels="split" if channels > 1 else "mix")
+    got = await fake.transcribe(upload(wav(noise, channels=channels)), options)
+    for channel in {segment.channel for segment in got.segments}:
+        said = "First."
+        for start, how in ((start, how) for of, start, how in engine.taken if of == channel):
+            assert how.prompt == said
+            said += f" {start}"
+        assert said.count(" ") == 4
+
+
+async def test_a_text_that_was_guessed_is_forgotten_for_the_next_window(fake: Pipeline, engine: FakeEngine) -> None:
+    engine.evidence = Evidence(-0.1, 0.0, 1.0, 0.6, 9, looped=False)
+    options = replace(ALL, prompt="First.", condition_on_previous_text=True)
+    await fake.transcribe(upload(NOISE), options)
+    assert {how.prompt for _, _, how in engine.taken} == {"First."}
 
 
 async def test_closing_ends_open_requests_as_cancelled(engine: FakeEngine) -> None:

@@ -20,6 +20,7 @@ from tests.conftest import ROOT
         ({"timestamps": "syllable"}, "timestamps must be one of"),
         ({"format": "pdf"}, "format must be one of"),
         ({"vad": "perhaps"}, "vad must be true or false"),
+        ({"condition_on_previous_text": 2}, "condition_on_previous_text must be true or false"),
         ({"prompt": ["a"]}, "prompt must be a string"),
         ({"hotwords": 3}, "hotwords must be a string"),
         ({"temperature": 1.5}, "temperature must be a number from 0 to 1"),

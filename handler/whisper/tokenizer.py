@@ -171,7 +171,7 @@ def _byte_level(model: models.BPE) -> FastTokenizer:
 
 def _merges(ranks: dict[bytes, int]) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """A tiktoken vocabulary as byte-level BPE: its ids by visible text, and the pairs that merge, first ones first."""
-    visible = _visible_bytes()
+    visible = visible_bytes()
 
     def shown(token: bytes) -> str:
         return "".join(visible[byte] for byte in token)
@@ -184,7 +184,7 @@ def _merges(ranks: dict[bytes, int]) -> tuple[dict[str, int], list[tuple[str, st
     return {shown(token): rank for token, rank in ranks.items()}, pairs
 
 
-def _visible_bytes() -> Sequence[str]:
+def visible_bytes() -> Sequence[str]:
     """GPT-2's stand-in character for each byte: itself where it is printable, else the next one from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = [byte for byte in range(256) if byte not in printable]

@@ -1,0 +1,61 @@
+"""An engine that hears nothing and says where each window begins."""
+
+import threading
+from collections.abc import Collection, Sequence
+
+from handler.errors import OutOfMemory
+from handler.longform import Decoding, Window, WindowResult
+from handler.schema import Evidence, Segment
+
+
+class FakeEngine:
+    """Answers each window with its place; can be held, and made to fail."""
+
+    rows = 2
+    together = 2
+    model_id = "fake"
+    device_name = "none"
+    longest_window_s = 30.0
+    languages: tuple[str, ...] = ("en",)
+    detects_language = False
+
+    def __init__(self) -> None:
+        self.running = list[Window]()
+        self.dropped = list[Window]()
+        self.taken = list[tuple[int | None, int, Decoding]]()  # channel and start of each window, and how it was to be decoded
+        self.admitted = threading.Semaphore(0)
+        self.go = threading.Event()
+        self.go.set()
+        self.failure: Exception | None = None
+        self.holds = 99  # windows that it has memory for
+        self.rest_s: float | None = None
+        self.evidence: Evidence | None = None
+
+    def free(self) -> int:
+        return self.rows - len(self.running)
+
+    def admit(self, windows: Sequence[Window]) -> None:
+        self.running += windows
+        self.taken += [(window.channel, window.start, window.how) for window in windows]
+        self.admitted.release(len(windows))
+
+    def advance(self) -> list[tuple[Window, WindowResult]]:
+        if self.failure is not None and self.running:
+            raise self.failure
+        if len(self.running) > self.holds:
+            raise OutOfMemory("expected less")
+        if not self.go.wait(0.005):
+            return []
+        done, self.running = self.running, []
+        return [
+            (w, WindowResult((Segment(0, w.seconds, f" {w.start}", evidence=self.evidence),), self.evidence, "en", {}, self.rest_s))
+            for w in done
+        ]
+
+    def halve(self) -> None:
+        self.rows //= 2
+        self.running = []
+
+    def drop(self, windows: Collection[Window]) -> None:
+        self.dropped += windows
+        self.running = [window for window in self.running if window not in windows]
