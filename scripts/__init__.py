@@ -1,0 +1,1 @@
+"""What builds, measures and tries the product; nothing of it is needed to run it."""

@@ -1,0 +1,133 @@
+"""This worker as its users meet it: the HTTP server in a process of its own, clients, a file server on loopback."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from scripts.listening import Spoken
+from scripts.peers import ROOT
+
+START_S = 600.0  # a large model may have to be read from a slow disk
+POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one client got."""
+
+    text: str | None  # None: refused, or lost
+    seconds: float
+    status: int
+
+
+class Server:
+    """`python -m local_server` for the time of a block."""
+
+    def __init__(self, folder: Path, threads: int, device: str, log: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self._environment = {
+            **os.environ, "HOST": "127.0.0.1", "PORT": str(port), "MODEL_ID": str(folder), "DEVICE": device, "LOG_LEVEL": "WARNING",
+            "OMP_NUM_THREADS": str(threads), "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": "true",
+        }  # fmt: skip
+        self._log = log
+
+    def __enter__(self) -> "Server":
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen([sys.executable, "-m", "local_server"], cwd=ROOT, env=self._environment, stderr=log)
+        end = time.monotonic() + START_S
+        while not self._is_ready():
+            if self._process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"the server did not start; {self._log} says why")
+            time.sleep(POLL_S)
+        return self
+
+    def _is_ready(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/hc", timeout=5).status_code == 200
+        except requests.ConnectionError:
+            return False
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    def peak_bytes(self) -> int:
+        """The most memory that the process has held until now."""
+        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+
+    def upload(self, path: Path) -> Reply:
+        """Send a file as the body."""
+        return self._asked(data=path.read_bytes(), headers={"Content-Type": "application/octet-stream"})
+
+    def address(self, url: str) -> Reply:
+        """Name an address to download from."""
+        return self._asked(json={"url": url})
+
+    def _asked(self, **given: Any) -> Reply:
+        began = time.perf_counter()
+        try:
+            answer = requests.post(f"{self.url}/asr", params={"language": "en"}, timeout=7200, **given)
+        except requests.ConnectionError:
+            return Reply(None, time.perf_counter() - began, 0)
+        text = answer.json()["text"] if answer.ok else None
+        return Reply(text, time.perf_counter() - began, answer.status_code)
+
+    def clients(self, count: int, files: Sequence[Spoken]) -> tuple[list[Reply], float]:
+        """The replies to files that so many clients send, each one after the other; and seconds in all."""
+        began = time.perf_counter()
+        with ThreadPoolExecutor(count) as pool:
+            replies = list(pool.map(lambda file: self.upload(file.path), files))
+        return replies, time.perf_counter() - began
+
+    @contextmanager
+    def watched(self) -> Iterator[Callable[[], float]]:
+        """Asks for /hc all the time; gives what tells the slowest answer so far, in seconds."""
+        over, slowest = threading.Event(), [0.0]
+
+        def watch() -> None:
+            with requests.Session() as session:
+                while not over.wait(POLL_S):
+                    began = time.perf_counter()
+                    session.get(f"{self.url}/hc", timeout=60)
+                    slowest[0] = max(slowest[0], time.perf_counter() - began)
+
+        watching = threading.Thread(target=watch)
+        watching.start()
+        try:
+            yield lambda: slowest[0]
+        finally:
+            over.set()
+            watching.join()
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """A web server on loopback with the files of a folder; its address."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
