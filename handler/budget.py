@@ -11,22 +11,23 @@ class Budget:
         self._shared = shared
         self._changed = threading.Condition()
 
-    def share(self) -> "Share":
-        """A request's part of it."""
-        return Share(self)
+    def share(self, own_only: bool = False) -> "Share":
+        """A request's part of it; `own_only`: it never takes of what all share."""
+        return Share(self, own_only)
 
 
 class Share:
     """What one request has taken. From any thread."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, own_only: bool) -> None:
         self._budget = budget
+        self._own_only = own_only
         self._taken = 0
         self._closed = False
 
     def fits(self) -> bool:
         """Whether there is room for one window more now."""
-        return self._closed or self._taken < self._budget._own or self._budget._shared > 0
+        return self._closed or self._taken < self._budget._own or (self._budget._shared > 0 and not self._own_only)
 
     def take(self) -> None:
         """Wait until there is room for one window more, and take it; after `close` at once."""

@@ -1,13 +1,15 @@
 """The audio of one request from its source to windows, in a thread of its own. Knows no engine and no event loop.
 
 Bytes are decoded while more of them still arrive, and no more windows are cut than there is room for, so a long file
-takes the memory of a short one.
+takes the memory of a short one. Only so many threads work at a time as leave the processor to the model and the doors; one
+that waits for bytes or for room lets others work, and so it does after each window.
 """
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import BinaryIO
 
 from handler.audio.decode import AudioDecoder
@@ -31,7 +33,14 @@ class Intake:
     """Hands the windows of one source to `deliver`, then None, or whatever ended it before."""
 
     def __init__(
-        self, settings: Settings, fetcher: Fetcher, threads: ThreadPoolExecutor, timeline: Timeline, deliver: Deliver, room: Share
+        self,
+        settings: Settings,
+        fetcher: Fetcher,
+        threads: ThreadPoolExecutor,
+        timeline: Timeline,
+        deliver: Deliver,
+        room: Share,
+        workers: threading.Semaphore,
     ) -> None:
         self.seconds = 0.0  # of audio, decoded to samples
         self._settings = settings
@@ -43,6 +52,7 @@ class Intake:
         self._decoder: AudioDecoder | None = None
         self._over = threading.Event()
         self._room = room
+        self._workers = workers
 
     @property
     def duration(self) -> float | None:
@@ -73,12 +83,13 @@ class Intake:
         end: BaseException | None = None
         began = time.thread_time()
         try:
-            file = self._open(source)
-            try:
-                self._read(file, options)
-            finally:
-                if self._spool is not None:
-                    self._spool.check()
+            with self._workers:
+                self._read(self._open(source), options)
+        except BaseException as exc:
+            end = exc
+        try:
+            if self._spool is not None:
+                self._spool.check()  # what a download met says more than what a decoder made of its end
         except BaseException as exc:
             end = exc
         self._timeline.add("decode", time.thread_time() - began)
@@ -96,7 +107,16 @@ class Intake:
         self._spool = spool = self._fetcher.spool()
         self._check_open()
         self._threads.submit(self._download, source.url or "", spool)
-        return spool.reader()  # type: ignore[return-value]
+        return spool.reader(self._idle)  # type: ignore[return-value]
+
+    @contextmanager
+    def _idle(self) -> Iterator[None]:
+        """Lets another thread work meanwhile."""
+        self._workers.release()
+        try:
+            yield
+        finally:
+            self._workers.acquire()
 
     def _download(self, url: str, spool: Spool) -> None:
         with self._timeline.span("download"):
@@ -131,7 +151,8 @@ class Intake:
     def _offer(self, windows: list[Window]) -> None:
         """Hand each window over as soon as there is room for it."""
         for window in windows:
-            self._room.take()
+            with self._idle():
+                self._room.take()
             self._check_open()
             self._deliver(window)
 

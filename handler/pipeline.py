@@ -4,6 +4,10 @@ Downloading and decoding to samples run in threads of their own, the engine in a
 """
 
 import asyncio
+import atexit
+import gc
+import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,15 +21,14 @@ from handler.formats import text_of
 from handler.intake import LANGUAGE_WINDOWS, Intake
 from handler.longform import Engine, Window, WindowResult
 from handler.models import find_model
-from handler.reader import Reader
+from handler.reader import CONTEXT, Reader, Reading
 from handler.runner import Runner
-from handler.schema import MULTI, SAMPLE_RATE, AudioSource, Options, Segment, Transcript
+from handler.schema import MULTI, SAMPLE_RATE, AudioSource, Options, Transcript
 from handler.settings import Settings
 from handler.timeline import Timeline
 
 SURE = 0.9  # probability of a language that needs no more windows
 TRUSTED = 0.5  # temperature above which a text does not help the next window. Source: SYSTRAN/faster-whisper, prompt_reset_on_temperature
-CONTEXT = 2000  # characters of prompt or hotwords: more than the tokens that a model reads of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,9 @@ class Pipeline:
         self.settings = settings
         self.fetcher = Fetcher(settings)
         self.runner = Runner(engine)
-        # What keeps one request's share of the rows busy, and as much again as all rows for whoever is the only one.
+        # The few that settle the language, for everybody; and for whoever is alone, what fills all rows twice.
         self.windows = Budget(LANGUAGE_WINDOWS, 2 * engine.rows)
+        self.workers = threading.Semaphore(max(1, (os.cpu_count() or 1) // 2))  # threads that decode audio at a time
         # Each request needs two threads at most, one that downloads and one that decodes, so none waits for another's.
         self.threads = ThreadPoolExecutor(2 * settings.max_requests, thread_name_prefix="audio", initializer=_work_alone)
         self._requests: set[_Request] = set()
@@ -72,7 +76,7 @@ class Pipeline:
         except Exception as exc:
             if limit.expired():
                 expected = f"expected an answer within {self.settings.request_timeout_s:g} s (REQUEST_TIMEOUT_S)"
-                raise DeadlineExceeded(f"{expected}; {request.done_s:.0f} s of audio had a text by then") from None
+                raise DeadlineExceeded(f"{expected}; {len(request.passages)} windows were decoded by then") from None
             logs.error("request_crashed", exc)
             raise Internal(f"a fault of this worker: {type(exc).__name__}") from exc
         finally:
@@ -115,10 +119,18 @@ class _Request:
         self._timeline = Timeline()
         self._loop = asyncio.get_running_loop()
         self._cut: asyncio.Queue[Window | BaseException | None] = asyncio.Queue()
-        self._intake = Intake(house.settings, house.fetcher, house.threads, self._timeline, self._hand_over, house.windows.share())
+        self._intake = Intake(
+            house.settings,
+            house.fetcher,
+            house.threads,
+            self._timeline,
+            self._hand_over,
+            house.windows.share(own_only=options.condition_on_previous_text),
+            house.workers,
+        )
         self._reader = Reader(self._submit, options, house.engine.rows)
-        self._passages: list[Passage] = []
-        self.done_s = 0.0  # how far into the audio a window has been decoded
+        self.passages: list[Passage] = []
+        self._done_s = 0.0  # how far into the audio a window has been decoded
         self._language: str | None = None if options.language == MULTI else options.language
         self._language_probability: float | None = None
 
@@ -194,24 +206,25 @@ class _Request:
     async def _decode(self, window: Window, before: asyncio.Task[str] | None) -> str:
         """Decode a window; gives back the text that the next one is to be decoded after."""
         said = await before if before else self._options.prompt.strip()[-CONTEXT:]
-        segments = await self._reader.read(self._asked(window, said))
-        self._passages.append(Passage(window.start, window.end, window.speech, window.channel, segments))
+        reading = await self._reader.read(self._asked(window, said))
+        self.passages.append(Passage(window.start, window.end, window.speech, window.channel, reading.segments))
         self._intake.done()
-        self.done_s = max(self.done_s, window.end / SAMPLE_RATE)
+        self._done_s = max(self._done_s, window.end / SAMPLE_RATE)
         if self._progress is not None:
             total = self._intake.duration
-            self._progress(Progress(min(self.done_s, total or self.done_s), total))
-        return self._following(said, segments)
+            self._progress(Progress(min(self._done_s, total or self._done_s), total))
+        return self._following(said, reading)
 
-    def _following(self, said: str, segments: list[Segment]) -> str:
+    def _following(self, said: str, reading: Reading) -> str:
         """What was said, with the text of a window behind it; without all of it where that text was little more than a guess."""
-        if any(segment.evidence is not None and segment.evidence.temperature > TRUSTED for segment in segments):
-            return self._options.prompt.strip()[-CONTEXT:]
-        return f"{said} {text_of(segments)}".strip()[-CONTEXT:]
+        trusted = max(TRUSTED, self._options.temperature)
+        if reading.accepted and all(s.evidence is None or s.evidence.temperature <= trusted for s in reading.segments):
+            return f"{said} {text_of(reading.segments)}".strip()[-CONTEXT:]
+        return self._options.prompt.strip()[-CONTEXT:]
 
     def _transcript(self) -> Transcript:
-        segments = assembled(self._passages)
-        coverage = measured(self._passages, segments)
+        segments = assembled(self.passages)
+        coverage = measured(self.passages, segments)
         language, probability = self._language, self._language_probability
         if self._options.language == MULTI or (language is None and segments):
             language = most_spoken(segments)
@@ -238,7 +251,10 @@ def _work_alone() -> None:
 def build(settings: Settings) -> Pipeline:
     """The house with the model that the settings name, loaded. Raises ModelUnavailable, SettingsError."""
     with ThreadPoolExecutor(1, "loader") as loader:  # the helpers that OpenMP gives it leave with it
-        return loader.submit(_build, settings).result()
+        pipeline = loader.submit(_build, settings).result()
+    atexit.register(gc.unfreeze)  # or libraries would report at the end what was never collected
+    gc.freeze()  # what is loaded stays: looking through all of it for garbage would stop every thread for a fifth of a second
+    return pipeline
 
 
 def _build(settings: Settings) -> Pipeline:

@@ -9,6 +9,7 @@ from handler.invented import FASTEST, echo, is_heard_in, spoken_length, without_
 from handler.longform import Window, WindowResult, kept, placed, plain, trimmed, words_of
 from handler.schema import SAMPLE_RATE, Options, Segment, Word
 
+CONTEXT = 2000  # characters of prompt or hotwords: more than the tokens that a model reads of them
 BEST_OF = 5  # texts sampled at a temperature above 0, where the request does not say
 LEAST_REST_S = 0.3  # less speech than this at the end of a window is the end of what was understood
 LONGEST_TAIL_S = 0.6  # the last word goes on no longer than this behind where its segment is said to end
@@ -39,7 +40,7 @@ class Reader:
         """What may be wrong with the text, in order of time."""
         return [text for _, text in sorted(self._warnings)]
 
-    async def read(self, window: Window) -> list[Segment]:
+    async def read(self, window: Window) -> Reading:
         """All that is said in a window, in order; speech that got no text is decoded once more on its own."""
         first = await self._through(window)
         segments = first.segments
@@ -50,7 +51,7 @@ class Reader:
             if again.accepted:  # the model passed over it once: what is said of it now has to be good
                 segments = _inserted(_new(again.segments, segments, start), segments, start)
                 self._warnings += again.warnings
-        return segments if first.accepted else without_repeats(segments)
+        return Reading(segments if first.accepted else without_repeats(segments), first.accepted, first.warnings)
 
     async def _through(self, window: Window) -> Reading:
         """A window, and what the engine left of it."""
@@ -62,6 +63,9 @@ class Reader:
             found.segments += placed(part, result)
             found.accepted = found.accepted and accepted
             todo = self._rest(part, result)
+            if self._options.condition_on_previous_text:
+                said = f"{window.how.prompt} {''.join(segment.text for segment in found.segments)}"
+                todo = [rest.asked(prompt=said[-CONTEXT:]) for rest in todo]
             if result.evidence is not None and result.segments and not todo and (result.evidence.looped or result.evidence.exhausted):
                 what = "the text began to repeat itself and was cut" if result.evidence.looped else "more was said than could be decoded"
                 begin, end = part.start / SAMPLE_RATE, part.end / SAMPLE_RATE

@@ -126,7 +126,7 @@ class Settings:
     max_duration_s: float = _var("MAX_DURATION_S", _DAY_S, _seconds(1, 100 * _DAY_S), "longest audio, seconds")
     download_timeout_s: float = _var("DOWNLOAD_TIMEOUT_S", 600.0, _seconds(0.01, _DAY_S), "time for one whole download, seconds")
     request_timeout_s: float = _var(
-        "REQUEST_TIMEOUT_S", _DAY_S, _seconds(0.01, 100 * _DAY_S), "time for one whole request, download included, seconds"
+        "REQUEST_TIMEOUT_S", _DAY_S, _seconds(0.01, 100 * _DAY_S), "time for one request, its download included, seconds"
     )
     s3_buckets: tuple[str, ...] = _var("S3_BUCKETS", (), _names, "buckets that `s3://` addresses may name, comma-separated")
     s3_endpoint_url: str | None = _var("S3_ENDPOINT_URL", None, _text, "address of an S3-compatible service other than AWS")

@@ -5,6 +5,8 @@ import threading
 
 from handler.budget import Budget, Share
 
+FAIL_S = 60.0  # who waits longer waits for ever
+
 
 def test_one_request_may_have_its_own_room_and_all_that_is_shared() -> None:
     budget = Budget(own=2, shared=3)
@@ -19,16 +21,29 @@ def test_one_request_may_have_its_own_room_and_all_that_is_shared() -> None:
     late.close()
 
 
+def test_who_decodes_one_window_after_the_other_leaves_the_shared_room_to_others() -> None:
+    budget = Budget(own=2, shared=2)
+    patient, greedy = budget.share(own_only=True), budget.share()
+    patient.take()
+    patient.take()
+    assert not patient.fits()
+    for _ in range(4):
+        greedy.take()
+    assert not greedy.fits()
+
+
 def test_what_is_given_back_lets_others_go_on() -> None:
     budget = Budget(own=1, shared=1)
     first, second = budget.share(), budget.share()
     first.take()
     first.take()
     second.take()
-    waiting = threading.Thread(target=second.take)
+    assert not second.fits()
+    waiting = threading.Thread(target=second.take, daemon=True)
     waiting.start()
     first.give()
-    waiting.join()
+    waiting.join(FAIL_S)
+    assert not waiting.is_alive()
     first.close()
     second.close()
 
@@ -38,10 +53,12 @@ def test_closing_ends_the_wait_and_gives_everything_back() -> None:
     first, second = budget.share(), budget.share()
     for _ in range(5):
         first.take()
-    waiting = threading.Thread(target=first.take)
+    assert not first.fits()
+    waiting = threading.Thread(target=first.take, daemon=True)
     waiting.start()
     first.close()
-    waiting.join()
+    waiting.join(FAIL_S)
+    assert not waiting.is_alive()
     first.give()  # a window that was still being decoded
     for _ in range(5):
         second.take()
@@ -62,11 +79,12 @@ def test_no_order_of_taking_and_giving_loses_or_makes_room() -> None:
                 held += 1
         share.close()
 
-    threads = [threading.Thread(target=work, args=(share, seed)) for seed, share in enumerate(shares)]
+    threads = [threading.Thread(target=work, args=(share, seed), daemon=True) for seed, share in enumerate(shares)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(FAIL_S)
+        assert not thread.is_alive()
     last = budget.share()
     for _ in range(4):
         last.take()

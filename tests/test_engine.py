@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,27 @@ def tiny(tiny_folder: Path) -> WhisperEngine:
 @pytest.fixture(scope="module")
 def base(base_folder: Path) -> WhisperEngine:
     return load_engine(base_folder, settings(batch_size=4, audio_context="full"))
+
+
+def counted(name: str, plain: Callable[..., Any], seen: list[str]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        seen.append(name)
+        return plain(*args)
+
+    return call
+
+
+def test_a_step_looks_at_the_device_once(tiny: WhisperEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = list[str]()
+    tiny.admit([Window(0, say(FOX)), Window(1, say(PANGRAM))])
+    for name in ("tolist", "item", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__"):
+        plain = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, counted(name, plain, looks))
+    assert tiny.advance() == []
+    assert looks == ["tolist"]
+    monkeypatch.undo()
+    while tiny.free() < tiny.rows:
+        tiny.advance()
 
 
 def run(engine: WhisperEngine, windows: list[Window]) -> list[WindowResult]:

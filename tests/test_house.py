@@ -9,9 +9,9 @@ from tests.conftest import ROOT
 
 LEVELS = (
     ("handler", "handler.budget", "handler.errors", "handler.timeline", "handler.logs", "handler.languages"),
-    ("handler.schema", "handler.whisper.dims", "handler.whisper.linear", "handler.whisper.tokenizer"),
+    ("handler.audio.spool", "handler.schema", "handler.whisper.dims", "handler.whisper.linear", "handler.whisper.tokenizer"),
     ("handler.settings", "handler.scheduler", "handler.longform", "handler.models", "handler.fallback", "handler.coverage",
-     "handler.subtitles", "handler.audio.spool", "handler.audio.decode", "handler.audio.vad", "handler.whisper.rules",
+     "handler.subtitles", "handler.audio.decode", "handler.audio.vad", "handler.whisper.rules",
      "handler.whisper.cache", "handler.whisper.heads", "handler.whisper.segments", "handler.whisper.words"),
     ("handler.whisper.model",
      "handler.device", "handler.runner", "handler.formats", "handler.audio.fetch", "handler.speech", "handler.invented",

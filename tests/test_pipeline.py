@@ -183,7 +183,7 @@ async def test_a_long_file_is_not_read_ahead_of_the_engine(fake: Pipeline, engin
     file = io.BytesIO(NOISE)
     task = asyncio.create_task(fake.transcribe(AudioSource(file=file), ALL))
     await admitted(engine)
-    for _ in range(3):  # windows that wait: two run, twice as many are cut at most
+    for _ in range(3):  # eight windows may wait, of twenty
         await asyncio.to_thread(fake.threads.submit(lambda: None).result)
     assert file.tell() < len(NOISE) / 2
     engine.go.set()
@@ -280,15 +280,14 @@ async def test_audio_over_the_cap_is_too_long(engine: FakeEngine) -> None:
     short.close()
 
 
-async def test_a_request_that_takes_too_long_ends_and_leaves_its_slots(engine: FakeEngine) -> None:
-    hasty = Pipeline(engine, settings(batch_size=2, request_timeout_s=0.2))
-    engine.go.clear()
-    late = await refused(hasty, upload(NOISE), ALL)
+async def test_a_request_that_takes_too_long_ends(engine: FakeEngine, web: Web) -> None:
+    hasty = Pipeline(engine, settings(request_timeout_s=0.2))
+    try:
+        late = await refused(hasty, AudioSource(url=web.url + "/hang"))
+    finally:
+        await asyncio.to_thread(hasty.close)
     assert (late.code, late.retryable) == ("deadline_exceeded", True)
     assert "REQUEST_TIMEOUT_S" in late.message
-    await asyncio.to_thread(hasty.close)
-    assert len(engine.dropped) == 2
-    assert not engine.running
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -296,6 +295,7 @@ async def test_a_window_is_decoded_after_the_text_of_the_one_before(fake: Pipeli
     noise = (0.1 * np.random.default_rng(0).standard_normal(100 * SAMPLE_RATE)).astype(np.float32)
     options = replace(ALL, prompt="First.", condition_on_previous_text=True, channels="split" if channels > 1 else "mix")
     got = await fake.transcribe(upload(wav(noise, channels=channels)), options)
+    assert {segment.channel for segment in got.segments} == ({None} if channels == 1 else {0, 1})
     for channel in {segment.channel for segment in got.segments}:
         said = "First."
         for start, how in ((start, how) for of, start, how in engine.taken if of == channel):
@@ -304,11 +304,24 @@ async def test_a_window_is_decoded_after_the_text_of_the_one_before(fake: Pipeli
         assert said.count(" ") == 4
 
 
-async def test_a_text_that_was_guessed_is_forgotten_for_the_next_window(fake: Pipeline, engine: FakeEngine) -> None:
-    engine.evidence = Evidence(-0.1, 0.0, 1.0, 0.6, 9, looped=False)
+@pytest.mark.parametrize("evidence", [Evidence(-0.1, 0.0, 1.0, 0.6, 9, looped=False), Evidence(-0.1, 0.0, 9.0, 0.0, 9, looped=True)])
+async def test_a_text_that_was_guessed_is_forgotten_for_the_next_window(fake: Pipeline, engine: FakeEngine, evidence: Evidence) -> None:
+    engine.evidence = evidence
     options = replace(ALL, prompt="First.", condition_on_previous_text=True)
     await fake.transcribe(upload(NOISE), options)
     assert {how.prompt for _, _, how in engine.taken} == {"First."}
+
+
+async def test_a_temperature_that_was_asked_for_is_no_guess(fake: Pipeline, engine: FakeEngine) -> None:
+    engine.evidence = Evidence(-0.1, 0.0, 1.0, 0.8, 9, looped=False)
+    await fake.transcribe(upload(NOISE), replace(ALL, temperature=0.8, condition_on_previous_text=True))
+    assert len({how.prompt for _, _, how in engine.taken}) >= 20
+
+
+async def test_what_is_left_of_a_window_is_decoded_after_what_was_said_of_it(fake: Pipeline, engine: FakeEngine) -> None:
+    engine.rest_s = 10.0
+    await fake.transcribe(upload(NOISE[: 44 + 25 * 2 * SAMPLE_RATE]), replace(ALL, condition_on_previous_text=True))
+    assert [how.prompt.split() for _, _, how in engine.taken] == [[], ["0"], ["0", "160000"]]
 
 
 async def test_closing_ends_open_requests_as_cancelled(engine: FakeEngine) -> None:

@@ -41,7 +41,7 @@ def words(text: str, start: float) -> Segment:
 
 async def read(engine: Engine, options: Options | None = None, audio: Window | None = None) -> tuple[str, Reader]:
     reader = Reader(engine, options or Options(), rows=4)
-    return text_of(await reader.read(audio or window())), reader
+    return text_of((await reader.read(audio or window())).segments), reader
 
 
 async def test_text_found_in_gaps_goes_where_it_was_said() -> None:

@@ -6,7 +6,8 @@ from tests.loopback import Loopback, QuietHandler
 
 
 class Web:
-    """`files` by path. /redirect?TARGET redirects, /hang never answers, /cut ends half-way, /trickle sends byte by byte."""
+    """`files` by path. /redirect?TARGET redirects, /hang never answers, /cut ends half-way, /trickle sends byte by byte,
+    /half?PATH stops half-way through a file until it is released."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -32,6 +33,12 @@ class Web:
                     self._head(200, 10**6)
                     while not web.released.wait(0.01):
                         self.wfile.write(b"\0")
+                elif path == "/half":
+                    body = web.files[rest]
+                    self._head(200, len(body))
+                    self.wfile.write(body[: len(body) // 2])
+                    web.released.wait()
+                    self.wfile.write(body[len(body) // 2 :])
                 elif body is None:
                     self._head(404, 0)
                 else:

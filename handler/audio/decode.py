@@ -10,6 +10,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from handler.audio.spool import SpoolReader
 from handler.errors import CorruptMedia, MediaError, NoAudioStream, UnsupportedMedia
 from handler.schema import SAMPLE_RATE
 
@@ -100,8 +101,9 @@ class AudioDecoder:
         import av
         import av.error
 
+        source = self._file.piecewise() if isinstance(self._file, SpoolReader) else self._file
         try:
-            container = av.open(self._file, "r", metadata_errors="ignore", options={"format_whitelist": _DEMUXERS})
+            container = av.open(source, "r", metadata_errors="ignore", options={"format_whitelist": _DEMUXERS})
         except (av.error.FFmpegError, UnicodeDecodeError) as exc:
             if _is_known(head):
                 raise CorruptMedia("expected a whole file; what is there of it has no beginning or no index") from exc

@@ -10,11 +10,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from handler.errors import AsrError, Cancelled, TooLarge
 
 IN_MEMORY = 8 * 1024**2  # bytes kept out of the file system
-AVSEEK_SIZE = 0x10000  # FFmpeg's whence for "how long are you?"
+Idle = Callable[[], AbstractContextManager[None]]
 
 
 class Spool:
@@ -94,6 +95,10 @@ class Spool:
             self._file.seek(place)
             return self._file.read(count)
 
+    def has(self, place: int) -> bool:
+        """Whether the byte at a place can be read, or will never come, without waiting."""
+        return self._size > place or self._complete or self._file.closed
+
     def _wait(self, enough: Callable[[], bool]) -> None:
         """Until there is enough, or nothing more will come, or the time is up."""
         while not (self._file.closed or self._complete or enough()):
@@ -105,24 +110,30 @@ class Spool:
     def _remaining(self) -> float | None:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
-    def length(self, wait: bool) -> int | None:
-        """Bytes in all where that is known; with `wait`, as soon as it is."""
+    def length(self) -> int:
+        """Bytes in all, as soon as that is known."""
         with self._grown:
-            if wait and self._expected is None:
+            if self._expected is None:
                 self._wait(lambda: False)
-            return self._size if self._complete else self._expected
+            return self._size if self._complete or self._expected is None else self._expected
 
-    def reader(self) -> "SpoolReader":
-        """A new reader at the first byte."""
-        return SpoolReader(self)
+    @property
+    def complete(self) -> bool:
+        """Whether no more bytes will come."""
+        return self._complete
+
+    def reader(self, idle: Idle = nullcontext) -> "SpoolReader":
+        """A new reader at the first byte, which waits for bytes inside of `idle`."""
+        return SpoolReader(self, idle)
 
 
 class SpoolReader(io.RawIOBase):
     """A spool as a seekable binary file."""
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, idle: Idle) -> None:
         super().__init__()
         self._spool = spool
+        self._idle = idle
         self._place = 0
 
     def readable(self) -> bool:
@@ -136,11 +147,20 @@ class SpoolReader(io.RawIOBase):
     def read(self, size: int = -1, /) -> bytes:
         """As any file: fewer bytes than asked for only at the end."""
         parts = []
-        while size and (part := self._spool.read_at(self._place, size if size > 0 else IN_MEMORY)):
-            self._place += len(part)
+        while size and (part := self.next_piece(size if size > 0 else IN_MEMORY)):
             parts.append(part)
             size -= len(part) if size > 0 else 0
         return b"".join(parts)
+
+    def next_piece(self, most: int) -> bytes:
+        """What has come of the next `most` bytes, at least one of them; b"" at the end."""
+        if self._spool.has(self._place):
+            part = self._spool.read_at(self._place, most)
+        else:
+            with self._idle():
+                part = self._spool.read_at(self._place, most)
+        self._place += len(part)
+        return part
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
         """As any raw file."""
@@ -153,12 +173,33 @@ class SpoolReader(io.RawIOBase):
         return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """As any file. Where the length is not known yet, FFmpeg's question for it gets −1 and the end is waited for."""
-        if whence == AVSEEK_SIZE:
-            length = self._spool.length(wait=False)
-            return -1 if length is None else length
+        """As any file; a place that is counted from the end waits until the end is known."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: 0}[whence]
         if whence == io.SEEK_END:
-            base = self._spool.length(wait=True) or 0
+            with self._idle():
+                base = self._spool.length()
         self._place = max(0, base + offset)
         return self._place
+
+    def piecewise(self) -> "Piecewise":
+        """The same file for FFmpeg."""
+        return Piecewise(self, self._spool)
+
+
+class Piecewise:
+    """A file as FFmpeg is to see it while it arrives: a read gives what has come, and there is no end to look at first."""
+
+    def __init__(self, reader: SpoolReader, spool: Spool) -> None:
+        self.tell = reader.tell
+        self._reader = reader
+        self._spool = spool
+
+    def read(self, size: int) -> bytes:
+        """At least one byte, but at the end."""
+        return self._reader.next_piece(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As any file; −1 where the end is asked for and has not come. Demuxers ask for it to tell how long a file is."""
+        if whence == io.SEEK_END and not self._spool.complete:
+            return -1
+        return self._reader.seek(offset, whence)

@@ -1,0 +1,74 @@
+"""Audio while it arrives: text before the last byte, and nothing left of the file afterwards, whatever becomes of it."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from handler.audio import spool
+from handler.errors import AsrError
+from handler.pipeline import Pipeline, Progress
+from handler.schema import SAMPLE_RATE, AudioSource, Options
+from tests.speech import SENTENCES, container, say, silence, wav, word_errors
+from tests.web import Web
+
+STORY = np.concatenate([part for text in SENTENCES * 2 for part in (say(text), silence(0.5))])  # about a minute
+FAIL_S = 30.0  # a test that would wait for ever
+
+
+@pytest.mark.parametrize("format", ["wav", "flac", "mp3", "ogg"])
+async def test_there_is_text_long_before_the_last_byte(pipeline: Pipeline, web: Web, format: str) -> None:
+    encoded = {
+        "wav": lambda: wav(STORY), "flac": lambda: wav(STORY, format="FLAC"), "mp3": lambda: container(STORY, "mp3", "libmp3lame"),
+        "ogg": lambda: wav(STORY, format="OGG", subtype="VORBIS"),
+    }[format]()  # fmt: skip
+    web.put("/story", encoded)
+    decoded = asyncio.Event()
+
+    def on_progress(progress: Progress) -> None:
+        assert 0 < progress.done_s < len(STORY) / SAMPLE_RATE or web.released.is_set()
+        decoded.set()
+
+    task = asyncio.create_task(pipeline.transcribe(AudioSource(url=f"{web.url}/half?/story"), Options(), on_progress))
+    await asyncio.wait_for(decoded.wait(), FAIL_S)
+    assert not task.done()
+    web.released.set()
+    assert word_errors(" ".join(SENTENCES * 2), (await task).text) <= 0.05
+
+
+def temporary_files() -> list[str]:
+    """The files without a name that this process holds open."""
+    names = []
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            names.append(str(entry.readlink()))
+        except FileNotFoundError:  # the one that lists them
+            continue
+    return [name for name in names if name.startswith("/") and name.endswith("(deleted)")]
+
+
+def until_there_is_one_more_than(count: int) -> None:
+    while len(temporary_files()) <= count:
+        pass
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system does not list open files")
+@pytest.mark.parametrize("end", ["success", "cancel", "failure"])
+async def test_a_file_that_needs_seeking_leaves_nothing_behind(
+    pipeline: Pipeline, web: Web, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(spool, "IN_MEMORY", 1000)  # bytes: what a large file does, a small one does too
+    data = container(STORY, "ipod", "aac", 44_100)  # its index stands behind the sound
+    before = temporary_files()
+    web.put("/story", data[: len(data) // 2] if end == "failure" else data)
+    task = asyncio.create_task(pipeline.transcribe(AudioSource(url=f"{web.url}/half?/story"), Options()))
+    await asyncio.to_thread(web.asked.wait)
+    await asyncio.to_thread(until_there_is_one_more_than, len(before))
+    if end == "cancel":
+        task.cancel()
+    web.released.set()
+    found = (await asyncio.gather(task, return_exceptions=True))[0]
+    kinds = {"success": str, "cancel": asyncio.CancelledError, "failure": AsrError}
+    assert isinstance(getattr(found, "text", found), kinds[end])
+    assert temporary_files() == before
