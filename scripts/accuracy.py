@@ -17,19 +17,21 @@ def table(folder: Path, model: str, threads: int, repeat: int) -> Iterator[str]:
     """One folder's table in Markdown, line by line, as systems finish."""
     files = spoken_in(folder)
     total = sum(file.seconds for file in files)
-    words = sum(len(file.text.split()) for file in files)
-    yield f"## {folder.name}: {len(files)} file{'s' * (len(files) > 1)}, {total:.0f} s, {words} words\n"
-    yield "| system | word errors | substituted | left out | invented | WER | speed |\n|---|---|---|---|---|---|---|"
     first: float | None = None
     for system in SHOWN:
         with Peer(system, converted(model, SYSTEMS[system].layout), threads, "cpu", "en") as peer:
             peer.transcribe(str(files[0].path))
             answers = [[peer.transcribe(str(file.path)) for _ in range(repeat)] for file in files]
+            name = f"{system} {peer.version}".strip()
         score = word_errors([file.text for file in files], [found[0].text for found in answers])
+        if first is None:
+            words = score.hits + score.substitutions + score.deletions
+            yield f"## {folder.name}: {len(files)} file{'s' * (len(files) > 1)}, {total:.0f} s, {words} words\n"
+            yield "| system | word errors | substituted | left out | invented | WER | speed |\n|---|---|---|---|---|---|---|"
         speed = total / sum(median(answer.seconds for answer in found) for found in answers)
         first = first or speed
         counts = f"{errors_in(score)} | {score.substitutions} | {score.deletions} | {score.insertions}"
-        yield f"| {system} | {counts} | {100 * score.wer:.2f} % | {speed / first:.2f} |"
+        yield f"| {name} | {counts} | {100 * score.wer:.2f} % | {speed / first:.2f} |"
     yield ""
 
 
@@ -44,7 +46,7 @@ def main() -> None:
     given = parser.parse_args()
     lines = [
         "# Word errors beside the peers'\n",
-        f"`scripts/accuracy`, one run on one machine ({machine()}, {given.threads} threads), weights of `{given.model}` for all.",
+        f"`scripts/accuracy`, one run on one machine ({machine('cpu')}, {given.threads} threads), weights of `{given.model}` for all.",
         "Errors are counted after Whisper's English normalizer. Speed is seconds of audio a second, as a multiple of the first line's;",
         "machines are shared and noisy, so it only orders the lines.\n",
     ]

@@ -19,7 +19,7 @@ from scripts.bench_report import OURS, write_report
 from scripts.bench_server import Reply, Server, served
 from scripts.convert import TINY, checkpoint, converted
 from scripts.listening import JOINED_S, Spoken, errors_in, joined, spoken_in, word_errors
-from scripts.machine import machine
+from scripts.machine import machine, slug
 from scripts.peers import ROOT, SYSTEMS, Peer
 
 KEPT = ROOT / ".bench"
@@ -27,12 +27,13 @@ PEERS = (
     "OpenVINO GenAI, int8", "faster-whisper, batched, int8", "faster-whisper, 5 beams, int8", "whisper.cpp, float16", "openai-whisper",
     "transformers pipeline, as asr-api",
 )  # fmt: skip
-SLOW = 10.0  # × real time: what is slower is measured once
+SLOW = 20.0  # × real time: what is slower is measured once
 CLIENTS = (1, 4, 16, 64)
 SENT = 4  # times that clients send each clip, all together
 LENGTHS_S = (600.0, 3600.0, 36_000.0)
 BESIDE_S = 10.0  # length of the clip that is sent beside the longest file
 IDLE_REPLIES, BESIDE_REPLIES = 10, 40
+LONGEST_WAIT_S = 1500.0  # a file that takes longer is left out
 UNDER_WAY_S = 15.0  # after this the longest file fills the batch
 
 Figures = dict[str, Any]
@@ -64,14 +65,14 @@ class Bench:
         self._folder = checkpoint(given.model)
         multilingual = Specials.of_vocab(open_checkpoint(self._folder).dims.n_vocab).multilingual
         self._language = "en" if multilingual else None
-        self._clips = spoken_in(given.folder)
+        self.clips = spoken_in(given.folder)
         self._audio = KEPT / "audio"
         self._audio.mkdir(parents=True, exist_ok=True)
         self._joined = self._made("joined", JOINED_S)
         self._peers = [name for name in PEERS if given.device in SYSTEMS[name].devices and name in given.peers]
 
     def _made(self, name: str, seconds: float) -> Spoken:
-        return joined(self._clips, seconds, self._audio / f"{name}.flac")
+        return joined(self.clips, seconds, self._audio / f"{name}.flac")
 
     def steps(self) -> Iterator[tuple[str, Callable[[], Figures]]]:
         """The name of each step and what does it."""
@@ -90,41 +91,41 @@ class Bench:
     def _round(self) -> Figures:
         """The clips one by one and the joined file, by HTTP."""
         with self._server() as server, served(self._audio) as files:
-            server.upload(self._clips[0].path)
-            clips = [server.upload(clip.path) for clip in self._clips]
+            server.upload(self.clips[0].path)
+            clips = [server.upload(clip.path) for clip in self.clips]
             long = server.address(f"{files}/{self._joined.path.name}")
             peak = server.peak_bytes()
-        return {"clips": _measured(self._clips, clips), "joined": _measured([self._joined], [long]), "peak_bytes": peak}
+        return {"clips": _measured(self.clips, clips), "joined": _measured([self._joined], [long]), "peak_bytes": peak}
 
     def _peer_round(self, name: str) -> Figures:
         """The same by a peer, which reads the clips from disk and downloads the joined file."""
         folder = converted(self._given.model, SYSTEMS[name].layout)
         with Peer(name, folder, self._given.threads, self._given.device, self._language) as peer, served(self._audio) as files:
-            peer.transcribe(str(self._clips[0].path))
-            clips = [peer.transcribe(str(clip.path)) for clip in self._clips]
+            peer.transcribe(str(self.clips[0].path))
+            clips = [peer.transcribe(str(clip.path)) for clip in self.clips]
             long = peer.transcribe(f"{files}/{self._joined.path.name}")
-        replies = [Reply(answer.text, answer.seconds, 200) for answer in (*clips, long)]
-        measured = {"clips": _measured(self._clips, replies[:-1]), "joined": _measured([self._joined], replies[-1:])}
-        return {**measured, "peak_bytes": long.peak_bytes}
+        replies = [Reply(answer.text, answer.seconds) for answer in (*clips, long)]
+        measured = {"clips": _measured(self.clips, replies[:-1]), "joined": _measured([self._joined], replies[-1:])}
+        return {**measured, "peak_bytes": long.peak_bytes, "version": peer.version}
 
     def _clients(self, count: int) -> Figures:
         """Clips by many clients at once, while /hc is asked for."""
-        files = self._clips * SENT
+        files = self.clips * SENT
         with self._server() as server:
-            server.clients(count, self._clips[:count])
+            server.clients(count, self.clips[:count])
             with server.watched() as slowest:
                 replies, seconds = server.clients(count, files)
             peak = server.peak_bytes()
         waits = [reply.seconds for reply in replies]
         return {
-            **_measured(files, replies), "speed": sum(clip.seconds for clip in files) / seconds, "p50_s": median(waits),
+            **_measured(files, replies, seconds), "p50_s": median(waits),
             "p95_s": float(np.quantile(waits, 0.95)), "hc_s": slowest(), "peak_bytes": peak,
         }  # fmt: skip
 
     def _length(self, seconds: float) -> Figures:
         """One file of a given length, downloaded; a clip beside the longest."""
         file = self._made(f"{seconds:.0f}s", seconds)
-        clip = min(self._clips, key=lambda clip: abs(clip.seconds - BESIDE_S))
+        clip = min(self.clips, key=lambda clip: abs(clip.seconds - BESIDE_S))
         beside: Figures = {}
         with self._server() as server, served(self._audio) as files, ThreadPoolExecutor(1) as pool, server.watched() as slowest:
             idle = [server.upload(clip.path).seconds for _ in range(IDLE_REPLIES)]
@@ -134,18 +135,20 @@ class Bench:
                 busy: list[float] = []
                 while not running.done() and len(busy) < BESIDE_REPLIES:
                     busy.append(server.upload(clip.path).seconds)
-                beside = {"idle_s": median(idle), "beside_s": median(busy), "slowest_s": max(busy), "replies": len(busy)}
+                if busy:
+                    beside = {"idle_s": median(idle), "beside_s": median(busy), "slowest_s": max(busy), "replies": len(busy)}
             reply = running.result()
             peak = server.peak_bytes()
         file.path.unlink()
         return {**_measured([file], [reply]), "seconds": reply.seconds, "hc_s": slowest(), "peak_bytes": peak, **beside}
 
 
-def _measured(files: list[Spoken], replies: list[Reply]) -> Figures:
-    """Speed and what was understood."""
+def _measured(files: list[Spoken], replies: list[Reply], seconds: float | None = None) -> Figures:
+    """Speed and what was understood; `seconds` it took in all, where not one after the other. What was lost is no audio."""
     score = word_errors([file.text for file in files], [reply.text or "" for reply in replies])
+    audio_s = sum(file.seconds for file, reply in zip(files, replies, strict=True) if reply.text is not None)
     return {
-        "audio_s": sum(file.seconds for file in files), "speed": sum(file.seconds for file in files) / sum(r.seconds for r in replies),
+        "audio_s": audio_s, "speed": audio_s / (seconds or sum(reply.seconds for reply in replies)),
         "errors": errors_in(score), "wer": score.wer, "lost": sum(reply.text is None for reply in replies),
     }  # fmt: skip
 
@@ -157,7 +160,7 @@ def main() -> None:
     parser.add_argument("--model", default=TINY, help="a checkpoint in CTranslate2's layout as in MODEL_ID, or `base`")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3, help="turns that everybody has; who is slower than ten times real time has one")
+    parser.add_argument("--rounds", type=int, default=3, help="turns that everybody has; who is slower than twenty times real time has one")
     parser.add_argument("--peers", default=list(PEERS), type=lambda text: text.split(";"), help="names, with ; between them")
     parser.add_argument("--resume", action="store_true", help="keep what a run of these arguments has measured before it was broken off")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
@@ -165,25 +168,33 @@ def main() -> None:
     if unknown := set(given.peers) - {*PEERS, ""}:
         parser.error(f"--peers: unknown {', '.join(sorted(unknown))}; expected some of {'; '.join(PEERS)}")
     KEPT.mkdir(exist_ok=True)
-    name = "".join(character if character.isalnum() else "-" for character in f"{given.model} {given.device}")
-    path = KEPT / f"{name}.jsonl"
+    bench = Bench(given)
+    path = KEPT / f"{slug(f'{given.model} {given.device}')}.jsonl"
     if not given.resume:
         path.unlink(missing_ok=True)
     record = Record(path)
-    if not record.figures:
-        about = {"model": given.model, "device": given.device, "threads": given.threads, "machine": machine()}
+    about = {"model": given.model, "device": given.device, "threads": given.threads, "machine": machine(given.device),
+             "folder": given.folder.name, "clips": len(bench.clips)}  # fmt: skip
+    if record.figures.setdefault("about", {"step": "about", **about}) != {"step": "about", **about}:
+        parser.error(f"--resume: {path} was measured with {record.figures['about']}")
+    if not path.is_file():
         record.add("about", about)
-    bench = Bench(given)
     with tqdm(list(bench.steps()), unit="step") as bar:
         for step, work in bar:
             bar.set_description(step)
             if step not in record.figures and not _is_slow(step, record):
-                record.add(step, work())
-    write_report([Record(path).figures for path in sorted(KEPT.glob("*.jsonl"))], given.out)
+                try:
+                    record.add(step, work())
+                except RuntimeError as exc:  # a process that does not start: the others still do
+                    bar.write(f"{step}: {exc}")
+    write_report(record.figures, given.out)
 
 
 def _is_slow(step: str, record: Record) -> bool:
-    """Whether a step is one of the later rounds of a peer that turned out to be slow."""
+    """Whether a step is one of the later rounds of somebody slow, or a file that somebody slow would take hours for."""
+    if step.startswith("length"):
+        speed = record.figures.get(f"round 0: {OURS}", {}).get("joined", {}).get("speed", 0.0)
+        return float(step.split()[1]) > LONGEST_WAIT_S * float(speed)
     first = record.figures.get(f"round 0: {step.partition(': ')[2]}", {})
     return "joined" in first and bool(first["joined"]["speed"] < SLOW)
 

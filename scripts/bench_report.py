@@ -1,6 +1,5 @@
 """What a benchmark has measured as Markdown and a picture. Measures nothing itself."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -8,33 +7,40 @@ from typing import Any
 
 import numpy as np
 
+from scripts.machine import slug
+
 OURS = "this worker, by HTTP"
 MIB = 2**20
 
 Figures = Mapping[str, Any]  # of one model on one device: what each step has measured, by its name
 
 
-def write_report(runs: Sequence[Figures], folder: Path) -> None:
-    """Write benchmarks.md and a picture for each run."""
+_HEAD = (
+    "# Speed, latency and memory beside the peers'",
+    "Written by `scripts/bench`. Speed is seconds of audio a second. All start from the same checkpoint; what each makes of its numbers",
+    "stands behind its name, and this worker runs as it does by default. Peers take one file at a time, read clips from the disk and are",
+    "called in their own process; this worker is asked by HTTP. The joined file is downloaded from loopback by everybody. Speeds, waits",
+    "and memory are medians of rounds in which all take turns, word errors (after Whisper's English normalizer) those of the first",
+    "round, `/hc` is the slowest of all, and each length was measured once. Machines are shared and noisy: only ratios within a table",
+    "mean something.",
+)
+
+
+def write_report(run: Figures, folder: Path) -> None:
+    """Write a run's section of benchmarks.md, where the other runs keep theirs, and its picture."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [
-        "# Speed, latency and memory beside the peers'\n",
-        "Written by `scripts/bench`. Speed is seconds of audio a second; figures are medians of rounds in which all take turns.",
-        "Machines are shared and noisy: only ratios within a table mean something. All read the same weights.",
-        "Peers take one file at a time, read clips from the disk and are called in their own process; this worker is asked by HTTP.",
-        "The joined file is downloaded from loopback by everybody. Words are compared after Whisper's English normalizer.\n",
-    ]
-    for run in runs:
-        about = run["about"]
-        name = _plain(f"{about['model']} {about['device']}")
-        lines += [f"## {about['model']} on {about['device']}\n", f"{about['machine']}, {about['threads']} threads.\n"]
-        lines += [f"![speed, latency and memory](benchmarks-{name}.png)\n", *_systems(run), "", *_clients(run), "", *_lengths(run), ""]
-        _draw(run, folder / f"benchmarks-{name}.png")
-    (folder / "benchmarks.md").write_text("\n".join(lines).rstrip() + "\n")
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
+    about = run["about"]
+    title = f"{about['model']} on {about['device']}"
+    picture = f"benchmarks-{slug(title)}.png"
+    lines = [f"{about['machine']}, {about['threads']} threads; {about['clips']} clips.\n", f"![speed, latency and memory]({picture})\n"]
+    lines += [*_systems(run), "", *_clients(run), "", *_lengths(run)]
+    path = folder / "benchmarks.md"
+    _, *others = path.read_text().split("\n## ") if path.is_file() else [""]
+    sections = dict(other.split("\n", 1) for other in others)
+    sections[title] = "\n".join(["", *lines])
+    head = "\n".join((_HEAD[0], "", *_HEAD[1:]))
+    path.write_text("\n\n".join([head, *(f"## {name}\n{text.rstrip()}" for name, text in sorted(sections.items()))]) + "\n")
+    _draw(run, folder / picture)
 
 
 def _rounds(run: Figures, name: str) -> list[Figures]:
@@ -62,13 +68,18 @@ def _systems(run: Figures) -> Iterator[str]:
     ours = {row: _middle(_rounds(run, OURS), row, "speed") for row in ("clips", "joined")}
     for name in _names(run, clients=False):
         rounds = _rounds(run, name)
-        cells = [f"{name}{' (one round)' if len(rounds) == 1 else ''}"]
+        cells = [f"{_shown(name, run)} {rounds[0].get('version', '')}".strip() + " (one round)" * (len(rounds) == 1)]
         for row in ("clips", "joined"):
             speed = _middle(rounds, row, "speed")
             errors, wer = rounds[0][row]["errors"], rounds[0][row]["wer"]
             cells += [f"{speed:.1f}×", f"{ours[row] / speed:.2f} times as fast" if name != OURS else "", f"{errors} ({100 * wer:.2f} %)"]
         cells.append(f"{_middle(rounds, 'peak_bytes') / MIB:.0f} MiB")
         yield f"| {' | '.join(cells)} |"
+
+
+def _shown(name: str, run: Figures) -> str:
+    """A system by what it computes in there."""
+    return name.replace("int8", "float16") if run["about"]["device"] == "cuda" else name
 
 
 def _clients(run: Figures) -> Iterator[str]:
@@ -115,7 +126,7 @@ def _lengths(run: Figures) -> Iterator[str]:
     if "beside_s" in longest:
         usual, worst = (longest[figure] / longest["idle_s"] for figure in ("beside_s", "slowest_s"))
         yield (
-            "A clip of 10 s that arrives while the longest file is being transcribed is answered in "
+            "The clip whose length is nearest to 10 s, where it arrives while the longest file is being transcribed, is answered in "
             f"{usual:.2f} times what an idle server takes (median of {longest['replies']}; at worst {worst:.2f} times)."
         )
 

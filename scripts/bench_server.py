@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,9 +17,11 @@ from typing import Any
 
 import requests
 
+from handler.settings import Settings
 from scripts.listening import Spoken
-from scripts.peers import ROOT
+from scripts.peers import ROOT, peak_bytes
 
+REPLY_S = 24 * 3600.0
 START_S = 600.0  # a large model may have to be read from a slow disk
 POLL_S = 0.05
 
@@ -30,7 +32,6 @@ class Reply:
 
     text: str | None  # None: refused, or lost
     seconds: float
-    status: int
 
 
 class Server:
@@ -40,8 +41,10 @@ class Server:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
+        mine = {setting.metadata["name"] for setting in fields(Settings)}  # what is set outside would be measured and not told
         self._environment = {
-            **os.environ, "HOST": "127.0.0.1", "PORT": str(port), "MODEL_ID": str(folder), "DEVICE": device, "LOG_LEVEL": "WARNING",
+            **{name: value for name, value in os.environ.items() if name not in mine},
+            "HOST": "127.0.0.1", "PORT": str(port), "MODEL_ID": str(folder), "DEVICE": device, "LOG_LEVEL": "WARNING",
             "OMP_NUM_THREADS": str(threads), "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": "true",
         }  # fmt: skip
         self._log = log
@@ -52,6 +55,7 @@ class Server:
         end = time.monotonic() + START_S
         while not self._is_ready():
             if self._process.poll() is not None or time.monotonic() > end:
+                self.__exit__()
                 raise RuntimeError(f"the server did not start; {self._log} says why")
             time.sleep(POLL_S)
         return self
@@ -59,7 +63,7 @@ class Server:
     def _is_ready(self) -> bool:
         try:
             return requests.get(f"{self.url}/hc", timeout=5).status_code == 200
-        except requests.ConnectionError:
+        except requests.RequestException:
             return False
 
     def __exit__(self, *_: object) -> None:
@@ -68,8 +72,7 @@ class Server:
 
     def peak_bytes(self) -> int:
         """The most memory that the process has held until now."""
-        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+        return peak_bytes(self._process.pid)
 
     def upload(self, path: Path) -> Reply:
         """Send a file as the body."""
@@ -82,11 +85,10 @@ class Server:
     def _asked(self, **given: Any) -> Reply:
         began = time.perf_counter()
         try:
-            answer = requests.post(f"{self.url}/asr", params={"language": "en"}, timeout=7200, **given)
-        except requests.ConnectionError:
-            return Reply(None, time.perf_counter() - began, 0)
-        text = answer.json()["text"] if answer.ok else None
-        return Reply(text, time.perf_counter() - began, answer.status_code)
+            answer = requests.post(f"{self.url}/asr", params={"language": "en"}, timeout=REPLY_S, **given)
+        except requests.RequestException:
+            return Reply(None, time.perf_counter() - began)
+        return Reply(answer.json()["text"] if answer.ok else None, time.perf_counter() - began)
 
     def clients(self, count: int, files: Sequence[Spoken]) -> tuple[list[Reply], float]:
         """The replies to files that so many clients send, each one after the other; and seconds in all."""
@@ -104,8 +106,11 @@ class Server:
             with requests.Session() as session:
                 while not over.wait(POLL_S):
                     began = time.perf_counter()
-                    session.get(f"{self.url}/hc", timeout=60)
-                    slowest[0] = max(slowest[0], time.perf_counter() - began)
+                    try:
+                        session.get(f"{self.url}/hc", timeout=60).raise_for_status()
+                        slowest[0] = max(slowest[0], time.perf_counter() - began)
+                    except requests.RequestException:
+                        slowest[0] = float("inf")
 
         watching = threading.Thread(target=watch)
         watching.start()

@@ -1,5 +1,6 @@
 """One checkpoint in the layout of each peer, written once: `.peers/models/NAME/LAYOUT`."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from handler.whisper.dims import HOP_LENGTH, N_FFT, SAMPLE_RATE
 from handler.whisper.model import mel_filters
 from handler.whisper.tokenizer import TIMESTAMPS, Specials
 from handler.whisper.weights import open_checkpoint
+from scripts.machine import slug
 from tests import layouts
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +32,7 @@ def checkpoint(model: str) -> Path:
     """The folder of a checkpoint in CTranslate2's layout, by MODEL_ID or `base`."""
     if model == BASE:
         return _once(KEPT / BASE / "ctranslate2", layouts.join_base)
-    return find_model(model, Path("/nonexistent"))
+    return find_model(model, KEPT / "hub")
 
 
 def converted(model: str, layout: str) -> Path:
@@ -38,7 +40,10 @@ def converted(model: str, layout: str) -> Path:
     source = checkpoint(model)
     if layout == "ctranslate2":
         return source
-    name = "".join(character if character.isalnum() else "-" for character in model)
+    made_of = hashlib.sha256(Path(__file__).read_bytes() + (ROOT / "scripts/peers.txt").read_bytes())
+    with (source / "model.bin").open("rb") as file:
+        made_of.update(hashlib.file_digest(file, "sha256").digest())
+    name = f"{slug(model)}-{made_of.hexdigest()[:12]}"
     return _once(KEPT / name / layout, lambda target: WRITERS[layout](source, target))
 
 

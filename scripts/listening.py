@@ -30,6 +30,8 @@ class Spoken:
 def spoken_in(folder: Path) -> list[Spoken]:
     """The files of a folder's manifest.jsonl, whose lines are {"audio": "a.flac", "text": "what is said"}."""
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines() if line.strip()]
+    if not rows:
+        raise SystemExit(f"{folder}/manifest.jsonl names no file")
     return [Spoken(folder / row["audio"], row["text"], soundfile.info(folder / row["audio"]).duration) for row in rows]
 
 

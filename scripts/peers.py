@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -111,9 +110,13 @@ def transformers(load: Load) -> Transcribe:
 
 def _samples(path: str) -> Any:
     """A file's samples at 16 kHz, mono. [n], float32"""
-    from faster_whisper import decode_audio
+    import av
+    import numpy as np
 
-    return decode_audio(path)
+    with av.open(path) as container:
+        resampler = av.AudioResampler("flt", "mono", 16_000)
+        frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)] + resampler.resample(None)
+        return np.concatenate([frame.to_ndarray()[0] for frame in frames])
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,22 +126,26 @@ class System:
     load: Callable[..., Transcribe]
     layout: str = "ctranslate2"  # of its weights
     options: dict[str, Any] = field(default_factory=dict)
+    package: str = ""  # whose version is told
     environment: str = ".peers"
     devices: tuple[str, ...] = ("cpu", "cuda")
 
 
+_FASTER = "faster-whisper"
 SYSTEMS: dict[str, System] = {
     "this worker, greedy": System(ours, options={"beam_size": 1}, environment=".venv"),
     "this worker, 2 beams": System(ours, options={"beam_size": 2}, environment=".venv"),
     "this worker, 5 beams": System(ours, options={"beam_size": 5}, environment=".venv"),
     "this worker, greedy, float32": System(ours, options={"beam_size": 1, "dtype": "float32"}, environment=".venv"),
-    "OpenVINO GenAI, int8": System(openvino, "openvino", devices=("cpu",)),
-    "faster-whisper, batched, int8": System(faster_whisper, options={"beam_size": 1, "batch_size": 16}),
-    "faster-whisper, 5 beams, int8": System(faster_whisper, options={"beam_size": 5}),
-    "faster-whisper, 5 beams, float32": System(faster_whisper, options={"beam_size": 5, "compute_type": "float32"}),
-    "whisper.cpp, float16": System(whisper_cpp, "ggml", devices=("cpu",)),
-    "openai-whisper": System(openai_whisper, "openai"),
-    "transformers pipeline, as asr-api": System(transformers, "transformers"),
+    "OpenVINO GenAI, int8": System(openvino, "openvino", package="openvino-genai", devices=("cpu",)),
+    "faster-whisper, batched, int8": System(faster_whisper, package=_FASTER, options={"beam_size": 1, "batch_size": 16}),
+    "faster-whisper, 5 beams, int8": System(faster_whisper, package=_FASTER, options={"beam_size": 5}),
+    "faster-whisper, 5 beams, float32": System(
+        faster_whisper, package="faster-whisper", options={"beam_size": 5, "compute_type": "float32"}
+    ),
+    "whisper.cpp, float16": System(whisper_cpp, "ggml", package="pywhispercpp", devices=("cpu",)),
+    "openai-whisper": System(openai_whisper, "openai", package="openai-whisper"),
+    "transformers pipeline, as asr-api": System(transformers, "transformers", package="transformers"),
 }
 
 
@@ -149,6 +156,12 @@ class Answer:
     text: str
     seconds: float  # from the path or the address to the text
     peak_bytes: int  # the most memory that the process has held until now
+
+
+def peak_bytes(process: int | str) -> int:
+    """The most memory that a process has held until now."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
 
 
 class Peer:
@@ -169,7 +182,11 @@ class Peer:
         command = [str(self._python), __file__, *self._asked]
         with LOG.open("ab") as log:
             self._process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
-        self._read()
+        try:
+            self.version = str(self._read()["version"])
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -205,7 +222,7 @@ def _answer(transcribe: Transcribe, source: str) -> Answer:
                 file.write(response.read())
             file.flush()
         text = transcribe(file.name if source.startswith("http://") else source)
-    return Answer(text, time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return Answer(text, time.perf_counter() - began, peak_bytes("self"))
 
 
 def main() -> None:
@@ -219,7 +236,9 @@ def main() -> None:
     given = parser.parse_args()
     system = SYSTEMS[given.system]
     transcribe = system.load(Load(given.folder, given.threads, given.device, given.language), **system.options)
-    _say()
+    from importlib.metadata import version
+
+    _say(version=version(system.package) if system.package else "")
     for line in sys.stdin:
         answer = _answer(transcribe, line.strip())
         _say(text=answer.text, seconds=answer.seconds, peak_bytes=answer.peak_bytes)
