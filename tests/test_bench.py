@@ -13,7 +13,6 @@ from scripts.bench_report import OURS, write_report
 from scripts.bench_server import Reply
 from scripts.listening import errors_in, joined, spoken_in, word_errors
 
-
 WORDS = ("alpha", "beta", "gamma")
 
 
@@ -67,7 +66,6 @@ def test_a_run_goes_on_from_its_record_and_slow_peers_have_one_round(tmp_path: P
 
 
 def test_a_report_has_a_section_for_each_run_and_keeps_the_others(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     for model, speed in (("one", 80.0), ("two", 40.0), ("one", 90.0)):
         about = {"model": model, "device": "cpu", "threads": 2, "machine": "a machine", "clips": 3}
         length = {"audio_s": 600.0, "speed": 80.0, "seconds": 7.5, "peak_bytes": 2**30, "wer": 0.1, "hc_s": 0.01}

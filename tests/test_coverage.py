@@ -5,7 +5,7 @@ import pytest
 from handler.assemble import Passage, assembled, gap_warnings, measured
 from handler.coverage import gaps, united, without
 from handler.schema import SAMPLE_RATE, Gap, Segment
-from tests.test_longform import spoken, text_of
+from tests.segments import spoken, text_of
 
 
 def samples(*spans: tuple[float, float]) -> tuple[tuple[int, int], ...]:

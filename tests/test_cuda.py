@@ -9,9 +9,9 @@ from handler.pipeline import Pipeline, build
 from handler.schema import Options
 from handler.whisper.engine import WhisperEngine
 from handler.whisper.step import Graphs, cuda_capture, sizes_up_to
+from tests.asking import upload
 from tests.conftest import settings
 from tests.speech import FOX, PANGRAM, SENTENCES, say, wav, word_errors
-from tests.test_pipeline import upload
 from tests.test_step import made
 from tests.test_whisper import SMALL, random_model
 

@@ -3,18 +3,14 @@
 import base64
 import threading
 from collections.abc import Iterator
-from typing import BinaryIO, cast
 
 import boto3
-import numpy as np
 import pytest
 
-from handler.audio.decode import AudioDecoder
 from handler.audio.fetch import Fetcher, public_url
 from handler.audio.spool import IN_MEMORY, Spool
 from handler.errors import AsrError, Cancelled, DownloadFailed, InvalidRequest, TooLarge
 from tests.conftest import settings
-from tests.speech import FOX, say, wav
 from tests.web import Web
 
 
@@ -179,23 +175,6 @@ def test_a_file_too_big_for_memory_reads_the_same() -> None:
         reader = spool.reader()
         reader.seek(11 * len(piece))
         assert reader.read() == piece
-
-
-def test_a_wav_that_comes_in_odd_pieces_is_read_whole() -> None:
-    data = wav(say(FOX))
-    with Spool(IN_MEMORY) as spool:
-        spool.expect(len(data))
-        turn = threading.Semaphore(0)
-
-        def write() -> None:
-            for at in range(0, len(data), 1449):
-                spool.write(data[at : at + 1449])
-                turn.acquire(timeout=0.001)  # lets the reader catch up with what is there
-            spool.finish()
-
-        threading.Thread(target=write).start()
-        samples = np.concatenate(list(AudioDecoder(cast(BinaryIO, spool.reader())).blocks()))[:, 0]
-    assert len(samples) == len(say(FOX))
 
 
 def test_a_reader_that_waits_meets_the_end_of_a_time_that_is_set_later() -> None:

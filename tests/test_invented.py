@@ -7,7 +7,7 @@ import pytest
 from handler.fallback import LADDER, Verdict, judge, ladder, merit
 from handler.invented import echo, is_heard_in, without_repeats
 from handler.schema import Evidence, Options
-from tests.test_longform import spoken, text_of
+from tests.segments import spoken, text_of
 
 GOOD = Evidence(-0.3, 0.01, 1.5, 0.0, 30, looped=False)
 

@@ -10,11 +10,11 @@ import pytest
 from handler.longform import Decoding, Window, WindowResult
 from handler.pipeline import Pipeline, build
 from handler.schema import AudioSource, Options
+from tests.asking import refused
 from tests.conftest import settings
 from tests.espeak import say_timed
 from tests.fake_engine import FakeEngine
 from tests.speech import SENTENCES, Samples, say, silence, wav, word_errors
-from tests.test_pipeline import refused
 
 SPOKEN = {
     "de": "Am Morgen fuhren wir mit dem Zug nach München und besuchten dort unsere alten Freunde. "

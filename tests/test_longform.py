@@ -5,6 +5,7 @@ import pytest
 
 from handler.longform import Window, WindowResult, joined, kept, placed, quietest, trimmed
 from handler.schema import SAMPLE_RATE, Segment, Word
+from tests.segments import spoken, text_of
 from tests.speech import Samples, silence
 
 RNG = np.random.default_rng(0)
@@ -12,16 +13,6 @@ RNG = np.random.default_rng(0)
 
 def noise(seconds: float, level: float = 0.1) -> Samples:
     return (level * RNG.standard_normal(round(seconds * SAMPLE_RATE))).astype(np.float32)
-
-
-def spoken(text: str, start: float = 0.0, each: float = 0.5) -> Segment:
-    """A segment whose words take `each` seconds."""
-    words = tuple(Word(start + i * each, start + (i + 1) * each, f" {word}", 0.9) for i, word in enumerate(text.split()))
-    return Segment(words[0].start, words[-1].end, "".join(word.text for word in words), words=words)
-
-
-def text_of(segments: list[Segment]) -> str:
-    return "".join(segment.text for segment in segments).strip()
 
 
 def test_a_stride_too_short_for_a_quiet_place_cuts_at_the_end() -> None:

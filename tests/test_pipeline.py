@@ -11,21 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from handler.errors import AsrError, Cancelled, OutOfMemory
+from handler.errors import Cancelled, OutOfMemory
 from handler.longform import Decoding, Window
 from handler.pipeline import Pipeline, Progress, build
 from handler.schema import SAMPLE_RATE, AudioSource, Evidence, Options, Transcript
 from handler.settings import SettingsError
+from tests.asking import refused, upload
 from tests.conftest import settings
 from tests.fake_engine import FakeEngine
 from tests.speech import FOX, PANGRAM, SENTENCES, container, say, silence, wav, word_errors
 from tests.web import Web
 
 STORY = np.concatenate([part for text in SENTENCES * 2 for part in (say(text), silence(0.5))])  # about a minute
-
-
-def upload(data: bytes) -> AudioSource:
-    return AudioSource(file=io.BytesIO(data))
 
 
 def assert_times_are_sane(transcript: Transcript) -> None:
@@ -101,12 +98,6 @@ async def test_progress_runs_to_the_end(pipeline: Pipeline) -> None:
     assert [p.done_s for p in seen] == sorted(p.done_s for p in seen)
     assert seen[-1].done_s == pytest.approx(got.duration, abs=1.0)
     assert seen[-1].total_s == pytest.approx(got.duration, abs=0.1)
-
-
-async def refused(pipeline: Pipeline, source: AudioSource, options: Options | None = None) -> AsrError:
-    with pytest.raises(AsrError) as caught:
-        await pipeline.transcribe(source, options or Options())
-    return caught.value
 
 
 async def test_bad_requests_are_refused_and_the_next_one_works(pipeline: Pipeline, web: Web) -> None:

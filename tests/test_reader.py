@@ -8,7 +8,7 @@ import numpy as np
 from handler.longform import Window, WindowResult
 from handler.reader import Reader
 from handler.schema import SAMPLE_RATE, Evidence, Options, Segment
-from tests.test_longform import spoken, text_of
+from tests.segments import spoken, text_of
 
 GOOD = Evidence(-0.3, 0.01, 1.5, 0.0, 30, looped=False)
 BAD = replace(GOOD, avg_logprob=-2.0)

@@ -1,16 +1,22 @@
 """Audio while it arrives: text before the last byte, and nothing left of the file afterwards, whatever becomes of it."""
 
 import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 import pytest
 
 from handler.audio import spool
+from handler.audio.decode import AudioDecoder
 from handler.errors import AsrError
 from handler.pipeline import Pipeline, Progress
 from handler.schema import SAMPLE_RATE, AudioSource, Options
 from tests.speech import SENTENCES, container, say, silence, wav, word_errors
+from tests.test_decode import FILES, decoded
 from tests.web import Web
 
 STORY = np.concatenate([part for text in SENTENCES * 2 for part in (say(text), silence(0.5))])  # about a minute
@@ -72,3 +78,34 @@ async def test_a_file_that_needs_seeking_leaves_nothing_behind(
     kinds = {"success": str, "cancel": asyncio.CancelledError, "failure": AsrError}
     assert isinstance(getattr(found, "text", found), kinds[end])
     assert temporary_files() == before
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_comes_in_odd_pieces_becomes_the_same_samples(name: str) -> None:
+    data = FILES[name]
+    expected, whole = decoded(data)
+    hungry = threading.Event()
+
+    @contextmanager
+    def idle() -> Iterator[None]:
+        hungry.set()
+        yield
+        hungry.clear()
+
+    with spool.Spool(len(data)) as arriving:
+        arriving.expect(len(data))
+
+        def write() -> None:
+            for at in range(0, len(data), 1449):
+                hungry.wait()
+                arriving.write(data[at : at + 1449])
+            arriving.finish()
+
+        writing = threading.Thread(target=write)
+        writing.start()
+        decoder = AudioDecoder(cast(BinaryIO, arriving.reader(idle)))
+        found = np.concatenate(list(decoder.blocks()))[:, 0]
+        hungry.set()
+        writing.join()
+    assert np.array_equal(found, expected)
+    assert decoder.warnings == whole.warnings

@@ -10,7 +10,7 @@ from handler.formats import render
 from handler.schema import Coverage, Options, Segment, Transcript, Word
 from handler.subtitles import LINE, cues, width
 from tests.espeak import STORY
-from tests.test_longform import spoken
+from tests.segments import spoken
 
 
 def transcript(*segments: Segment) -> Transcript:

@@ -12,9 +12,9 @@ from handler.errors import InvalidRequest
 from handler.longform import Window, WindowResult, kept
 from handler.pipeline import Pipeline
 from handler.schema import SAMPLE_RATE, AudioSource, Options, Transcript, Word
+from tests.asking import refused
 from tests.conftest import settings
 from tests.speech import FOX, PANGRAM, SENTENCES, Samples, say, silence, wav, word_errors
-from tests.test_pipeline import refused
 
 SECONDS = 20
 GREETING = "Good morning."

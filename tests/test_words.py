@@ -19,9 +19,9 @@ from handler.whisper.dims import Dims
 from handler.whisper.heads import alignment_heads
 from handler.whisper.tokenizer import Tokenizer
 from handler.whisper.words import TokenTimes, clearest, follow_time, lag, median, pieces, warp, word_times
+from tests.asking import upload
 from tests.espeak import STORY, say_timed
 from tests.speech import PANGRAM, say, silence, wav
-from tests.test_pipeline import upload
 
 
 def slow_warp(costs: np.ndarray) -> list[int]:

@@ -28,7 +28,7 @@ LEFT_OVER_S = 1.0  # seconds of speech at the end of a window that may go withou
 class Hypothesis:
     """One text for a window, with the log-probability of each of its tokens."""
 
-    tokens: list[int]
+    tokens: list[int]  # decoded, end of text included
     logprobs: list[float]
 
     @property
@@ -70,17 +70,12 @@ class Row:
 
     job: Job
     noise: torch.Generator | None = None  # where it samples
-    tokens: list[int] = field(default_factory=list)  # decoded, end of text included
-    logprobs: list[float] = field(default_factory=list)  # one a token
+    said: Hypothesis = field(default_factory=lambda: Hypothesis([], []))
 
     @property
     def length(self) -> int:
         """Tokens in the decoder's context."""
-        return len(self.job.prompt) + len(self.tokens)
-
-    def hypothesis(self) -> Hypothesis:
-        """What it has come to."""
-        return Hypothesis(self.tokens, self.logprobs)
+        return len(self.job.prompt) + len(self.said.tokens)
 
 
 class Batch:
@@ -181,8 +176,8 @@ class Batch:
     def _write(rows: Sequence[Row], told: Sequence[Sequence[float]]) -> None:
         """Write down the token and the log-probability that each row has got."""
         for row, token, logprob in zip(rows, *told, strict=True):
-            row.tokens.append(int(token))
-            row.logprobs.append(logprob)
+            row.said.tokens.append(int(token))
+            row.said.logprobs.append(logprob)
 
     def _sample(self, logits: Tensor, choice: Choice, rows: Sequence[Row]) -> None:
         """Replace the choice of rows that sample: the greatest of the tempered log-probabilities, each with Gumbel noise."""
@@ -222,7 +217,7 @@ class Batch:
     def _write_beams(self, rows: Sequence[Row], told: list[float]) -> None:
         """Write down what `_compete` has decided for one job: `told` is its candidates' parents, tokens and scores."""
         count = 2 * len(rows)
-        before = [row.hypothesis() for row in rows]
+        before = [row.said for row in rows]
         sums = [sum(hypothesis.logprobs) for hypothesis in before]
         room = list(rows)
         for parent, token, score in zip(*(told[at : at + count] for at in range(0, 3 * count, count)), strict=True):
@@ -231,8 +226,7 @@ class Batch:
             if int(token) == self._ids.eot:
                 rows[0].job.found.append(grown)
             else:
-                row = room.pop(0)
-                row.tokens, row.logprobs = grown.tokens, grown.logprobs
+                room.pop(0).said = grown
             if not room:
                 return
 
@@ -244,7 +238,7 @@ class Batch:
             job = self.rows[mine[0]].job
             over = self._over(job, mine)
             if not job.beams or len(job.found) < job.beams:  # beams that all break off: their open texts count too
-                job.found += [self.rows[index].hypothesis() for index in over]
+                job.found += [self.rows[index].said for index in over]
             if len(over) == len(mine):
                 done.append(job)
                 gone += mine[1:]
@@ -262,10 +256,11 @@ class Batch:
         return list(mine) if len(job.found) >= job.beams or len(over) == len(mine) else []
 
     def _is_over(self, row: Row) -> bool:
-        if row.job.window.how.detect_only or row.tokens[-1] == self._ids.eot or row.length >= self.cache.context:
+        said = row.said
+        if row.job.window.how.detect_only or said.tokens[-1] == self._ids.eot or row.length >= self.cache.context:
             return True
         look_every = min(self._look_every, LOOP_TOKENS + math.ceil(FASTEST * row.job.window.seconds))
-        return len(row.tokens) % look_every == 0 and loop_start(row.hypothesis().text(self._ids)) is not None
+        return len(said.tokens) % look_every == 0 and loop_start(said.text(self._ids)) is not None
 
     def remove(self, indices: Sequence[int]) -> None:
         """Take rows out; the last ones move into their places."""

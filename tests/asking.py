@@ -1,0 +1,19 @@
+"""Requests to a pipeline as tests make them."""
+
+import io
+
+import pytest
+
+from handler.errors import AsrError
+from handler.pipeline import Pipeline
+from handler.schema import AudioSource, Options
+
+
+def upload(data: bytes) -> AudioSource:
+    return AudioSource(file=io.BytesIO(data))
+
+
+async def refused(pipeline: Pipeline, source: AudioSource, options: Options | None = None) -> AsrError:
+    with pytest.raises(AsrError) as caught:
+        await pipeline.transcribe(source, options or Options())
+    return caught.value
