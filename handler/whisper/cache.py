@@ -11,6 +11,8 @@ from torch import Tensor
 
 from handler.whisper.dims import Dims
 
+TEXT_STEP = 16  # tokens
+
 
 class Cache:
     """Keys and values of every slot, allocated once and written by index.
@@ -36,6 +38,10 @@ class Cache:
     def slot_bytes(dims: Dims, dtype: torch.dtype) -> int:
         """Memory of one slot."""
         return 2 * dims.n_text_layer * (dims.n_text_ctx + dims.n_audio_ctx) * dims.n_text_state * dtype.itemsize
+
+    def length_for(self, tokens: int) -> int:
+        """The length at which so many tokens are worked on, one of a few: for each length kernels are made, and kept."""
+        return min(self.context, -(-tokens // TEXT_STEP) * TEXT_STEP)
 
     def heard(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of what all slots hear, as far as `audio` goes. [slots, H, audio, D] each"""
@@ -89,8 +95,8 @@ class Listening:
     def hear(self, layer: int, q: Tensor, k: Tensor) -> None:
         """q [B, H, T, D], k [B, H, S, D] of one layer."""
         if heads := self._heads.get(layer):
-            scores = q[:, heads] @ k[:, heads, : self._positions].transpose(-1, -2)  # [B, heads, T, positions]
-            weights = scores.float().softmax(-1).sum(1)
+            scores = q[:, heads] @ k[:, heads].transpose(-1, -2)  # [B, heads, T, S]: for each length kernels would be made
+            weights = scores[..., : self._positions].float().softmax(-1).sum(1)
             self._sum = weights if self._sum is None else self._sum.add_(weights)
 
     def weights(self) -> Tensor:

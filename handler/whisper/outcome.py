@@ -77,12 +77,14 @@ class Outcomes:
         # The first token is predicted at the last position of the head; its own position predicts the second.
         said = [token for part in text.parts for token in part.ids][: self._cache.context - len(head)]
         device = self._cache.k.device
-        tokens = torch.tensor([[*head, *said]], device=device)
+        # Padded on the right, where nothing looks.
+        end = len(head) + len(said)
+        tokens = torch.tensor([[*head, *said, *[ids.eot] * (self._cache.length_for(end) - end)]], device=device)
         positions = torch.arange(tokens.shape[1], device=device)[None]
         length = min(job.positions, ceil(job.window.seconds / TIMESTAMP_S))
         listening = Listening(self._heads, length)
         self._decoder(tokens, positions, self._cache, slice(slot, slot + 1), tokens.shape[1], listening)
-        costs = follow_time(listening.weights()[0, len(head) - 1 :].cpu().numpy())
+        costs = follow_time(listening.weights()[0, len(head) - 1 : end].cpu().numpy())
         begins = warp(costs)
         places = (begins[:-1].tolist(), clearest(costs, begins)[: len(said)])
         return TokenTimes(*([at * TIMESTAMP_S for at in part] for part in places))

@@ -20,7 +20,6 @@ from handler.whisper.step import Graphs, Step
 from handler.whisper.tokenizer import Specials
 
 FASTEST = 12.0  # tokens that nobody says more of in a second: a short window is looked at for a loop sooner
-TEXT_STEP = 16  # tokens
 LEFT_OVER_S = 1.0  # seconds of speech at the end of a window that may go without text where the model says that a segment begins
 
 
@@ -143,9 +142,8 @@ class Batch:
             self._write(self.rows, self._step.greedy(rows, self._text()).tolist())
 
     def _text(self) -> int:
-        """The longest row's tokens, and up to the next of a few lengths: for each length kernels are made."""
-        longest = max(row.length for row in self.rows)
-        return min(self.cache.context, -(-longest // TEXT_STEP) * TEXT_STEP)
+        """How much of the text's cache a step looks at."""
+        return self.cache.length_for(max(row.length for row in self.rows))
 
     def fit(self, positions: int) -> None:
         """Make room for windows of so many audio positions; give up room that no row needs, where that is a third or more."""
