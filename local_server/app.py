@@ -1,6 +1,7 @@
 """The HTTP door: `/hc`, `/asr` and `/docs` over one pipeline. Knows nothing of decoding; never blocks its event loop."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -8,7 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -21,6 +22,8 @@ from handler.settings import Settings
 from local_server.body import drain, parsed
 from local_server.errors import error_response
 from local_server.openapi import ASR_REQUEST, ASR_RESPONSES, HEALTH_RESPONSES
+
+_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 class House:
@@ -87,12 +90,22 @@ def create_app(settings: Settings, build: Callable[[Settings], Pipeline], on_fau
             await drain(request, settings.max_bytes)
             raise
         headers = _headers(transcript, time.perf_counter() - began, pipeline.engine.device_name, settings)
-        rendered = await asyncio.to_thread(render, transcript, options.format)
-        if options.format in TEXTS:
-            return PlainTextResponse(rendered, headers=headers, media_type=TEXTS[options.format][1])
-        return JSONResponse(rendered, headers=headers)
+        body = await asyncio.to_thread(_body, transcript, options.format)
+        return Response(body, headers=headers, media_type=TEXTS[options.format][1] if options.format in TEXTS else "application/json")
 
     return app
+
+
+def _body(transcript: Transcript, format: str) -> bytes:
+    """A transcript as it is sent. JSON is put together item by item: the interpreter does nothing else while it encodes one."""
+    rendered = render(transcript, format)
+    if isinstance(rendered, str):
+        return rendered.encode()
+    fields = []
+    for name, value in rendered.items():
+        shown = f"[{','.join(map(_json, value))}]" if isinstance(value, list) else _json(value)
+        fields.append(f"{_json(name)}:{shown}")
+    return f"{{{','.join(fields)}}}".encode()
 
 
 async def _while_there(request: Request, work: Coroutine[Any, Any, Transcript]) -> Transcript:
