@@ -115,6 +115,7 @@ class _Request:
     def __init__(self, house: Pipeline, options: Options, progress: ProgressCallback | None) -> None:
         self._house = house
         self._options = options
+        self._prompt = options.prompt.strip()[-CONTEXT:]
         self._progress = progress
         self._timeline = Timeline()
         self._loop = asyncio.get_running_loop()
@@ -205,7 +206,7 @@ class _Request:
 
     async def _decode(self, window: Window, before: asyncio.Task[str] | None) -> str:
         """Decode a window; gives back the text that the next one is to be decoded after."""
-        said = await before if before else self._options.prompt.strip()[-CONTEXT:]
+        said = await before if before else self._prompt
         reading = await self._reader.read(self._asked(window, said))
         self.passages.append(Passage(window.start, window.end, window.speech, window.channel, reading.segments))
         self._intake.done()
@@ -220,7 +221,7 @@ class _Request:
         trusted = max(TRUSTED, self._options.temperature)
         if reading.accepted and all(s.evidence is None or s.evidence.temperature <= trusted for s in reading.segments):
             return f"{said} {text_of(reading.segments)}".strip()[-CONTEXT:]
-        return self._options.prompt.strip()[-CONTEXT:]
+        return self._prompt
 
     def _transcript(self) -> Transcript:
         segments = assembled(self.passages)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import requests
 from handler.settings import Settings
 from scripts.listening import Spoken
 from scripts.peers import ROOT, peak_bytes
+from tests.loopback import Loopback, QuietHandler
 
 REPLY_S = 24 * 3600.0
 START_S = 600.0  # a large model may have to be read from a slow disk
@@ -125,14 +126,12 @@ class Server:
 def served(folder: Path) -> Iterator[str]:
     """A web server on loopback with the files of a folder; its address."""
 
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
+    class Files(QuietHandler, SimpleHTTPRequestHandler):
+        pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server = Loopback(partial(Files, directory=str(folder)))
+    server.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield server.url
     finally:
-        server.shutdown()
-        server.server_close()
+        server.stop()

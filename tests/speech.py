@@ -10,6 +10,7 @@ import soxr
 from numpy.typing import NDArray
 
 from handler.schema import SAMPLE_RATE
+from scripts import listening
 
 Samples = NDArray[np.float32]
 
@@ -77,8 +78,4 @@ def container(
 
 def word_errors(reference: str, hypothesis: str) -> float:
     """Word error rate after Whisper's English normalizer, as a fraction."""
-    from jiwer import wer
-    from whisper.normalizers import EnglishTextNormalizer
-
-    normalize = EnglishTextNormalizer()
-    return float(wer(normalize(reference), normalize(hypothesis)))
+    return float(listening.word_errors([reference], [hypothesis]).wer)

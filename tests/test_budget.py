@@ -2,10 +2,21 @@
 
 import random
 import threading
+from collections.abc import Callable
 
 from handler.budget import Budget, Share
 
 FAIL_S = 60.0  # who waits longer waits for ever
+
+
+def assert_ends_the_wait(share: Share, event: Callable[[], None]) -> None:
+    """There is no room; whoever waits for it goes on after the event."""
+    assert not share.fits()
+    waiting = threading.Thread(target=share.take, daemon=True)
+    waiting.start()
+    event()
+    waiting.join(FAIL_S)
+    assert not waiting.is_alive()
 
 
 def test_one_request_may_have_its_own_room_and_all_that_is_shared() -> None:
@@ -38,12 +49,7 @@ def test_what_is_given_back_lets_others_go_on() -> None:
     first.take()
     first.take()
     second.take()
-    assert not second.fits()
-    waiting = threading.Thread(target=second.take, daemon=True)
-    waiting.start()
-    first.give()
-    waiting.join(FAIL_S)
-    assert not waiting.is_alive()
+    assert_ends_the_wait(second, first.give)
     first.close()
     second.close()
 
@@ -53,12 +59,7 @@ def test_closing_ends_the_wait_and_gives_everything_back() -> None:
     first, second = budget.share(), budget.share()
     for _ in range(5):
         first.take()
-    assert not first.fits()
-    waiting = threading.Thread(target=first.take, daemon=True)
-    waiting.start()
-    first.close()
-    waiting.join(FAIL_S)
-    assert not waiting.is_alive()
+    assert_ends_the_wait(first, first.close)
     first.give()  # a window that was still being decoded
     for _ in range(5):
         second.take()
