@@ -2,11 +2,15 @@
 
 import io
 
+import numpy as np
 import pytest
 
 from handler.errors import AsrError
 from handler.pipeline import Pipeline
 from handler.schema import AudioSource, Options
+from tests.speech import SENTENCES, say, silence
+
+STORY = np.concatenate([part for text in SENTENCES * 2 for part in (say(text), silence(0.5))])  # about a minute
 
 
 def upload(data: bytes) -> AudioSource:

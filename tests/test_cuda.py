@@ -1,6 +1,7 @@
 """What only a GPU can show: graphs, no look back within a step, FlashAttention-2, memory. `scripts/test -m requires_cuda` runs it there."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -8,12 +9,11 @@ import torch
 from handler.pipeline import Pipeline, build
 from handler.schema import Options
 from handler.whisper.engine import WhisperEngine
-from handler.whisper.step import Graphs, cuda_capture, sizes_up_to
+from handler.whisper.step import cuda_capture
 from tests.asking import upload
 from tests.conftest import settings
 from tests.speech import FOX, PANGRAM, SENTENCES, say, wav, word_errors
-from tests.test_step import made
-from tests.test_whisper import SMALL, random_model
+from tests.test_step import replayed_and_eager
 
 pytestmark = [pytest.mark.requires_cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -27,32 +27,20 @@ def on_gpu(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
     pipeline.close()
 
 
+@contextmanager
+def no_look_back() -> Iterator[None]:
+    """Whatever makes the host wait for the device fails."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @torch.inference_mode()
 def test_a_captured_step_equals_the_eager_one_and_never_waits_for_the_host() -> None:
-    steps = []
-    for _ in range(2):
-        model = random_model().to(CUDA)
-        step, cache = made(12, model, CUDA)
-        torch.manual_seed(1)
-        model.decoder.attach(torch.randn(12, SMALL.n_audio_ctx, 64).to(CUDA), cache, slice(0, 12))
-        step.prompt.fill_(1)
-        step.history.count.fill_(1)
-        step.history.last.copy_(torch.arange(12))
-        steps.append(step)
-    eager, captured = steps
-    before = [field.clone() for field in captured.history.fields()]
-    graphs = Graphs(lambda rows: captured.greedy(rows, SMALL.n_text_ctx), sizes_up_to(12), cuda_capture())
-    for field, value in zip(captured.history.fields(), before, strict=True):
-        field.copy_(value)
-    for rows in (12, 9, 3, 1):
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            ours, theirs = graphs.run(rows), eager.greedy(rows, SMALL.n_text_ctx)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-        assert ours[0].tolist() == theirs[0].tolist()
-        for other in steps:
-            other.history.rows(slice(rows, 12)).count.fill_(1)
+    for replayed, eager in replayed_and_eager(CUDA, cuda_capture(), no_look_back):
+        assert replayed[0].tolist() == eager[0].tolist()
 
 
 async def test_a_gpu_understands_the_same_words(on_gpu: Pipeline) -> None:

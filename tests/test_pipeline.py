@@ -16,13 +16,11 @@ from handler.longform import Decoding, Window
 from handler.pipeline import Pipeline, Progress, build
 from handler.schema import SAMPLE_RATE, AudioSource, Evidence, Options, Transcript
 from handler.settings import SettingsError
-from tests.asking import refused, upload
+from tests.asking import STORY, refused, upload
 from tests.conftest import settings
 from tests.fake_engine import FakeEngine
 from tests.speech import FOX, PANGRAM, SENTENCES, container, say, silence, wav, word_errors
 from tests.web import Web
-
-STORY = np.concatenate([part for text in SENTENCES * 2 for part in (say(text), silence(0.5))])  # about a minute
 
 
 def assert_times_are_sane(transcript: Transcript) -> None:

@@ -1,15 +1,18 @@
 """The step as one unit on the device: nothing is read back, no shape depends on data, a replay equals the eager step."""
 
 import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
+from torch import Tensor
 
 from handler.whisper.cache import Cache
 from handler.whisper.linear import Linear, Vocabulary, packs
 from handler.whisper.model import Whisper
 from handler.whisper.rules import History, suppression
-from handler.whisper.step import Graphs, Step, sizes_up_to
+from handler.whisper.step import Capture, Graphs, Step, sizes_up_to
 from handler.whisper.tokenizer import Specials
 from tests.replay import Recorder, capture
 from tests.test_whisper import SMALL, random_model
@@ -20,30 +23,40 @@ BF16_PRODUCTS = packs(torch.zeros(1, dtype=torch.bfloat16))
 
 
 def made(slots: int, model: Whisper | None = None, device: torch.device = CPU) -> tuple[Step, Cache]:
-    model = model or random_model()
+    model = model or random_model().to(device)
     cache = Cache(SMALL, slots, device, model.decoder.tokens.weight.dtype)
     step = Step(model.decoder, cache, suppression(IDS, [1, 2, 7], device), IDS)
-    if device == CPU:
+    if device.type != "meta":
         torch.manual_seed(1)
-        model.decoder.attach(torch.randn(slots, SMALL.n_audio_ctx, 64), cache, slice(0, slots))
+        model.decoder.attach(torch.randn(slots, SMALL.n_audio_ctx, 64).to(device), cache, slice(0, slots))
         step.prompt.fill_(1)
         step.history.count.fill_(1)
         step.history.last.copy_(torch.arange(slots) + IDS.timestamp_begin)
     return step, cache
 
 
-@torch.inference_mode()
-def test_a_replayed_step_equals_the_eager_one_at_every_size() -> None:
-    eager, _ = made(12)
-    step, _ = made(12)
+def replayed_and_eager(
+    device: torch.device, capture: Capture, around: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What a captured step and its eager twin tell for batches of several sizes; both run inside of `around`."""
+    eager, _ = made(12, device=device)
+    step, _ = made(12, device=device)
     before = [field.clone() for field in step.history.fields()]
     graphs = Graphs(lambda rows: step.greedy(rows, SMALL.n_text_ctx), sizes_up_to(12), capture)
     for field, value in zip(step.history.fields(), before, strict=True):  # capturing has taken steps
         field.copy_(value)
     for rows in (12, 9, 3, 1):
-        assert torch.equal(graphs.run(rows), eager.greedy(rows, SMALL.n_text_ctx))
+        with around():
+            told = graphs.run(rows), eager.greedy(rows, SMALL.n_text_ctx)
+        yield told
         for other in (step, eager):  # rows behind the batch hold what no one reads
             other.history.rows(slice(rows, 12)).count.fill_(1)
+
+
+@torch.inference_mode()
+def test_a_replayed_step_equals_the_eager_one_at_every_size() -> None:
+    for replayed, eager in replayed_and_eager(CPU, capture):
+        assert torch.equal(replayed, eager)
 
 
 def test_the_sizes_grow_up_to_all_slots() -> None:
@@ -55,7 +68,7 @@ def test_the_sizes_grow_up_to_all_slots() -> None:
 @torch.inference_mode()
 def test_a_step_reads_nothing_back_and_has_no_shape_that_depends_on_data() -> None:
     meta = torch.device("meta")  # tensors without values: whatever asks for one fails
-    step, _ = made(4, random_model().to(meta), meta)
+    step, _ = made(4, device=meta)
     with Recorder() as recorder:
         told = step.greedy(3, SMALL.n_text_ctx)
     assert told.shape == (2, 3)

@@ -1,6 +1,8 @@
 """Audio while it arrives: text before the last byte, and nothing left of the file afterwards, whatever becomes of it."""
 
 import asyncio
+import io
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +17,11 @@ from handler.audio.decode import AudioDecoder
 from handler.errors import AsrError
 from handler.pipeline import Pipeline, Progress
 from handler.schema import SAMPLE_RATE, AudioSource, Options
-from tests.speech import SENTENCES, container, say, silence, wav, word_errors
+from tests.asking import STORY
+from tests.speech import FOX, SENTENCES, container, say, wav, word_errors
 from tests.test_decode import FILES, decoded
 from tests.web import Web
 
-STORY = np.concatenate([part for text in SENTENCES * 2 for part in (say(text), silence(0.5))])  # about a minute
 FAIL_S = 30.0  # a test that would wait for ever
 
 
@@ -41,6 +43,21 @@ async def test_there_is_text_long_before_the_last_byte(pipeline: Pipeline, web: 
     assert not task.done()
     web.released.set()
     assert word_errors(" ".join(SENTENCES * 2), (await task).text) <= 0.05
+
+
+async def test_who_waits_for_bytes_holds_nobody_up(pipeline: Pipeline, web: Web) -> None:
+    web.put("/story", wav(STORY))
+    waiting = []
+    for _ in range(os.cpu_count() or 1):  # more than may work at a time
+        decoded = asyncio.Event()
+        source = AudioSource(url=f"{web.url}/half?/story")
+        waiting.append(asyncio.create_task(pipeline.transcribe(source, Options(), lambda _, decoded=decoded: decoded.set())))  # type: ignore
+        await asyncio.wait_for(decoded.wait(), FAIL_S)
+    other = await asyncio.wait_for(pipeline.transcribe(AudioSource(file=io.BytesIO(wav(say(FOX)))), Options()), FAIL_S)
+    assert word_errors(FOX, other.text) == 0
+    assert not any(task.done() for task in waiting)
+    web.released.set()
+    assert len({transcript.text for transcript in await asyncio.gather(*waiting)}) == 1
 
 
 def temporary_files() -> list[str]:
