@@ -65,6 +65,7 @@ class SpeechCutter:
         self._pad = round(PAD_S * SAMPLE_RATE) // frame
         self._gap = round(longest_gap_s * SAMPLE_RATE) // frame
         self._samples: Samples = np.zeros(0, np.float32)
+        self._blocks: list[Samples] = []  # what has come since behind `_samples`
         self._probabilities: NDArray[np.float32] = np.zeros(0, np.float32)
         self._start = 0  # place of the first held sample
         self._speaking = False  # the last window ended in the middle of speech
@@ -80,12 +81,15 @@ class SpeechCutter:
         return self._cut(final=True)
 
     def _hold(self, samples: Samples, probabilities: NDArray[np.float32]) -> None:
-        self._samples = np.concatenate((self._samples, samples))
+        self._blocks.append(samples)
         self._probabilities = np.concatenate((self._probabilities, probabilities))
 
     def _cut(self, final: bool) -> list[Window]:
         windows: list[Window] = []
         while len(self._probabilities) >= (1 if final else self._longest + self._pad):
+            if self._blocks:
+                self._samples = np.concatenate((self._samples, *self._blocks))
+                self._blocks.clear()
             spans = speech_spans(self._probabilities, self._frame / SAMPLE_RATE, self._speaking)
             windows += self._whole(spans) if self._everything else self._packed(spans, final)
         return windows

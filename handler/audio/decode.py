@@ -55,7 +55,7 @@ class AudioDecoder:
             channels = channels or (planes.shape[1] if self._split else 1)
             if channels > MOST_CHANNELS:
                 raise UnsupportedMedia(f"expected at most {MOST_CHANNELS} channels to split; the file has {channels}")
-            wanted = _with_channels(planes, channels) if self._split else planes.mean(axis=1, dtype=np.float32, keepdims=True)
+            wanted = _with_channels(planes, channels) if self._split else _mixed(planes)
             if found_rate != rate:
                 if resampler is not None:
                     yield resampler.resample_chunk(np.empty((0, channels), np.float32), last=True)
@@ -173,6 +173,11 @@ class AudioDecoder:
     def _warn(self, text: str) -> None:
         if text not in self.warnings:
             self.warnings.append(text)
+
+
+def _mixed(planes: Planes) -> Planes:
+    """The mean of the channels. [n, 1]"""
+    return planes if planes.shape[1] == 1 else planes.mean(axis=1, dtype=np.float32, keepdims=True)
 
 
 def _with_channels(planes: Planes, count: int) -> Planes:

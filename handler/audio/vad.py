@@ -79,7 +79,8 @@ class _Network(nn.Module):
         """frames [n, _CONTEXT + FRAME] → probabilities [n], and the state for the frames that follow."""
         reflected = frames[:, -_REFLECTED - 1 : -1].flip(1)
         pieces = torch.cat((frames, reflected), 1).unfold(1, _N_FFT, _HOP)  # [n, 4, _N_FFT]
-        x = torch.fft.rfft(pieces * self.taper).abs().flatten(1)  # [n, 4 * 129]
+        real, imaginary = torch.view_as_real(torch.fft.rfft(pieces * self.taper)).square_().unbind(-1)
+        x = (real + imaginary).sqrt_().flatten(1)  # [n, 4 * 129]; PyTorch's own magnitude takes four times as long
         for matrix, bias in self.layers:
             x = torch.addmm(bias, x, matrix).relu_()
         hidden, state = self.recurrent(x[None], state)  # [1, n, 128]
