@@ -8,7 +8,8 @@ from threadpoolctl import ThreadpoolController
 from handler.settings import SettingsError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # with these, products in bfloat16 are several times faster than in float32
+_MATRIX_UNIT = "amx_bf16"  # without it PyTorch's fused attention takes twice the time of plain products
+_CPU_BF16_FLAGS = {"avx512_bf16", _MATRIX_UNIT}  # with these, products in bfloat16 are several times faster than in float32
 
 
 def choose_device(name: str) -> torch.device:
@@ -31,9 +32,12 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def choose_attention(flash_attention_2: bool, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
-    """The encoder's attention by its name in the network, and why it is that one."""
+    """The network's attention by its name there, and why it is that one."""
     if device.type == "cpu":
-        return "blocked", "FlashAttention-2 needs a CUDA device" if flash_attention_2 else "blocks that stay in the processor's cache"
+        refused = "FlashAttention-2 needs a CUDA device; " if flash_attention_2 else ""
+        if dtype == torch.bfloat16 and _MATRIX_UNIT in _cpu_flags():
+            return "sdpa_throughout", f"{refused}PyTorch's kernels use the processor's matrix unit"
+        return "blocked", f"{refused}blocks that stay in the processor's cache"
     if not flash_attention_2:
         return "sdpa", "PyTorch chooses the kernel"
     if dtype == torch.float32:

@@ -126,9 +126,9 @@ def test_a_window_that_comes_back_is_not_encoded_again(tiny: WhisperEngine, monk
     encoded = list[int]()
     forward = tiny._model.encoder.forward
 
-    def counted(mel: torch.Tensor, attention: str) -> torch.Tensor:
+    def counted(mel: torch.Tensor) -> torch.Tensor:
         encoded.append(mel.shape[0])
-        return forward(mel, attention)
+        return forward(mel)
 
     monkeypatch.setattr(tiny._model.encoder, "forward", counted)
     window = Window(0, say(FOX).copy())

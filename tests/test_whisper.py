@@ -10,7 +10,7 @@ import torch
 from handler.whisper import dims as clock
 from handler.whisper.cache import Cache
 from handler.whisper.dims import Dims
-from handler.whisper.model import LogMel, Whisper, biased_attention, blocked_attention, fused_attention, mel_filters
+from handler.whisper.model import ATTENTIONS, LogMel, Whisper, mel_filters
 from handler.whisper.rules import History, loop_start, pick, suppression
 from handler.whisper.tokenizer import Specials
 from tests.speech import FOX, say
@@ -58,12 +58,14 @@ def test_the_mel_filters_are_those_that_whisper_was_trained_with(n_mels: int) ->
     assert (mel_filters(n_mels) - theirs("cpu", n_mels)).abs().max() < 1e-7
 
 
-def test_attention_by_blocks_and_by_products_equals_the_fused_kernel() -> None:
+@pytest.mark.parametrize("name", [name for name in ATTENTIONS if name != "flash_attention_2"])
+def test_every_attention_equals_its_definition(name: str) -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, 700, 16) for _ in range(3))
-    expected = fused_attention(q, k, v)
-    assert torch.allclose(blocked_attention(q, k, v), expected, atol=1e-5)
-    assert torch.allclose(biased_attention(q, k, v, torch.zeros(1)), expected, atol=1e-5)
+    bias = torch.zeros(2, 1, 1, 700).masked_fill_(torch.rand(2, 1, 1, 700) < 0.3, -torch.inf)
+    scores = q @ k.transpose(2, 3)
+    assert torch.allclose(ATTENTIONS[name].whole(q, k, v), scores.softmax(-1) @ v, atol=1e-5)
+    assert torch.allclose(ATTENTIONS[name].biased(q[:, :, :1], k, v, bias), (scores[:, :, :1] + bias).softmax(-1) @ v, atol=1e-5)
 
 
 def test_decoding_with_the_cache_equals_full_recomputation_at_uneven_positions() -> None:

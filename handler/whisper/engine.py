@@ -73,7 +73,7 @@ class WhisperEngine:
         self._device = weight.device
         self._model = model
         self._tokenizer = tokenizer
-        self._attention = attention
+        model.attend_by(attention)
         self._short_context = short_context
         self._mel = LogMel(dims.n_mels, self._device)
         self._max_new_tokens = max_new_tokens
@@ -114,7 +114,7 @@ class WhisperEngine:
         return self._batch.free()
 
     def admit(self, windows: Sequence[Window]) -> None:
-        """Encode windows into the next free rows and decode the first token of each."""
+        """Encode windows into the next free rows and read what comes before the first token of each."""
         with _on_device():
             heard = self._encode(windows)
             if self._short_context:
@@ -160,7 +160,7 @@ class WhisperEngine:
         for row, window in zip(batch, windows, strict=True):
             row[: len(window.samples)] = window.samples
         mel = self._mel(self._on_its_way(torch.from_numpy(batch)))
-        encoded = self._model.encoder(mel.to(self.dtype), self._attention)
+        encoded = self._model.encoder(mel.to(self.dtype))
         for window, audio, louder in zip(windows, encoded, rise(mel), strict=True):
             self._heard[id(window.samples)] = Heard(window.samples, audio.clone(), louder)  # a view would keep the whole batch
 
@@ -199,23 +199,22 @@ class WhisperEngine:
         return Job(window, tuple(prompt), language, languages, heard.rise, len(heard.audio))
 
     def _prefill(self, jobs: Sequence[Job]) -> None:
-        """Read the prompts and decode the first token; prompts are padded on the right, where nothing looks."""
+        """Read the prompts, padded on the right, where nothing looks, but for their last tokens: these go with the next step."""
         ids = self._tokenizer.specials
         slots = self._batch.add(jobs)
-        prompts = [row.job.prompt for row in self._batch.rows[slots]]
+        rows = self._batch.rows[slots]
+        prompts = [row.job.prompt[:-1] for row in rows]
         longest = max(map(len, prompts))
+        if not longest:
+            return
         tokens = torch.tensor([[*prompt, *[ids.eot] * (longest - len(prompt))] for prompt in prompts], device=self._device)  # [B, T]
         positions = torch.arange(longest, device=self._device).expand_as(tokens)
         hidden = self._model.decoder(tokens, positions, self._cache, slots, longest)
-
-        lengths = torch.tensor([len(p) for p in prompts], device=self._device)
-        starts = torch.tensor([p.index(ids.sot) for p in prompts], device=self._device)
-        rows = torch.arange(len(prompts), device=self._device)
-        at_start = self._model.decoder.logits(hidden[rows, starts])
-        no_speech = at_start.softmax(-1)[:, ids.no_speech].tolist()
-        for row, probability in zip(self._batch.rows[slots], no_speech, strict=True):
-            row.job.no_speech_prob = probability
-        self._batch.extend(at_start if longest == 1 else self._model.decoder.logits(hidden[rows, lengths - 1]), slots)
+        if self.detects_language:  # language and task come behind the start of the transcript
+            starts = torch.tensor([prompt.index(ids.sot) for prompt in prompts], device=self._device)
+            at_start = self._model.decoder.logits(hidden[torch.arange(len(prompts), device=self._device), starts])
+            for row, probability in zip(rows, at_start.softmax(-1)[:, ids.no_speech].tolist(), strict=True):
+                row.job.no_speech_prob = probability
 
     def _leave(self) -> list[tuple[Window, WindowResult]]:
         """The results of windows that are finished, whose rows become free."""

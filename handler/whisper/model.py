@@ -4,7 +4,8 @@ B batch rows, T tokens, S audio positions, C channels of a layer, H heads, D cha
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -47,16 +48,17 @@ class LogMel(nn.Module):
 
     def __init__(self, n_mels: int, device: torch.device) -> None:
         super().__init__()
-        self.register_buffer("filters", mel_filters(n_mels).to(device))
+        # Each filter twice in a row, for the real and for the imaginary part: their squares are added up by the product.
+        self.register_buffer("filters", mel_filters(n_mels).repeat_interleave(2, 1).T.contiguous().to(device))
         self.register_buffer("taper", torch.hann_window(N_FFT, device=device))
 
     def forward(self, samples: Tensor) -> Tensor:
         """samples [B, n] in [-1, 1], padded to whole windows → [B, n_mels, n / HOP_LENGTH]."""
         spectrum = torch.stft(samples, N_FFT, HOP_LENGTH, window=self.taper, return_complex=True)
-        power = torch.view_as_real(spectrum[..., :-1]).square().sum(-1)  # [B, bins, frames]
-        log = (self.filters @ power).clamp(min=1e-10).log10()
+        parts = torch.view_as_real(spectrum.transpose(1, 2)[:, :-1]).flatten(2)  # [B, frames, 2 * bins]
+        log = ((parts * parts) @ self.filters).clamp_(min=1e-10).log10_()  # [B, frames, n_mels]
         log = torch.maximum(log, log.amax(dim=(1, 2), keepdim=True) - 8.0)  # 80 dB below each window's own peak
-        return (log + 4.0) / 4.0
+        return ((log + 4.0) / 4.0).transpose(1, 2)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -94,14 +96,32 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Attention as two products: for few queries many times faster than a fused kernel on CPUs.
+    """Attention as two products: for few queries faster than a fused kernel on CPUs without a matrix unit.
 
     q [B, H, T, D]; k and v [B, H, S, D]; bias broadcast to [B, H, T, S], −inf where a query may not look → [B, H, T, D].
     """
     return (q @ k.transpose(-1, -2)).add_(bias).softmax(-1) @ v
 
 
-ATTENTIONS = {"blocked": blocked_attention, "sdpa": fused_attention, "flash_attention_2": flash_attention}
+def fused_biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """The same by whichever kernel PyTorch chooses."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """The kernels that a device does best with."""
+
+    whole: Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v: every query looks everywhere
+    biased: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # q, k, v, bias
+
+
+ATTENTIONS = {
+    "blocked": Attention(blocked_attention, biased_attention),
+    "sdpa": Attention(fused_attention, biased_attention),
+    "sdpa_throughout": Attention(fused_attention, fused_biased_attention),
+    "flash_attention_2": Attention(flash_attention, biased_attention),
+}
 
 
 class SelfAttention(nn.Module):
@@ -161,10 +181,10 @@ class EncoderLayer(nn.Module):
         self.mlp_norm = nn.LayerNorm(state)
         self.mlp = Mlp(state)
 
-    def forward(self, x: Tensor, attention: str) -> Tensor:
+    def forward(self, x: Tensor, attention: Attention) -> Tensor:
         """[B, S, C] → [B, S, C]."""
         q, k, v = self.attn.project(self.attn_norm(x))
-        x = self.attn.out.added(merge_heads(ATTENTIONS[attention](q, k, v)), x)
+        x = self.attn.out.added(merge_heads(attention.whole(q, k, v)), x)
         return clamp_half(self.mlp.added(self.mlp_norm(x), x))
 
 
@@ -180,13 +200,14 @@ class Encoder(nn.Module):
         layers = (EncoderLayer(state, dims.n_audio_head) for _ in range(dims.n_audio_layer))
         self.layers = cast("Sequence[EncoderLayer]", nn.ModuleList(layers))
         self.norm = nn.LayerNorm(state)
+        self.attention = ATTENTIONS["sdpa"]
 
-    def forward(self, mel: Tensor, attention: str) -> Tensor:
+    def forward(self, mel: Tensor) -> Tensor:
         """mel [B, n_mels, 2 * S] → [B, S, C]."""
         x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)  # [B, S, C]
         x = x + self.positions[: x.shape[1]]
         for layer in self.layers:
-            x = layer(x, attention)
+            x = layer(x, self.attention)
         return self.norm(x)  # type: ignore[no-any-return]
 
 
@@ -203,22 +224,22 @@ class DecoderLayer(nn.Module):
         self.mlp_norm = nn.LayerNorm(state)
         self.mlp = Mlp(state)
 
-    def attend_text(self, x: Tensor, cache: tuple[Tensor, Tensor], positions: Tensor, bias: Tensor) -> Tensor:
+    def attend_text(self, x: Tensor, cache: tuple[Tensor, Tensor], positions: Tensor, bias: Tensor, attention: Attention) -> Tensor:
         """Write keys and values at `positions` [B, T] of the cache, [B, H, n_text_ctx, D] each; read as far as the bias goes."""
         q, k, v = self.attn.project(self.attn_norm(x))
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
         length = bias.shape[-1]
         for buffer, new in zip(cache, (k, v), strict=True):
             buffer[rows, :, positions] = new.transpose(1, 2)  # [B, T, H, D]
-        return self.attn.out.added(merge_heads(biased_attention(q, cache[0][:, :, :length], cache[1][:, :, :length], bias)), x)
+        return self.attn.out.added(merge_heads(attention.biased(q, cache[0][:, :, :length], cache[1][:, :, :length], bias)), x)
 
     def ask_audio(self, x: Tensor) -> Tensor:
         """Queries of the cross-attention. x [B, T, C] → [B, H, T, D]."""
         return split_heads(self.cross.q(self.cross_norm(x)), self.cross.heads)
 
-    def attend_audio(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    def attend_audio(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, attention: Attention) -> Tensor:
         """x [B, T, C] and what is heard: q [B, H, T, D]; k and v [B, H, S, D]; bias [B, 1, 1, S] → [B, T, C]."""
-        return self.cross.out.added(merge_heads(biased_attention(q, k, v, bias)), x)
+        return self.cross.out.added(merge_heads(attention.biased(q, k, v, bias)), x)
 
 
 class Decoder(nn.Module):
@@ -231,6 +252,7 @@ class Decoder(nn.Module):
         self.layers = cast("Sequence[DecoderLayer]", nn.ModuleList(DecoderLayer(dims) for _ in range(dims.n_text_layer)))
         self.norm = nn.LayerNorm(dims.n_text_state)
         self.vocabulary: Vocabulary | None = None
+        self.attention = ATTENTIONS["sdpa"]
 
     def attach(self, audio: Tensor, cache: Cache, slots: slice) -> None:
         """Fill the cross-attention keys and values of `slots` from the encoder's audio [n, S, C], n parts of equally many slots."""
@@ -250,13 +272,13 @@ class Decoder(nn.Module):
         unread = torch.zeros(ahead.shape, device=x.device, dtype=x.dtype).masked_fill_(ahead, -torch.inf)
         unheard = cache.unheard[slots, None, None, : cache.audio]
         for index, layer in enumerate(self.layers):
-            x = layer.attend_text(x, (cache.k[index, slots], cache.v[index, slots]), positions, unread)
+            x = layer.attend_text(x, (cache.k[index, slots], cache.v[index, slots]), positions, unread, self.attention)
             q, (k, v) = layer.ask_audio(x), (part[slots] for part in cache.heard(index))
             if listening is not None:
                 listening.hear(index, q, k)
                 if index == listening.last:
                     return x
-            x = layer.attend_audio(x, q, k, v, unheard)
+            x = layer.attend_audio(x, q, k, v, unheard, self.attention)
             x = clamp_half(layer.mlp.added(layer.mlp_norm(x), x))
         return self.norm(x)  # type: ignore[no-any-return]
 
@@ -275,6 +297,10 @@ class Whisper(nn.Module):
         self.dims = dims
         self.encoder = Encoder(dims)
         self.decoder = Decoder(dims)
+
+    def attend_by(self, name: str) -> None:
+        """Choose one of ATTENTIONS."""
+        self.encoder.attention = self.decoder.attention = ATTENTIONS[name]
 
     def pack(self) -> "Whisper":
         """Lay the weights out for the processor they are on."""

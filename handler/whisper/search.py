@@ -106,6 +106,7 @@ class Batch:
         added = self.rows[slots]
         self._step.prompt[slots] = torch.tensor([len(row.job.prompt) for row in added], device=self._device)
         empty = History.empty(len(added), self._ids, self._device)
+        empty.last.copy_(torch.tensor([row.job.prompt[-1] for row in added], device=self._device))
         empty.until += torch.tensor([self._until(row.job.window) for row in added], device=self._device)
         for buffer, value in zip(self._step.history.fields(), empty.fields(), strict=True):
             buffer[slots] = value
@@ -134,12 +135,16 @@ class Batch:
     def advance(self) -> None:
         """One more token for every row."""
         rows = len(self.rows)
-        if any(row.noise is not None or row.job.beams for row in self.rows):
-            self.extend(self._step.logits(rows, self._text()), slice(0, rows))
+        if any(row.noise is not None or row.job.beams for row in self.rows) or self._at_start():
+            self._extend(self._step.logits(rows, self._text()))
         elif self._graphs is not None:
             self._write(self.rows, self._graphs.run(rows).tolist())
         else:
             self._write(self.rows, self._step.greedy(rows, self._text()).tolist())
+
+    def _at_start(self) -> list[int]:
+        """Rows whose next token comes right behind the start of the transcript: its logits tell whether there is speech."""
+        return [index for index, row in enumerate(self.rows) if not row.said.tokens and row.job.prompt[-1] == self._ids.sot]
 
     def _text(self) -> int:
         """How much of the text's cache a step looks at."""
@@ -151,15 +156,21 @@ class Batch:
         if needed > self.cache.audio or needed <= self.cache.audio * 2 // 3:
             self.cache.fit(needed, len(self.rows))
 
-    def extend(self, logits: Tensor, slots: slice) -> None:
-        """Choose the next token of each row of `slots` by its logits [B, n_vocab] and write it down: the one copy to the host."""
+    def _extend(self, logits: Tensor) -> None:
+        """Choose the next token of each row by its logits [B, n_vocab] and write it down: the one copy to the host."""
+        rows = self.rows
+        starting = self._at_start()
+        no_speech = logits[starting].softmax(-1)[:, self._ids.no_speech]  # before the rules take it out
+        slots = slice(0, len(rows))
         choice = self._step.choose(logits, slots)
-        rows = self.rows[slots]
         self._sample(logits, choice, rows)
         groups = _groups(rows)
-        beams = [self._compete(logits, choice, rows, slots.start, group) for group in groups]
-        told = torch.cat((self._step.take(choice, slots).flatten(), *(candidates.flatten() for candidates in beams))).tolist()
+        beams = [self._compete(logits, choice, rows, group) for group in groups]
+        told = torch.cat((self._step.take(choice, slots).flatten(), no_speech, *(found.flatten() for found in beams))).tolist()
         count, at = len(rows), 2 * len(rows)
+        for index in starting:
+            rows[index].job.no_speech_prob = told[at]
+            at += 1
         competing = set[int]()
         for group in groups:
             for members in group:
@@ -190,16 +201,15 @@ class Batch:
         choice.token[index] = token
         choice.logprob[index] = chances.gather(1, token[:, None])[:, 0]
 
-    def _compete(self, logits: Tensor, choice: Choice, rows: Sequence[Row], first: int, group: list[list[int]]) -> Tensor:
+    def _compete(self, logits: Tensor, choice: Choice, rows: Sequence[Row], group: list[list[int]]) -> Tensor:
         """One step of beam search for jobs of one width.
 
         The rows take over the likeliest continuations that do not end. Gives back the 2 * W candidates of each job,
         likeliest first: parent (0 … W − 1), token and log-probability of the whole text. [jobs, 3, 2 * W]
         """
         width = len(group[0])
-        index = torch.tensor(group, device=logits.device)  # [G, W]
-        slots = index + first
-        chances = log_probabilities(logits, choice, index.flatten(), self._ids).view(len(group), width, -1)
+        slots = torch.tensor(group, device=logits.device)  # [G, W]
+        chances = log_probabilities(logits, choice, slots.flatten(), self._ids).view(len(group), width, -1)
         total = self._score[slots][:, :, None] + chances  # [G, W, V]
         best, at = total.flatten(1).topk(2 * width)  # [G, 2 * W]
         parent, token = at // total.shape[-1], at % total.shape[-1]
@@ -208,7 +218,7 @@ class Batch:
         self.cache.inherit(slots.flatten(), parents.flatten(), max(rows[i].length for members in group for i in members))
         for buffer in self._step.history.fields():
             buffer[slots] = buffer[parents]
-        choice.token[index] = token.gather(1, going_on)
+        choice.token[slots] = token.gather(1, going_on)
         self._score[slots] = best.gather(1, going_on)
         return torch.stack((parent.float(), token.float(), best), 1)
 
@@ -255,7 +265,11 @@ class Batch:
 
     def _is_over(self, row: Row) -> bool:
         said = row.said
-        if row.job.window.how.detect_only or said.tokens[-1] == self._ids.eot or row.length >= self.cache.context:
+        if row.job.window.how.detect_only or row.length >= self.cache.context:
+            return True
+        if not said.tokens:
+            return False
+        if said.tokens[-1] == self._ids.eot:
             return True
         look_every = min(self._look_every, LOOP_TOKENS + math.ceil(FASTEST * row.job.window.seconds))
         return len(said.tokens) % look_every == 0 and loop_start(said.text(self._ids)) is not None
@@ -280,7 +294,7 @@ def _by_job(rows: Sequence[Row]) -> list[list[int]]:
 
 
 def _groups(rows: Sequence[Row]) -> list[list[list[int]]]:
-    """Places of the rows that compete, job by job, jobs of one width together. All rows of a job are among `rows`, or none is."""
+    """Places of the rows that compete, job by job, jobs of one width together."""
     widths: dict[int, list[list[int]]] = {}
     for members in _by_job(rows):
         if width := rows[members[0]].job.beams:
