@@ -17,11 +17,11 @@ def main() -> None:
     except (AsrError, SettingsError) as exc:
         print(f"cannot start: {exc}", file=sys.stderr)
         sys.exit(CANNOT_START)
-    import runpod
+    from handler.sdk import sdk
 
     # Constant, since the SDK waits until it is idle to change it; some wait while others are decoded.
     concurrency = min(worker.settings.max_requests, 4 * worker.pipeline.engine.rows)
-    runpod.serverless.start({"handler": worker.handler, "concurrency_modifier": lambda current: concurrency})
+    sdk().serverless.start({"handler": worker.handler, "concurrency_modifier": lambda current: concurrency})
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ class Pipeline:
         self.settings = settings
         self.fetcher = Fetcher(settings)
         self.runner = Runner(engine)
-        # The few that settle the language, for everybody; and for whoever is alone, what fills all rows twice.
-        self.windows = Budget(LANGUAGE_WINDOWS, 2 * engine.rows)
+        # The few that settle the language, for everybody; and for whoever is alone, what fills all rows while these wait.
+        self.windows = Budget(LANGUAGE_WINDOWS, engine.rows)
         self.workers = threading.Semaphore(max(1, (os.cpu_count() or 1) // 2))  # threads that decode audio at a time
         # Each request needs two threads at most, one that downloads and one that decodes, so none waits for another's.
         self.threads = ThreadPoolExecutor(2 * settings.max_requests, thread_name_prefix="audio", initializer=_work_alone)

@@ -47,6 +47,7 @@ def create_app(settings: Settings, build: Callable[[Settings], Pipeline], on_fau
     async def start() -> None:
         try:
             house.pipeline = await asyncio.to_thread(build, settings)
+            await asyncio.to_thread(house.pipeline.fetcher.prepare)
         except Exception as exc:
             house.fault = str(exc)
             logs.error("cannot_start", None if isinstance(exc, (AsrError, ValueError)) else exc, reason=str(exc))

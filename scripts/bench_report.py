@@ -21,8 +21,8 @@ _HEAD = (
     "stands behind its name, and this worker runs as it does by default. Peers take one file at a time, read clips from the disk and are",
     "called in their own process; this worker is asked by HTTP. The joined file is downloaded from loopback by everybody. Speeds, waits",
     "and memory are medians of rounds in which all take turns, word errors (after Whisper's English normalizer) those of the first",
-    "round, `/hc` is the slowest of all, and each length was measured once. Machines are shared and noisy: only ratios within a table",
-    "mean something.",
+    "round, `/hc` is the slowest of all, and each length was measured once, on a server that had transcribed the joined file. Machines",
+    "are shared and noisy: only ratios within a table mean something.",
 )
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import ROOT
 
 LEVELS = (
-    ("handler", "handler.budget", "handler.errors", "handler.timeline", "handler.logs", "handler.languages"),
+    ("handler", "handler.budget", "handler.errors", "handler.timeline", "handler.logs", "handler.languages", "handler.sdk"),
     ("handler.audio.spool", "handler.schema", "handler.whisper.dims", "handler.whisper.linear", "handler.whisper.tokenizer"),
     ("handler.settings", "handler.scheduler", "handler.longform", "handler.models", "handler.fallback", "handler.coverage",
      "handler.subtitles", "handler.audio.decode", "handler.audio.vad", "handler.whisper.rules",

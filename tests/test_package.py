@@ -44,3 +44,18 @@ def test_every_file_that_the_readme_names_exists() -> None:
     paths = [path for name in names for path in re.findall(r"`([^`]+)`", name)]
     assert len(paths) > 8
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_sdk_is_imported_without_the_process_that_measures_the_processor() -> None:
+    code = """
+import sys
+sys.addaudithook(lambda event, _: sys.exit(event) if event.startswith(('subprocess.', 'os.posix_spawn', 'os.fork')) else None)
+from handler.sdk import sdk
+assert sdk().serverless.start
+debugger = sdk('runpod.serverless.utils.rp_debugger')
+assert 'cpuinfo' not in sys.modules
+print(debugger.PROCESSOR)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()

@@ -15,11 +15,13 @@ from urllib.parse import urlsplit
 from handler import logs
 from handler.audio.spool import Spool
 from handler.errors import AsrError, DownloadBlocked, DownloadFailed, InvalidRequest, TooLarge
+from handler.sdk import sdk
 from handler.settings import Settings
 
 CHUNK = 256 * 1024  # bytes asked for at a time
 READ_TIMEOUT_S = 30.0  # longest silence of the other side
 BLANK = b" \t\r\n"
+GUARD = "runpod.serverless.utils.rp_ssrf"
 
 
 class Fetcher:
@@ -27,6 +29,11 @@ class Fetcher:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+
+    @staticmethod
+    def prepare() -> None:
+        """Import what the first download would have to wait for."""
+        sdk(GUARD)
 
     def spool(self) -> Spool:
         """An empty spool under the cap on bytes."""
@@ -69,14 +76,16 @@ class Fetcher:
 
     def _http(self, url: str, spool: Spool) -> Iterator[bytes]:
         from requests import RequestException
-        from runpod.serverless.utils.rp_ssrf import SSRFError, safe_get
         from urllib3.exceptions import HTTPError
 
+        guard = sdk(GUARD)
         shown = public_url(url)
         self._limit(spool, shown)  # from here on: the client's first import takes longer than many a download
         timeout = min(READ_TIMEOUT_S, self._settings.download_timeout_s)
         try:
-            with safe_get(url, timeout=timeout, max_bytes=self._settings.max_bytes, headers={"Accept-Encoding": "identity"}) as response:
+            with guard.safe_get(
+                url, timeout=timeout, max_bytes=self._settings.max_bytes, headers={"Accept-Encoding": "identity"}
+            ) as response:
                 if response.status_code != 200:
                     raise DownloadFailed(f"{shown} answered with status {response.status_code}; expected 200")
                 length = response.headers.get("Content-Length", "")
@@ -84,7 +93,7 @@ class Fetcher:
                     spool.expect(int(length))
                 while chunk := response.raw.read1(CHUNK, decode_content=True):  # whatever has come: a host that trickles is seen
                     yield chunk
-        except SSRFError as exc:
+        except guard.SSRFError as exc:
             raise _refusal(str(exc), shown, self._settings.max_bytes) from None
         except (RequestException, HTTPError, ValueError) as exc:  # ValueError: an address that only the client finds malformed
             raise DownloadFailed(f"{shown} did not deliver: {type(exc).__name__}") from None
