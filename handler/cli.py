@@ -17,9 +17,10 @@ from handler.audio.fetch import public_url
 from handler.audio.spool import Spool
 from handler.errors import AsrError, DownloadFailed, InvalidRequest
 from handler.formats import render
-from handler.pipeline import Pipeline, Progress, build
+from handler.pipeline import Pipeline, Progress
 from handler.schema import AudioSource, Options, Transcript
 from handler.settings import Settings, SettingsError
+from handler.start import build
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}]"
 PIECE = 1024**2  # bytes of stdin read at a time

@@ -22,7 +22,7 @@ def to_json(transcript: Transcript) -> dict[str, Any]:
         "task": transcript.options.task,
         "duration": round(transcript.duration, 3),
         "model": transcript.model,
-        "timing": transcript.timing,
+        "timing": transcript.timing | ({"cold_start": transcript.cold_start} if transcript.cold_start else {}),
         "coverage": _coverage(transcript.coverage),
         "warnings": list(transcript.warnings),
     }

@@ -19,13 +19,26 @@ _SMALL_FILES = ["*.json", "merges.txt", "vocabulary.txt", "*.tiktoken"]
 
 def find_model(model_id: str, cache_dir: Path, platform_cache: Path = PLATFORM_CACHE) -> Path:
     """The folder of a model, downloaded into `cache_dir` where it has to be. Raises ModelUnavailable."""
+    return placed_model(model_id, cache_dir, platform_cache) or _hub_snapshot(model_id, cache_dir)
+
+
+def placed_model(model_id: str, cache_dir: Path, platform_cache: Path = PLATFORM_CACHE) -> Path | None:
+    """The folder of a model that is on this machine; None where it has to be downloaded. Raises ModelUnavailable."""
     if model_id.startswith("pkg:"):
         return _package_folder(model_id)
     if os.path.isdir(model_id):
         return Path(model_id)
     if model_id.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(model_id):
         raise ModelUnavailable(f"MODEL_ID={model_id}: expected a Hub id, an existing folder, or pkg:PACKAGE/FOLDER")
-    return _kept_snapshot(model_id, platform_cache) or _kept_snapshot(model_id, cache_dir) or _hub_snapshot(model_id, cache_dir)
+    return _kept_snapshot(model_id, platform_cache) or _kept_snapshot(model_id, cache_dir)
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """The files that hold a folder's weights, in one layout; none where there are none."""
+    for pattern in ("model.safetensors", "model-*-of-*.safetensors", "model.bin", "*.pt"):
+        if found := sorted(folder.glob(pattern)):
+            return found
+    return []
 
 
 def _package_folder(model_id: str) -> Path:
@@ -64,7 +77,7 @@ def _hub_snapshot(model_id: str, cache_dir: Path) -> Path:
     disable_progress_bars()
     logs.info("model_download_started", model=model_id, cache_dir=str(cache_dir))
     try:
-        weights = _weights_in(model_id)
+        weights = _weights_on_hub(model_id)
         folder = Path(snapshot_download(model_id, cache_dir=cache_dir, allow_patterns=[*_SMALL_FILES, *weights]))
     except ModelUnavailable:
         raise
@@ -74,7 +87,7 @@ def _hub_snapshot(model_id: str, cache_dir: Path) -> Path:
     return folder
 
 
-def _weights_in(model_id: str) -> list[str]:
+def _weights_on_hub(model_id: str) -> list[str]:
     """Which of a repository's files hold its weights: one layout, one precision."""
     from huggingface_hub import HfApi
 

@@ -1,11 +1,9 @@
-"""One request from its source to its transcript: intake, reader, assemble. `build` wires the house. Knows no door.
+"""One request from its source to its transcript: intake, reader, assemble. Knows no door and no model.
 
 Downloading and decoding to samples run in threads of their own, the engine in another; the event loop never blocks.
 """
 
 import asyncio
-import atexit
-import gc
 import os
 import threading
 from collections.abc import Callable
@@ -20,7 +18,6 @@ from handler.errors import AsrError, Cancelled, DeadlineExceeded, Internal, Inva
 from handler.formats import text_of
 from handler.intake import LANGUAGE_WINDOWS, Intake
 from handler.longform import Engine, Window, WindowResult
-from handler.models import find_model
 from handler.reader import CONTEXT, Reader, Reading
 from handler.runner import Runner
 from handler.schema import MULTI, SAMPLE_RATE, AudioSource, Options, Transcript
@@ -45,8 +42,10 @@ ProgressCallback = Callable[[Progress], None]
 class Pipeline:
     """Transcribes many requests at once on one engine. `transcribe` may be awaited in any event loop."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: Settings, start: Timeline | None = None) -> None:
+        """`start` is where the time went until now; the first transcript tells it."""
         settings.check_window(engine.longest_window_s)
+        self._start = start
         self.engine = engine
         self.settings = settings
         self.fetcher = Fetcher(settings)
@@ -82,6 +81,11 @@ class Pipeline:
         finally:
             self._requests.discard(request)
             request.close()
+
+    def cold_start(self) -> dict[str, float] | None:
+        """Where the time of this process went until its first transcript, seconds; None from the second one on."""
+        start, self._start = self._start, None
+        return start.seconds() if start else None
 
     def check_room(self) -> None:
         """Raise Overloaded where one more request would be too many."""
@@ -238,6 +242,7 @@ class _Request:
             model=self._house.engine.model_id,
             options=self._options,
             timing=self._timeline.seconds(),
+            cold_start=self._house.cold_start(),
             coverage=coverage,
             warnings=(*self._intake.warnings, *self._reader.warnings(), *gap_warnings(coverage)),
         )
@@ -247,31 +252,3 @@ def _work_alone() -> None:
     from handler.device import work_alone
 
     work_alone()
-
-
-def build(settings: Settings) -> Pipeline:
-    """The house with the model that the settings name, loaded. Raises ModelUnavailable, SettingsError."""
-    with ThreadPoolExecutor(1, "loader") as loader:  # the helpers that OpenMP gives it leave with it
-        pipeline = loader.submit(_build, settings).result()
-    atexit.register(gc.unfreeze)  # or libraries would report at the end what was never collected
-    gc.freeze()  # what is loaded stays: looking through all of it for garbage would stop every thread for a fifth of a second
-    return pipeline
-
-
-def _build(settings: Settings) -> Pipeline:
-    timeline = Timeline()
-    with timeline.span("import_engine"):
-        from handler.device import choose_device
-        from handler.whisper.engine import load_engine
-    choose_device(settings.device)  # a bad one ends the start before anything is downloaded
-    with timeline.span("find_model"):
-        folder = find_model(settings.model_id, settings.cache_dir)
-    with timeline.span("load_engine"):
-        engine = load_engine(folder, settings)
-    with timeline.span("load_vad"):
-        from handler.audio.vad import VoiceActivity
-
-        VoiceActivity()
-    pipeline = Pipeline(engine, settings)
-    logs.info("ready", model=settings.model_id, **timeline.seconds())
-    return pipeline

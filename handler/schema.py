@@ -287,3 +287,4 @@ class Transcript:
     timing: dict[str, float]  # seconds by stage
     coverage: Coverage
     warnings: tuple[str, ...] = ()
+    cold_start: dict[str, float] | None = None  # seconds by stage from the process's start to this, its first transcript

@@ -121,6 +121,9 @@ class Settings:
         "AUDIO_CONTEXT", "auto", _one_of("auto", "short", "full"),
         "how much the encoder hears: `full`, 30 s always, or `short`, a window and 6 s of silence; `auto` is short on a CPU",
     )  # fmt: skip
+    startup_check: bool = _var(
+        "STARTUP_CHECK", True, _flag, "`0` starts also where the model does not understand the English sentence that it is tried with"
+    )
     max_requests: int = _var("MAX_REQUESTS", 128, _whole(1, 4096), "requests in work at once; more are `overloaded`")
     max_bytes: int = _var("MAX_BYTES", 4 * _GIB, _whole(1, 1024 * _GIB), "largest file, bytes")
     max_duration_s: float = _var("MAX_DURATION_S", _DAY_S, _seconds(1, 100 * _DAY_S), "longest audio, seconds")

@@ -8,15 +8,26 @@ from typing import Any
 from handler import logs
 from handler.errors import AsrError, InvalidRequest
 from handler.formats import render, to_json
-from handler.pipeline import ProgressCallback, build
+from handler.pipeline import ProgressCallback
 from handler.schema import AudioSource, Options, Transcript
+from handler.sdk import sdk
 from handler.settings import Settings
+from handler.start import build
+from handler.timeline import Timeline
 
 SOURCES = {"url": "url", "audio_base64": "base64"}  # field of a job's input → field of AudioSource
 
 settings = Settings.from_env(os.environ)
 logs.configure(settings.log_level)
-pipeline = build(settings)
+timeline = Timeline.of_process()
+
+
+def _import_sdk() -> None:
+    with timeline.span("import_sdk"):
+        sdk()
+
+
+pipeline = build(settings, timeline, beside=_import_sdk)
 
 
 async def handler(event: Mapping[str, Any], progress: ProgressCallback | None = None) -> dict[str, Any]:

@@ -4,15 +4,27 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 
 import uvicorn
 
 from handler import logs
-from handler.pipeline import build
 from handler.settings import Settings, SettingsError
-from local_server.app import create_app
+from handler.start import build
+from local_server.front import Asgi, Build, Front, House
 
 CANNOT_START = 3  # exit code: a setting, the model or the port, as stderr says
+
+
+def create_app(settings: Settings, build: Build, on_fault: Callable[[], None] = lambda: None) -> Front:
+    """The whole server as an ASGI application."""
+    return Front(House(settings), build, _make_app, on_fault)
+
+
+def _make_app(house: House) -> Asgi:
+    from local_server.app import make_app
+
+    return make_app(house)
 
 
 def main() -> None:

@@ -1,10 +1,9 @@
-"""The HTTP door: `/hc`, `/asr` and `/docs` over one pipeline. Knows nothing of decoding; never blocks its event loop."""
+"""The HTTP door's routes: `/hc`, `/asr` and `/docs` over one pipeline. Knows nothing of decoding; never blocks its event loop."""
 
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -14,54 +13,22 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from handler import __version__, logs
-from handler.errors import AsrError, Cancelled, Internal, InvalidRequest, ModelUnavailable
+from handler.errors import AsrError, Cancelled, Internal, InvalidRequest
 from handler.formats import TEXTS, render
-from handler.pipeline import Pipeline
 from handler.schema import Transcript
 from handler.settings import Settings
 from local_server.body import drain, parsed
 from local_server.errors import error_response
+from local_server.front import House
 from local_server.openapi import ASR_REQUEST, ASR_RESPONSES, HEALTH_RESPONSES
 
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
-class House:
-    """The pipeline, while it is being built, once it is, or the reason why it is not."""
-
-    def __init__(self) -> None:
-        self.pipeline: Pipeline | None = None
-        self.fault: str | None = None
-
-    def ready(self) -> Pipeline:
-        """The pipeline. Raises ModelUnavailable while there is none."""
-        if self.pipeline is None:
-            raise ModelUnavailable(self.fault or "the model is being loaded; expected a request after /hc says ok")
-        return self.pipeline
-
-
-def create_app(settings: Settings, build: Callable[[Settings], Pipeline], on_fault: Callable[[], None] = lambda: None) -> FastAPI:
-    """The application. It listens at once and builds the pipeline in a thread; `on_fault` is called where that fails."""
-    house = House()
-
-    async def start() -> None:
-        try:
-            house.pipeline = await asyncio.to_thread(build, settings)
-            await asyncio.to_thread(house.pipeline.fetcher.prepare)
-        except Exception as exc:
-            house.fault = str(exc)
-            logs.error("cannot_start", None if isinstance(exc, (AsrError, ValueError)) else exc, reason=str(exc))
-            on_fault()
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(start())
-        yield
-        await starting
-        if house.pipeline is not None:
-            house.pipeline.close()
-
-    app = FastAPI(title="asr-handler", version=__version__, description="Speech to text.", lifespan=lifespan)
+def make_app(house: House) -> FastAPI:
+    """The application with every route; the life of the pipeline is somebody else's."""
+    settings = house.settings
+    app = FastAPI(title="asr-handler", version=__version__, description="Speech to text.")
     app.add_exception_handler(AsrError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(ClientDisconnect, _on_left)
@@ -71,12 +38,8 @@ def create_app(settings: Settings, build: Callable[[Settings], Pipeline], on_fau
     @app.get("/hc", responses=HEALTH_RESPONSES)
     async def health() -> Response:
         """Whether the server can take work."""
-        fault = house.fault or (house.pipeline and house.pipeline.runner.fault)
-        if fault:
-            return JSONResponse({"status": "failed", "reason": str(fault)}, 503)
-        if house.pipeline is not None:
-            return JSONResponse({"status": "ok", "version": __version__})
-        return Response(status_code=204) if settings.port_health is not None else JSONResponse({"status": "starting"}, 503)
+        status, content = house.health()
+        return Response(status_code=status) if content is None else JSONResponse(content, status)
 
     @app.post("/asr", openapi_extra=ASR_REQUEST, responses=ASR_RESPONSES)
     async def asr(request: Request) -> Response:

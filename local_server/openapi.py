@@ -70,7 +70,18 @@ _TRANSCRIPT = {
         "task": {"type": "string"},
         "duration": {"type": "number", "description": "Seconds of audio."},
         "model": {"type": "string"},
-        "timing": {"type": "object", "additionalProperties": {"type": "number"}, "description": "Seconds by stage."},
+        "timing": {
+            "type": "object",
+            "properties": {
+                "cold_start": {
+                    "type": "object",
+                    "additionalProperties": {"type": "number"},
+                    "description": "In the first answer of a process: where the time went since it began, seconds by stage.",
+                }
+            },
+            "additionalProperties": {"type": "number"},
+            "description": "Seconds by stage.",
+        },
         "coverage": _COVERAGE,
         "warnings": {"type": "array", "items": {"type": "string"}},
         "segments": {"type": "array", "items": {"type": "object"}, "description": "With verbose_json: segments with their evidence."},

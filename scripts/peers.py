@@ -34,9 +34,9 @@ class Load:
 
 def ours(load: Load, beam_size: int, dtype: str = "auto") -> Transcribe:
     """This worker's pipeline, a file after the other."""
-    from handler.pipeline import build
     from handler.schema import AudioSource, Options
     from handler.settings import Settings
+    from handler.start import build
 
     pipeline = build(Settings(model_id=str(load.folder), dtype=dtype, device=load.device))
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from handler.pipeline import Pipeline, build
+from handler.pipeline import Pipeline
 from handler.settings import Settings
+from handler.start import build
 from tests.layouts import join_base
 from tests.web import Web
 

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from handler.pipeline import Pipeline, build
+from handler.pipeline import Pipeline
 from handler.schema import Options
+from handler.start import build
 from handler.whisper.engine import WhisperEngine
 from handler.whisper.step import cuda_capture
 from tests.asking import upload

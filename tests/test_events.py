@@ -1,4 +1,4 @@
-"""Spans on a clock of our own, log lines, errors."""
+"""Log lines and errors."""
 
 import io
 import json
@@ -7,17 +7,6 @@ import logging
 import pytest
 
 from handler import errors, logs
-from handler.timeline import Timeline
-
-
-def test_spans_of_one_name_add_up_also_where_the_block_raises() -> None:
-    ticks = iter([0.0, 1.0, 3.0, 10.0, 14.0, 20.0])
-    timeline = Timeline(lambda: next(ticks))
-    with timeline.span("read"):
-        pass
-    with pytest.raises(KeyError), timeline.span("read"):
-        raise KeyError
-    assert timeline.seconds() == {"read": 6.0, "total": 20.0}
 
 
 def test_an_event_is_one_line_of_json(monkeypatch: pytest.MonkeyPatch) -> None:

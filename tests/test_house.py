@@ -9,10 +9,11 @@ from tests.conftest import ROOT
 
 LEVELS = (
     ("handler", "handler.budget", "handler.errors", "handler.timeline", "handler.logs", "handler.languages", "handler.sdk"),
-    ("handler.audio.spool", "handler.schema", "handler.whisper.dims", "handler.whisper.linear", "handler.whisper.tokenizer"),
+    ("handler.audio.spool", "handler.audio.archive",
+     "handler.schema", "handler.whisper.dims", "handler.whisper.linear", "handler.whisper.tokenizer"),
     ("handler.settings", "handler.scheduler", "handler.longform", "handler.models", "handler.fallback", "handler.coverage",
      "handler.subtitles", "handler.audio.decode", "handler.audio.vad", "handler.whisper.rules",
-     "handler.whisper.cache", "handler.whisper.heads", "handler.whisper.segments", "handler.whisper.words"),
+     "handler.whisper.cache", "handler.whisper.heads", "handler.whisper.kept", "handler.whisper.segments", "handler.whisper.words"),
     ("handler.whisper.model",
      "handler.device", "handler.runner", "handler.formats", "handler.audio.fetch", "handler.speech", "handler.invented",
      "handler.assemble"),
@@ -21,7 +22,8 @@ LEVELS = (
     ("handler.whisper.outcome",),
     ("handler.reader", "handler.intake", "handler.whisper.engine"),
     ("handler.pipeline",),
-    ("handler.worker", "handler.cli", "local_server.errors"),
+    ("handler.start",),
+    ("handler.worker", "handler.cli", "local_server.errors", "local_server.front"),
     ("local_server.openapi", "local_server.body"),
     ("local_server.app",),
     ("handler.__main__", "local_server.__main__"),

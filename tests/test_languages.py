@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from handler.longform import Decoding, Window, WindowResult
-from handler.pipeline import Pipeline, build
+from handler.pipeline import Pipeline
 from handler.schema import AudioSource, Options
+from handler.start import build
 from tests.asking import refused
 from tests.conftest import settings
 from tests.espeak import say_timed

@@ -13,9 +13,10 @@ import pytest
 
 from handler.errors import Cancelled, OutOfMemory
 from handler.longform import Decoding, Window
-from handler.pipeline import Pipeline, Progress, build
+from handler.pipeline import Pipeline, Progress
 from handler.schema import SAMPLE_RATE, AudioSource, Evidence, Options, Transcript
 from handler.settings import SettingsError
+from handler.start import build
 from tests.asking import STORY, refused, upload
 from tests.conftest import settings
 from tests.fake_engine import FakeEngine

@@ -12,7 +12,6 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
-from fastapi import FastAPI
 
 from handler import __version__
 from handler.audio.fetch import Fetcher
@@ -20,8 +19,8 @@ from handler.errors import ModelUnavailable
 from handler.pipeline import Pipeline
 from handler.schema import Options
 from handler.settings import Settings
-from local_server.__main__ import _listen
-from local_server.app import create_app
+from local_server.__main__ import _listen, create_app
+from local_server.front import Front
 from tests.conftest import TINY, settings
 from tests.speech import FOX, SENTENCES, container, say, silence, wav, word_errors
 from tests.web import Web
@@ -30,17 +29,16 @@ from tests.web import Web
 @dataclass
 class Server:
     url: str
-    app: FastAPI
 
 
 class Running:
     """An application behind a real server, for the time of a block."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: Front) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True)
-        self.server = Server(f"http://127.0.0.1:{self._listener.getsockname()[1]}", app)
+        self.server = Server(f"http://127.0.0.1:{self._listener.getsockname()[1]}")
 
     def __enter__(self) -> Server:
         self._thread.start()

@@ -1,13 +1,17 @@
 """Voice activity against the package's own network, and the windows that are made of it."""
 
 import io
+import pickle
 from itertools import pairwise
+from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
+from handler.audio.archive import tensors_in
 from handler.audio.vad import FRAME, VoiceActivity
 from handler.longform import Window
 from handler.pipeline import Pipeline
@@ -175,3 +179,11 @@ async def test_speech_without_a_pause_loses_no_word(pipeline: Pipeline) -> None:
     spoken = np.concatenate([say(text)[SAMPLE_RATE // 4 : -SAMPLE_RATE // 4] for text in SENTENCES * 2])
     got = await pipeline.transcribe(upload(spoken), Options())
     assert word_errors(" ".join(SENTENCES * 2), got.text) <= 0.06
+
+
+def test_a_pickle_that_asks_for_more_than_tensors_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "evil.jit"
+    with ZipFile(path, "w") as archive:
+        archive.writestr("evil/data.pkl", pickle.dumps(Path))
+    with pytest.raises(pickle.UnpicklingError, match="expected modules and tensors"):
+        tensors_in(path)

@@ -4,7 +4,6 @@ The published weights, run over blocks of frames at once: each frame's features 
 a block, and one recurrent layer carries its state on from block to block. Source: snakers4/silero-vad, version 6.
 """
 
-import warnings
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from handler.audio.archive import tensors_in
 
 FRAME = 512  # samples at 16 kHz: 32 ms
 _CONTEXT = 64  # samples before a frame that it sees
@@ -105,8 +106,6 @@ def _load() -> _Network:
     spec = find_spec("silero_vad")
     assert spec is not None
     assert spec.origin is not None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is on its way out, and the weights come in it
-        script = torch.jit.load(Path(spec.origin).parent / "data" / "silero_vad.jit", map_location="cpu")
-    weights = {name.removeprefix("_model."): tensor for name, tensor in script.state_dict().items() if name.startswith("_model.")}
+    found = tensors_in(Path(spec.origin).parent / "data" / "silero_vad.jit")
+    weights = {name.removeprefix("_model."): torch.from_numpy(array) for name, array in found.items() if name.startswith("_model.")}
     return _Network(weights).requires_grad_(False).eval()

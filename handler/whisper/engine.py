@@ -6,6 +6,7 @@ Satisfies longform.Engine. Knows no request, no file, no schedule and no policy:
 import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, groupby
@@ -21,10 +22,12 @@ from handler.errors import OutOfMemory
 from handler.longform import Samples, Window, WindowResult
 from handler.schema import SAMPLE_RATE
 from handler.settings import Settings
+from handler.timeline import Timeline
 from handler.whisper import dims as clock
 from handler.whisper.cache import Cache
 from handler.whisper.dims import Dims
 from handler.whisper.heads import alignment_heads
+from handler.whisper.kept import Kept
 from handler.whisper.model import LogMel, Whisper
 from handler.whisper.outcome import Outcomes
 from handler.whisper.rules import suppression
@@ -224,34 +227,45 @@ class WhisperEngine:
         return results
 
 
-def load_engine(folder: Path, settings: Settings) -> WhisperEngine:
+def load_engine(folder: Path, settings: Settings, kept: Kept | None = None, timeline: Timeline | None = None) -> WhisperEngine:
     """The engine for a folder with a Whisper checkpoint. Raises ModelUnavailable, OutOfMemory, SettingsError."""
+    timeline = timeline or Timeline()
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     attention, why = choose_attention(settings.flash_attention_2, device, dtype)
     checkpoint = open_checkpoint(folder)
     settings.check_window(checkpoint.dims.window_samples / SAMPLE_RATE)
-    tokenizer = Tokenizer.from_folder(folder, checkpoint.dims.n_vocab)
-    with _memory_errors():
-        model = load(checkpoint, device, dtype).pack()
+    with ThreadPoolExecutor(1, "vocabulary") as beside, _memory_errors():
+        reading = beside.submit(_vocabulary, folder, checkpoint.dims.n_vocab, timeline)
+        with timeline.span("weights_read"):
+            model = load(checkpoint, device, dtype, kept)
+        with timeline.span("weights_packed"):
+            model.pack()
+        tokenizer = reading.result()
         slots = settings.batch_size or rows_that_fit(checkpoint.dims, dtype, free_memory(device), device.type)
-        engine = WhisperEngine(
-            settings.model_id,
-            model,
-            tokenizer,
-            checkpoint.suppress or tokenizer.non_speech,
-            device_name=device_name(device),
-            attention=attention,
-            slots=slots,
-            max_new_tokens=settings.max_new_tokens,
-            named_heads=checkpoint.alignment_heads,
-            short_context=choose_short_context(settings.audio_context, device),
-        )
+        with timeline.span("engine_built"):
+            engine = WhisperEngine(
+                settings.model_id,
+                model,
+                tokenizer,
+                checkpoint.suppress or tokenizer.non_speech,
+                device_name=device_name(device),
+                attention=attention,
+                slots=slots,
+                max_new_tokens=settings.max_new_tokens,
+                named_heads=checkpoint.alignment_heads,
+                short_context=choose_short_context(settings.audio_context, device),
+            )
     logs.info(
         "engine_loaded", model=settings.model_id, device=engine.device_name, dtype=str(dtype).removeprefix("torch."),
         attention=attention, attention_reason=why, slots=slots,
     )  # fmt: skip
     return engine
+
+
+def _vocabulary(folder: Path, n_vocab: int, timeline: Timeline) -> Tokenizer:
+    with timeline.span("vocabulary_read"):
+        return Tokenizer.from_folder(folder, n_vocab)
 
 
 def rows_that_fit(dims: Dims, dtype: torch.dtype, memory: int, kind: str) -> int:

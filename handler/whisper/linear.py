@@ -1,4 +1,4 @@
-"""Products with weights that lie as the processor reads them best. Knows no layer and no model.
+"""The network's simple modules, and products with weights that lie as the processor reads them best. Knows no layer and no model.
 
 On a CPU the weights of a bfloat16 layer are laid out once for oneDNN, which then also applies what follows the product
 (bias, GELU, a sum) while the result is still in registers. Other devices and dtypes take PyTorch's own product.
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 PACKED_FOR = 1500  # rows that a layout is chosen for; it serves any number
 _LEVELS = 127  # of a signed byte, to either side of zero
+_ROWS = 1024  # of the vocabulary that are rounded at a time: they stay in the processor's cache
 
 
 def packs(weight: Tensor) -> bool:
@@ -18,7 +19,26 @@ def packs(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-class Linear(nn.Linear):
+class Unset:
+    """A module whose weights mean nothing until they are loaded; PyTorch would import for a second what it draws them with."""
+
+    def reset_parameters(self) -> None:
+        """Leave them as they are."""
+
+
+class Norm(Unset, nn.LayerNorm):
+    """A layer norm."""
+
+
+class Convolution(Unset, nn.Conv1d):
+    """A convolution over time."""
+
+
+class Embedding(Unset, nn.Embedding):
+    """A table of rows."""
+
+
+class Linear(Unset, nn.Linear):
     """A product with a bias. After `pack` the weight is gone, and only what was made of it is kept."""
 
     packed: Tensor | None = None
@@ -60,9 +80,13 @@ class Vocabulary:
     def __init__(self, weight: Tensor, gain: Tensor) -> None:
         """weight [n_vocab, C]; gain [C], by which the norm in front multiplies its columns."""
         self._spread = gain.float().abs().clamp(min=1e-3).sqrt()
-        shared = (weight.float() - weight.float().mean(0)) * self._spread
-        self._scale = shared.abs().amax(1).clamp(min=1e-12) / _LEVELS
-        levels = (shared / self._scale[:, None]).round_().to(torch.int8)
+        self._scale = torch.empty(len(weight))
+        levels = torch.empty(weight.shape, dtype=torch.int8)
+        mean = weight.mean(0, dtype=torch.float32)
+        for rows, scale, into in zip(*(part.split(_ROWS) for part in (weight, self._scale, levels)), strict=True):
+            shared = (rows - mean) * self._spread
+            torch.amax(shared.abs(), 1, out=scale).clamp_(min=1e-12).div_(_LEVELS)
+            into.copy_(shared.div_(scale[:, None]).round_())
         self._packed = torch.ops.onednn.qlinear_prepack(levels, [1, weight.shape[1]])
         self._zero = torch.zeros(len(weight), dtype=torch.int32)
 

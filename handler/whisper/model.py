@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from handler.whisper.cache import Cache, Listening
 from handler.whisper.dims import FRAMES_PER_POSITION, HOP_LENGTH, N_FFT, SAMPLE_RATE, Dims
-from handler.whisper.linear import Linear, Vocabulary, packs
+from handler.whisper.linear import Convolution, Embedding, Linear, Norm, Vocabulary, packs
 
 QUERY_BLOCK = 500  # queries of one blocked attention product: its scores stay in a processor's cache
 
@@ -176,9 +176,9 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, state: int, heads: int) -> None:
         super().__init__()
-        self.attn_norm = nn.LayerNorm(state)
+        self.attn_norm = Norm(state)
         self.attn = SelfAttention(state, heads)
-        self.mlp_norm = nn.LayerNorm(state)
+        self.mlp_norm = Norm(state)
         self.mlp = Mlp(state)
 
     def forward(self, x: Tensor, attention: Attention) -> Tensor:
@@ -194,12 +194,12 @@ class Encoder(nn.Module):
     def __init__(self, dims: Dims) -> None:
         super().__init__()
         state = dims.n_audio_state
-        self.conv1 = nn.Conv1d(dims.n_mels, state, 3, padding=1)
-        self.conv2 = nn.Conv1d(state, state, 3, stride=FRAMES_PER_POSITION, padding=1)
+        self.conv1 = Convolution(dims.n_mels, state, 3, padding=1)
+        self.conv2 = Convolution(state, state, 3, stride=FRAMES_PER_POSITION, padding=1)
         self.positions = nn.Parameter(torch.empty(dims.n_audio_ctx, state))
         layers = (EncoderLayer(state, dims.n_audio_head) for _ in range(dims.n_audio_layer))
         self.layers = cast("Sequence[EncoderLayer]", nn.ModuleList(layers))
-        self.norm = nn.LayerNorm(state)
+        self.norm = Norm(state)
         self.attention = ATTENTIONS["sdpa"]
 
     def forward(self, mel: Tensor) -> Tensor:
@@ -217,11 +217,11 @@ class DecoderLayer(nn.Module):
     def __init__(self, dims: Dims) -> None:
         super().__init__()
         state = dims.n_text_state
-        self.attn_norm = nn.LayerNorm(state)
+        self.attn_norm = Norm(state)
         self.attn = SelfAttention(state, dims.n_text_head)
-        self.cross_norm = nn.LayerNorm(state)
+        self.cross_norm = Norm(state)
         self.cross = CrossAttention(state, dims.n_audio_state, dims.n_text_head)
-        self.mlp_norm = nn.LayerNorm(state)
+        self.mlp_norm = Norm(state)
         self.mlp = Mlp(state)
 
     def attend_text(self, x: Tensor, cache: tuple[Tensor, Tensor], positions: Tensor, bias: Tensor, attention: Attention) -> Tensor:
@@ -247,10 +247,10 @@ class Decoder(nn.Module):
 
     def __init__(self, dims: Dims) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(dims.n_vocab, dims.n_text_state)
+        self.tokens = Embedding(dims.n_vocab, dims.n_text_state)
         self.positions = nn.Parameter(torch.empty(dims.n_text_ctx, dims.n_text_state))
         self.layers = cast("Sequence[DecoderLayer]", nn.ModuleList(DecoderLayer(dims) for _ in range(dims.n_text_layer)))
-        self.norm = nn.LayerNorm(dims.n_text_state)
+        self.norm = Norm(dims.n_text_state)
         self.vocabulary: Vocabulary | None = None
         self.attention = ATTENTIONS["sdpa"]
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from handler.errors import ModelUnavailable
 from handler.whisper.dims import Dims
+from handler.whisper.kept import Kept
 from handler.whisper.model import Whisper
 
 KINDS = "Whisper checkpoints of transformers (safetensors), openai-whisper (.pt) and CTranslate2 (model.bin)"
@@ -114,17 +115,25 @@ def _brief(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
 
-def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Whisper:
-    """The network of a checkpoint with its weights on `device`. Raises ModelUnavailable for a missing or misshapen tensor."""
+def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, kept: Kept | None = None) -> Whisper:
+    """The network of a checkpoint with its weights on `device`; from what is kept of it, or noted there to be kept.
+
+    Raises ModelUnavailable for a missing or misshapen tensor.
+    """
     with torch.device("meta"):
         model = Whisper(checkpoint.dims)
+    name_of_dtype = str(dtype).removeprefix("torch.")
+    file = kept.file(name_of_dtype) if kept else None
     tensors = {}
-    with _faults_of(checkpoint.file):
+    with _faults_of(file.name if file else checkpoint.file):
+        converted = safe_open(file, framework="pt") if file else None
         for name, expected in model.state_dict().items():
-            tensor = _assemble(checkpoint, name)
+            tensor = converted.get_tensor(name) if converted else _assemble(checkpoint, name)
             if tensor.shape != expected.shape:
                 raise ValueError(f"{name} is {list(tensor.shape)}, expected {list(expected.shape)}")
             tensors[name] = tensor.to(device=device, dtype=dtype)
+    if kept and not file:
+        kept.later(name_of_dtype, tensors)
     model.load_state_dict(tensors, assign=True)
     return model.requires_grad_(False).eval()
 

@@ -1,0 +1,140 @@
+"""From a cold process to a pipeline that has understood a sentence: what can run at once does. Knows no door.
+
+The interpreter's lock lets one thread import at a time, so what needs no lock lies beside the imports: files are read and
+their sums taken while PyTorch is imported, and weights are laid out while the doors import what they need.
+"""
+
+import atexit
+import gc
+import sys
+import threading
+import wave
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from handler import logs
+from handler.errors import ModelUnavailable
+from handler.longform import Samples, Window, letters
+from handler.models import find_model, placed_model, weights_in
+from handler.pipeline import Pipeline
+from handler.settings import Settings
+from handler.timeline import Timeline
+from handler.whisper.kept import Kept, read_ahead
+
+TURN_S = 0.0005  # how long a thread may keep the interpreter from the others while the process starts
+CONVERTED = (".bin", ".pt")  # endings of weights that are not as they are served
+CHECK = Path(__file__).parent / "check.wav"  # synthetic speech
+CHECK_WORDS = ("good", "morning")
+
+
+def build(settings: Settings, timeline: Timeline | None = None, beside: Callable[[], object] | None = None) -> Pipeline:
+    """The house with the model that the settings name, loaded and warm. Raises ModelUnavailable, OutOfMemory, SettingsError.
+
+    `beside` is run in this thread once PyTorch is imported, while the weights are loaded.
+    """
+    timeline = timeline or Timeline.of_process()
+    imported = threading.Event()
+    with _brisk(), ThreadPoolExecutor(1, "loader") as loader:  # the helpers that OpenMP gives it leave with it
+        building = loader.submit(_build, settings, timeline, imported)
+        building.add_done_callback(lambda _: imported.set())
+        imported.wait()
+        if beside is not None:
+            beside()
+        pipeline, kept = building.result()
+    try:
+        with timeline.span("warm_up"):
+            _check(pipeline, settings)
+        timeline.mark("ready")
+    except BaseException:
+        pipeline.close()
+        raise
+    atexit.register(gc.unfreeze)  # or libraries would report at the end what was never collected
+    gc.freeze()  # what is loaded stays: looking through all of it for garbage would stop every thread for a fifth of a second
+    logs.info("ready", model=settings.model_id, **timeline.seconds())
+    if kept is not None:
+        threading.Thread(target=kept.write, name="keep").start()
+    return pipeline
+
+
+@contextmanager
+def _brisk() -> Iterator[None]:
+    """While much is imported and made, no garbage is looked for, and threads take short turns."""
+    turn, collects = sys.getswitchinterval(), gc.isenabled()
+    sys.setswitchinterval(TURN_S)
+    gc.disable()
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(turn)
+        if collects:
+            gc.enable()
+
+
+def _build(settings: Settings, timeline: Timeline, imported: threading.Event) -> tuple[Pipeline, Kept | None]:
+    with ThreadPoolExecutor(1, "ahead") as ahead:
+        finding = ahead.submit(_find, partial(placed_model, settings.model_id, settings.cache_dir), settings.cache_dir, timeline)
+        with timeline.span("import_torch"):
+            import torch
+        with timeline.span("import_engine"):
+            from handler.device import choose_device, work_alone
+            from handler.whisper.engine import load_engine
+        imported.set()
+        device = choose_device(settings.device)  # a bad one ends the start before anything is downloaded
+        with timeline.span("device_context"):
+            torch.empty(1, device=device)
+        found = finding.result() or _find(partial(find_model, settings.model_id, settings.cache_dir), settings.cache_dir, timeline)
+        assert found is not None
+        folder, kept = found
+        hearing = ahead.submit(_load_vad, work_alone, timeline)
+        engine = load_engine(folder, settings, kept, timeline)
+        hearing.result()
+    return Pipeline(engine, settings, timeline), kept
+
+
+def _find(search: Callable[[], Path | None], cache_dir: Path, timeline: Timeline) -> tuple[Path, Kept | None] | None:
+    """The folder of the model and what is kept of it, all read once; None where `search` finds none."""
+    with timeline.span("find_model"):
+        folder = search()
+    if folder is None:
+        return None
+    files = weights_in(folder)
+    with timeline.span("files_read"):
+        kept = None
+        if files and files[0].suffix in CONVERTED and cache_dir.is_dir():
+            kept = Kept(cache_dir, files[0])
+            kept.check()
+        if kept is None or not kept.any():
+            for file in files:
+                read_ahead(file)
+    return folder, kept
+
+
+def _load_vad(work_alone: Callable[[], None], timeline: Timeline) -> None:
+    work_alone()
+    with timeline.span("load_vad"):
+        from handler.audio.vad import VoiceActivity
+
+        VoiceActivity()
+
+
+def _check(pipeline: Pipeline, settings: Settings) -> None:
+    """Decode a second of speech: what is set up at the first window is, and weights that understand nothing are found out."""
+    window = Window(0, _samples(CHECK)).asked(language="en")
+    text = "".join(segment.text for segment in pipeline.runner.submit(CHECK, window).result().segments)
+    pipeline.runner.cancel(CHECK)  # forget the request
+    if settings.startup_check and not any(word in letters(text) for word in CHECK_WORDS):
+        raise ModelUnavailable(
+            f"MODEL_ID={settings.model_id}: it heard {text.strip()!r} where {' '.join(CHECK_WORDS)!r} is said; the weights are damaged, or "
+            "the model knows no English (STARTUP_CHECK=0 starts it all the same)"
+        )
+
+
+def _samples(path: Path) -> Samples:
+    """The samples of a 16-bit file at 16 kHz. [n]"""
+    import numpy as np
+
+    with wave.open(str(path)) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / np.float32(2**15)

@@ -1,0 +1,103 @@
+"""The server from its first moment on: `/hc` and the life of the pipeline, on bare ASGI. Knows no other route.
+
+FastAPI is imported once the model is loaded, or by whoever asks for more than `/hc` before: imports share the interpreter's
+lock, so while the process starts it would only be in the way.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from handler import __version__, logs
+from handler.errors import AsrError, ModelUnavailable
+from handler.pipeline import Pipeline
+from handler.settings import Settings
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Asgi = Callable[[Message, Receive, Send], Awaitable[None]]
+Build = Callable[[Settings], Pipeline]
+
+
+class House:
+    """The pipeline, while it is being built, once it is, or the reason why it is not."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.pipeline: Pipeline | None = None
+        self.fault: str | None = None
+
+    def ready(self) -> Pipeline:
+        """The pipeline. Raises ModelUnavailable while there is none."""
+        if self.pipeline is None:
+            raise ModelUnavailable(self.fault or "the model is being loaded; expected a request after /hc says ok")
+        return self.pipeline
+
+    def health(self) -> tuple[int, dict[str, str] | None]:
+        """The status of `/hc` and its body."""
+        fault = self.fault or (self.pipeline and self.pipeline.runner.fault)
+        if fault:
+            return 503, {"status": "failed", "reason": str(fault)}
+        if self.pipeline is not None:
+            return 200, {"status": "ok", "version": __version__}
+        return (204, None) if self.settings.port_health is not None else (503, {"status": "starting"})
+
+
+class Front:
+    """The ASGI application. It listens at once and builds the pipeline in a thread; `on_fault` is called where that fails."""
+
+    def __init__(self, house: House, build: Build, make_app: Callable[[House], Asgi], on_fault: Callable[[], None]) -> None:
+        self._house = house
+        self._build = build
+        self._make_app = make_app
+        self._on_fault = on_fault
+        self._app: asyncio.Task[Asgi] | None = None
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """One connection, or the life of the server."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope.get("path") == "/hc" and scope.get("method") in ("GET", "HEAD") and not self._made():
+            await _answer(send, *self._house.health())
+        else:
+            await (await self._whole())(scope, receive, send)
+
+    def _made(self) -> bool:
+        return self._app is not None and self._app.done()
+
+    async def _whole(self) -> Asgi:
+        """The application with every route."""
+        self._app = self._app or asyncio.create_task(asyncio.to_thread(self._make_app, self._house))
+        return await asyncio.shield(self._app)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        starting = asyncio.create_task(self._start())
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await starting
+        if self._house.pipeline is not None:
+            self._house.pipeline.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _start(self) -> None:
+        house = self._house
+        try:
+            house.pipeline = await asyncio.to_thread(self._build, house.settings)
+        except Exception as exc:
+            house.fault = str(exc)
+            logs.error("cannot_start", None if isinstance(exc, (AsrError, ValueError)) else exc, reason=str(exc))
+            self._on_fault()
+            return
+        await self._whole()
+        await asyncio.to_thread(house.pipeline.fetcher.prepare)
+
+
+async def _answer(send: Send, status: int, content: dict[str, str] | None) -> None:
+    body = b"" if content is None else json.dumps(content).encode()
+    headers = [(b"content-length", str(len(body)).encode())] if body else []
+    headers += [(b"content-type", b"application/json")] if body else []
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

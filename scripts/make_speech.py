@@ -1,0 +1,38 @@
+"""Write the speech that the product carries, by the voice that the package hibari-tts carries (Apache-2.0).
+
+test_input.json is one sentence as base64; handler/check.wav a second of speech that a starting process tries its model with.
+"""
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from hibari import Hibari
+from numpy.typing import NDArray
+
+from handler.schema import SAMPLE_RATE
+from handler.start import CHECK, CHECK_WORDS
+
+TEXT = "The quick brown fox jumps over the lazy dog, and the engine writes down every word."
+
+
+def main() -> None:
+    """Speak, encode at 16 kHz, write."""
+    file = io.BytesIO()
+    soundfile.write(file, _spoken(TEXT), SAMPLE_RATE, format="OGG", subtype="VORBIS")
+    event = {"input": {"audio_base64": base64.b64encode(file.getvalue()).decode(), "language": "en"}}
+    (Path(__file__).parent.parent / "test_input.json").write_text(json.dumps(event) + "\n")
+    soundfile.write(CHECK, _spoken(f"{' '.join(CHECK_WORDS).capitalize()}."), SAMPLE_RATE, subtype="PCM_16")
+
+
+def _spoken(text: str) -> NDArray[np.float32]:
+    samples = soxr.resample(Hibari()(text, seed=0), 24_000, SAMPLE_RATE)
+    return np.asarray(np.clip(samples, -1, 1), np.float32)
+
+
+if __name__ == "__main__":
+    main()
