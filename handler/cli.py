@@ -1,4 +1,5 @@
-"""The command line: `asr transcribe FILE|URL…`. Knows nothing of decoding; settings come from the environment as for every door."""
+"""The command line: `asr transcribe FILE|URL…`, `asr doctor`, `asr fetch`. Knows nothing of decoding; settings come from the
+environment as for every door."""
 
 import argparse
 import asyncio
@@ -8,11 +9,12 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, BinaryIO, cast
 
 from tqdm import tqdm
 
-from handler import __version__, logs
+from handler import __version__, doctor, logs
 from handler.audio.fetch import public_url
 from handler.audio.spool import Spool
 from handler.errors import AsrError, DownloadFailed, InvalidRequest
@@ -20,7 +22,8 @@ from handler.formats import render
 from handler.pipeline import Pipeline, Progress
 from handler.schema import AudioSource, Options, Transcript
 from handler.settings import Settings, SettingsError
-from handler.start import build
+from handler.start import KEEPING, build
+from handler.timeline import Timeline
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}]"
 PIECE = 1024**2  # bytes of stdin read at a time
@@ -30,20 +33,24 @@ CANNOT_START = 3  # exit code: a setting or the model
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code says how it went."""
+    timeline = Timeline.of_process()
     parser = _parser()
     asked = parser.parse_args(arguments)
-    given = {name: getattr(asked, name) for name in Options.json_schema()}
-    try:
-        options = Options.parse(given)
-    except InvalidRequest as exc:
-        parser.error(exc.message)
     try:
         settings = Settings.from_env({"LOG_LEVEL": "WARNING", **os.environ})
         logs.configure(settings.log_level)
-        pipeline = build(settings)
+        return int(asked.run(asked, settings, timeline))
+    except InvalidRequest as exc:
+        parser.error(exc.message)
     except (AsrError, SettingsError) as exc:
         print(f"asr: cannot start: {exc}", file=sys.stderr)
         return CANNOT_START
+
+
+def transcribe(asked: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
+    """Print the transcripts of files and addresses."""
+    options = Options.parse({name: getattr(asked, name) for name in Options.json_schema()})
+    pipeline = build(settings, timeline)
     try:
         return asyncio.run(_transcribe_all(pipeline, asked.sources, options))
     except KeyboardInterrupt:
@@ -52,15 +59,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pipeline.close()
 
 
+def fetch(asked: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
+    """Place the model in CACHE_DIR, with what has to be converted of it, and try it."""
+    settings.cache_dir.mkdir(parents=True, exist_ok=True)
+    build(settings, timeline).close()
+    for thread in threading.enumerate():
+        if thread.name == KEEPING:
+            thread.join()
+    return 0
+
+
+def examine(asked: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
+    """Print what this machine and these settings make of a start."""
+    failed = False
+    for finding in chain(doctor.examine(settings), doctor.started(settings, timeline, build)):
+        print(f"{finding.name:<24}{finding.value}", flush=True)
+        if finding.trouble:
+            print(f"{'':<24}! {finding.trouble}", flush=True)
+        failed = failed or (finding.name == "start" and bool(finding.trouble))
+    return CANNOT_START if failed else 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="asr", description="Speech to text.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    transcribe = commands.add_parser("transcribe", help="print the transcripts of files and addresses")
-    transcribe.add_argument("sources", nargs="+", metavar="FILE|URL", help="a file, an http, https or s3 address, or - for stdin")
+    for run, name in ((examine, "doctor"), (fetch, "fetch")):
+        commands.add_parser(name, help=run.__doc__, description=run.__doc__).set_defaults(run=run)
+    speech = commands.add_parser("transcribe", help=transcribe.__doc__, description=transcribe.__doc__)
+    speech.set_defaults(run=transcribe)
+    speech.add_argument("sources", nargs="+", metavar="FILE|URL", help="a file, an http, https or s3 address, or - for stdin")
     for name, schema in Options.json_schema().items():
         flags = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))  # one where the name is one word
-        transcribe.add_argument(*flags, dest=name, choices=schema.get("enum"), help=schema["description"].replace("%", "%%"))
+        speech.add_argument(*flags, dest=name, choices=schema.get("enum"), help=schema["description"].replace("%", "%%"))
     return parser
 
 

@@ -102,6 +102,7 @@ class Settings:
     model_id: str = _var(
         "MODEL_ID", "openai/whisper-large-v3", _text, "Hub id, folder, or `pkg:PACKAGE/FOLDER` inside an installed Python package"
     )
+    model_revision: str | None = _var("MODEL_REVISION", None, _text, "branch, tag or commit of a Hub id")
     cache_dir: Path = _var("CACHE_DIR", Path("/data"), _folder, "where models are kept")
     flash_attention_2: bool = _var("FLASH_ATTENTION_2", False, _flag, "`1` asks for FlashAttention-2 by name where GPU and dtype allow it")
     batch_size: int | None = _var("BATCH_SIZE", 16, _batch_size, "windows decoded together; `auto`: as many as the free memory holds")

@@ -26,6 +26,7 @@ from handler.whisper.kept import Kept, read_ahead
 
 TURN_S = 0.0005  # how long a thread may keep the interpreter from the others while the process starts
 CONVERTED = (".bin", ".pt")  # endings of weights that are not as they are served
+KEEPING = "keep"  # the thread that writes a conversion, once the process is ready
 CHECK = Path(__file__).parent / "check.wav"  # synthetic speech
 CHECK_WORDS = ("good", "morning")
 
@@ -55,7 +56,7 @@ def build(settings: Settings, timeline: Timeline | None = None, beside: Callable
     gc.freeze()  # what is loaded stays: looking through all of it for garbage would stop every thread for a fifth of a second
     logs.info("ready", model=settings.model_id, **timeline.seconds())
     if kept is not None:
-        threading.Thread(target=kept.write, name="keep").start()
+        threading.Thread(target=kept.write, name=KEEPING).start()
     return pipeline
 
 
@@ -74,8 +75,9 @@ def _brisk() -> Iterator[None]:
 
 
 def _build(settings: Settings, timeline: Timeline, imported: threading.Event) -> tuple[Pipeline, Kept | None]:
+    where = settings.model_id, settings.cache_dir, settings.model_revision
     with ThreadPoolExecutor(1, "ahead") as ahead:
-        finding = ahead.submit(_find, partial(placed_model, settings.model_id, settings.cache_dir), settings.cache_dir, timeline)
+        finding = ahead.submit(_find, partial(placed_model, *where), settings.cache_dir, timeline)
         with timeline.span("import_torch"):
             import torch
         with timeline.span("import_engine"):
@@ -85,7 +87,7 @@ def _build(settings: Settings, timeline: Timeline, imported: threading.Event) ->
         device = choose_device(settings.device)  # a bad one ends the start before anything is downloaded
         with timeline.span("device_context"):
             torch.empty(1, device=device)
-        found = finding.result() or _find(partial(find_model, settings.model_id, settings.cache_dir), settings.cache_dir, timeline)
+        found = finding.result() or _find(partial(find_model, *where), settings.cache_dir, timeline)
         assert found is not None
         folder, kept = found
         hearing = ahead.submit(_load_vad, work_alone, timeline)

@@ -35,6 +35,16 @@ class Reply:
     seconds: float
 
 
+def clean_environment(folder: Path, threads: int, device: str) -> dict[str, str]:
+    """The environment of a process of ours: what is set outside would be measured and not told."""
+    mine = {setting.metadata["name"] for setting in fields(Settings)}
+    return {
+        **{name: value for name, value in os.environ.items() if name not in mine},
+        "MODEL_ID": str(folder), "DEVICE": device, "LOG_LEVEL": "WARNING",
+        "OMP_NUM_THREADS": str(threads), "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": "true",
+    }  # fmt: skip
+
+
 class Server:
     """`python -m local_server` for the time of a block."""
 
@@ -42,12 +52,7 @@ class Server:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        mine = {setting.metadata["name"] for setting in fields(Settings)}  # what is set outside would be measured and not told
-        self._environment = {
-            **{name: value for name, value in os.environ.items() if name not in mine},
-            "HOST": "127.0.0.1", "PORT": str(port), "MODEL_ID": str(folder), "DEVICE": device, "LOG_LEVEL": "WARNING",
-            "OMP_NUM_THREADS": str(threads), "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": "true",
-        }  # fmt: skip
+        self._environment = clean_environment(folder, threads, device) | {"HOST": "127.0.0.1", "PORT": str(port)}
         self._log = log
 
     def __enter__(self) -> "Server":

@@ -17,8 +17,9 @@ from tests.web import Web
 ENVIRONMENT = {**os.environ, "MODEL_ID": TINY, "DTYPE": "float32", "PYTHONPATH": str(ROOT), "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": "true"}
 
 
-def asr(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
-    done = subprocess.run([sys.executable, "-m", "handler.cli", *arguments], env=ENVIRONMENT, input=stdin, capture_output=True, timeout=120)
+def asr(*arguments: str, stdin: bytes = b"", **variables: str) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "handler.cli", *arguments]
+    done = subprocess.run(command, env={**ENVIRONMENT, **variables}, input=stdin, capture_output=True, timeout=120)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
@@ -68,6 +69,41 @@ def test_what_is_no_audio_is_an_error_with_its_code(stdin: bytes) -> None:
 )  # fmt: skip
 def test_bad_usage_is_told_before_anything_is_loaded(arguments: tuple[str, ...], code: int) -> None:
     assert asr(*arguments)[0] == code
+
+
+def test_the_doctor_tells_what_is_there_what_is_in_the_way_and_where_the_start_s_time_goes(tmp_path: Path) -> None:
+    code, out, _ = asr("doctor", CACHE_DIR=str(tmp_path / "none"), FLASH_ATTENTION_2="1")
+    assert code == 0
+    facts = {line[:24].strip(): line[24:] for line in out.splitlines() if not line.startswith(" ")}
+    assert {
+        "version",
+        "device",
+        "dtype",
+        "attention",
+        "model",
+        "weights",
+        "free memory",
+        "cache",
+        "batch",
+        "start: import_torch",
+    } <= facts.keys()
+    assert facts["dtype"] == "float32"
+    assert "model.bin" in facts["weights"]
+    assert "! FLASH_ATTENTION_2=1 cannot be had here" in out or facts["device"] != "cpu"
+    assert "! the folder does not exist" in out
+
+
+def test_the_doctor_says_why_nothing_would_start(tmp_path: Path) -> None:
+    code, out, _ = asr("doctor", MODEL_ID=str(tmp_path))
+    assert code == 3
+    assert "! the folder has no weights" in out
+    assert "! model_unavailable: " in out
+
+
+def test_a_model_is_fetched_into_the_cache_with_its_conversion(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert asr("fetch", CACHE_DIR=str(cache))[0] == 0
+    assert [path.parent.name for path in cache.glob("converted/*/*/sums.json")] == ["float32"]
 
 
 EVIDENCE = Evidence(-0.25, 0.01, 1.5, 0.0, 12, False)

@@ -23,6 +23,7 @@ LEVELS = (
     ("handler.reader", "handler.intake", "handler.whisper.engine"),
     ("handler.pipeline",),
     ("handler.start",),
+    ("handler.doctor", "handler.health", "handler.job"),
     ("handler.worker", "handler.cli", "local_server.errors", "local_server.front"),
     ("local_server.openapi", "local_server.body"),
     ("local_server.app",),

@@ -1,6 +1,7 @@
 """Where models come from: packages, folders, what the platform has placed, the cache, the Hub on loopback."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from handler.errors import ModelUnavailable
-from handler.models import find_model
+from handler.models import find_model, placed_model
 from tests.conftest import ROOT
 from tests.hub import REVISION, Hub
 
@@ -28,7 +29,7 @@ def placed(hub: Path, revision: str, *files: str) -> Path:
 
 def test_a_model_that_the_platform_has_placed_is_taken_from_there(tmp_path: Path) -> None:
     folder = placed(tmp_path, "abc", "config.json", "model.safetensors")
-    assert find_model("openai/whisper-tiny", tmp_path / "cache", platform_cache=tmp_path) == folder
+    assert find_model("openai/whisper-tiny", tmp_path / "cache", places=[tmp_path]) == folder
 
 
 def test_of_several_snapshots_the_one_that_main_names_is_taken(tmp_path: Path) -> None:
@@ -37,7 +38,25 @@ def test_of_several_snapshots_the_one_that_main_names_is_taken(tmp_path: Path) -
     refs = tmp_path / "models--openai--whisper-tiny" / "refs"
     refs.mkdir()
     (refs / "main").write_text("def\n")
-    assert find_model("openai/whisper-tiny", tmp_path, platform_cache=tmp_path / "none") == folder
+    assert find_model("openai/whisper-tiny", tmp_path, places=[tmp_path / "none"]) == folder
+
+
+def test_what_the_image_carries_goes_before_what_the_platform_has_placed_and_the_cache(tmp_path: Path) -> None:
+    hubs = [tmp_path / name for name in ("baked", "placed", "cache")]
+    folders = [placed(hub, "abc", "config.json", "model.safetensors") for hub in hubs]
+    for hub, folder in zip(hubs, folders, strict=True):
+        assert find_model("openai/whisper-tiny", hubs[2], places=hubs[:2]) == folder
+        shutil.rmtree(hub)
+
+
+def test_a_revision_is_taken_by_its_name_or_its_commit_and_no_other(tmp_path: Path) -> None:
+    first, second = (placed(tmp_path, name * 40, "config.json", "model.safetensors") for name in "ab")
+    refs = tmp_path / "models--openai--whisper-tiny" / "refs"
+    refs.mkdir()
+    (refs / "v2").write_text("b" * 40)
+    assert placed_model("openai/whisper-tiny", tmp_path, "v2", places=[]) == second
+    assert placed_model("openai/whisper-tiny", tmp_path, "a" * 40, places=[]) == first
+    assert placed_model("openai/whisper-tiny", tmp_path, "c" * 40, places=[]) is None
 
 
 @pytest.mark.parametrize(

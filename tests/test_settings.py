@@ -13,6 +13,7 @@ VALID = {
     "PORT": ("8080", "port", 8080),
     "PORT_HEALTH": ("8081", "port_health", 8081),
     "MODEL_ID": ("openai/whisper-tiny", "model_id", "openai/whisper-tiny"),
+    "MODEL_REVISION": ("v2", "model_revision", "v2"),
     "CACHE_DIR": ("/models", "cache_dir", Path("/models")),
     "FLASH_ATTENTION_2": ("1", "flash_attention_2", True),
     "BATCH_SIZE": ("auto", "batch_size", None),
@@ -22,6 +23,7 @@ VALID = {
     "DEVICE": ("cuda:1", "device", "cuda:1"),
     "DTYPE": ("float16", "dtype", "float16"),
     "AUDIO_CONTEXT": ("full", "audio_context", "full"),
+    "STARTUP_CHECK": ("0", "startup_check", False),
     "MAX_REQUESTS": ("7", "max_requests", 7),
     "MAX_BYTES": ("1000", "max_bytes", 1000),
     "MAX_DURATION_S": ("60", "max_duration_s", 60.0),
@@ -35,7 +37,7 @@ VALID = {
 }
 BAD = {
     "PORT": "http", "PORT_HEALTH": "70000", "FLASH_ATTENTION_2": "ture", "BATCH_SIZE": "automatic", "MAX_NEW_TOKENS": "449",
-    "CHUNK_LENGTH_S": "nan", "STRIDE_LENGTH_S": "16", "DEVICE": "tpu", "DTYPE": "int4", "AUDIO_CONTEXT": "10",
+    "CHUNK_LENGTH_S": "nan", "STRIDE_LENGTH_S": "16", "DEVICE": "tpu", "DTYPE": "int4", "AUDIO_CONTEXT": "10", "STARTUP_CHECK": "maybe",
     "MAX_REQUESTS": "-1", "MAX_BYTES": "1e9",
     "MAX_DURATION_S": "0", "DOWNLOAD_TIMEOUT_S": "soon", "REQUEST_TIMEOUT_S": "0", "LOG_LEVEL": "loud",
 }  # fmt: skip

@@ -50,7 +50,11 @@ class Kept:
 
     def file(self, dtype: str) -> Path | None:
         """The file of a number format, where one is kept and `check` has found it whole."""
-        return self._folder / dtype / _WEIGHTS if dtype in self._sound else None
+        return self.path(dtype) if dtype in self._sound else None
+
+    def path(self, dtype: str) -> Path:
+        """Where the file of a number format lies, or would."""
+        return self._folder / dtype / _WEIGHTS
 
     def any(self) -> bool:
         """Whether some number format is kept."""

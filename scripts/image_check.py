@@ -1,0 +1,83 @@
+"""Runs inside an image with a model: who it is, what it can write, `/hc`, a transcript, a queue job, the end. See scripts/image."""
+
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from tests.sls_queue import Queue
+
+START_S = 300.0
+PORT = "8765"
+JOB = json.loads(Path("test_input.json").read_text())["input"]
+WORDS = ("quick", "brown", "fox")
+
+
+def who() -> None:
+    """An ordinary user, a root that cannot be written, no compiler."""
+    assert os.getuid() != 0, "the image runs as root"
+    for folder in ("/", "/opt/asr", "/app", os.environ["CACHE_DIR"]):
+        try:
+            Path(folder, "written").write_text("")
+        except OSError:
+            continue
+        raise AssertionError(f"{folder} can be written")
+    assert not [name for name in ("gcc", "cc", "g++", "clang", "make") if shutil.which(name)], "the image has a compiler"
+    with tempfile.NamedTemporaryFile():
+        print("user, root and programs: as they should be")
+
+
+def server() -> None:
+    """`/hc`, one transcript, and an end as it is asked for."""
+    process = subprocess.Popen([sys.executable, "-m", "local_server"], env={**os.environ, "PORT": PORT})
+    began = time.monotonic()
+    while not _is_ready():
+        assert process.poll() is None, "the server ended"
+        assert time.monotonic() - began < START_S, "the server did not become ready"
+        time.sleep(0.05)
+    request = urllib.request.Request(f"http://127.0.0.1:{PORT}/asr?language=en", base64.b64decode(JOB["audio_base64"]))
+    request.add_header("Content-Type", "audio/ogg")
+    with urllib.request.urlopen(request) as response:
+        _check_text(json.load(response)["text"])
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0, "the server did not end as it should"
+    print("server: ready, understood, ended")
+
+
+def worker() -> None:
+    """One job from a queue."""
+    with Queue() as queue:
+        queue.put("job", JOB)
+        process = subprocess.Popen([sys.executable, "-m", "handler"], env={**os.environ, **queue.environment()}, stdout=subprocess.DEVNULL)
+        output = queue.answer("job")["output"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, "the worker did not end as it should"
+    _check_text(output["text"])
+    print("worker: understood, ended; where the time of its start went:")
+    for stage, seconds in output["timing"]["cold_start"].items():
+        print(f"  {stage:<20}{seconds:8.3f} s")
+
+
+def _is_ready() -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/hc", timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def _check_text(text: str) -> None:
+    assert all(word in text.lower() for word in WORDS), f"it understood {text!r}"
+
+
+if __name__ == "__main__":
+    who()
+    server()
+    worker()
