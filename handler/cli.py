@@ -22,7 +22,7 @@ from handler.formats import render
 from handler.pipeline import Pipeline, Progress
 from handler.schema import AudioSource, Options, Transcript
 from handler.settings import Settings, SettingsError
-from handler.start import KEEPING, build
+from handler.start import build
 from handler.timeline import Timeline
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}]"
@@ -60,19 +60,20 @@ def transcribe(asked: argparse.Namespace, settings: Settings, timeline: Timeline
 
 
 def fetch(asked: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
-    """Place the model in CACHE_DIR, with what has to be converted of it, and try it."""
-    settings.cache_dir.mkdir(parents=True, exist_ok=True)
+    """Place in CACHE_DIR what has to be downloaded or converted of the model, and try it."""
+    try:
+        settings.cache_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise SettingsError("CACHE_DIR", str(settings.cache_dir), f"a folder that can be written: {exc.strerror}") from None
     build(settings, timeline).close()
-    for thread in threading.enumerate():
-        if thread.name == KEEPING:
-            thread.join()
     return 0
 
 
 def examine(asked: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
     """Print what this machine and these settings make of a start."""
+    start = list(doctor.started(settings, timeline, build))  # first, or it would find everything imported
     failed = False
-    for finding in chain(doctor.examine(settings), doctor.started(settings, timeline, build)):
+    for finding in chain(doctor.examine(settings), start):
         print(f"{finding.name:<24}{finding.value}", flush=True)
         if finding.trouble:
             print(f"{'':<24}! {finding.trouble}", flush=True)

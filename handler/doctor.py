@@ -15,7 +15,7 @@ from handler.settings import Settings, SettingsError
 from handler.timeline import Timeline
 
 GIB = 1024**3
-ROOM = 1.2  # memory beside the weights, as a multiple of them, that the least batch takes
+ROOM = 1.2  # of the size of the weights' files: with less memory free, nothing can be loaded
 NVIDIA = Path("/proc/driver/nvidia/version")  # there where a driver is loaded
 Build = Callable[[Settings, Timeline], Pipeline]
 
@@ -44,8 +44,8 @@ def started(settings: Settings, timeline: Timeline, build: Build) -> Iterator[Fi
     """What a start comes to, and where its time went."""
     try:
         pipeline = build(settings, timeline)
-    except (AsrError, SettingsError) as exc:
-        yield Finding("start", "failed", str(exc))
+    except Exception as exc:  # whatever it is, it is what a start would meet
+        yield Finding("start", "failed", str(exc) if isinstance(exc, (AsrError, SettingsError)) else repr(exc))
         return
     pipeline.close()
     yield Finding("batch", f"{pipeline.engine.rows} windows")
@@ -103,7 +103,7 @@ def _room(settings: Settings, size: int) -> Iterator[Finding]:
         free = free_memory(choose_device(settings.device))
     except SettingsError:
         return
-    tight = f"the weights alone take {size / GIB:.1f} GiB" if free < ROOM * size else ""
+    tight = f"the weights' files alone have {size / GIB:.1f} GiB" if free < ROOM * size else ""
     yield Finding("free memory", f"{free / GIB:.1f} GiB", tight)
     cache = settings.cache_dir
     if not cache.is_dir():

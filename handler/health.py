@@ -8,19 +8,20 @@ from pathlib import Path
 from handler.settings import Settings
 
 FIRST_PROCESS = Path("/proc/1/cmdline")
-STARTING = 204
+STARTING = 204  # where the platform has asked for it by PORT_HEALTH
 
 
 def main() -> int:
-    """0 where it is well or still starting as it says, 1 where it is not."""
+    """0 where it is well, 1 where it is not or cannot take work yet."""
     if b"local_server" not in FIRST_PROCESS.read_bytes():
         return 0  # the SDK tells the platform of a worker, and its process ends where it cannot go on
-    return 0 if status(Settings.from_env(os.environ).port) in (200, STARTING) else 1
+    settings = Settings.from_env(os.environ)
+    return 0 if status("127.0.0.1" if settings.host == "*" else settings.host, settings.port) in (200, STARTING) else 1
 
 
-def status(port: int) -> int | None:
-    """What `/hc` says on this machine; None where nobody answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=4)
+def status(host: str, port: int) -> int | None:
+    """What `/hc` says at an address; None where nobody answers."""
+    connection = http.client.HTTPConnection(host, port, timeout=4)
     try:
         connection.request("GET", "/hc")
         return connection.getresponse().status

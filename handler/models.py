@@ -15,6 +15,7 @@ from handler.errors import ModelUnavailable
 BAKED = Path("/opt/models")  # where an image carries its model
 PLATFORM_CACHE = Path("/runpod-volume/huggingface-cache/hub")  # where RunPod places a model named in an endpoint's settings
 PLACES = (BAKED, PLATFORM_CACHE)  # folders of the Hub's cache layout, looked at in this order and before CACHE_DIR
+MAIN = "main"  # the revision of whoever names none
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _ONE_FILE = ("model.safetensors", "model.bin")
 _SMALL_FILES = ["*.json", "merges.txt", "vocabulary.txt", "*.tiktoken"]
@@ -33,6 +34,7 @@ def placed_model(model_id: str, cache_dir: Path, revision: str | None = None, pl
         return Path(model_id)
     if model_id.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(model_id):
         raise ModelUnavailable(f"MODEL_ID={model_id}: expected a Hub id, an existing folder, or pkg:PACKAGE/FOLDER")
+    revision = None if revision == MAIN else revision
     found = (_kept_snapshot(model_id, hub, revision) for hub in (*places, cache_dir))
     return next((folder for folder in found if folder is not None), None)
 
@@ -60,7 +62,7 @@ def _package_folder(model_id: str) -> Path:
 def _kept_snapshot(model_id: str, hub: Path, revision: str | None) -> Path | None:
     """The whole snapshot of a Hub id inside a folder of the Hub's cache layout: of a revision, or the one `main` names, or the only one."""
     repo = hub / f"models--{model_id.replace('/', '--')}"
-    named = repo / "refs" / (revision or "main")
+    named = repo / "refs" / (revision or MAIN)
     commit = named.read_text().strip() if named.is_file() else revision
     snapshots = [repo / "snapshots" / commit] if commit else sorted((repo / "snapshots").glob("*/"))
     return snapshots[0] if len(snapshots) == 1 and _is_whole(snapshots[0]) else None
@@ -80,7 +82,7 @@ def _hub_snapshot(model_id: str, cache_dir: Path, revision: str | None) -> Path:
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
-    logs.info("model_download_started", model=model_id, revision=revision or "main", cache_dir=str(cache_dir))
+    logs.info("model_download_started", model=model_id, revision=revision or MAIN, cache_dir=str(cache_dir))
     try:
         weights = _weights_on_hub(model_id, revision)
         folder = Path(snapshot_download(model_id, revision=revision, cache_dir=cache_dir, allow_patterns=[*_SMALL_FILES, *weights]))

@@ -46,6 +46,7 @@ class Pipeline:
         """`start` is where the time went until now; the first transcript tells it."""
         settings.check_window(engine.longest_window_s)
         self._start = start
+        self._behind: threading.Thread | None = None
         self.engine = engine
         self.settings = settings
         self.fetcher = Fetcher(settings)
@@ -87,6 +88,11 @@ class Pipeline:
         start, self._start = self._start, None
         return start.seconds() if start else None
 
+    def behind(self, work: Callable[[], None]) -> None:
+        """Do something that nobody waits for but `close`."""
+        self._behind = threading.Thread(target=work, name="behind")
+        self._behind.start()
+
     def check_room(self) -> None:
         """Raise Overloaded where one more request would be too many."""
         if len(self._requests) >= self.settings.max_requests:
@@ -95,6 +101,8 @@ class Pipeline:
     def close(self) -> None:
         """Stop the engine; requests still running end as cancelled. From any thread."""
         self.runner.close()
+        if self._behind is not None:
+            self._behind.join()
         for request in tuple(self._requests):
             request.abort()
         self.threads.shutdown(wait=False, cancel_futures=True)

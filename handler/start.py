@@ -11,22 +11,21 @@ import threading
 import wave
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 from handler import logs
-from handler.errors import ModelUnavailable
+from handler.errors import ModelUnavailable, OutOfMemory
 from handler.longform import Samples, Window, letters
-from handler.models import find_model, placed_model, weights_in
+from handler.models import BAKED, find_model, placed_model, weights_in
 from handler.pipeline import Pipeline
-from handler.settings import Settings
+from handler.settings import Settings, SettingsError
 from handler.timeline import Timeline
 from handler.whisper.kept import Kept, read_ahead
 
 TURN_S = 0.0005  # how long a thread may keep the interpreter from the others while the process starts
 CONVERTED = (".bin", ".pt")  # endings of weights that are not as they are served
-KEEPING = "keep"  # the thread that writes a conversion, once the process is ready
 CHECK = Path(__file__).parent / "check.wav"  # synthetic speech
 CHECK_WORDS = ("good", "morning")
 
@@ -56,7 +55,7 @@ def build(settings: Settings, timeline: Timeline | None = None, beside: Callable
     gc.freeze()  # what is loaded stays: looking through all of it for garbage would stop every thread for a fifth of a second
     logs.info("ready", model=settings.model_id, **timeline.seconds())
     if kept is not None:
-        threading.Thread(target=kept.write, name=KEEPING).start()
+        pipeline.behind(kept.write)
     return pipeline
 
 
@@ -76,8 +75,10 @@ def _brisk() -> Iterator[None]:
 
 def _build(settings: Settings, timeline: Timeline, imported: threading.Event) -> tuple[Pipeline, Kept | None]:
     where = settings.model_id, settings.cache_dir, settings.model_revision
-    with ThreadPoolExecutor(1, "ahead") as ahead:
-        finding = ahead.submit(_find, partial(placed_model, *where), settings.cache_dir, timeline)
+    over = threading.Event()
+    with ThreadPoolExecutor(1, "ahead") as ahead, _ends(over):
+        find = partial(_find, settings=settings, timeline=timeline, over=over)
+        finding = ahead.submit(find, partial(placed_model, *where))
         with timeline.span("import_torch"):
             import torch
         with timeline.span("import_engine"):
@@ -86,8 +87,13 @@ def _build(settings: Settings, timeline: Timeline, imported: threading.Event) ->
         imported.set()
         device = choose_device(settings.device)  # a bad one ends the start before anything is downloaded
         with timeline.span("device_context"):
-            torch.empty(1, device=device)
-        found = finding.result() or _find(partial(find_model, *where), settings.cache_dir, timeline)
+            try:
+                torch.empty(1, device=device)
+            except torch.OutOfMemoryError as exc:
+                raise OutOfMemory("the device has no memory left; expected one that nobody else fills") from exc
+            except RuntimeError as exc:
+                raise SettingsError("DEVICE", str(device), f"a device that can be used: {str(exc).splitlines()[0]}") from exc
+        found = finding.result() or find(partial(find_model, *where))
         assert found is not None
         folder, kept = found
         hearing = ahead.submit(_load_vad, work_alone, timeline)
@@ -96,7 +102,18 @@ def _build(settings: Settings, timeline: Timeline, imported: threading.Event) ->
     return Pipeline(engine, settings, timeline), kept
 
 
-def _find(search: Callable[[], Path | None], cache_dir: Path, timeline: Timeline) -> tuple[Path, Kept | None] | None:
+@contextmanager
+def _ends(over: threading.Event) -> Iterator[None]:
+    """What still runs beside a block that has ended is told to end."""
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _find(
+    search: Callable[[], Path | None], settings: Settings, timeline: Timeline, over: threading.Event
+) -> tuple[Path, Kept | None] | None:
     """The folder of the model and what is kept of it, all read once; None where `search` finds none."""
     with timeline.span("find_model"):
         folder = search()
@@ -105,12 +122,13 @@ def _find(search: Callable[[], Path | None], cache_dir: Path, timeline: Timeline
     files = weights_in(folder)
     with timeline.span("files_read"):
         kept = None
-        if files and files[0].suffix in CONVERTED and cache_dir.is_dir():
-            kept = Kept(cache_dir, files[0])
-            kept.check()
+        if files and files[0].suffix in CONVERTED and (settings.cache_dir.is_dir() or settings.cache_dir != Settings().cache_dir):
+            kept = Kept((BAKED, settings.cache_dir), files[0], over)
+            kept.check(None if settings.dtype == "auto" else settings.dtype)
         if kept is None or not kept.any():
             for file in files:
-                read_ahead(file)
+                with suppress(OSError):  # whoever needs it says so
+                    read_ahead(file, over)
     return folder, kept
 
 

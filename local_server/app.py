@@ -37,7 +37,7 @@ def make_app(house: House) -> FastAPI:
 
     @app.get("/hc", responses=HEALTH_RESPONSES)
     async def health() -> Response:
-        """Whether the server can take work."""
+        """Whether the server can take work."""  # behind a Front that answers it itself, this tells /docs of it
         status, content = house.health()
         return Response(status_code=status) if content is None else JSONResponse(content, status)
 

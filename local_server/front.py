@@ -54,18 +54,16 @@ class Front:
         self._make_app = make_app
         self._on_fault = on_fault
         self._app: asyncio.Task[Asgi] | None = None
+        self._ending = False
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """One connection, or the life of the server."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
-        elif scope.get("path") == "/hc" and scope.get("method") in ("GET", "HEAD") and not self._made():
+        elif scope.get("path") == "/hc" and scope.get("method") in ("GET", "HEAD"):
             await _answer(send, *self._house.health())
         else:
             await (await self._whole())(scope, receive, send)
-
-    def _made(self) -> bool:
-        return self._app is not None and self._app.done()
 
     async def _whole(self) -> Asgi:
         """The application with every route."""
@@ -77,22 +75,23 @@ class Front:
         starting = asyncio.create_task(self._start())
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        self._ending = True
         await starting
         if self._house.pipeline is not None:
-            self._house.pipeline.close()
+            await asyncio.to_thread(self._house.pipeline.close)
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start(self) -> None:
         house = self._house
         try:
             house.pipeline = await asyncio.to_thread(self._build, house.settings)
+            if not self._ending:
+                await self._whole()
+                await asyncio.to_thread(house.pipeline.fetcher.prepare)
         except Exception as exc:
             house.fault = str(exc)
             logs.error("cannot_start", None if isinstance(exc, (AsrError, ValueError)) else exc, reason=str(exc))
             self._on_fault()
-            return
-        await self._whole()
-        await asyncio.to_thread(house.pipeline.fetcher.prepare)
 
 
 async def _answer(send: Send, status: int, content: dict[str, str] | None) -> None:

@@ -28,9 +28,12 @@ def main() -> None:
         bar.update(1 - bar.n)
     worker.pipeline.close()
     print(json.dumps(output, ensure_ascii=False, indent=2))
-    print("\nwhere the time went")
-    for name, seconds in {"load the model": loaded, **output["timing"]}.items():
-        print(f"  {name:<16}{seconds:8.3f} s")
+    timing = output["timing"]
+    cold_start = timing.pop("cold_start")
+    for title, stages in (("the start", cold_start), ("the job", {"load the model": loaded, **timing})):
+        print(f"\nwhere the time of {title} went")
+        for name, seconds in stages.items():
+            print(f"  {name:<16}{seconds:8.3f} s")
 
 
 if __name__ == "__main__":

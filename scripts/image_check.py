@@ -1,10 +1,12 @@
 """Runs inside an image with a model: who it is, what it can write, `/hc`, a transcript, a queue job, the end. See scripts/image."""
 
 import base64
+import errno
 import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -17,18 +19,26 @@ from tests.sls_queue import Queue
 START_S = 300.0
 PORT = "8765"
 JOB = json.loads(Path("test_input.json").read_text())["input"]
+ALONE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # what was installed, and nothing of the checkout
 WORDS = ("quick", "brown", "fox")
 
 
 def who() -> None:
     """An ordinary user, a root that cannot be written, no compiler."""
     assert os.getuid() != 0, "the image runs as root"
-    for folder in ("/", "/opt/asr", "/app", os.environ["CACHE_DIR"]):
-        try:
-            Path(folder, "written").write_text("")
-        except OSError:
-            continue
-        raise AssertionError(f"{folder} can be written")
+    for folder in ("/", "/opt/asr", "/opt/models", "/app"):
+        found = Path(folder).stat()
+        assert found.st_uid != os.getuid(), f"{folder} belongs to the user"
+        assert not found.st_mode & stat.S_IWOTH, f"{folder} can be written by everybody"
+    try:
+        Path("/data/written").write_text("")
+    except OSError as exc:
+        if exc.errno != errno.EROFS:
+            raise AssertionError("CACHE_DIR does not belong to the user") from exc
+    else:
+        raise AssertionError("the root can be written")
+    where = subprocess.run([sys.executable, "-c", "import handler; print(handler.__file__)"], env=ALONE, capture_output=True, text=True)
+    assert where.stdout.startswith("/opt/asr/"), "what runs is not what was installed"
     assert not [name for name in ("gcc", "cc", "g++", "clang", "make") if shutil.which(name)], "the image has a compiler"
     with tempfile.NamedTemporaryFile():
         print("user, root and programs: as they should be")
@@ -36,7 +46,7 @@ def who() -> None:
 
 def server() -> None:
     """`/hc`, one transcript, and an end as it is asked for."""
-    process = subprocess.Popen([sys.executable, "-m", "local_server"], env={**os.environ, "PORT": PORT})
+    process = subprocess.Popen([sys.executable, "-m", "local_server"], env={**ALONE, "PORT": PORT})
     began = time.monotonic()
     while not _is_ready():
         assert process.poll() is None, "the server ended"
@@ -55,7 +65,7 @@ def worker() -> None:
     """One job from a queue."""
     with Queue() as queue:
         queue.put("job", JOB)
-        process = subprocess.Popen([sys.executable, "-m", "handler"], env={**os.environ, **queue.environment()}, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([sys.executable, "-m", "handler"], env={**ALONE, **queue.environment()}, stdout=subprocess.DEVNULL)
         output = queue.answer("job")["output"]
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0, "the worker did not end as it should"

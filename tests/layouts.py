@@ -152,10 +152,10 @@ def join_base(target: Path) -> Path:
 
 def _named(path: Path) -> list[tuple[str, int]]:
     """Name and type number of each variable of a model.bin."""
-    from handler.whisper.weights import _CT2_TYPES, _ctranslate2_variables
+    from handler.whisper.ctranslate2 import TYPES, variables_in
 
     with path.open("rb") as file:
-        return [(name, _CT2_TYPES.index(dtype)) for name, (_, dtype, _, _) in _ctranslate2_variables(file)]
+        return [(name, TYPES.index(dtype)) for name, (_, dtype, _, _) in variables_in(file)]
 
 
 def _string(text: str) -> bytes:

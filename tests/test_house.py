@@ -8,9 +8,10 @@ import pytest
 from tests.conftest import ROOT
 
 LEVELS = (
-    ("handler", "handler.budget", "handler.errors", "handler.timeline", "handler.logs", "handler.languages", "handler.sdk"),
+    ("handler",),
+    ("handler.budget", "handler.errors", "handler.timeline", "handler.logs", "handler.languages", "handler.sdk"),
     ("handler.audio.spool", "handler.audio.archive",
-     "handler.schema", "handler.whisper.dims", "handler.whisper.linear", "handler.whisper.tokenizer"),
+     "handler.schema", "handler.whisper.ctranslate2", "handler.whisper.dims", "handler.whisper.linear", "handler.whisper.safefile", "handler.whisper.tokenizer"),
     ("handler.settings", "handler.scheduler", "handler.longform", "handler.models", "handler.fallback", "handler.coverage",
      "handler.subtitles", "handler.audio.decode", "handler.audio.vad", "handler.whisper.rules",
      "handler.whisper.cache", "handler.whisper.heads", "handler.whisper.kept", "handler.whisper.segments", "handler.whisper.words"),

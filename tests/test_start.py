@@ -14,7 +14,7 @@ from handler import logs
 from handler.errors import ModelUnavailable
 from handler.schema import Options
 from handler.settings import Settings
-from handler.start import KEEPING, build
+from handler.start import build
 from handler.whisper.kept import Kept
 from handler.whisper.weights import load, open_checkpoint
 from tests.asking import upload
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 def converted(folder: Path, cache: Path) -> dict[str, torch.Tensor]:
     """The weights of a folder by way of what is kept, and kept if they were not."""
-    kept = Kept(cache, folder / "model.bin")
+    kept = Kept([cache], folder / "model.bin")
     kept.check()
     weights = load(open_checkpoint(folder), CPU, torch.bfloat16, kept).state_dict()
     kept.write()
@@ -47,7 +47,7 @@ def kept_file(cache: Path) -> Path:
 def test_a_conversion_is_kept_and_read_again_without_the_checkpoint_s_tensors(tiny_folder: Path, tmp_path: Path) -> None:
     first = converted(tiny_folder, tmp_path)
     before = kept_file(tmp_path).stat().st_mtime_ns
-    kept = Kept(tmp_path, tiny_folder / "model.bin")
+    kept = Kept([tmp_path], tiny_folder / "model.bin")
     kept.check()
     assert kept.file("bfloat16") == kept_file(tmp_path)
     assert kept.file("float16") is None
@@ -75,10 +75,27 @@ def test_a_damaged_conversion_is_found_out_told_and_made_anew(
     assert len(kept_file(tmp_path).read_bytes()) == len(data)
 
 
+def test_a_conversion_that_somebody_has_taken_away_meanwhile_is_made_anew(tiny_folder: Path, tmp_path: Path) -> None:
+    first = converted(tiny_folder, tmp_path)
+    kept = Kept([tmp_path], tiny_folder / "model.bin")
+    kept.check()
+    kept_file(tmp_path).unlink()
+    assert_same(load(open_checkpoint(tiny_folder), CPU, torch.bfloat16, kept).state_dict(), first)
+
+
+def test_what_an_image_carries_is_read_and_what_is_missing_goes_to_the_cache(tiny_folder: Path, tmp_path: Path) -> None:
+    baked, cache = tmp_path / "baked", tmp_path / "cache"
+    converted(tiny_folder, baked)
+    kept = Kept([baked, cache], tiny_folder / "model.bin")
+    kept.check()
+    assert kept.file("bfloat16") == kept_file(baked)
+    assert kept.path("float32").is_relative_to(cache)
+
+
 def test_two_that_convert_at_once_keep_one_and_leave_nothing_else(tiny_folder: Path, tmp_path: Path) -> None:
     both = []
     for _ in range(2):
-        kept = Kept(tmp_path, tiny_folder / "model.bin")
+        kept = Kept([tmp_path], tiny_folder / "model.bin")
         kept.check()
         load(open_checkpoint(tiny_folder), CPU, torch.bfloat16, kept)
         both.append(kept)
@@ -99,7 +116,7 @@ from handler.whisper.kept import Kept
 from handler.whisper.weights import load, open_checkpoint
 logs.configure("WARNING")
 folder, cache = map(Path, sys.argv[1:])
-kept = Kept(cache, folder / "model.bin")
+kept = Kept([cache], folder / "model.bin")
 kept.check()
 load(open_checkpoint(folder), torch.device("cpu"), torch.bfloat16, kept)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
@@ -126,10 +143,7 @@ async def test_a_process_that_finds_a_conversion_says_the_same_words(tiny_folder
         pipeline = build(settings(cache_dir=tmp_path))
         texts.append((await pipeline.transcribe(upload(wav(say(FOX))), Options())).text)
         pipeline.close()
-        for thread in threading.enumerate():
-            if thread.name == KEEPING:
-                thread.join()
-    assert Kept(tmp_path, tiny_folder / "model.bin").path("float32").is_file()
+    assert Kept([tmp_path], tiny_folder / "model.bin").path("float32").is_file()
     assert texts[0] == texts[1]
     assert word_errors(FOX, texts[0]) == 0
 

@@ -18,9 +18,9 @@ Arrays = dict[str, NDArray[np.float32]]
 
 
 def tensors_in(path: Path) -> Arrays:
-    """Every float32 tensor by the dotted name of its place. Raises OSError, BadZipFile, UnpicklingError, KeyError."""
+    """Every float32 tensor by the dotted name of its place. Raises OSError, BadZipFile, UnpicklingError, KeyError, ValueError."""
     with ZipFile(path) as archive:
-        pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+        (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
         root = _Unpickler(archive, pickled.removesuffix(".pkl")).load()
     return dict(_walk(root, ""))
 
@@ -57,6 +57,9 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _array(storage: NDArray[np.float32], offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object) -> NDArray[np.float32]:
+    last = offset + sum((count - 1) * stride for count, stride in zip(shape, strides, strict=True))
+    if min(offset, *shape, *strides, 0) < 0 or (all(shape) and last >= len(storage)):
+        raise pickle.UnpicklingError("a tensor reaches beyond its storage")
     apart = tuple(stride * storage.itemsize for stride in strides)
     return np.lib.stride_tricks.as_strided(storage[offset:], shape, apart)
 

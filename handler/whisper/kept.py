@@ -10,11 +10,12 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from handler import logs
 
@@ -23,38 +24,56 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # of the tensors' names and of what is laid into them: what another version has kept is not read
 BLOCK = 8 * 1024**2  # bytes
+SAMPLE = 256 * 1024  # bytes
 READERS = min(8, os.cpu_count() or 1)  # threads: one alone does not fill a network disk's line
 OLD_DRAFT_S = 24 * 3600.0  # whoever began it is gone
-T = TypeVar("T")
 _WEIGHTS, _SUMS, _DRAFT = "model.safetensors", "sums.json", ".draft-"
 
 
 class Kept:
-    """Where the conversions of one checkpoint file lie, one folder for each number format."""
+    """Where the conversions of one checkpoint file lie, one folder for each number format. Written to the last of the places."""
 
-    def __init__(self, cache_dir: Path, source: Path) -> None:
-        stat = source.stat()
-        told = "\0".join((str(source.resolve()), str(stat.st_size), str(stat.st_mtime_ns), str(FORMAT)))
-        self._folder = cache_dir / "converted" / hashlib.sha256(told.encode()).hexdigest()[:24]
-        self._sound: set[str] = set()
+    def __init__(self, places: Sequence[Path], source: Path, over: threading.Event | None = None) -> None:
+        """`places` are folders of models. What reads for long ends as soon as `over` is set."""
+        self._folders = [place / "converted" / _key(source) for place in places]
+        self._over = over or threading.Event()
+        self._sound: dict[str, Path] = {}
         self._noted: tuple[str, dict[str, Tensor]] | None = None
 
-    def check(self) -> None:
-        """Read all that is kept, which brings it into memory, and see whether it is whole; what is not is removed."""
-        for folder in self._folder.glob("[!.]*/"):
-            if _is_sound(folder):
-                self._sound.add(folder.name)
-            else:
+    def check(self, dtype: str | None = None) -> None:
+        """Read what is kept, of one number format or of all, which brings it into memory, and see whether it is whole.
+
+        What is not is removed. What cannot be read at present is passed over.
+        """
+        for folder in (found for place in self._folders for found in place.glob(dtype or "[!.]*")):
+            try:
+                sound = self._is_sound(folder)
+            except OSError as exc:
+                logs.warning("kept_checkpoint_unreadable", folder=str(folder), reason=exc.strerror)
+                continue
+            if sound:
+                self._sound.setdefault(folder.name, folder / _WEIGHTS)
+            elif not self._over.is_set():
                 logs.warning("kept_checkpoint_damaged", folder=str(folder))
                 shutil.rmtree(folder, ignore_errors=True)
 
+    def _is_sound(self, folder: Path) -> bool:
+        weights, sums = folder / _WEIGHTS, folder / _SUMS
+        if not (weights.is_file() and sums.is_file()):
+            return False
+        try:
+            told = json.loads(sums.read_text())
+            return bool(weights.stat().st_size == told["size"] and read_ahead(weights, self._over) == told["sha256"])
+        except (ValueError, KeyError, TypeError):
+            return False
+
     def file(self, dtype: str) -> Path | None:
         """The file of a number format, where one is kept and `check` has found it whole."""
-        return self.path(dtype) if dtype in self._sound else None
+        return self._sound.get(dtype)
 
     def path(self, dtype: str) -> Path:
-        """Where the file of a number format lies, or would."""
-        return self._folder / dtype / _WEIGHTS
+        """Where the file of a number format is written."""
+        return self._folders[-1] / dtype / _WEIGHTS
 
     def any(self) -> bool:
         """Whether some number format is kept."""
@@ -71,48 +90,54 @@ class Kept:
         if self._noted is None:
             return
         (dtype, tensors), self._noted = self._noted, None
-        target = self._folder / dtype
+        target = self.path(dtype).parent
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            _forget_old_drafts(self._folder)
-            draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=self._folder))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _forget_old_drafts(target.parent)
+            draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=target.parent))
             try:
                 weights = draft / _WEIGHTS
                 save_file(tensors, weights)
-                (draft / _SUMS).write_text(json.dumps({"size": weights.stat().st_size, "sha256": _blocks(weights, _sum)}))
+                (draft / _SUMS).write_text(json.dumps({"size": weights.stat().st_size, "sha256": list(_sums(weights))}))
                 draft.chmod(0o755)  # of a temporary folder nobody else could read
                 draft.rename(target)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
         except Exception as exc:  # safetensors raises its own for a full disk
             if not target.is_dir():  # else somebody else was first
-                logs.warning("conversion_not_kept", folder=str(self._folder), reason=str(exc) or type(exc).__name__)
+                logs.warning("conversion_not_kept", folder=str(target), reason=str(exc) or type(exc).__name__)
 
 
-def read_ahead(path: Path) -> None:
-    """Bring a file into memory by several readers, so that whoever maps it does not wait for one page after the other."""
-    with contextlib.suppress(OSError):  # whoever needs it says so
-        _blocks(path, len)
+def read_ahead(path: Path, over: threading.Event) -> list[str]:
+    """Bring a file into memory by several readers, so that nobody waits for one page after the other; the sums of its blocks."""
+
+    def read(at: int) -> str:
+        return "" if over.is_set() else _sum(os.pread(file.fileno(), BLOCK, at))
+
+    with path.open("rb") as file, ThreadPoolExecutor(READERS) as readers:
+        return list(readers.map(read, range(0, os.fstat(file.fileno()).st_size, BLOCK)))
 
 
-def _is_sound(folder: Path) -> bool:
-    try:
-        told = json.loads((folder / _SUMS).read_text())
-        weights = folder / _WEIGHTS
-        return bool(weights.stat().st_size == told["size"] and _blocks(weights, _sum) == told["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+def _sums(path: Path) -> Iterator[str]:
+    """The same by one reader: as the interpreter ends it starts no threads any more."""
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            yield _sum(block)
 
 
 def _sum(block: bytes) -> str:
     return hashlib.sha256(block).hexdigest()
 
 
-def _blocks(path: Path, of: Callable[[bytes], T]) -> list[T]:
-    """Something of each block of a file, read by several threads."""
-    with path.open("rb") as file, ThreadPoolExecutor(READERS) as readers:
-        descriptor = file.fileno()
-        return list(readers.map(lambda at: of(os.pread(descriptor, BLOCK, at)), range(0, os.fstat(descriptor).st_size, BLOCK)))
+def _key(source: Path) -> str:
+    """What a file is known by wherever it lies: its size, its age in seconds (images keep no more of it), and samples of it."""
+    stat = source.stat()
+    told = hashlib.sha256(f"{FORMAT} {source.name} {stat.st_size} {int(stat.st_mtime)}".encode())
+    with source.open("rb") as file:
+        for at in (0, stat.st_size // 2, max(0, stat.st_size - SAMPLE)):
+            file.seek(at)
+            told.update(file.read(SAMPLE))
+    return told.hexdigest()[:24]
 
 
 def _forget_old_drafts(folder: Path) -> None:

@@ -7,20 +7,25 @@ and a way to read one tensor; `load` puts them together, checks every shape, and
 import json
 import pickle
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from handler import logs
+from handler.device import work_alone
 from handler.errors import ModelUnavailable
+from handler.whisper.ctranslate2 import variables_in
 from handler.whisper.dims import Dims
-from handler.whisper.kept import Kept
+from handler.whisper.kept import READERS, Kept
 from handler.whisper.model import Whisper
+from handler.whisper.safefile import SafeFile
 
 KINDS = "Whisper checkpoints of transformers (safetensors), openai-whisper (.pt) and CTranslate2 (model.bin)"
 
@@ -106,7 +111,7 @@ class _faults_of:  # noqa: N801 - reads as a clause
         if isinstance(exc, torch.OutOfMemoryError):  # a RuntimeError, and no fault of the file
             return
         foreign = (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, RuntimeError, struct.error)
-        if isinstance(exc, (*foreign, SafetensorError, pickle.UnpicklingError)):
+        if isinstance(exc, (*foreign, pickle.UnpicklingError)):
             raise ModelUnavailable(f"{self.file} is cut, damaged or not a Whisper checkpoint: {_brief(exc)}") from exc
 
 
@@ -124,18 +129,33 @@ def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, kept:
         model = Whisper(checkpoint.dims)
     name_of_dtype = str(dtype).removeprefix("torch.")
     file = kept.file(name_of_dtype) if kept else None
-    tensors = {}
-    with _faults_of(file.name if file else checkpoint.file):
-        converted = safe_open(file, framework="pt") if file else None
-        for name, expected in model.state_dict().items():
-            tensor = converted.get_tensor(name) if converted else _assemble(checkpoint, name)
-            if tensor.shape != expected.shape:
-                raise ValueError(f"{name} is {list(tensor.shape)}, expected {list(expected.shape)}")
-            tensors[name] = tensor.to(device=device, dtype=dtype)
-    if kept and not file:
-        kept.later(name_of_dtype, tensors)
+    tensors = None
+    if file:
+        try:
+            tensors = _tensors(model, SafeFile(file).tensor, device, dtype)
+        except (OSError, ValueError, KeyError) as exc:  # another process has removed it, or another version has written it
+            logs.warning("kept_checkpoint_unreadable", folder=str(file.parent), reason=_brief(exc))
+    if tensors is None:
+        with _faults_of(checkpoint.file):
+            tensors = _tensors(model, partial(_assemble, checkpoint), device, dtype)
+        if kept:
+            kept.later(name_of_dtype, tensors)
     model.load_state_dict(tensors, assign=True)
     return model.requires_grad_(False).eval()
+
+
+def _tensors(model: Whisper, read: Callable[[str], Tensor], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """All that a network needs, read by several threads."""
+
+    def placed(name: str, expected: Tensor) -> Tensor:
+        tensor = read(name)
+        if tensor.shape != expected.shape:
+            raise ValueError(f"{name} is {list(tensor.shape)}, expected {list(expected.shape)}")
+        return tensor.to(device=device, dtype=dtype)
+
+    wanted = model.state_dict()
+    with ThreadPoolExecutor(READERS, initializer=work_alone) as readers:
+        return dict(zip(wanted, readers.map(placed, wanted, wanted.values()), strict=True))
 
 
 def _assemble(checkpoint: Checkpoint, name: str) -> Tensor:
@@ -154,7 +174,8 @@ def _assemble(checkpoint: Checkpoint, name: str) -> Tensor:
     if module.endswith(("attn.qkv", "cross.q")):
         heads = checkpoint.dims.n_audio_head if module.startswith("encoder") else checkpoint.dims.n_text_head
         state = checkpoint.dims.n_audio_state if module.startswith("encoder") else checkpoint.dims.n_text_state
-        tensor = tensor.float()  # float16's smallest numbers would lose bits
+        if tensor.dtype == torch.float16:
+            tensor = tensor.float()  # its smallest numbers would lose bits
         tensor[:state] *= (state // heads) ** -0.5  # 1/8 in every published size: exact
     return tensor
 
@@ -189,14 +210,14 @@ def _open_transformers(path: Path) -> Checkpoint:
         if not file.is_file():
             raise ModelUnavailable(f"{name} is missing from model folder {path.parent.name}")
         with _faults_of(name):
-            readers.append(safe_open(file, framework="pt"))
-    where = {key: reader for reader in readers for key in reader.keys()}  # noqa: SIM118 - not a mapping
+            readers.append(SafeFile(file))
+    where = {key: reader for reader in readers for key in reader.names()}
     # WhisperForConditionalGeneration says model.encoder…, WhisperModel says encoder…
     short = "" if any(key.startswith("model.") for key in where) else "model."
 
     def read(key: str) -> Tensor | None:
         key = key.removeprefix(short)
-        return where[key].get_tensor(key) if key in where else None
+        return where[key].tensor(key) if key in where else None
 
     generation = _config(path.parent, "generation_config.json", required=False)
     suppress = generation.get("suppress_tokens", config.get("suppress_tokens"))
@@ -230,7 +251,7 @@ def _open_openai(path: Path) -> Checkpoint:
 
 def _open_ctranslate2(path: Path) -> Checkpoint:
     with path.open("rb") as file:
-        variables = dict(_ctranslate2_variables(file))
+        variables = dict(variables_in(file))
     config = _config(path.parent, "config.json", required=False)
     mapped = np.memmap(path, dtype=np.uint8, mode="r")
 
@@ -280,40 +301,6 @@ def _open_ctranslate2(path: Path) -> Checkpoint:
         tuple(config["suppress_ids"]) if config.get("suppress_ids") else None,
         _pairs(config.get("alignment_heads")),
     )
-
-
-_CT2_TYPES = (torch.float32, torch.int8, torch.int16, torch.int32, torch.float16, torch.bfloat16)
-
-
-def _ctranslate2_variables(file: BinaryIO) -> Iterator[tuple[str, tuple[tuple[int, ...], torch.dtype, int, int]]]:
-    """Name, shape, type, place and size in bytes of each variable. Source: OpenNMT/CTranslate2, src/models/model.cc."""
-
-    def take(form: str) -> tuple[Any, ...]:
-        size = struct.calcsize("<" + form)
-        raw = file.read(size)
-        return struct.unpack("<" + form, raw)
-
-    def string() -> str:
-        raw: bytes = file.read(take("H")[0])
-        return raw.rstrip(b"\0").decode()
-
-    end = file.seek(0, 2)
-    file.seek(0)
-    (version,) = take("I")
-    spec = string() if 2 <= version <= 6 else ""
-    if spec != "WhisperSpec":
-        raise ValueError(f"expected a CTranslate2 model of spec WhisperSpec; found {spec or 'something else'!r}")
-    _, count = take("II")
-    for _ in range(count):
-        name = string()
-        (rank,) = take("B")
-        shape = take(f"{rank}I")
-        kind, size = take("BI")
-        at = file.tell()
-        if at + size > end:
-            raise EOFError(f"the file ends inside {name}")
-        yield name, (shape, _CT2_TYPES[kind], at, size)
-        file.seek(size, 1)
 
 
 def _config(folder: Path, name: str, required: bool = True) -> dict[str, Any]:
