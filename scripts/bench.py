@@ -82,7 +82,7 @@ class Bench:
                 yield f"round {number}: {name}", lambda name=name: self._peer_round(name)  # type: ignore[misc]
             for count in CLIENTS:
                 yield f"round {number}: {count} clients", lambda count=count: self._clients(count)  # type: ignore[misc]
-        for seconds in LENGTHS_S:
+        for seconds in self._given.lengths:
             yield f"length {seconds:.0f}", lambda seconds=seconds: self._length(seconds)  # type: ignore[misc]
 
     def _server(self) -> Server:
@@ -131,7 +131,7 @@ class Bench:
             server.upload(self._joined.path)  # a fresh process takes more memory with any work, until it has seen all kinds
             idle = [server.upload(clip.path).seconds for _ in range(IDLE_REPLIES)]
             running = pool.submit(server.address, f"{files}/{file.path.name}")
-            if seconds == max(LENGTHS_S):
+            if seconds == max(self._given.lengths):
                 time.sleep(UNDER_WAY_S)
                 busy: list[float] = []
                 while not running.done() and len(busy) < BESIDE_REPLIES:
@@ -163,6 +163,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3, help="turns that everybody has; who is slower than twenty times real time has one")
     parser.add_argument("--peers", default=list(PEERS), type=lambda text: text.split(";"), help="names, with ; between them")
+    parser.add_argument("--lengths", default=LENGTHS_S, nargs="*", type=float, metavar="S", help="files of these seconds, one each")
     parser.add_argument("--resume", action="store_true", help="keep what a run of these arguments has measured before it was broken off")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     given = parser.parse_args()
