@@ -62,7 +62,7 @@ ARG MODEL_ID=openai/whisper-large-v3-turbo
 ARG MODEL_REVISION=
 ARG MODEL_PACKAGE=
 ARG DTYPE=bfloat16
-USER root
+USER 0
 # hadolint ignore=DL3013
 RUN --mount=type=secret,id=registry \
     { [ ! -f /run/secrets/registry ] || . /run/secrets/registry; } \

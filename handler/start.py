@@ -9,7 +9,7 @@ import gc
 import sys
 import threading
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -76,8 +76,8 @@ def _brisk() -> Iterator[None]:
 def _build(settings: Settings, timeline: Timeline, imported: threading.Event) -> tuple[Pipeline, Kept | None]:
     where = settings.model_id, settings.cache_dir, settings.model_revision
     over = threading.Event()
-    with ThreadPoolExecutor(1, "ahead") as ahead, _ends(over):
-        find = partial(_find, settings=settings, timeline=timeline, over=over)
+    with ThreadPoolExecutor(2, "ahead") as ahead, _ends(over):
+        find = partial(_find, settings=settings, timeline=timeline, over=over, ahead=ahead)
         finding = ahead.submit(find, partial(placed_model, *where))
         with timeline.span("import_torch"):
             import torch
@@ -96,6 +96,7 @@ def _build(settings: Settings, timeline: Timeline, imported: threading.Event) ->
         found = finding.result() or find(partial(find_model, *where))
         assert found is not None
         folder, kept = found
+        over.set()  # from here on whoever loads the weights reads them
         hearing = ahead.submit(_load_vad, work_alone, timeline)
         engine = load_engine(folder, settings, kept, timeline)
         hearing.result()
@@ -112,24 +113,28 @@ def _ends(over: threading.Event) -> Iterator[None]:
 
 
 def _find(
-    search: Callable[[], Path | None], settings: Settings, timeline: Timeline, over: threading.Event
+    search: Callable[[], Path | None], settings: Settings, timeline: Timeline, over: threading.Event, ahead: ThreadPoolExecutor
 ) -> tuple[Path, Kept | None] | None:
-    """The folder of the model and what is kept of it, all read once; None where `search` finds none."""
+    """The folder of the model and what is kept of it, read once; None where `search` finds none. Other weights are read on, behind this."""
     with timeline.span("find_model"):
         folder = search()
     if folder is None:
         return None
     files = weights_in(folder)
-    with timeline.span("files_read"):
-        kept = None
-        if files and files[0].suffix in CONVERTED and (settings.cache_dir.is_dir() or settings.cache_dir != Settings().cache_dir):
+    kept = None
+    if files and files[0].suffix in CONVERTED and (settings.cache_dir.is_dir() or settings.cache_dir != Settings().cache_dir):
+        with timeline.span("conversion_read"):
             kept = Kept((BAKED, settings.cache_dir), files[0], over)
             kept.check(None if settings.dtype == "auto" else settings.dtype)
-        if kept is None or not kept.any():
-            for file in files:
-                with suppress(OSError):  # whoever needs it says so
-                    read_ahead(file, over)
+    if kept is None or not kept.any():
+        ahead.submit(_read_ahead, files, timeline, over)
     return folder, kept
+
+
+def _read_ahead(files: Sequence[Path], timeline: Timeline, over: threading.Event) -> None:
+    with timeline.span("read_ahead"), suppress(OSError):  # whoever needs a file says what is wrong with it
+        for file in files:
+            read_ahead(file, over)
 
 
 def _load_vad(work_alone: Callable[[], None], timeline: Timeline) -> None:

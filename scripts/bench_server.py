@@ -121,7 +121,12 @@ class Server:
 def watch(url: str) -> float:
     """The slowest answer of an address until stdin ends, seconds; infinity where one fails."""
     slowest, over = 0.0, threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+
+    def wait() -> None:
+        sys.stdin.read()
+        over.set()
+
+    threading.Thread(target=wait, daemon=True).start()
     with requests.Session() as session:
         while not over.wait(POLL_S):
             began = time.perf_counter()

@@ -9,14 +9,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 from tqdm import tqdm
 
 from scripts.bench_server import clean_environment
-from scripts.convert import TINY, checkpoint, converted
+from scripts.convert import BASE, TINY, checkpoint, converted
+from scripts.loading import Loading, cat, loaded, write_made_up
 from scripts.machine import machine
 from scripts.peers import ROOT
 from tests.sls_queue import Queue
@@ -24,6 +25,7 @@ from tests.sls_queue import Queue
 END_S = 120.0  # a process that is not ready by then has failed
 POLL_S = 0.002
 PEERS = str(ROOT / ".peers/bin/python")
+KEPT = ROOT / ".bench"
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 TORCH = "bare `import torch`"
 _HEAD = """# How soon a cold process is ready
@@ -132,6 +134,8 @@ def _systems(model: str, threads: int, cache: str) -> dict[str, Callable[[Path],
     return {
         TORCH: torch_alone,
         "this worker as a server": server([sys.executable, "-m", "local_server"], ours),
+        "the same with Whisper base": server([sys.executable, "-m", "local_server"], ours | {"MODEL_ID": str(checkpoint(BASE))}),
+        "`cat` of base's file": lambda _: Start(cat(checkpoint(BASE) / "model.bin"), {}),
         "this worker on a queue": worker([sys.executable, "-m", "handler"], ours),
         "a server as asr-api is one": server([PEERS, peers, "asr-api", str(converted(model, "transformers"))], theirs),
         "a worker around faster-whisper": worker([PEERS, peers, "faster-whisper", str(checkpoint(model))], theirs),
@@ -144,6 +148,46 @@ def _table(title: str, starts: dict[str, list[Start]], bare: float) -> Iterator[
     for name, found in starts.items():
         seconds = [start.seconds for start in found]
         yield f"| {name} | {median(seconds) / bare:.2f}× | {max(seconds) / bare:.2f}× |"
+
+
+def _loading(cold_rounds: int, rounds: int) -> Iterator[str]:
+    """A checkpoint of large-v3's shapes beside `cat`."""
+    folder = KEPT / "made-up-large-v3"
+    if not (folder / "model.safetensors").is_file():
+        write_made_up(folder)
+    yield "\n## A made-up checkpoint of large-v3's shapes, bfloat16, beside `cat`\n"
+    yield "| page cache | size | read at, of `cat`'s speed | read and packed | peak memory, of the size | less PyTorch's own |"
+    yield "|---|---|---|---|---|---|"
+    for title, count, cold in (("holds it", rounds, False), ("dropped before each", cold_rounds, True)):
+        found = []
+        for _ in range(count):
+            if cold:
+                _drop_caches()
+            cat_s = cat(folder / "model.safetensors")
+            if cold:
+                _drop_caches()
+            found.append(replace(loaded(folder), cat_s=cat_s))
+        if found:
+            size = (folder / "model.safetensors").stat().st_size
+            speed, packed = (median(one.cat_s / seconds(one) for one in found) for seconds in (_load_s, _packed_s))
+            peak, less = (median(took(one) / size for one in found) for took in (_peak, _own_peak))
+            yield f"| {title} | {size / 2**30:.2f} GiB | {speed:.2f}× | {packed:.2f}× | {peak:.2f}× | {less:.2f}× |"
+
+
+def _load_s(one: Loading) -> float:
+    return one.load_s
+
+
+def _packed_s(one: Loading) -> float:
+    return one.load_s + one.pack_s
+
+
+def _peak(one: Loading) -> float:
+    return float(one.peak_bytes)
+
+
+def _own_peak(one: Loading) -> float:
+    return float(one.peak_bytes - one.empty_bytes)
 
 
 def _timeline(name: str, found: list[Start], bare: float) -> Iterator[str]:
@@ -186,6 +230,7 @@ def main() -> None:
             lines += _table(f"{title}, {rounds} rounds", starts, bare)
             for name in systems:
                 lines += _timeline(name, starts[name], bare)
+    lines += _loading(given.cold_rounds if os.access(DROP_CACHES, os.W_OK) else 0, given.rounds)
     given.out.write_text("\n".join(lines) + "\n")
 
 

@@ -173,7 +173,7 @@ async def test_the_first_transcript_tells_where_the_start_s_time_went_and_no_oth
     pipeline.close()
     told = first.cold_start
     assert told is not None
-    assert {"interpreter", "imports", "import_torch", "files_read", "weights_read", "warm_up", "ready"} <= told.keys()
+    assert {"interpreter", "imports", "import_torch", "find_model", "weights_read", "warm_up", "ready"} <= told.keys()
     assert 0 < told["ready"] < told["total"]
     assert second.cold_start is None
 

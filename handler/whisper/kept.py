@@ -12,10 +12,10 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from handler import logs
 
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 FORMAT = 1  # of the tensors' names and of what is laid into them: what another version has kept is not read
 BLOCK = 8 * 1024**2  # bytes
 SAMPLE = 256 * 1024  # bytes
-READERS = min(8, os.cpu_count() or 1)  # threads: one alone does not fill a network disk's line
+READERS = 8  # threads: one alone does not fill a network disk's line
 OLD_DRAFT_S = 24 * 3600.0  # whoever began it is gone
+T = TypeVar("T")
 _WEIGHTS, _SUMS, _DRAFT = "model.safetensors", "sums.json", ".draft-"
 
 
@@ -63,7 +64,7 @@ class Kept:
             return False
         try:
             told = json.loads(sums.read_text())
-            return bool(weights.stat().st_size == told["size"] and read_ahead(weights, self._over) == told["sha256"])
+            return bool(weights.stat().st_size == told["size"] and _each_block(weights, self._over, _sum) == told["sha256"])
         except (ValueError, KeyError, TypeError):
             return False
 
@@ -108,18 +109,23 @@ class Kept:
                 logs.warning("conversion_not_kept", folder=str(target), reason=str(exc) or type(exc).__name__)
 
 
-def read_ahead(path: Path, over: threading.Event) -> list[str]:
-    """Bring a file into memory by several readers, so that nobody waits for one page after the other; the sums of its blocks."""
+def read_ahead(path: Path, over: threading.Event) -> None:
+    """Bring a file into memory by several readers, until it is there or `over` is set."""
+    _each_block(path, over, len)
 
-    def read(at: int) -> str:
-        return "" if over.is_set() else _sum(os.pread(file.fileno(), BLOCK, at))
+
+def _each_block(path: Path, over: threading.Event, of: Callable[[bytes], T]) -> list[T | None]:
+    """Something of each block of a file, read by several threads; None where it was over before."""
+
+    def read(at: int) -> T | None:
+        return None if over.is_set() else of(os.pread(file.fileno(), BLOCK, at))
 
     with path.open("rb") as file, ThreadPoolExecutor(READERS) as readers:
         return list(readers.map(read, range(0, os.fstat(file.fileno()).st_size, BLOCK)))
 
 
 def _sums(path: Path) -> Iterator[str]:
-    """The same by one reader: as the interpreter ends it starts no threads any more."""
+    """SHA-256 of each block, by one reader: as the interpreter ends it starts no threads any more."""
     with path.open("rb") as file:
         while block := file.read(BLOCK):
             yield _sum(block)
