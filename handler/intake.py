@@ -77,6 +77,11 @@ class Intake:
         self._over.set()
         self._room.close()
         if self._spool is not None:
+            self._spool.stop()
+
+    def free(self) -> None:
+        """Give back what the bytes took; not in an event loop."""
+        if self._spool is not None:
             self._spool.close()
 
     def _run(self, source: AudioSource, options: Options) -> None:

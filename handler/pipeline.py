@@ -82,6 +82,7 @@ class Pipeline:
         finally:
             self._requests.discard(request)
             request.close()
+            await asyncio.shield(asyncio.to_thread(request.free))
 
     def cold_start(self) -> dict[str, float] | None:
         """Where the time of this process went until its first transcript, seconds; None from the second one on."""
@@ -163,6 +164,10 @@ class _Request:
         """Stop everything that still runs for this request."""
         self._intake.close()
         self._house.runner.cancel(self)
+
+    def free(self) -> None:
+        """Give back memory and disk; not in an event loop."""
+        self._intake.free()
 
     def _hand_over(self, item: Window | BaseException | None) -> None:
         """Take what the intake delivers; from any thread."""

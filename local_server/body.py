@@ -1,5 +1,6 @@
 """The three bodies of POST /asr, chosen by content type alone, to a source and options. Knows no model and no answer."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -36,7 +37,8 @@ async def parsed(request: Request, cap: int) -> AsyncIterator[tuple[AudioSource,
             spool.finish()
             yield AudioSource(file=cast(BinaryIO, spool.reader())), options
         finally:
-            spool.close()
+            spool.stop()
+            await asyncio.shield(asyncio.to_thread(spool.close))
     else:
         raise InvalidRequest(f"content type {kind[:60]!r}: expected {_JSON}, {_FORM}, audio/*, video/* or application/octet-stream")
 
