@@ -1,29 +1,38 @@
-"""MODEL_ID to a folder on this machine: a package, a folder, what the image carries, what the platform has placed, the cache, the Hub.
+"""MODEL_ID to a folder on this machine: a package, a folder, what the image carries, what the platform has placed, the cache, a
+network volume, the Hub.
 
 Knows no layout of weights beyond the names of the files worth having.
 """
 
 import os
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from handler import logs
 from handler.errors import ModelUnavailable
+from handler.sdk import sdk
 
 BAKED = Path("/opt/models")  # where an image carries its model
-PLATFORM_CACHE = Path("/runpod-volume/huggingface-cache/hub")  # where RunPod places a model named in an endpoint's settings
+VOLUME = Path("/runpod-volume")  # where RunPod mounts a network volume
+PLATFORM_CACHE = VOLUME / "huggingface-cache/hub"  # where RunPod places a model named in an endpoint's settings
 PLACES = (BAKED, PLATFORM_CACHE)  # folders of the Hub's cache layout, looked at in this order and before CACHE_DIR
+PROGRESS_S = 5.0
 MAIN = "main"  # the revision of whoever names none
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _ONE_FILE = ("model.safetensors", "model.bin")
 _SMALL_FILES = ["*.json", "merges.txt", "vocabulary.txt", "*.tiktoken"]
 
 
-def find_model(model_id: str, cache_dir: Path, revision: str | None = None, places: Sequence[Path] = PLACES) -> Path:
-    """The folder of a model, downloaded into `cache_dir` where it has to be. Raises ModelUnavailable."""
-    return placed_model(model_id, cache_dir, revision, places) or _hub_snapshot(model_id, cache_dir, revision)
+def find_model(model_id: str, cache_dir: Path, revision: str | None = None, places: Sequence[Path] = PLACES, volume: Path = VOLUME) -> Path:
+    """The folder of a model, copied into `cache_dir` from a network volume or downloaded where it has to be. Raises ModelUnavailable."""
+    asked = model_id, cache_dir, revision
+    return placed_model(*asked, places) or _mirrored(*asked, volume) or _hub_snapshot(*asked)
 
 
 def placed_model(model_id: str, cache_dir: Path, revision: str | None = None, places: Sequence[Path] = PLACES) -> Path | None:
@@ -61,7 +70,7 @@ def _package_folder(model_id: str) -> Path:
 
 def _kept_snapshot(model_id: str, hub: Path, revision: str | None) -> Path | None:
     """The whole snapshot of a Hub id inside a folder of the Hub's cache layout: of a revision, or the one `main` names, or the only one."""
-    repo = hub / f"models--{model_id.replace('/', '--')}"
+    repo = hub / _folder_name(model_id)
     named = repo / "refs" / (revision or MAIN)
     commit = named.read_text().strip() if named.is_file() else revision
     snapshots = [repo / "snapshots" / commit] if commit else sorted((repo / "snapshots").glob("*/"))
@@ -77,28 +86,83 @@ def _is_whole(folder: Path) -> bool:
     return any((folder / "config.json").is_file() and (folder / name).is_file() for name in _ONE_FILE) or any(folder.glob("*.pt"))
 
 
+def mirror(cache_dir: Path, volume: Path = VOLUME) -> Any | None:
+    """The SDK's mirror of `cache_dir` on a network volume; None where there is no volume, no endpoint, or the folder lies on it."""
+    if not volume.is_dir() or cache_dir.resolve().is_relative_to(volume.resolve()):
+        return None
+    found = sdk("runpod.serverless.utils.rp_volume_cache").VolumeCache([cache_dir], volume_path=volume)
+    return found if found.available else None
+
+
+def _mirrored(model_id: str, cache_dir: Path, revision: str | None, volume: Path) -> Path | None:
+    """The model out of the mirror, as far as an earlier worker has put it there."""
+    mirrored = mirror(cache_dir, volume)
+    if mirrored is None or not mirrored.hydrate():
+        return None
+    return placed_model(model_id, cache_dir, revision, places=())
+
+
 def _hub_snapshot(model_id: str, cache_dir: Path, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
+    """A download, as files and not as links, which a mirror would leave out; one that was broken off goes on where it ended."""
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
     logs.info("model_download_started", model=model_id, revision=revision or MAIN, cache_dir=str(cache_dir))
     try:
-        weights = _weights_on_hub(model_id, revision)
-        folder = Path(snapshot_download(model_id, revision=revision, cache_dir=cache_dir, allow_patterns=[*_SMALL_FILES, *weights]))
+        about = HfApi().model_info(model_id, revision=revision, files_metadata=True)
+        sizes = {file.rfilename: file.size or 0 for file in about.siblings or ()}
+        wanted = [*_SMALL_FILES, *_weights_among(model_id, list(sizes))]
+        repo, commit = cache_dir / _folder_name(model_id), str(about.sha)
+        folder = repo / "snapshots" / commit
+        total = sum(size for name, size in sizes.items() if any(fnmatch(name, pattern) for pattern in wanted))
+        with _progress(model_id, folder, total):
+            snapshot_download(model_id, revision=commit, local_dir=folder, allow_patterns=wanted)
+        _name(repo / "refs" / (revision or MAIN), commit)
     except ModelUnavailable:
         raise
     except Exception as exc:  # the Hub's client, its transport and the file system each raise their own
         raise ModelUnavailable(f"MODEL_ID={model_id}: the Hub did not deliver it into {cache_dir}: {_first_line(exc)}") from exc
-    logs.info("model_download_finished", model=model_id)
+    logs.info("model_download_finished", model=model_id, revision=commit)
     return folder
 
 
-def _weights_on_hub(model_id: str, revision: str | None) -> list[str]:
-    """Which of a repository's files hold its weights: one layout, one precision."""
-    from huggingface_hub import HfApi
+def _folder_name(model_id: str) -> str:
+    """As in the Hub's cache."""
+    return f"models--{model_id.replace('/', '--')}"
 
-    files = HfApi().list_repo_files(model_id, revision=revision)
+
+def _name(ref: Path, commit: str) -> None:
+    """Note which commit a revision is."""
+    if ref.name != commit:
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        draft = ref.with_name(f".{ref.name}.{os.getpid()}")
+        draft.write_text(commit)
+        draft.replace(ref)
+
+
+@contextmanager
+def _progress(model_id: str, folder: Path, total: int) -> Iterator[None]:
+    """Tells every few seconds how much of a download has come."""
+    over = threading.Event()
+
+    def tell() -> None:
+        while not over.wait(PROGRESS_S):
+            got = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            logs.info(
+                "model_download_progress", model=model_id, bytes=got, total=total, percent=round(100 * min(1.0, got / max(1, total)), 1)
+            )
+
+    telling = threading.Thread(target=tell, daemon=True)
+    telling.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _weights_among(model_id: str, files: Sequence[str]) -> list[str]:
+    """Which of a repository's files hold its weights: one layout, one precision."""
     for pattern in (r"model\.safetensors", r"model-\d+-of-\d+\.safetensors", r"model\.bin", r"[^/]+\.pt"):
         if found := [name for name in files if re.fullmatch(pattern, name)]:
             return found

@@ -18,7 +18,7 @@ from pathlib import Path
 from handler import logs
 from handler.errors import ModelUnavailable, OutOfMemory
 from handler.longform import Samples, Window, letters
-from handler.models import BAKED, find_model, placed_model, weights_in
+from handler.models import BAKED, find_model, mirror, placed_model, weights_in
 from handler.pipeline import Pipeline
 from handler.settings import Settings, SettingsError
 from handler.timeline import Timeline
@@ -54,9 +54,16 @@ def build(settings: Settings, timeline: Timeline | None = None, beside: Callable
     atexit.register(gc.unfreeze)  # or libraries would report at the end what was never collected
     gc.freeze()  # what is loaded stays: looking through all of it for garbage would stop every thread for a fifth of a second
     logs.info("ready", model=settings.model_id, **timeline.seconds())
-    if kept is not None:
-        pipeline.behind(kept.write)
+    pipeline.behind(partial(_keep, kept, settings.cache_dir))
     return pipeline
+
+
+def _keep(kept: Kept | None, cache_dir: Path) -> None:
+    """Keep for the next process what this one has downloaded and converted; also on the network volume, where there is one."""
+    if kept is not None:
+        kept.write()
+    if (mirrored := mirror(cache_dir)) is not None:
+        mirrored.sync(background=False)
 
 
 @contextmanager
