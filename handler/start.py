@@ -130,7 +130,7 @@ def _find(
     files = weights_in(folder)
     kept = None
     if files and files[0].suffix in CONVERTED and (settings.cache_dir.is_dir() or settings.cache_dir != Settings().cache_dir):
-        with timeline.span("conversion_read"):
+        with timeline.span("conversion_read"), suppress(OSError):  # of the checkpoint: whoever loads it says what is wrong
             kept = Kept((BAKED, settings.cache_dir), files[0], over)
             kept.check(None if settings.dtype == "auto" else settings.dtype)
     if kept is None or not kept.any():

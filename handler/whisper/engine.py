@@ -64,6 +64,7 @@ class WhisperEngine:
     def __init__(
         self, model_id: str, model: Whisper, tokenizer: Tokenizer, suppress: Collection[int], *, device_name: str,
         attention: str, slots: int, max_new_tokens: int, named_heads: Sequence[tuple[int, int]] = (), short_context: bool = False,
+        timeline: Timeline | None = None,
     ) -> None:  # fmt: skip
         weight = model.decoder.tokens.weight
         dims = model.dims
@@ -78,6 +79,7 @@ class WhisperEngine:
         self._tokenizer = tokenizer
         model.attend_by(attention)
         self._short_context = short_context
+        self._timeline = timeline or Timeline()
         self._mel = LogMel(dims.n_mels, self._device)
         self._max_new_tokens = max_new_tokens
         self._bias = suppression(tokenizer.specials, suppress, self._device)
@@ -109,7 +111,7 @@ class WhisperEngine:
         if self._device.type != "cuda":
             return None
         dims = self._model.dims
-        with _on_device():
+        with self._timeline.span("graphs_captured"), _on_device():
             return Graphs(lambda rows: step.greedy(rows, dims.n_text_ctx), sizes_up_to(self.rows), cuda_capture())
 
     def free(self) -> int:
@@ -255,6 +257,7 @@ def load_engine(folder: Path, settings: Settings, kept: Kept | None = None, time
                 max_new_tokens=settings.max_new_tokens,
                 named_heads=checkpoint.alignment_heads,
                 short_context=choose_short_context(settings.audio_context, device),
+                timeline=timeline,
             )
     logs.info(
         "engine_loaded", model=settings.model_id, device=engine.device_name, dtype=str(dtype).removeprefix("torch."),
