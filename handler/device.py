@@ -1,5 +1,8 @@
 """Where and in which number format the network runs. Knows no model."""
 
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -8,6 +11,8 @@ from threadpoolctl import ThreadpoolController
 from handler.settings import SettingsError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc, malloc/malloc.h
+_APART_BYTES, _USUAL_BYTES = 512 * 1024, 32 * 1024**2  # blocks of their own from so many bytes on; the second as glibc has it at most
 _MATRIX_UNIT = "amx_bf16"  # without it PyTorch's fused attention takes twice the time of plain products
 _CPU_BF16_FLAGS = {"avx512_bf16", _MATRIX_UNIT}  # with these, products in bfloat16 are several times faster than in float32
 
@@ -73,6 +78,22 @@ def work_alone() -> None:
     """
     torch.get_num_threads()  # sets the thread up, which it would otherwise do later and undo the limit
     ThreadpoolController().limit(limits=1, user_api="openmp")
+
+
+@contextmanager
+def large_blocks_apart() -> Iterator[None]:
+    """While weights are loaded and laid out, what is freed of them goes back to the system, where the C library is glibc.
+
+    Else each thread's heap keeps it, and a process holds twice and a half what it has. Behind it the allocator works as it
+    comes to work anyway once it has freed a large block. Source: glibc, malloc/malloc.c, M_MMAP_THRESHOLD.
+    """
+    adjust = getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)
+    adjust(_M_MMAP_THRESHOLD, _APART_BYTES)
+    try:
+        yield
+    finally:
+        adjust(_M_MMAP_THRESHOLD, _USUAL_BYTES)
+        adjust(_M_TRIM_THRESHOLD, 2 * _USUAL_BYTES)
 
 
 def device_name(device: torch.device) -> str:

@@ -17,7 +17,15 @@ import torch
 from torch import Tensor
 
 from handler import logs
-from handler.device import choose_attention, choose_device, choose_dtype, choose_short_context, device_name, free_memory
+from handler.device import (
+    choose_attention,
+    choose_device,
+    choose_dtype,
+    choose_short_context,
+    device_name,
+    free_memory,
+    large_blocks_apart,
+)  # fmt: skip
 from handler.errors import OutOfMemory
 from handler.longform import Samples, Window, WindowResult
 from handler.schema import SAMPLE_RATE
@@ -239,10 +247,11 @@ def load_engine(folder: Path, settings: Settings, kept: Kept | None = None, time
     settings.check_window(checkpoint.dims.window_samples / SAMPLE_RATE)
     with ThreadPoolExecutor(1, "vocabulary") as beside, _memory_errors():
         reading = beside.submit(_vocabulary, folder, checkpoint.dims.n_vocab, timeline)
-        with timeline.span("weights_read"):
-            model = load(checkpoint, device, dtype, kept)
-        with timeline.span("weights_packed"):
-            model.pack()
+        with large_blocks_apart():
+            with timeline.span("weights_read"):
+                model = load(checkpoint, device, dtype, kept)
+            with timeline.span("weights_packed"):
+                model.pack()
         tokenizer = reading.result()
         slots = settings.batch_size or rows_that_fit(checkpoint.dims, dtype, free_memory(device), device.type)
         with timeline.span("engine_built"):

@@ -100,7 +100,8 @@ class Kept:
                 weights = draft / _WEIGHTS
                 save_file(tensors, weights)
                 (draft / _SUMS).write_text(json.dumps({"size": weights.stat().st_size, "sha256": list(_sums(weights))}))
-                draft.chmod(0o755)  # of a temporary folder nobody else could read
+                weights.chmod(0o644)  # a temporary folder and what safetensors writes are for their owner alone
+                draft.chmod(0o755)
                 draft.rename(target)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
