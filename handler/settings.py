@@ -132,6 +132,9 @@ class Settings:
     request_timeout_s: float = _var(
         "REQUEST_TIMEOUT_S", _DAY_S, _seconds(0.01, 100 * _DAY_S), "time for one request, its download included, seconds"
     )
+    drain_timeout_s: int = _var(
+        "DRAIN_TIMEOUT_S", 60, _whole(0, _DAY_S), "time that a server which is told to end gives to the requests in work, whole seconds"
+    )
     s3_buckets: tuple[str, ...] = _var("S3_BUCKETS", (), _names, "buckets that `s3://` addresses may name, comma-separated")
     s3_endpoint_url: str | None = _var("S3_ENDPOINT_URL", None, _text, "address of an S3-compatible service other than AWS")
     log_level: str = _var("LOG_LEVEL", "INFO", _one_of(*LEVELS), "least level of the log lines")

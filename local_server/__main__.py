@@ -44,7 +44,9 @@ def main() -> None:
         failed = server.should_exit = True
 
     app = create_app(settings, build, on_fault)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, server_header=False))
+    drain_s = settings.drain_timeout_s
+    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=drain_s)
+    server = uvicorn.Server(config)
     logs.info("listening", addresses=[list(listener.getsockname()[:2]) for listener in sockets])
     for number in (signal.SIGTERM, signal.SIGINT):  # the server drains, then raises them again: an end as asked is no failure
         signal.signal(number, lambda *_: None)

@@ -53,6 +53,8 @@ def make_app(house: House) -> FastAPI:
         except AsrError:
             await drain(request, settings.max_bytes)
             raise
+        except asyncio.CancelledError:  # the server ends, and the time for what is in work is over
+            raise Cancelled("the server is shutting down") from None
         headers = _headers(transcript, time.perf_counter() - began, pipeline.engine.device_name, settings)
         body = await asyncio.to_thread(_body, transcript, options.format)
         return Response(body, headers=headers, media_type=TEXTS[options.format][1] if options.format in TEXTS else "application/json")

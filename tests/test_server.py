@@ -297,3 +297,43 @@ def test_both_ports_are_served(tmp_path: Path) -> None:
         process.terminate()
         process.stderr.read()
         assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize(("drain_s", "answered"), [("60", True), ("1", False)])
+def test_a_server_that_is_told_to_end_finishes_what_is_in_work_within_its_deadline(web: Web, drain_s: str, answered: bool) -> None:
+    import os
+    import subprocess
+    import sys
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tests.conftest import ROOT
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    environment = {
+        **os.environ, "MODEL_ID": TINY, "HOST": "127.0.0.1", "PORT": port, "DRAIN_TIMEOUT_S": drain_s, "PYTHONPATH": str(ROOT),
+        "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": "true", "DTYPE": "float32",
+    }  # fmt: skip
+    web.put("/fox", wav(say(FOX)))
+
+    def ask() -> httpx.Response:
+        return httpx.post(f"http://127.0.0.1:{port}/asr", json={"url": f"{web.url}/half?/fox"}, timeout=60)
+
+    command = [sys.executable, "-m", "local_server"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process, ThreadPoolExecutor(1) as pool:
+        assert process.stderr is not None
+        while b'"ready"' not in (line := process.stderr.readline()):
+            assert line, "the server ended"
+        asking = pool.submit(ask)
+        assert web.asked.wait(30)
+        process.terminate()
+        if answered:
+            web.released.set()
+        process.stderr.read()
+        assert process.wait(30) == 0
+        web.released.set()
+        answer = asking.result().json()
+    if answered:
+        assert word_errors(FOX, answer["text"]) == 0
+    else:
+        assert answer["error"]["code"] == "cancelled"

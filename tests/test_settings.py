@@ -29,6 +29,7 @@ VALID = {
     "MAX_DURATION_S": ("60", "max_duration_s", 60.0),
     "DOWNLOAD_TIMEOUT_S": ("1.5", "download_timeout_s", 1.5),
     "REQUEST_TIMEOUT_S": ("90", "request_timeout_s", 90.0),
+    "DRAIN_TIMEOUT_S": ("5", "drain_timeout_s", 5),
     "S3_BUCKETS": ("one, two", "s3_buckets", ("one", "two")),
     "S3_ENDPOINT_URL": ("http://s3.local", "s3_endpoint_url", "http://s3.local"),
     "LOG_LEVEL": ("DEBUG", "log_level", "DEBUG"),
@@ -39,7 +40,7 @@ BAD = {
     "PORT": "http", "PORT_HEALTH": "70000", "FLASH_ATTENTION_2": "ture", "BATCH_SIZE": "automatic", "MAX_NEW_TOKENS": "449",
     "CHUNK_LENGTH_S": "nan", "STRIDE_LENGTH_S": "16", "DEVICE": "tpu", "DTYPE": "int4", "AUDIO_CONTEXT": "10", "STARTUP_CHECK": "maybe",
     "MAX_REQUESTS": "-1", "MAX_BYTES": "1e9",
-    "MAX_DURATION_S": "0", "DOWNLOAD_TIMEOUT_S": "soon", "REQUEST_TIMEOUT_S": "0", "LOG_LEVEL": "loud",
+    "MAX_DURATION_S": "0", "DOWNLOAD_TIMEOUT_S": "soon", "REQUEST_TIMEOUT_S": "0", "DRAIN_TIMEOUT_S": "-1", "LOG_LEVEL": "loud",
 }  # fmt: skip
 
 
