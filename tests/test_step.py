@@ -101,7 +101,10 @@ def test_slots_keep_what_they_hear_when_the_length_changes() -> None:
 @torch.inference_mode()
 def test_packed_products_equal_plain_ones_to_the_last_digits() -> None:
     torch.manual_seed(0)
-    plain = Linear(64, 96).bfloat16()
+    plain = Linear(64, 96)
+    for parameter in plain.parameters():  # as they are made they hold what was in memory
+        torch.nn.init.normal_(parameter, std=0.1)
+    plain = plain.bfloat16().requires_grad_(False)
     packed = copy.deepcopy(plain)
     packed.pack()
     x, to = torch.randn(2, 7, 64).bfloat16(), torch.randn(2, 7, 96).bfloat16()
