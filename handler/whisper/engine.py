@@ -25,7 +25,7 @@ from handler.device import (
     device_name,
     free_memory,
     large_blocks_apart,
-)  # fmt: skip
+)
 from handler.errors import OutOfMemory
 from handler.longform import Samples, Window, WindowResult
 from handler.schema import SAMPLE_RATE
