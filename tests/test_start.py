@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from handler.errors import ModelUnavailable
 from handler.schema import Options
 from handler.settings import Settings
 from handler.start import build
-from handler.whisper.kept import Kept
+from handler.whisper.kept import UNUSED_S, Kept
 from handler.whisper.weights import load, open_checkpoint
 from tests.asking import upload
 from tests.conftest import ROOT, TINY, settings
@@ -92,6 +93,31 @@ def test_what_an_image_carries_is_read_and_what_is_missing_goes_to_the_cache(tin
     assert kept.path("float32").is_relative_to(cache)
 
 
+def test_what_serves_needs_its_file_no_more(tiny_folder: Path, tmp_path: Path) -> None:
+    converted(tiny_folder, tmp_path)
+    kept = Kept([tmp_path], tiny_folder / "model.bin")
+    kept.check()
+    packed = load(open_checkpoint(tiny_folder), CPU, torch.bfloat16, kept).pack()
+    plain = load(open_checkpoint(write_transformers(tiny_folder, tmp_path / "plain")), CPU, torch.float32)
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    assert packed.decoder.tokens.weight.shape == plain.decoder.tokens.weight.shape
+
+
+def test_a_conversion_that_nobody_has_read_for_long_gives_way(tiny_folder: Path, tmp_path: Path) -> None:
+    past = time.time() - UNUSED_S - 60
+    gone, used = (tmp_path / "converted" / name for name in ("gone", "used"))
+    for folder in (gone, used):
+        (folder / "bfloat16").mkdir(parents=True)
+    os.utime(gone, (past, past))
+    converted(tiny_folder, tmp_path)
+    assert not gone.exists()
+    assert used.exists()
+    mine = kept_file(tmp_path).parent.parent
+    os.utime(mine, (past, past))
+    Kept([tmp_path], tiny_folder / "model.bin").check()
+    assert mine.stat().st_mtime > past + 60
+
+
 def test_two_that_convert_at_once_keep_one_and_leave_nothing_else(tiny_folder: Path, tmp_path: Path) -> None:
     both = []
     for _ in range(2):
@@ -112,7 +138,7 @@ import resource, signal, sys
 from pathlib import Path
 import torch
 from handler import logs
-from handler.whisper.kept import Kept
+from handler.whisper.kept import UNUSED_S, Kept
 from handler.whisper.weights import load, open_checkpoint
 logs.configure("WARNING")
 folder, cache = map(Path, sys.argv[1:])

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -27,6 +27,7 @@ BLOCK = 8 * 1024**2  # bytes
 SAMPLE = 256 * 1024  # bytes
 READERS = 8  # threads: one alone does not fill a network disk's line
 OLD_DRAFT_S = 24 * 3600.0  # whoever began it is gone
+UNUSED_S = 60 * 24 * 3600.0  # what no process has read for so long is of a checkpoint that is gone
 T = TypeVar("T")
 _WEIGHTS, _SUMS, _DRAFT = "model.safetensors", "sums.json", ".draft-"
 
@@ -54,6 +55,8 @@ class Kept:
                 continue
             if sound:
                 self._sound.setdefault(folder.name, folder / _WEIGHTS)
+                with contextlib.suppress(OSError):  # what is baked cannot be marked, and is not removed either
+                    os.utime(folder.parent)
             elif not self._over.is_set():
                 logs.warning("kept_checkpoint_damaged", folder=str(folder))
                 shutil.rmtree(folder, ignore_errors=True)
@@ -94,7 +97,8 @@ class Kept:
         target = self.path(dtype).parent
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _forget_old_drafts(target.parent)
+            _forget(target.parent.glob(f"{_DRAFT}*"), OLD_DRAFT_S)
+            _forget((other for other in target.parent.parent.iterdir() if other != target.parent), UNUSED_S)
             draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=target.parent))
             try:
                 weights = draft / _WEIGHTS
@@ -147,8 +151,9 @@ def _key(source: Path) -> str:
     return told.hexdigest()[:24]
 
 
-def _forget_old_drafts(folder: Path) -> None:
-    for draft in folder.glob(f"{_DRAFT}*"):
+def _forget(folders: Iterable[Path], age: float) -> None:
+    """Remove those folders that nobody has touched for `age` seconds."""
+    for folder in folders:
         with contextlib.suppress(OSError):
-            if time.time() - draft.stat().st_mtime > OLD_DRAFT_S:
-                shutil.rmtree(draft, ignore_errors=True)
+            if time.time() - folder.stat().st_mtime > age:
+                shutil.rmtree(folder, ignore_errors=True)

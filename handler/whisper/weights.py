@@ -24,6 +24,7 @@ from handler.errors import ModelUnavailable
 from handler.whisper.ctranslate2 import variables_in
 from handler.whisper.dims import Dims
 from handler.whisper.kept import READERS, Kept
+from handler.whisper.linear import Linear, packs
 from handler.whisper.model import Whisper
 from handler.whisper.safefile import SafeFile
 
@@ -151,9 +152,13 @@ def _tensors(model: Whisper, read: Callable[[str], Tensor], device: torch.device
         tensor = read(name)
         if tensor.shape != expected.shape:
             raise ValueError(f"{name} is {list(tensor.shape)}, expected {list(expected.shape)}")
-        return tensor.to(device=device, dtype=dtype)
+        placed = tensor.to(device=device, dtype=dtype)
+        if placed.device.type == "cpu" and placed is tensor and not (name in soon and packs(placed)):
+            placed = tensor.clone()  # nothing that serves stays mapped: its file may be cut, and its pages may leave memory
+        return placed
 
     wanted = model.state_dict()
+    soon = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Linear)}  # laid out, and let go of
     with ThreadPoolExecutor(READERS, initializer=work_alone) as readers:
         return dict(zip(wanted, readers.map(placed, wanted, wanted.values()), strict=True))
 
@@ -170,13 +175,17 @@ def _assemble(checkpoint: Checkpoint, name: str) -> Tensor:
         prefix = _LAYERS[checkpoint.layout].format(side=side) + number
         separator = "/" if checkpoint.layout == _CTRANSLATE2 else "."
         sources = [f"{prefix}{separator}{part}" for part in _IN_LAYER[inner][checkpoint.layout].split()]
-    tensor = torch.cat([_part(checkpoint, source, kind) for source in sources])
+    parts = [_part(checkpoint, source, kind) for source in sources]
+    tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
     if module.endswith(("attn.qkv", "cross.q")):
         heads = checkpoint.dims.n_audio_head if module.startswith("encoder") else checkpoint.dims.n_text_head
         state = checkpoint.dims.n_audio_state if module.startswith("encoder") else checkpoint.dims.n_text_state
         if tensor.dtype == torch.float16:
             tensor = tensor.float()  # its smallest numbers would lose bits
-        tensor[:state] *= (state // heads) ** -0.5  # 1/8 in every published size: exact
+        scale: float = (state // heads) ** -0.5  # 1/8 in every published size: exact
+        if len(tensor) == state:
+            return tensor * scale  # not in place: it may be the checkpoint's own
+        tensor[:state] *= scale
     return tensor
 
 
