@@ -11,12 +11,14 @@ AsrError
 ├── TooLong                too_long
 ├── DownloadBlocked        download_blocked
 ├── DownloadFailed         download_failed      (retryable)
+├── UploadFailed           upload_failed        (retryable)
 ├── ModelUnavailable       model_unavailable    (retryable)
 ├── Overloaded             overloaded           (retryable)
 ├── DeadlineExceeded       deadline_exceeded    (retryable)
 ├── Cancelled              cancelled
 ├── OutOfMemory            out_of_memory        (retryable)
 └── Internal               internal
+    └── DeviceLost         device_lost          (retryable)
 """
 
 from typing import ClassVar
@@ -99,6 +101,13 @@ class DownloadFailed(AsrError):
     retryable = True
 
 
+class UploadFailed(AsrError):
+    """The place that a result was to go to did not take it."""
+
+    code = "upload_failed"
+    retryable = True
+
+
 class ModelUnavailable(AsrError):
     """The model's files are missing, incomplete, or not of a kind that is known here."""
 
@@ -137,6 +146,13 @@ class Internal(AsrError):
     """A fault of this program."""
 
     code = "internal"
+
+
+class DeviceLost(Internal):
+    """Nothing will run on the device any more; another process may do better."""
+
+    code = "device_lost"
+    retryable = True
 
 
 def all_kinds(root: type[AsrError] = AsrError) -> set[type[AsrError]]:

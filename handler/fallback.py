@@ -8,7 +8,7 @@ from enum import Enum
 
 from handler.schema import Evidence, Options
 
-LADDER = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+INCREMENT = 0.2  # of the temperature, from 0 on
 
 
 class Verdict(Enum):
@@ -21,7 +21,11 @@ class Verdict(Enum):
 
 def ladder(options: Options) -> Sequence[float]:
     """The temperatures to decode at, one after the other, until a text is accepted."""
-    return LADDER if options.temperature == 0 else (options.temperature,)
+    step = options.temperature_increment_on_fallback
+    if step is None:
+        step = INCREMENT if options.temperature == 0 else 0.0
+    rungs = int((1 - options.temperature) / step + 1e-6) if step else 0
+    return [options.temperature, *(round(options.temperature + step * rung, 6) for rung in range(1, rungs + 1))]
 
 
 def judge(evidence: Evidence, options: Options) -> Verdict:

@@ -23,8 +23,10 @@ def to_json(transcript: Transcript) -> dict[str, Any]:
         "duration": round(transcript.duration, 3),
         "model": transcript.model,
         "timing": transcript.timing | ({"cold_start": transcript.cold_start} if transcript.cold_start else {}),
+        "account": transcript.account,
         "coverage": _coverage(transcript.coverage),
         "warnings": list(transcript.warnings),
+        **({} if transcript.resume_at is None else {"resume_at": round(transcript.resume_at, 3)}),
     }
 
 

@@ -16,8 +16,8 @@ from handler.audio.decode import AudioDecoder
 from handler.audio.fetch import Fetcher
 from handler.audio.spool import Spool
 from handler.budget import Share
-from handler.errors import Cancelled, TooLong
-from handler.longform import Window
+from handler.errors import Cancelled, InvalidRequest, TooLong
+from handler.longform import Samples, Window
 from handler.schema import MULTI, SAMPLE_RATE, AudioSource, Options
 from handler.settings import Settings
 from handler.speech import LONGEST_GAP_S, SpeechCutter
@@ -43,6 +43,7 @@ class Intake:
         workers: threading.Semaphore,
     ) -> None:
         self.seconds = 0.0  # of audio, decoded to samples
+        self.channels: tuple[int | None, ...] = (None,)  # those that windows may come of, known before the first one comes
         self._settings = settings
         self._fetcher = fetcher
         self._threads = threads
@@ -50,6 +51,7 @@ class Intake:
         self._deliver = deliver
         self._spool: Spool | None = None
         self._decoder: AudioDecoder | None = None
+        self._vad_s = 0.0  # of this thread, for finding speech and cutting at it
         self._over = threading.Event()
         self._room = room
         self._workers = workers
@@ -97,7 +99,8 @@ class Intake:
                 self._spool.check()  # what a download met says more than what a decoder made of its end
         except BaseException as exc:
             end = exc
-        self._timeline.add("decode", time.thread_time() - began)
+        self._timeline.add("decode", time.thread_time() - began - self._vad_s)
+        self._timeline.add("vad", self._vad_s)
         if not self._over.is_set():
             self._deliver(end)
         elif self._spool is not None:  # made while `close` was running
@@ -129,19 +132,34 @@ class Intake:
 
     def _read(self, file: BinaryIO, options: Options) -> None:
         cutters: list[SpeechCutter] = []
+        skip = round(options.start_at * SAMPLE_RATE)  # samples still to be left out
         self._decoder = AudioDecoder(file, split=options.channels == "split")
         for block in self._decoder.blocks():
             self._check_open()
             self.seconds += len(block) / SAMPLE_RATE
             if max(self.seconds, self._decoder.duration or 0.0) > self._settings.max_duration_s:
                 raise TooLong(f"expected at most {self._settings.max_duration_s:g} s of audio; got more")
-            cutters = cutters or [self._cutter(options, channel) for channel in range(block.shape[1])]
-            for cutter, samples in zip(cutters, block.T, strict=True):
-                self._offer(cutter.push(samples))
+            if not cutters:
+                self.channels = tuple(range(block.shape[1])) if options.channels == "split" else (None,)
+                cutters = [self._cutter(options, channel) for channel in self.channels]
+            left_out, skip = min(skip, len(block)), max(0, skip - len(block))
+            if left_out < len(block):
+                for cutter, samples in zip(cutters, block[left_out:].T, strict=True):
+                    self._offer(self._cut(cutter.push, samples))
+        if options.start_at and self.seconds <= options.start_at:
+            raise InvalidRequest(f"start_at must lie before the end of the audio, which is {self.seconds:.3f} s long")
         for cutter in cutters:
-            self._offer(cutter.finish())
+            self._offer(self._cut(cutter.finish))
 
-    def _cutter(self, options: Options, channel: int) -> SpeechCutter:
+    def _cut(self, work: Callable[..., list[Window]], *given: Samples) -> list[Window]:
+        """The windows that a cutter has made, its time measured."""
+        began = time.thread_time()
+        try:
+            return work(*given)
+        finally:
+            self._vad_s += time.thread_time() - began
+
+    def _cutter(self, options: Options, channel: int | None) -> SpeechCutter:
         from handler.audio.vad import VoiceActivity
 
         return SpeechCutter(
@@ -150,7 +168,8 @@ class Intake:
             VoiceActivity(),
             everything=not options.vad,
             longest_gap_s=MULTI_GAP_S if options.language == MULTI else LONGEST_GAP_S,
-            channel=channel if options.channels == "split" else None,
+            channel=channel,
+            start=round(options.start_at * SAMPLE_RATE),
         )
 
     def _offer(self, windows: list[Window]) -> None:

@@ -27,6 +27,9 @@ class Decoding:
     prompt: str = ""  # text taken to precede it
     hotwords: str = ""  # words taken to have come up before
     temperature: float = 0.0  # 0: the likeliest text; above: sampled
+    patience: float = 1.0  # how many times as many beams' texts have to end
+    length_penalty: float | None = None  # power of ((5 + tokens) / 6) that texts are ranked by; None: their number is taken
+    suppress: tuple[int, ...] | None = None  # ids of text tokens that never come, −1 for the engine's own; None: only these
     rows: int = 1  # texts worked on at once, the best of which is the result: beams at temperature 0, samples above
     detect_only: bool = False  # find out the language and decode nothing
 
@@ -40,6 +43,7 @@ class Window:
     speech: tuple[tuple[int, int], ...] = ()  # where in the audio speech was heard, samples, ordered, inside the window
     channel: int | None = None  # None: all channels mixed
     how: Decoding = Decoding()
+    shared: int = 0  # samples at its end that the next window begins with
 
     @property
     def end(self) -> int:
@@ -92,6 +96,7 @@ class Engine(Protocol):
     longest_window_s: float
     languages: tuple[str, ...]  # codes that it knows
     detects_language: bool
+    text_tokens: int  # ids below it are text
 
     def free(self) -> int:
         """Rows that could be admitted now."""

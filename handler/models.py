@@ -56,6 +56,11 @@ def weights_in(folder: Path) -> list[Path]:
     return []
 
 
+def revision(folder: Path, asked: str | None) -> str:
+    """What an account calls the revision of a model: its commit where the folder is one of the Hub's snapshots."""
+    return folder.name if folder.parent.name == "snapshots" else asked or "local"
+
+
 def _package_folder(model_id: str) -> Path:
     package, _, inner = model_id.removeprefix("pkg:").partition("/")
     spec = find_spec(package) if package.isidentifier() else None

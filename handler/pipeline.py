@@ -1,4 +1,4 @@
-"""One request from its source to its transcript: intake, reader, assemble. Knows no door and no model.
+"""The house: what all requests share, who may come in, and how a request ends. Knows no door and no model.
 
 Downloading and decoding to samples run in threads of their own, the engine in another; the event loop never blocks.
 """
@@ -6,44 +6,30 @@ Downloading and decoding to samples run in threads of their own, the engine in a
 import asyncio
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
-from handler import logs
-from handler.assemble import Passage, assembled, gap_warnings, measured, most_spoken
+from handler import __version__, logs
 from handler.audio.fetch import Fetcher
 from handler.budget import Budget
-from handler.errors import AsrError, Cancelled, DeadlineExceeded, Internal, InvalidRequest, Overloaded
-from handler.formats import text_of
-from handler.intake import LANGUAGE_WINDOWS, Intake
-from handler.longform import Engine, Window, WindowResult
-from handler.reader import CONTEXT, Reader, Reading
+from handler.errors import AsrError, Internal, InvalidRequest, Overloaded
+from handler.intake import LANGUAGE_WINDOWS
+from handler.longform import Engine
+from handler.request import Progress, ProgressCallback, Request, Shared
+from handler.resume import Readings
 from handler.runner import Runner
-from handler.schema import MULTI, SAMPLE_RATE, AudioSource, Options, Transcript
+from handler.schema import MULTI, AudioSource, Options, Transcript
 from handler.settings import Settings
 from handler.timeline import Timeline
 
-SURE = 0.9  # probability of a language that needs no more windows
-TRUSTED = 0.5  # temperature above which a text does not help the next window. Source: SYSTRAN/faster-whisper, prompt_reset_on_temperature
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a request has come."""
-
-    done_s: float  # seconds of audio decoded
-    total_s: float | None  # seconds of audio in all, where it is known
-
-
-ProgressCallback = Callable[[Progress], None]
+__all__ = ["Pipeline", "Progress", "ProgressCallback"]
 
 
 class Pipeline:
     """Transcribes many requests at once on one engine. `transcribe` may be awaited in any event loop."""
 
-    def __init__(self, engine: Engine, settings: Settings, start: Timeline | None = None) -> None:
-        """`start` is where the time went until now; the first transcript tells it."""
+    def __init__(self, engine: Engine, settings: Settings, start: Timeline | None = None, about: Mapping[str, str] | None = None) -> None:
+        """`start` is where the time went until now; the first transcript tells it. `about`: what accounts say of the model."""
         settings.check_window(engine.longest_window_s)
         self._start = start
         self._behind: threading.Thread | None = None
@@ -51,32 +37,40 @@ class Pipeline:
         self.settings = settings
         self.fetcher = Fetcher(settings)
         self.runner = Runner(engine)
-        # The few that settle the language, for everybody; and for whoever is alone, what fills all rows while these wait.
-        self.windows = Budget(LANGUAGE_WINDOWS, engine.rows)
-        self.workers = threading.Semaphore(max(1, (os.cpu_count() or 1) // 2))  # threads that decode audio at a time
         # Each request needs two threads at most, one that downloads and one that decodes, so none waits for another's.
         self.threads = ThreadPoolExecutor(2 * settings.max_requests, thread_name_prefix="audio", initializer=_work_alone)
-        self._requests: set[_Request] = set()
+        self._shared = Shared(
+            settings=settings,
+            engine=engine,
+            runner=self.runner,
+            fetcher=self.fetcher,
+            threads=self.threads,
+            workers=threading.Semaphore(max(1, (os.cpu_count() or 1) // 2)),
+            # The few that settle the language, for everybody; and for whoever is alone, what fills all rows while these wait.
+            windows=Budget(LANGUAGE_WINDOWS, engine.rows),
+            readings=Readings(settings.resume_dir, settings.resume_bytes, settings.resume_age_s) if settings.resume_dir else None,
+            about={"model": engine.model_id, **(about or {}), "device": engine.device_name, "version": __version__},
+            cold_start=self.cold_start,
+        )
+        self._requests: set[Request] = set()
 
-    async def transcribe(self, source: AudioSource, options: Options, progress: ProgressCallback | None = None) -> Transcript:
+    async def transcribe(
+        self, source: AudioSource, options: Options, progress: ProgressCallback | None = None, limit_s: float | None = None
+    ) -> Transcript:
         """The transcript of one source. Raises AsrError; cancelling stops download, decoding and waiting windows.
 
-        `progress` is called in the event loop, after every window and at the end.
+        `progress` is called in the event loop, after every window and at the end. `limit_s`: seconds within which the door
+        needs an answer; where they plainly do not suffice, the request ends as too long as soon as that is known.
         """
         self._check(options)
         self.check_room()
-        request = _Request(self, options, progress)
+        request = Request(self._shared, options, progress, limit_s)
         self._requests.add(request)
-        limit = asyncio.timeout(self.settings.request_timeout_s)
         try:
-            async with limit:
-                return await request.run(source)
+            return await request.run(source)
         except AsrError:
             raise
         except Exception as exc:
-            if limit.expired():
-                expected = f"expected an answer within {self.settings.request_timeout_s:g} s (REQUEST_TIMEOUT_S)"
-                raise DeadlineExceeded(f"{expected}; {len(request.passages)} windows were decoded by then") from None
             logs.error("request_crashed", exc)
             raise Internal(f"a fault of this worker: {type(exc).__name__}") from exc
         finally:
@@ -113,6 +107,9 @@ class Pipeline:
         if max(options.beam_size, options.best_of or 1) > rows:
             name = "beam_size" if options.beam_size > rows else "best_of"
             raise InvalidRequest(f"{name} must be at most BATCH_SIZE, which is {rows}; got {getattr(options, name)}")
+        known_tokens = self.engine.text_tokens
+        if any(token >= known_tokens for token in options.suppress_tokens or ()):
+            raise InvalidRequest(f"suppress_tokens must be ids of text, below {known_tokens}; got {max(options.suppress_tokens or ())}")
         if options.language == MULTI and not self.engine.detects_language:
             raise InvalidRequest(f"language multi needs a multilingual model; {self.engine.model_id} is not")
         if options.language not in (None, MULTI, *languages):
@@ -120,145 +117,6 @@ class Pipeline:
             raise InvalidRequest(f"language {options.language!r} is not known to model {self.engine.model_id}; expected {known}")
         if options.task == "translate" and not self.engine.detects_language:
             raise InvalidRequest(f"task translate needs a multilingual model; {self.engine.model_id} is not")
-
-
-class _Request:
-    """One request on its way through the house."""
-
-    def __init__(self, house: Pipeline, options: Options, progress: ProgressCallback | None) -> None:
-        self._house = house
-        self._options = options
-        self._prompt = options.prompt.strip()[-CONTEXT:]
-        self._progress = progress
-        self._timeline = Timeline()
-        self._loop = asyncio.get_running_loop()
-        self._cut: asyncio.Queue[Window | BaseException | None] = asyncio.Queue()
-        self._intake = Intake(
-            house.settings,
-            house.fetcher,
-            house.threads,
-            self._timeline,
-            self._hand_over,
-            house.windows.share(own_only=options.condition_on_previous_text),
-            house.workers,
-        )
-        self._reader = Reader(self._submit, options, house.engine.rows)
-        self.passages: list[Passage] = []
-        self._done_s = 0.0  # how far into the audio a window has been decoded
-        self._language: str | None = None if options.language == MULTI else options.language
-        self._language_probability: float | None = None
-
-    async def run(self, source: AudioSource) -> Transcript:
-        self._intake.start(source, self._options)
-        with self._timeline.span("transcribe"):
-            await self._consume()
-        if self._progress is not None:
-            self._progress(Progress(self._intake.seconds, self._intake.seconds))
-        return await asyncio.to_thread(self._transcript)
-
-    def abort(self) -> None:
-        """End `run` as cancelled."""
-        self._hand_over(Cancelled("the worker is shutting down"))
-
-    def close(self) -> None:
-        """Stop everything that still runs for this request."""
-        self._intake.close()
-        self._house.runner.cancel(self)
-
-    def free(self) -> None:
-        """Give back memory and disk; not in an event loop."""
-        self._intake.free()
-
-    def _hand_over(self, item: Window | BaseException | None) -> None:
-        """Take what the intake delivers; from any thread."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._cut.put_nowait, item)
-
-    async def _next(self) -> Window | None:
-        """The next window, or None after the last one. Raises what the intake met."""
-        item = await self._cut.get()
-        if isinstance(item, BaseException):
-            raise item
-        return item
-
-    async def _submit(self, window: Window) -> WindowResult:
-        return await asyncio.wrap_future(self._house.runner.submit(self, window))
-
-    async def _consume(self) -> None:
-        ahead = await self._settle_language()
-        last: dict[int | None, asyncio.Task[str]] = {}  # the window before, of each channel, where the next one needs its text
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                while (window := ahead.pop(0) if ahead else await self._next()) is not None:
-                    task = tasks.create_task(self._decode(window, last.get(window.channel)))
-                    if self._options.condition_on_previous_text:
-                        last[window.channel] = task
-        except BaseExceptionGroup as group:  # the first failure has cancelled the others
-            raise group.exceptions[0] from None
-
-    async def _settle_language(self) -> list[Window | None]:
-        """Find out the language by the first windows, together, until one language is sure; gives back the windows taken for it."""
-        ahead = [await self._next()]
-        if ahead[0] is None or self._language is not None or self._options.language == MULTI or not self._house.engine.detects_language:
-            return ahead
-        heard: dict[str, float] = {}  # probability by language, weighed by seconds
-        while (window := ahead[-1]) is not None:
-            result = await self._submit(window.asked(detect_only=True))
-            if not result.languages:
-                self._language = result.language
-                break
-            for language, probability in result.languages.items():
-                heard[language] = heard.get(language, 0.0) + probability * window.seconds
-            self._language = max(heard, key=heard.__getitem__)
-            self._language_probability = heard[self._language] / sum(heard.values())
-            if len(ahead) == LANGUAGE_WINDOWS or self._language_probability >= SURE:
-                break
-            ahead.append(await self._next())
-        return ahead
-
-    def _asked(self, window: Window, said: str) -> Window:
-        """A window as the options want it decoded, after what was said."""
-        options = self._options
-        return window.asked(language=self._language, task=options.task, prompt=said, hotwords=options.hotwords.strip()[:CONTEXT])
-
-    async def _decode(self, window: Window, before: asyncio.Task[str] | None) -> str:
-        """Decode a window; gives back the text that the next one is to be decoded after."""
-        said = await before if before else self._prompt
-        reading = await self._reader.read(self._asked(window, said))
-        self.passages.append(Passage(window.start, window.end, window.speech, window.channel, reading.segments))
-        self._intake.done()
-        self._done_s = max(self._done_s, window.end / SAMPLE_RATE)
-        if self._progress is not None:
-            total = self._intake.duration
-            self._progress(Progress(min(self._done_s, total or self._done_s), total))
-        return self._following(said, reading)
-
-    def _following(self, said: str, reading: Reading) -> str:
-        """What was said, with the text of a window behind it; without all of it where that text was little more than a guess."""
-        trusted = max(TRUSTED, self._options.temperature)
-        if reading.accepted and all(s.evidence is None or s.evidence.temperature <= trusted for s in reading.segments):
-            return f"{said} {text_of(reading.segments)}".strip()[-CONTEXT:]
-        return self._prompt
-
-    def _transcript(self) -> Transcript:
-        segments = assembled(self.passages)
-        coverage = measured(self.passages, segments)
-        language, probability = self._language, self._language_probability
-        if self._options.language == MULTI or (language is None and segments):
-            language = most_spoken(segments)
-        return Transcript(
-            text=text_of(segments),
-            segments=tuple(segments),
-            language=language,
-            language_probability=probability,
-            duration=self._intake.seconds,
-            model=self._house.engine.model_id,
-            options=self._options,
-            timing=self._timeline.seconds(),
-            cold_start=self._house.cold_start(),
-            coverage=coverage,
-            warnings=(*self._intake.warnings, *self._reader.warnings(), *gap_warnings(coverage)),
-        )
 
 
 def _work_alone() -> None:

@@ -24,7 +24,7 @@ class Reading:
 
     segments: list[Segment] = field(default_factory=list)
     accepted: bool = True  # all of it passed the thresholds
-    warnings: list[tuple[float, str]] = field(default_factory=list)  # each with its second
+    warnings: list[tuple[float, str]] = field(default_factory=list)  # what may be wrong with the text, each with its second
 
 
 class Reader:
@@ -34,24 +34,20 @@ class Reader:
         self._submit = submit
         self._options = options
         self._best_of = options.best_of or min(BEST_OF, rows)
-        self._warnings: list[tuple[float, str]] = []
-
-    def warnings(self) -> list[str]:
-        """What may be wrong with the text, in order of time."""
-        return [text for _, text in sorted(self._warnings)]
+        self._ranking = {"patience": options.patience, "length_penalty": options.length_penalty, "suppress": options.suppress_tokens}
 
     async def read(self, window: Window) -> Reading:
         """All that is said in a window, in order; speech that got no text is decoded once more on its own."""
         first = await self._through(window)
         segments = first.segments
-        self._warnings += first.warnings
+        warnings = list(first.warnings)
         for start, end in gaps(window.speech, segments):
             part = window.part(round((start - REACH_S) * SAMPLE_RATE), round((end + REACH_S) * SAMPLE_RATE))
             again = await self._through(part.asked(language=window.how.language or (segments[0].language if segments else None)))
             if again.accepted:  # the model passed over it once: what is said of it now has to be good
                 segments = _inserted(_new(again.segments, segments, start), segments, start)
-                self._warnings += again.warnings
-        return Reading(segments if first.accepted else without_repeats(segments), first.accepted, first.warnings)
+                warnings += again.warnings
+        return Reading(segments if first.accepted else without_repeats(segments), first.accepted, warnings)
 
     async def _through(self, window: Window) -> Reading:
         """A window, and what the engine left of it."""
@@ -90,7 +86,7 @@ class Reader:
         best: WindowResult | None = None
         for temperature in ladder(self._options):
             rows = self._options.beam_size if temperature == 0 else self._best_of
-            result = await self._submit(window.asked(temperature=temperature, rows=rows))
+            result = await self._submit(window.asked(temperature=temperature, rows=rows, **self._ranking))
             verdict = judge(result.evidence, self._options) if result.evidence is not None else Verdict.ACCEPT
             if verdict is Verdict.DROP:
                 return replace(result, segments=(), rest_s=None), True

@@ -4,15 +4,26 @@ Knows no audio and no door; any thread or event loop may submit.
 """
 
 import threading
+import time
 from collections.abc import Hashable
 from concurrent.futures import Future
+from dataclasses import dataclass
 
 from handler import logs
-from handler.errors import AsrError, Cancelled, Internal, OutOfMemory
+from handler.errors import AsrError, Cancelled, DeviceLost, Internal, OutOfMemory
 from handler.longform import Engine, Window, WindowResult
 from handler.scheduler import Scheduler
 
 FATAL_FAILURES = 3  # turns that fail with no window done between them: the device is lost
+
+
+@dataclass(slots=True)
+class Spent:
+    """What a request has taken."""
+
+    since: float  # when its first window came, on the clock
+    wait_s: float | None = None  # until its first window was admitted
+    device_s: float = 0.0  # its share of the device's time, by rows
 
 
 class Runner:
@@ -26,7 +37,8 @@ class Runner:
         self._work = threading.Condition()
         self._closed = False
         self._failures = 0  # turns that ended in a fault since a window was done
-        self.fault: Internal | None = None  # why nothing will ever run again
+        self._spent: dict[Hashable, Spent] = {}
+        self.fault: DeviceLost | None = None  # why nothing will ever run again
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
 
@@ -42,15 +54,23 @@ class Runner:
             if window.how.rows > self.engine.rows:  # since the batch was halved: it would wait for ever, and all others with it
                 raise OutOfMemory(f"the device has memory for {self.engine.rows} rows; the request needs {window.how.rows}")
             self._futures[window] = future
+            self._spent.setdefault(request, Spent(time.perf_counter()))
             self._scheduler.submit(request, window, window.how.rows)
             self._work.notify()
         return future
+
+    def spent(self, request: Hashable) -> tuple[float, float]:
+        """Seconds that a request's first window waited, and the request's share of the device's time, until `cancel` forgets it."""
+        with self._work:
+            spent = self._spent.get(request)
+            return (spent.wait_s or 0.0, spent.device_s) if spent else (0.0, 0.0)
 
     def cancel(self, request: Hashable) -> None:
         """Forget a request: its waiting windows never run, its running ones leave before the next step."""
         with self._work:
             forgotten, running = self._scheduler.cancel(request)
             self._dropped += running
+            self._spent.pop(request, None)
             for window in (*forgotten, *running):
                 self._futures.pop(window, None)
             self._work.notify()
@@ -68,12 +88,13 @@ class Runner:
 
     def _run(self) -> None:
         while self._wait():
-            windows: list[Window] = []
+            began = time.perf_counter()
             try:
-                windows = self._take_turn()
-                if windows:
+                if windows := self._take_turn():
                     self.engine.admit(windows)
-                for window, result in self.engine.advance():
+                done = self.engine.advance()
+                self._charge(time.perf_counter() - began)
+                for window, result in done:
                     self._deliver(window, result)
                     self._failures = 0
             except OutOfMemory as exc:
@@ -102,6 +123,17 @@ class Runner:
             self.engine.drop(dropped)
         with self._work:
             return self._scheduler.admit(self.engine.free(), self.engine.together)
+
+    def _charge(self, seconds: float) -> None:
+        """Divide the time of a turn among the requests that were in it."""
+        with self._work:
+            shares = self._scheduler.shares()
+            rows = sum(shares.values())
+            for request, mine in shares.items():
+                if (spent := self._spent.get(request)) is not None:
+                    spent.device_s += seconds * mine / rows
+                    if spent.wait_s is None:
+                        spent.wait_s = max(0.0, time.perf_counter() - seconds - spent.since)
 
     def _deliver(self, window: Window, result: WindowResult) -> None:
         with self._work:
@@ -132,7 +164,7 @@ class Runner:
     def _fail(self, error: AsrError, for_good: bool = False) -> None:
         """End every running window with an error. The waiting ones still get their turn, unless the device is lost for good."""
         if for_good:
-            self._give_up(Internal(f"the device is lost: {error.message}"))
+            self._give_up(DeviceLost(f"the device is lost: {error.message}"))
         with self._work:
             running = self._scheduler.running
             futures = [self._futures.pop(window, None) for window in running if self._scheduler.finish(window)]
@@ -143,9 +175,9 @@ class Runner:
             self.engine.drop(running)
         except Exception as exc:
             logs.error("engine_lost", exc)
-            self._give_up(Internal(f"the device is lost: {error.message}"))
+            self._give_up(DeviceLost(f"the device is lost: {error.message}"))
 
-    def _give_up(self, fault: Internal) -> None:
+    def _give_up(self, fault: DeviceLost) -> None:
         """End every window with a fault; from here on none is taken."""
         with self._work:
             self.fault = fault

@@ -37,6 +37,13 @@ class Scheduler(Generic[Item]):
         """Items admitted and not finished."""
         return list(self._running)
 
+    def shares(self) -> dict[Hashable, int]:
+        """How many rows each request has running."""
+        rows: dict[Hashable, int] = {}
+        for item, request in self._running.items():
+            rows[request] = rows.get(request, 0) + self._rows.get(item, 1)
+        return rows
+
     def submit(self, request: Hashable, item: Item, rows: int = 1) -> None:
         """Let an item of a request, which takes `rows` rows, wait for its turn."""
         queue = self._waiting.setdefault(request, deque())

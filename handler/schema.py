@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, BinaryIO
 
 from handler.errors import InvalidRequest
+from handler.fields import flag, number, one_of, shown, text, whole
 from handler.languages import language_code
 
 SAMPLE_RATE = 16_000  # Hz: what decoding delivers and engines take
@@ -15,67 +16,24 @@ CHANNELS = ("mix", "split")
 MULTI = "multi"  # a language that is decided window by window
 
 
-def _one_of(values: tuple[str, ...]) -> Callable[[str, object], str]:
-    def parse(name: str, value: object) -> str:
-        if value not in values:
-            raise InvalidRequest(f"{name} must be one of {', '.join(values)}; got {_shown(value)}")
-        return str(value)
-
-    return parse
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise InvalidRequest(f"{name} must be a string; got {_shown(value)}")
-    return value
-
-
-def _flag(name: str, value: object) -> bool:
-    known = {"true": True, "1": True, "false": False, "0": False}
-    if isinstance(value, bool):
-        return value
-    if not isinstance(value, str) or value.lower() not in known:
-        raise InvalidRequest(f"{name} must be true or false; got {_shown(value)}")
-    return known[value.lower()]
-
-
-def _number(low: float, high: float) -> Callable[[str, object], float]:
-    def parse(name: str, value: object) -> float:
-        try:
-            number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else float("nan")
-        except (ValueError, OverflowError):
-            number = float("nan")
-        if not low <= number <= high:
-            raise InvalidRequest(f"{name} must be a number from {low:g} to {high:g}; got {_shown(value)}")
-        return number
-
-    return parse
-
-
-def _whole(low: int, high: int) -> Callable[[str, object], int]:
-    number = _number(low, high)
-
-    def parse(name: str, value: object) -> int:
-        found = number(name, value)
-        if found != int(found):
-            raise InvalidRequest(f"{name} must be a whole number from {low} to {high}; got {_shown(value)}")
-        return int(found)
-
-    return parse
-
-
 def _language(name: str, value: object) -> str | None:
-    text = _text(name, value)
-    code = MULTI if text.strip().lower() == MULTI else language_code(text)
-    if code is None and text.strip():
-        raise InvalidRequest(f"{name} must be a language's code or English name such as 'de' or 'german', or 'multi'; got {_shown(value)}")
+    given = text(name, value)
+    code = MULTI if given.strip().lower() == MULTI else language_code(given)
+    if code is None and given.strip():
+        raise InvalidRequest(f"{name} must be a language's code or English name such as 'de' or 'german', or 'multi'; got {shown(value)}")
     return code
 
 
-def _shown(value: object) -> str:
-    """A value as an error shows it: short, whatever came."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _token_ids(name: str, value: object) -> tuple[int, ...]:
+    given = value.split(",") if isinstance(value, str) else value
+    if isinstance(given, list | tuple):
+        try:
+            found = tuple(int(item) for item in given if not isinstance(item, bool) and str(item).strip())
+        except (ValueError, TypeError, OverflowError):
+            found = (-2,)
+        if all(token >= -1 for token in found):
+            return found
+    raise InvalidRequest(f"{name} must be token ids, comma-separated or as a list; -1 stands for the usual ones; got {shown(value)}")
 
 
 def _option(default: Any, doc: str, parse: Callable[[str, object], Any], schema: dict[str, Any]) -> Any:
@@ -84,15 +42,15 @@ def _option(default: Any, doc: str, parse: Callable[[str, object], Any], schema:
 
 
 def _choice(default: str, doc: str, values: tuple[str, ...]) -> Any:
-    return _option(default, doc, _one_of(values), {"type": "string", "enum": list(values)})
+    return _option(default, doc, one_of(values), {"type": "string", "enum": list(values)})
 
 
-def _ranged(default: float, doc: str, low: float, high: float) -> Any:
-    return _option(default, doc, _number(low, high), {"type": "number", "minimum": low, "maximum": high})
+def _ranged(default: float | None, doc: str, low: float, high: float) -> Any:
+    return _option(default, doc, number(low, high), {"type": "number", "minimum": low, "maximum": high})
 
 
 def _counted(default: int | None, doc: str, low: int, high: int) -> Any:
-    return _option(default, doc, _whole(low, high), {"type": "integer", "minimum": low, "maximum": high})
+    return _option(default, doc, whole(low, high), {"type": "integer", "minimum": low, "maximum": high})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +76,13 @@ class Options:
     prompt: str = _option(
         "",
         "Text that is taken to precede every window: names, spelling, style. Its end is kept where it is too long.",
-        _text,
+        text,
         {"type": "string", "examples": ["Gutenberg, Fust and Schoeffer."]},
     )
     hotwords: str = _option(
         "",
         "Names and terms that may come up, comma-separated; the model reads them before every window.",
-        _text,
+        text,
         {"type": "string", "examples": ["Schoeffer, Subiaco"]},
     )
     temperature: float = _ranged(
@@ -139,11 +97,36 @@ class Options:
         1,
         64,
     )
+    patience: float = _ranged(
+        1.0,
+        "Beam search goes on until so many times `beam_size` texts have come to their end.",
+        0.1,
+        10,
+    )
+    length_penalty: float | None = _ranged(
+        None,
+        "Texts are ranked by their log-probability over ((5 + tokens) / 6) to this power; where not given, by its mean over the tokens.",
+        0,
+        10,
+    )
+    suppress_tokens: tuple[int, ...] | None = _option(
+        None,
+        "Ids of text tokens that never come, comma-separated or as a list; -1 stands for the usual ones, which are symbols and noises.",
+        _token_ids,
+        {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "integer", "minimum": -1}}], "examples": ["-1", "-1,50"]},
+    )
     best_of: int | None = _counted(
         None,
         "Texts sampled at a temperature above 0, of which the likeliest is kept: 5, or BATCH_SIZE where that is less.",
         1,
         64,
+    )
+    temperature_increment_on_fallback: float | None = _ranged(
+        None,
+        "A window that fails a threshold is decoded again at temperatures that rise by so much up to 1; 0: never. Where not given, "
+        "0.2 at temperature 0, and 0 above.",
+        0,
+        1,
     )
     compression_ratio_threshold: float = _ranged(
         2.4,
@@ -166,7 +149,7 @@ class Options:
     condition_on_previous_text: bool = _option(
         False,
         "Decode each window after the text of the one before: names stay the same, but a file's windows no longer run side by side.",
-        _flag,
+        flag,
         {"type": "boolean"},
     )
     channels: str = _choice(
@@ -177,7 +160,19 @@ class Options:
     vad: bool = _option(
         True,
         "Leave out what is no speech before decoding; `false` decodes everything.",
-        _flag,
+        flag,
+        {"type": "boolean"},
+    )
+    start_at: float = _ranged(
+        0.0,
+        "Seconds at the beginning of the audio that are left out; times still count from its beginning.",
+        0,
+        8_640_000,
+    )
+    partial: bool = _option(
+        False,
+        "Where the time for the request does not suffice, answer with what is done by then, and with `resume_at`, instead of an error.",
+        flag,
         {"type": "boolean"},
     )
     format: str = _choice(
@@ -195,7 +190,7 @@ class Options:
         known = {f.name: f for f in fields(cls)}
         unknown = sorted(set(given) - set(known))
         if unknown:
-            raise InvalidRequest(f"unknown option {_shown(unknown[0])}; expected one of {', '.join(known)}")
+            raise InvalidRequest(f"unknown option {shown(unknown[0])}; expected one of {', '.join(known)}")
         parsed = {name: known[name].metadata["parse"](name, value) for name, value in given.items() if value is not None}
         return cls(**parsed)
 
@@ -286,5 +281,7 @@ class Transcript:
     options: Options  # what was asked for
     timing: dict[str, float]  # seconds by stage
     coverage: Coverage
+    account: dict[str, str | float | bool] = field(default_factory=dict)  # what the request was, and what it took of which process
+    resume_at: float | None = None  # seconds; from here on it is missing, for want of time
     warnings: tuple[str, ...] = ()
     cold_start: dict[str, float] | None = None  # seconds by stage from the process's start to this, its first transcript

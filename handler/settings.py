@@ -75,6 +75,16 @@ def _seconds(low: float, high: float) -> Callable[[str, str], float]:
     return parse
 
 
+def _amount(name: str, raw: str) -> float:
+    try:
+        value = float(raw)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value <= 1000:
+        raise SettingsError(name, raw, "a number from 0 to 1000")
+    return value
+
+
 def _device(name: str, raw: str) -> str:
     kind, _, index = raw.partition(":")
     if raw not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isascii() and index.isdigit()):
@@ -135,6 +145,33 @@ class Settings:
     drain_timeout_s: int = _var(
         "DRAIN_TIMEOUT_S", 60, _whole(0, _DAY_S), "time that a server which is told to end gives to the requests in work, whole seconds"
     )
+    execution_timeout_s: float = _var(
+        "EXECUTION_TIMEOUT_S", 600.0, _seconds(1, _DAY_S), "time that the queue gives to a job which names none, seconds"
+    )
+    concurrency: int | None = _var("CONCURRENCY", None, _whole(1, 4096), "jobs of the queue in work at once")
+    stream: bool = _var("RUNPOD_STREAM", False, _flag, "`1` makes the queue worker stream text as it is done")
+    progress_interval_s: float = _var(
+        "PROGRESS_INTERVAL_S", 2.0, _seconds(0, _DAY_S), "least time between two updates on a job of the queue, seconds; `0` sends none"
+    )
+    max_result_bytes: int = _var(
+        "MAX_RESULT_BYTES", 10_000_000, _whole(1000, _GIB), "largest answer to a job of the queue, bytes; more goes to a bucket"
+    )
+    bucket_endpoint_url: str | None = _var("BUCKET_ENDPOINT_URL", None, _text, "address of the S3 service that takes large answers")
+    bucket_name: str | None = _var("BUCKET_NAME", None, _text, "bucket for them")
+    bucket_access_key_id: str | None = _var("BUCKET_ACCESS_KEY_ID", None, _text, "key of that bucket")
+    bucket_secret_access_key: str | None = _var("BUCKET_SECRET_ACCESS_KEY", None, _text, "its secret")
+    resume_dir: Path | None = _var(
+        "RESUME_DIR",
+        None,
+        _folder,
+        "folder where finished windows are kept, so that a job which comes again goes on; it holds people's text",
+    )
+    resume_bytes: int = _var("RESUME_BYTES", _GIB, _whole(0, 1024 * _GIB), "most that is kept there, bytes")
+    resume_age_s: float = _var("RESUME_AGE_S", 7 * _DAY_S, _seconds(1, 1000 * _DAY_S), "longest that a window is kept unused, seconds")
+    model_aliases: tuple[str, ...] = _var("MODEL_ALIASES", ("whisper-1",), _names, "other names that requests may call the model by")
+    gpu_price_per_second: float | None = _var(
+        "GPU_PRICE_PER_SECOND", None, _amount, "what a second of the device costs; answers then tell their `price`"
+    )
     s3_buckets: tuple[str, ...] = _var("S3_BUCKETS", (), _names, "buckets that `s3://` addresses may name, comma-separated")
     s3_endpoint_url: str | None = _var("S3_ENDPOINT_URL", None, _text, "address of an S3-compatible service other than AWS")
     log_level: str = _var("LOG_LEVEL", "INFO", _one_of(*LEVELS), "least level of the log lines")
@@ -146,6 +183,11 @@ class Settings:
             object.__setattr__(self, "stride_length_s", self.chunk_length_s / 6)
         if self.stride_length_s > self.chunk_length_s / 2:
             raise SettingsError("STRIDE_LENGTH_S", self.stride_length_s, f"at most half of CHUNK_LENGTH_S={self.chunk_length_s:g}")
+
+        bucket = ("bucket_endpoint_url", "bucket_name", "bucket_access_key_id", "bucket_secret_access_key")
+        missing = [name.upper() for name in bucket if getattr(self, name) is None]
+        if 0 < len(missing) < len(bucket):
+            raise SettingsError(missing[0], "", f"a value, since others of {', '.join(name.upper() for name in bucket)} have one")
 
     def check_window(self, longest_s: float) -> None:
         """Raise SettingsError where windows would be longer than the model takes, `longest_s` seconds."""

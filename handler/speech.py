@@ -54,8 +54,9 @@ class SpeechCutter:
 
     def __init__(
         self, longest_s: float, stride_s: float, detector: Detector, *, everything: bool = False,
-        longest_gap_s: float = LONGEST_GAP_S, channel: int | None = None,
+        longest_gap_s: float = LONGEST_GAP_S, channel: int | None = None, start: int = 0,
     ) -> None:  # fmt: skip
+        """`start`: the place in the audio, samples, of the first sample that will be pushed."""
         self._detector = detector
         self._everything = everything
         self._channel = channel
@@ -67,7 +68,7 @@ class SpeechCutter:
         self._samples: Samples = np.zeros(0, np.float32)
         self._blocks: list[Samples] = []  # what has come since behind `_samples`
         self._probabilities: NDArray[np.float32] = np.zeros(0, np.float32)
-        self._start = 0  # place of the first held sample
+        self._start = start  # place of the first held sample
         self._speaking = False  # the last window ended in the middle of speech
 
     def push(self, block: Samples) -> list[Window]:
@@ -124,7 +125,8 @@ class SpeechCutter:
         """The first `frames` as a window; the first `forget` of them are held no longer."""
         speech = [(max(start, 0), min(end, frames)) for start, end in spans if start < frames]
         places = tuple((self._start + start * self._frame, self._start + end * self._frame) for start, end in speech)
-        window = Window(self._start, self._samples[: frames * self._frame].copy(), places, self._channel)
+        samples = self._samples[: frames * self._frame].copy()
+        window = Window(self._start, samples, places, self._channel, shared=max(0, len(samples) - forget * self._frame))
         self._drop(forget)
         return window.part(window.start, window.end)
 

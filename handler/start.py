@@ -18,7 +18,7 @@ from pathlib import Path
 from handler import logs
 from handler.errors import ModelUnavailable, OutOfMemory
 from handler.longform import Samples, Window, letters
-from handler.models import BAKED, find_model, mirror, placed_model, weights_in
+from handler.models import BAKED, find_model, mirror, placed_model, revision, weights_in
 from handler.pipeline import Pipeline
 from handler.settings import Settings, SettingsError
 from handler.timeline import Timeline
@@ -107,7 +107,8 @@ def _build(settings: Settings, timeline: Timeline, imported: threading.Event) ->
         hearing = ahead.submit(_load_vad, work_alone, timeline)
         engine = load_engine(folder, settings, kept, timeline)
         hearing.result()
-    return Pipeline(engine, settings, timeline), kept
+    about = {"revision": revision(folder, settings.model_revision), "dtype": engine.dtype_name, "attention": engine.attention}
+    return Pipeline(engine, settings, timeline, about), kept
 
 
 @contextmanager

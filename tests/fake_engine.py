@@ -18,6 +18,7 @@ class FakeEngine:
     longest_window_s = 30.0
     languages: tuple[str, ...] = ("en",)
     detects_language = False
+    text_tokens = 50_256
 
     def __init__(self) -> None:
         self.running = list[Window]()

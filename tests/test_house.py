@@ -10,6 +10,7 @@ from tests.conftest import ROOT
 LEVELS = (
     ("handler",),
     ("handler.budget", "handler.errors", "handler.timeline", "handler.logs", "handler.languages", "handler.sdk"),
+    ("handler.fields",),
     ("handler.audio.spool", "handler.audio.archive",
      "handler.schema", "handler.whisper.ctranslate2", "handler.whisper.dims", "handler.whisper.linear",
      "handler.whisper.safefile", "handler.whisper.tokenizer"),
@@ -22,7 +23,9 @@ LEVELS = (
     ("handler.whisper.weights", "handler.whisper.step"),
     ("handler.whisper.search",),
     ("handler.whisper.outcome",),
-    ("handler.reader", "handler.intake", "handler.whisper.engine"),
+    ("handler.reader", "handler.intake", "handler.order", "handler.whisper.engine"),
+    ("handler.resume",),
+    ("handler.request",),
     ("handler.pipeline",),
     ("handler.start",),
     ("handler.doctor", "handler.health", "handler.job"),

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from handler.fallback import LADDER, Verdict, judge, ladder, merit
+from handler.fallback import Verdict, judge, ladder, merit
 from handler.invented import echo, is_heard_in, without_repeats
 from handler.schema import Evidence, Options
 from tests.segments import spoken, text_of
@@ -32,7 +32,7 @@ def test_evidence_decides_by_the_thresholds_of_the_request(changes: dict[str, fl
 
 
 def test_temperature_0_is_the_ladder_and_any_other_is_alone() -> None:
-    assert ladder(Options()) == LADDER == (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    assert ladder(Options()) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert ladder(Options(temperature=0.4)) == (0.4,)
 
 

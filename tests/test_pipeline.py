@@ -242,8 +242,8 @@ async def test_a_repetition_that_was_cut_is_told_in_words(fake: Pipeline, engine
 
 async def test_a_device_that_fails_again_and_again_is_lost_and_says_so_at_once(fake: Pipeline, engine: FakeEngine) -> None:
     engine.failure = RuntimeError("boom")
-    for _ in range(3):
-        assert (await refused(fake, upload(NOISE), ALL)).code == "internal"
+    codes = [(await refused(fake, upload(NOISE), ALL)).code for _ in range(3)]
+    assert codes == ["internal", "internal", "device_lost"]
     assert fake.runner.fault is not None
     engine.failure = None
     assert "the device is lost" in (await refused(fake, upload(NOISE), ALL)).message

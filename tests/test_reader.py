@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from handler.longform import Window, WindowResult
-from handler.reader import Reader
+from handler.reader import Reader, Reading
 from handler.schema import SAMPLE_RATE, Evidence, Options, Segment
 from tests.segments import spoken, text_of
 
@@ -39,9 +39,9 @@ def words(text: str, start: float) -> Segment:
     return spoken(text, start, 0.5)
 
 
-async def read(engine: Engine, options: Options | None = None, audio: Window | None = None) -> tuple[str, Reader]:
-    reader = Reader(engine, options or Options(), rows=4)
-    return text_of((await reader.read(audio or window())).segments), reader
+async def read(engine: Engine, options: Options | None = None, audio: Window | None = None) -> tuple[str, Reading]:
+    reading = await Reader(engine, options or Options(), rows=4).read(audio or window())
+    return text_of(reading.segments), reading
 
 
 async def test_text_found_in_gaps_goes_where_it_was_said() -> None:
@@ -64,9 +64,9 @@ async def test_a_gap_is_filled_only_with_what_is_sure() -> None:
     def answer(asked: Window) -> WindowResult:
         return says(words("a b c d e f", 0.0)) if asked.seconds == 20 else says(words("nonsense", 1.0), evidence=BAD)
 
-    text, reader = await read(Engine(answer))
+    text, reading = await read(Engine(answer))
     assert text == "a b c d e f"
-    assert reader.warnings() == []
+    assert reading.warnings == []
 
 
 async def test_temperatures_rise_until_a_text_is_accepted_and_only_for_its_window() -> None:

@@ -82,6 +82,8 @@ class WhisperEngine:
         self.languages = tokenizer.specials.languages if tokenizer.specials.multilingual else ("en",)
         self.detects_language = tokenizer.specials.multilingual
         self.dtype = weight.dtype
+        self.dtype_name = str(weight.dtype).removeprefix("torch.")
+        self.attention = attention
         self._device = weight.device
         self._model = model
         self._tokenizer = tokenizer
@@ -90,6 +92,8 @@ class WhisperEngine:
         self._timeline = timeline or Timeline()
         self._mel = LogMel(dims.n_mels, self._device)
         self._max_new_tokens = max_new_tokens
+        self.text_tokens = tokenizer.specials.eot
+        self._suppress = tuple(suppress)
         self._bias = suppression(tokenizer.specials, suppress, self._device)
         self._heads = tuple(named_heads) or alignment_heads(dims, self.detects_language)
         self._heard: OrderedDict[int, Heard] = OrderedDict()  # what was encoded lately, by the samples' id
@@ -209,7 +213,14 @@ class WhisperEngine:
         language = how.language or (max(languages, key=languages.__getitem__) if languages else "en")
         room = self._model.dims.n_text_ctx // 2 - 1  # half the context is for what is decoded
         prompt = self._tokenizer.prompt(language, how.task, how.prompt, how.hotwords, room=room)
-        return Job(window, tuple(prompt), language, languages, heard.rise, len(heard.audio))
+        return Job(window, tuple(prompt), language, languages, heard.rise, len(heard.audio), self._bias_for(how.suppress))
+
+    def _bias_for(self, suppress: tuple[int, ...] | None) -> Tensor | None:
+        """What is added to the logits of a window that names its own tokens to suppress. [n_vocab]"""
+        if suppress is None or suppress == (-1,):
+            return None
+        ids = {token for token in suppress if token >= 0} | (set(self._suppress) if -1 in suppress else set())
+        return suppression(self._tokenizer.specials, ids, self._device)
 
     def _prefill(self, jobs: Sequence[Job]) -> None:
         """Read the prompts, padded on the right, where nothing looks, but for their last tokens: these go with the next step."""

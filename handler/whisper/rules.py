@@ -133,8 +133,8 @@ class Choice:
 def pick(logits: Tensor, bias: Tensor, history: History, specials: Specials) -> Choice:
     """The likeliest allowed token of each row.
 
-    logits [B, n_vocab] float32, overwritten. Where the timestamps together are likelier than any one text token, a
-    timestamp comes: the last of the timestamp rules.
+    logits [B, n_vocab] float32, overwritten; bias [n_vocab] or [B, n_vocab]. Where the timestamps together are likelier than any
+    one text token, a timestamp comes: the last of the timestamp rules.
     """
     allowed = Allowed.anything(history, specials)
     for rule in RULES:

@@ -35,6 +35,10 @@ class Hypothesis:
         """Mean log-probability of a token."""
         return sum(self.logprobs) / len(self.logprobs)
 
+    def rank(self, length_penalty: float | None) -> float:
+        """What texts are ordered by. Source: openai/whisper, whisper/decoding.py, MaximumLikelihoodRanker."""
+        return self.score if length_penalty is None else sum(self.logprobs) / ((5 + len(self.logprobs)) / 6) ** length_penalty
+
     def text(self, ids: Specials) -> list[int]:
         """The text tokens."""
         return [token for token in self.tokens if token < ids.eot]
@@ -50,6 +54,7 @@ class Job:
     languages: dict[str, float]  # probabilities, where they had to be found out
     rise: Tensor  # how much louder the window becomes at each frame, for the times of its words
     positions: int  # of the audio that it hears
+    bias: Tensor | None = None  # what is added to its logits instead of the usual. [n_vocab]
     no_speech_prob: float = 0.0
     found: list[Hypothesis] = field(default_factory=list)  # those that are finished
 
@@ -58,9 +63,15 @@ class Job:
         """How many rows compete at every step; 0: none do."""
         return self.window.how.rows if self.window.how.temperature == 0 and self.window.how.rows > 1 else 0
 
+    @property
+    def wanted(self) -> int:
+        """How many finished texts of beams are enough."""
+        return max(1, round(self.beams * self.window.how.patience))
+
     def best(self, ids: Specials) -> Hypothesis:
         """The likeliest text; one that runs into a loop, likely as loops are, comes behind all others."""
-        return max(self.found, key=lambda found: (loop_start(found.text(ids)) is None, found.score))
+        penalty = self.window.how.length_penalty
+        return max(self.found, key=lambda found: (loop_start(found.text(ids)) is None, found.rank(penalty)))
 
 
 @dataclass(slots=True)
@@ -135,7 +146,7 @@ class Batch:
     def advance(self) -> None:
         """One more token for every row."""
         rows = len(self.rows)
-        if any(row.noise is not None or row.job.beams for row in self.rows) or self._at_start():
+        if any(row.noise is not None or row.job.beams or row.job.bias is not None for row in self.rows) or self._at_start():
             self._extend(self._step.logits(rows, self._text()))
         elif self._graphs is not None:
             self._write(self.rows, self._graphs.run(rows).tolist())
@@ -162,7 +173,7 @@ class Batch:
         starting = self._at_start()
         no_speech = logits[starting].softmax(-1)[:, self._ids.no_speech]  # before the rules take it out
         slots = slice(0, len(rows))
-        choice = self._step.choose(logits, slots)
+        choice = self._step.choose(logits, slots, [row.job.bias for row in rows])
         self._sample(logits, choice, rows)
         groups = _groups(rows)
         beams = [self._compete(logits, choice, rows, group) for group in groups]
@@ -245,7 +256,7 @@ class Batch:
         for mine in _by_job(self.rows):
             job = self.rows[mine[0]].job
             over = self._over(job, mine)
-            if not job.beams or len(job.found) < job.beams:  # beams that all break off: their open texts count too
+            if not job.beams or len(job.found) < job.wanted:  # beams that all break off: their open texts count too
                 job.found += [self.rows[index].said for index in over]
             if len(over) == len(mine):
                 done.append(job)
@@ -261,7 +272,7 @@ class Batch:
         over = [index for index in mine if self._is_over(self.rows[index])]
         if not job.beams:
             return over
-        return list(mine) if len(job.found) >= job.beams or len(over) == len(mine) else []
+        return list(mine) if len(job.found) >= job.wanted or len(over) == len(mine) else []
 
     def _is_over(self, row: Row) -> bool:
         said = row.said

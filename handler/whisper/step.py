@@ -38,9 +38,12 @@ class Step:
         hidden = self._decoder(history.last[:, None], positions[:, None], self._cache, slots, text)
         return self._decoder.logits(hidden[:, 0])
 
-    def choose(self, logits: Tensor, slots: slice) -> Choice:
-        """The likeliest allowed token of each row of `slots`; the logits are overwritten."""
-        return pick(logits, self._bias, self.history.rows(slots), self._ids)
+    def choose(self, logits: Tensor, slots: slice, own: Sequence[Tensor | None] = ()) -> Choice:
+        """The likeliest allowed token of each row of `slots`; the logits are overwritten. `own`: each row's bias, None for the usual."""
+        bias = self._bias
+        if any(row is not None for row in own):
+            bias = torch.stack([bias if row is None else row for row in own])
+        return pick(logits, bias, self.history.rows(slots), self._ids)
 
     def take(self, choice: Choice, slots: slice) -> Tensor:
         """Write chosen tokens down; the tokens and their log-probabilities for the host. [2, B], float32"""

@@ -1,0 +1,283 @@
+"""One request on its way through the house: intake, reader, order, transcript. Knows no door and no model."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from handler.assemble import Passage, gap_warnings, measured, most_spoken
+from handler.audio.fetch import Fetcher
+from handler.budget import Budget
+from handler.errors import Cancelled, DeadlineExceeded, TooLong
+from handler.formats import text_of
+from handler.intake import LANGUAGE_WINDOWS, Intake
+from handler.longform import Engine, Window, WindowResult
+from handler.order import Order
+from handler.reader import CONTEXT, Reader, Reading
+from handler.resume import Readings
+from handler.runner import Runner
+from handler.schema import MULTI, SAMPLE_RATE, AudioSource, Options, Segment, Transcript
+from handler.settings import Settings
+from handler.timeline import Timeline
+
+SURE = 0.9  # probability of a language that needs no more windows
+TRUSTED = 0.5  # temperature above which a text does not help the next window. Source: SYSTRAN/faster-whisper, prompt_reset_on_temperature
+TRIAL_S = 5.0  # seconds of work, or TRIAL of the time there is, after which a request's own speed tells how long it will take
+TRIAL = 0.02
+DOUBT = 1.25  # a request is refused where its own speed says that it will take so many times longer than it may
+TELLING_S = 60.0  # shorter audio says little of how fast this house is
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a request has come."""
+
+    done_s: float  # seconds of audio decoded
+    total_s: float | None  # seconds of audio in all, where it is known
+    settled: tuple[Segment, ...] = ()  # what can change no more, and was not told before: in the end, all segments in order
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all requests share."""
+
+    settings: Settings
+    engine: Engine
+    runner: Runner
+    fetcher: Fetcher
+    threads: ThreadPoolExecutor  # for what blocks
+    workers: threading.Semaphore  # threads that decode audio at a time
+    windows: Budget
+    readings: Readings | None  # of this process and of others before it
+    about: Mapping[str, str]  # what an account says of the process
+    cold_start: Callable[[], dict[str, float] | None]
+    speed: float = 0.0  # the fastest that a request was: seconds of audio a second
+
+
+class Request:
+    """One request. `run` once, then `close` and `free`."""
+
+    def __init__(self, shared: Shared, options: Options, progress: ProgressCallback | None, limit_s: float | None) -> None:
+        """`limit_s`: seconds that the door can wait, where that is less than the settings allow."""
+        self._shared = shared
+        self._options = options
+        self._prompt = options.prompt.strip()[-CONTEXT:]
+        self._progress = progress
+        self._timeline = Timeline()
+        self._limited = limit_s is not None and limit_s < shared.settings.request_timeout_s
+        self._limit_s = min(shared.settings.request_timeout_s, shared.settings.request_timeout_s if limit_s is None else limit_s)
+        self._loop = asyncio.get_running_loop()
+        self._cut: asyncio.Queue[Window | BaseException | None] = asyncio.Queue()
+        self._intake = Intake(
+            shared.settings,
+            shared.fetcher,
+            shared.threads,
+            self._timeline,
+            self._hand_over,
+            shared.windows.share(own_only=options.condition_on_previous_text),
+            shared.workers,
+        )
+        self._reader = Reader(self._submit, options, shared.engine.rows)
+        self._order = Order()
+        self._warnings: list[tuple[float, str]] = []
+        self._windows = 0  # decoded
+        self._done_s = 0.0  # how far into the audio a window has been decoded
+        self._language: str | None = None if options.language == MULTI else options.language
+        self._language_probability: float | None = None
+
+    async def run(self, source: AudioSource) -> Transcript:
+        """The transcript. Raises AsrError."""
+        self._intake.start(source, self._options)
+        limit = asyncio.timeout(self._limit_s)
+        late = False
+        try:
+            async with limit:
+                with self._timeline.span("transcribe"):
+                    await self._consume()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            if not self._options.partial:
+                raise DeadlineExceeded(f"{self._expected()}; {self._windows} windows were decoded by then") from None
+            late = True
+        else:
+            self._order.end()
+            self._tell(self._intake.seconds)
+        wait_s, device_s = self._shared.runner.spent(self)
+        if late:
+            self.close()
+        self._timeline.add("wait", wait_s)
+        self._timeline.add("device", device_s)
+        transcript = await asyncio.to_thread(self._transcript, late)
+        if not late and transcript.duration >= TELLING_S:
+            self._shared.speed = max(self._shared.speed, transcript.duration / self._timeline.total())
+        return transcript
+
+    def abort(self) -> None:
+        """End `run` as cancelled."""
+        self._hand_over(Cancelled("the worker is shutting down"))
+
+    def close(self) -> None:
+        """Stop everything that still runs for this request."""
+        self._intake.close()
+        self._shared.runner.cancel(self)
+
+    def free(self) -> None:
+        """Give back memory and disk; not in an event loop."""
+        self._intake.free()
+
+    def _expected(self) -> str:
+        return f"expected an answer within {self._limit_s:g} s ({'the execution timeout' if self._limited else 'REQUEST_TIMEOUT_S'})"
+
+    def _hand_over(self, item: Window | BaseException | None) -> None:
+        """Take what the intake delivers; from any thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._cut.put_nowait, item)
+
+    async def _next(self) -> Window | None:
+        """The next window, or None after the last one. Raises what the intake met."""
+        item = await self._cut.get()
+        if isinstance(item, BaseException):
+            raise item
+        if item is not None:
+            self._order.cut(item)
+            self._check_time(begun=False)
+        return item
+
+    async def _submit(self, window: Window) -> WindowResult:
+        return await asyncio.wrap_future(self._shared.runner.submit(self, window))
+
+    async def _consume(self) -> None:
+        ahead = await self._settle_language()
+        last: dict[int | None, asyncio.Task[str]] = {}  # the window before, of each channel, where the next one needs its text
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while (window := ahead.pop(0) if ahead else await self._next()) is not None:
+                    task = tasks.create_task(self._decode(window, last.get(window.channel)))
+                    if self._options.condition_on_previous_text:
+                        last[window.channel] = task
+        except BaseExceptionGroup as group:  # the first failure has cancelled the others
+            raise group.exceptions[0] from None
+
+    async def _settle_language(self) -> list[Window | None]:
+        """Find out the language by the first windows, together, until one language is sure; gives back the windows taken for it."""
+        ahead = [await self._next()]
+        if ahead[0] is None or self._language is not None or self._options.language == MULTI or not self._shared.engine.detects_language:
+            return ahead
+        heard: dict[str, float] = {}  # probability by language, weighed by seconds
+        while (window := ahead[-1]) is not None:
+            result = await self._submit(window.asked(detect_only=True))
+            if not result.languages:
+                self._language = result.language
+                break
+            for language, probability in result.languages.items():
+                heard[language] = heard.get(language, 0.0) + probability * window.seconds
+            self._language = max(heard, key=heard.__getitem__)
+            self._language_probability = heard[self._language] / sum(heard.values())
+            if len(ahead) == LANGUAGE_WINDOWS or self._language_probability >= SURE:
+                break
+            ahead.append(await self._next())
+        return ahead
+
+    def _asked(self, window: Window, said: str) -> Window:
+        """A window as the options want it decoded, after what was said."""
+        options = self._options
+        return window.asked(language=self._language, task=options.task, prompt=said, hotwords=options.hotwords.strip()[:CONTEXT])
+
+    async def _decode(self, window: Window, before: asyncio.Task[str] | None) -> str:
+        """Decode a window; gives back the text that the next one is to be decoded after."""
+        said = await before if before else self._prompt
+        reading = await self._read(self._asked(window, said))
+        self._warnings += reading.warnings
+        self._order.done(window, Passage(window.start, window.end, window.speech, window.channel, reading.segments))
+        self._intake.done()
+        self._windows += 1
+        self._done_s = max(self._done_s, window.end / SAMPLE_RATE)
+        self._check_time(begun=True)
+        self._tell(min(self._done_s, self._intake.duration or self._done_s))
+        return self._following(said, reading)
+
+    async def _read(self, window: Window) -> Reading:
+        """What a window says; from what was kept of it, where it was."""
+        readings = self._shared.readings
+        if readings is None:
+            return await self._reader.read(window)
+        key = await asyncio.to_thread(readings.key, window, self._options, self._shared.about)
+        reading = await asyncio.to_thread(readings.get, key)
+        if reading is None:
+            reading = await self._reader.read(window)
+            await asyncio.to_thread(readings.put, key, reading)
+        return reading
+
+    def _tell(self, done_s: float) -> None:
+        """Tell how far it is, and what has become settled by now."""
+        settled = tuple(self._order.settle(self._intake.channels))
+        if self._progress is not None:
+            total = self._intake.seconds if done_s == self._intake.seconds else self._intake.duration
+            self._progress(Progress(done_s, total, settled))
+
+    def _check_time(self, begun: bool) -> None:
+        """Raise TooLong as soon as it is plain that the time will not suffice."""
+        total = self._intake.duration
+        if total is None or self._options.partial or not self._limited:
+            return
+        elapsed, done = self._timeline.total(), self._done_s - self._options.start_at
+        needed = (total - self._options.start_at) / self._shared.speed if self._shared.speed and not begun else 0.0
+        if begun and done > 0 and elapsed > max(TRIAL_S, TRIAL * self._limit_s):
+            needed = elapsed * (total - self._options.start_at) / done / DOUBT
+        if needed > self._limit_s:
+            shown = f"{total:.0f} s of audio would take about {needed * (DOUBT if begun else 1):.0f} s here"
+            raise TooLong(f"{self._expected()}; {shown}: allow more (policy.executionTimeout), or ask for a part (partial, start_at)")
+
+    def _following(self, said: str, reading: Reading) -> str:
+        """What was said, with the text of a window behind it; without all of it where that text was little more than a guess."""
+        trusted = max(TRUSTED, self._options.temperature)
+        if reading.accepted and all(s.evidence is None or s.evidence.temperature <= trusted for s in reading.segments):
+            return f"{said} {text_of(reading.segments)}".strip()[-CONTEXT:]
+        return self._prompt
+
+    def _transcript(self, late: bool) -> Transcript:
+        segments = self._order.segments
+        reached = max(self._options.start_at, self._order.reached(self._intake.channels)) if late else None
+        passages = [one for one in self._order.passages if reached is None or one.end / SAMPLE_RATE <= reached]
+        coverage = measured(passages, segments)
+        language, probability = self._language, self._language_probability
+        if self._options.language == MULTI or (language is None and segments):
+            language = most_spoken(segments)
+        cold_start = self._shared.cold_start()
+        warnings = [*self._intake.warnings, *(text for _, text in sorted(self._warnings)), *gap_warnings(coverage)]
+        if reached is not None:
+            warnings.insert(0, f"{DeadlineExceeded.code}: {self._expected()}; what comes behind {reached:g} s is missing")
+        return Transcript(
+            text=text_of(segments),
+            segments=tuple(segments),
+            language=language,
+            language_probability=probability,
+            duration=self._intake.seconds,
+            model=self._shared.engine.model_id,
+            options=self._options,
+            timing=self._timeline.seconds(),
+            cold_start=cold_start,
+            coverage=coverage,
+            account=self._account(cold_start is not None),
+            resume_at=reached,
+            warnings=tuple(warnings),
+        )
+
+    def _account(self, cold: bool) -> dict[str, str | float | bool]:
+        """What the request was, and what it took of which process."""
+        total_s, price = self._timeline.total(), self._shared.settings.gpu_price_per_second
+        device_s = self._timeline.seconds()["device"]
+        return {
+            "audio_s": round(self._intake.seconds, 3),
+            "total_s": round(total_s, 4),
+            "real_time_factor": round(self._intake.seconds / total_s, 3),
+            "device_s": device_s,
+            "cold": cold,
+            **self._shared.about,
+            **({} if price is None else {"price": round(device_s * price, 8)}),
+        }
