@@ -7,6 +7,8 @@ from handler.errors import AsrError
 from handler.settings import SettingsError
 
 CANNOT_START = 3  # exit code: a setting or the model, as stderr says
+DEVICE_LOST = 4  # exit code
+CONCURRENCY = 4  # times the rows of the batch: so many jobs in work, where nobody says how many
 
 
 def main() -> None:
@@ -17,11 +19,19 @@ def main() -> None:
     except (AsrError, SettingsError) as exc:
         print(f"cannot start: {exc}", file=sys.stderr)
         sys.exit(CANNOT_START)
-    from handler.sdk import sdk
+    from handler.scaler import serve
 
+    settings, rows = worker.settings, worker.pipeline.engine.rows
     # Constant, since the SDK waits until it is idle to change it; some wait while others are decoded.
-    concurrency = min(worker.settings.max_requests, 4 * worker.pipeline.engine.rows)
-    sdk().serverless.start({"handler": worker.handler, "concurrency_modifier": lambda current: concurrency})
+    concurrency = settings.concurrency or min(settings.max_requests, CONCURRENCY * rows)
+    config = {
+        "handler": worker.stream if settings.stream else worker.handler,
+        "return_aggregate_stream": True,
+        "concurrency_modifier": lambda current: concurrency,
+    }
+    serve(config, settings.drain_timeout_s)
+    if worker.pipeline.runner.fault is not None:
+        sys.exit(DEVICE_LOST)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def to_json(transcript: Transcript) -> dict[str, Any]:
     """The object that every door answers with; built-in types and finite numbers only."""
     return {
         "text": transcript.text,
-        "chunks": [_chunk(segment, transcript.options) for segment in transcript.segments],
+        "chunks": [chunk(segment, transcript.options) for segment in transcript.segments],
         "language": transcript.language,
         "language_probability": _rounded(transcript.language_probability),
         "task": transcript.options.task,
@@ -30,7 +30,7 @@ def to_json(transcript: Transcript) -> dict[str, Any]:
     }
 
 
-def _chunk(segment: Segment, options: Options) -> dict[str, Any]:
+def chunk(segment: Segment, options: Options) -> dict[str, Any]:
     """A segment with what was asked for."""
     shown: dict[str, Any] = {"timestamp": [segment.start, segment.end], "text": segment.text.strip()}
     if segment.channel is not None:
@@ -55,10 +55,11 @@ def _coverage(coverage: Coverage) -> dict[str, Any]:
 
 def to_verbose_json(transcript: Transcript) -> dict[str, Any]:
     """The same with each segment's evidence, in the names of OpenAI's verbose_json."""
-    return {**to_json(transcript), "segments": [_verbose(index, s) for index, s in enumerate(transcript.segments)]}
+    return {**to_json(transcript), "segments": [verbose(index, s) for index, s in enumerate(transcript.segments)]}
 
 
-def _verbose(index: int, segment: Segment) -> dict[str, Any]:
+def verbose(index: int, segment: Segment) -> dict[str, Any]:
+    """A segment with its evidence, in the names of OpenAI's verbose_json."""
     shown: dict[str, Any] = {"id": index, "start": segment.start, "end": segment.end, "text": segment.text, "tokens": list(segment.tokens)}
     if segment.evidence is not None:
         shown |= {

@@ -154,7 +154,7 @@ class Settings:
         "PROGRESS_INTERVAL_S", 2.0, _seconds(0, _DAY_S), "least time between two updates on a job of the queue, seconds; `0` sends none"
     )
     max_result_bytes: int = _var(
-        "MAX_RESULT_BYTES", 10_000_000, _whole(1000, _GIB), "largest answer to a job of the queue, bytes; more goes to a bucket"
+        "MAX_RESULT_BYTES", 10_000_000, _whole(10_000, _GIB), "largest answer to a job of the queue, bytes; more goes to a bucket"
     )
     bucket_endpoint_url: str | None = _var("BUCKET_ENDPOINT_URL", None, _text, "address of the S3 service that takes large answers")
     bucket_name: str | None = _var("BUCKET_NAME", None, _text, "bucket for them")

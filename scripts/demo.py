@@ -7,8 +7,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from handler.pipeline import Progress
-
 
 def main() -> None:
     """Load the model, run the one job, print."""
@@ -20,12 +18,8 @@ def main() -> None:
     loaded = time.perf_counter() - began
     event = json.loads((Path(__file__).parent.parent / "test_input.json").read_text())
     with tqdm(desc="transcribing", total=1, bar_format="{desc}: {bar} {elapsed}") as bar:
-
-        def show(progress: Progress) -> None:
-            bar.update(progress.done_s / (progress.total_s or progress.done_s) - bar.n)
-
-        output = asyncio.run(worker.handler(event, show))
-        bar.update(1 - bar.n)
+        output = asyncio.run(worker.handler(event))
+        bar.update(1)
     worker.pipeline.close()
     print(json.dumps(output, ensure_ascii=False, indent=2))
     timing = output["timing"]

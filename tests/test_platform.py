@@ -48,9 +48,10 @@ def test_every_preset_sets_variables_that_are_offered(preset: dict[str, Any]) ->
 
 @pytest.mark.parametrize("test", TESTS["tests"], ids=lambda test: test["name"])
 def test_what_the_hub_sends_is_a_job(test: dict[str, Any]) -> None:
-    source, options = parse_job(test)
+    job = parse_job(test, Settings())
+    (source,) = job.sources
     assert source.base64 == json.loads((ROOT / "test_input.json").read_text())["input"]["audio_base64"]
-    assert isinstance(options, Options)
+    assert isinstance(job.options, Options)
     assert 0 < test["timeout"] <= 600_000
 
 

@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Kept(Pipeline):
         self.__dict__ |= pipeline.__dict__
         self.settings = changed
         self.fetcher = Fetcher(changed)
+        self._shared = replace(pipeline._shared, settings=changed, fetcher=self.fetcher)
 
     def close(self) -> None:
         pass

@@ -88,13 +88,14 @@ class Fetcher:
             ) as response:
                 if response.status_code != 200:
                     raise DownloadFailed(f"{shown} answered with status {response.status_code}; expected 200")
+                spool.on_stop(response.raw.shutdown)
                 length = response.headers.get("Content-Length", "")
                 if length.isdigit() and "Content-Encoding" not in response.headers:
                     spool.expect(int(length))
                 while chunk := response.raw.read1(CHUNK, decode_content=True):  # whatever has come: a host that trickles is seen
                     yield chunk
         except guard.SSRFError as exc:
-            raise _refusal(str(exc), shown, self._settings.max_bytes) from None
+            raise refusal(str(exc), shown, self._settings.max_bytes) from None
         except (RequestException, HTTPError, ValueError) as exc:  # ValueError: an address that only the client finds malformed
             raise DownloadFailed(f"{shown} did not deliver: {type(exc).__name__}") from None
 
@@ -114,6 +115,7 @@ class Fetcher:
             with closing(boto3.client("s3", endpoint_url=self._settings.s3_endpoint_url, config=config)) as client:
                 answer = client.get_object(Bucket=bucket, Key=key)
                 with closing(answer["Body"]) as body:
+                    spool.on_stop(body._raw_stream.shutdown)
                     spool.expect(answer["ContentLength"])
                     yield from body.iter_chunks(CHUNK)
         except ClientError as exc:
@@ -146,7 +148,7 @@ _REFUSALS: tuple[tuple[tuple[str, ...], type[AsrError], str], ...] = (
 )
 
 
-def _refusal(text: str, shown: str, cap: int) -> AsrError:
+def refusal(text: str, shown: str, cap: int) -> AsrError:
     """The address guard says all it has to say by one exception; told apart by how its text begins."""
     for beginnings, kind, message in _REFUSALS:
         if text.startswith(beginnings):

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 from handler.errors import AsrError, Cancelled, TooLarge
 
@@ -32,6 +32,7 @@ class Spool:
         self._over = False
         self._deadline: float | None = None
         self._late: AsrError | None = None
+        self._hang_up: Callable[[], None] | None = None
 
     def expect(self, size: int) -> None:
         """Say how many bytes there will be. Raises TooLarge."""
@@ -71,11 +72,22 @@ class Spool:
         if self._error is not None:
             raise self._error
 
+    def on_stop(self, hang_up: Callable[[], None]) -> None:
+        """What ends the writer's wait for bytes as soon as nobody wants them any more. It may raise what a closed connection raises."""
+        with self._grown:
+            self._hang_up = hang_up
+        if self._over:
+            self.stop()
+
     def stop(self) -> None:
         """Nobody wants the bytes any more: readers meet the end, and the writer's next write raises Cancelled. At once."""
         with self._grown:
             self._over = True
             self._grown.notify_all()
+            hang_up, self._hang_up = self._hang_up, None
+        if hang_up is not None:
+            with suppress(OSError, ValueError, RuntimeError):
+                hang_up()
 
     def close(self) -> None:
         """Stop, and give back memory and disk: of a large file that takes the system a tenth of a second."""

@@ -1,0 +1,226 @@
+"""The queue's jobs to answers: one file or many, whole or as a stream, with updates meanwhile. Knows no SDK and no decoding."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, BinaryIO, TypeVar, cast
+
+from handler import logs
+from handler.audio.fetch import public_url
+from handler.delivery import ENVELOPE, deliver
+from handler.dropin import answer as as_theirs
+from handler.errors import AsrError, DeviceLost, Internal
+from handler.formats import chunk, verbose
+from handler.job import Job, parse_job, rendered
+from handler.pipeline import Pipeline, Progress, ProgressCallback
+from handler.schema import AudioSource, Options, Segment, Transcript
+from handler.sendable import encoded, sendable
+from handler.settings import Settings
+from handler.updates import Updates
+
+SPARE_S, SPARE = 5.0, 0.05  # of the time that a job has, the lesser of the two is for putting its answer together and sending it
+CHUNK_BYTES = 900_000  # of one part of a stream: the platform takes 1 MB
+PARTED = ("text", "chunks", "segments")  # fields that the parts of a stream have told
+Event = Mapping[str, Any]
+Post = Callable[[str, Any], Awaitable[None]]
+T = TypeVar("T")
+
+
+class Desk:
+    """Answers jobs by one pipeline."""
+
+    def __init__(self, pipeline: Pipeline, settings: Settings, post: Post, lost: Callable[[], None]) -> None:
+        """`post` sends an update on a job; `lost` is called when nothing will run on the device any more."""
+        self._pipeline = pipeline
+        self._settings = settings
+        self._post = post
+        self._lost = lost
+        self._room = asyncio.Semaphore(settings.max_requests)  # files in work: those of a long list wait here, and are not refused
+
+    async def answer(self, event: Event) -> dict[str, Any]:
+        """The answer to a job, or its error as text under `error`, beginning with the stable code."""
+        began = time.perf_counter()
+        try:
+            job = parse_job(event, self._settings)
+            async with self._updates(job) as tell:
+                found = await self._found(job, began, tell)
+            return await deliver(found, job, self._settings)
+        except Exception as exc:
+            return {"error": str(self._refusal(event, exc))}
+
+    async def stream(self, event: Event) -> AsyncIterator[dict[str, Any]]:
+        """The parts of an answer as they are done; the last one has all but the text. An error ends it."""
+        began = time.perf_counter()
+        try:
+            job = parse_job(event, self._settings)
+            whole = job.many or job.shape is not None or job.upload_always
+            async for part in self._whole(job, began) if whole else self._parts(job, began):
+                yield part
+        except Exception as exc:
+            yield {"error": str(self._refusal(event, exc))}
+
+    def _refusal(self, event: Event, exc: Exception) -> AsrError:
+        """The error that a job ends with, logged."""
+        if not isinstance(exc, AsrError):
+            logs.error("job_crashed", exc, job=event.get("id"))
+            exc = Internal(f"a fault of this worker: {type(exc).__name__}")
+        if isinstance(exc, DeviceLost):
+            self._lost()
+        logs.info("job_refused", job=event.get("id"), **exc.as_dict())
+        return exc
+
+    @asynccontextmanager
+    async def _updates(self, job: Job) -> AsyncIterator[ProgressCallback | None]:
+        """What takes in how far a job is; when the block is left, no update is on its way any more."""
+        if not self._settings.progress_interval_s:
+            yield None
+            return
+        updates = Updates(lambda content: self._post(job.id, sendable(content)), self._settings.progress_interval_s)
+        try:
+            yield updates.tell
+        finally:
+            await updates.close()
+
+    async def _found(self, job: Job, began: float, tell: ProgressCallback | None) -> dict[str, Any]:
+        if job.many:
+            return await self._many(job, began, tell)
+        return await self._one(job.sources[0], job, began, tell)
+
+    async def _one(self, source: AudioSource, job: Job, began: float, tell: ProgressCallback | None) -> dict[str, Any]:
+        """The answer to one file, also in the shape that another worker's clients read."""
+        if job.shape is None:
+            return await asyncio.to_thread(rendered, await self._transcript(source, job.options, job, began, tell), job.options)
+        translated = None
+        if job.shape.translation is None:
+            transcript = await self._transcript(source, job.options, job, began, tell)
+        else:
+            english = replace(job.options, task="translate")
+            async with self._read_twice(source) as (first, second):
+                transcript, translated = await _together(
+                    self._transcript(first, job.options, job, began, tell), self._transcript(second, english, job, began, None)
+                )
+        return {**rendered(transcript, job.options), **as_theirs(job.shape, transcript, translated)}
+
+    async def _transcript(self, source: AudioSource, options: Options, job: Job, began: float, tell: ProgressCallback | None) -> Transcript:
+        async with self._room:
+            limit_s = job.limit_s - min(SPARE_S, SPARE * job.limit_s) - (time.perf_counter() - began)
+            return await self._pipeline.transcribe(source, options, tell, max(0.0, limit_s))
+
+    @asynccontextmanager
+    async def _read_twice(self, source: AudioSource) -> AsyncIterator[tuple[AudioSource, AudioSource]]:
+        """Two sources of the same audio, which is downloaded once."""
+        if source.url is None:
+            yield source, source
+            return
+        fetcher = self._pipeline.fetcher
+        spool = fetcher.spool()
+        self._pipeline.threads.submit(fetcher.fill, source.url, spool)
+        try:
+            first, second = (AudioSource(file=cast(BinaryIO, spool.reader())) for _ in range(2))
+            yield first, second
+        except AsrError:
+            spool.check()  # what the download met says more than what a decoder made of its end
+            raise
+        finally:
+            spool.stop()
+            await asyncio.shield(asyncio.to_thread(spool.close))
+
+    async def _many(self, job: Job, began: float, tell: ProgressCallback | None) -> dict[str, Any]:
+        """The answers to all files of a job, in order; one that fails has its error where the others have their transcript."""
+        far: dict[int, Progress] = {}
+
+        def note(index: int, progress: Progress) -> None:
+            far[index] = progress
+            totals = [one.total_s for one in far.values()]
+            known = None not in totals and len(far) == len(job.sources)
+            if tell is not None:
+                tell(Progress(sum(one.done_s for one in far.values()), sum(filter(None, totals)) if known else None))
+
+        async def one(index: int, source: AudioSource) -> dict[str, Any]:
+            try:
+                return await self._one(source, job, began, partial(note, index))
+            except AsrError as exc:
+                return {"url": public_url(source.url or ""), "error": str(self._refusal({"id": job.id}, exc))}
+
+        results = await _together(*(one(index, source) for index, source in enumerate(job.sources)))
+        accounts = [result["account"] for result in results if "account" in result]
+        summed = {name: round(sum(account[name] for account in accounts), 4) for name in ("audio_s", "device_s")}
+        return {"results": results, "account": {**summed, "total_s": round(time.perf_counter() - began, 4), "files": len(results)}}
+
+    async def _whole(self, job: Job, began: float) -> AsyncIterator[dict[str, Any]]:
+        """An answer that is put together of several, in one part."""
+        yield await deliver(await self._found(job, began, None), job, self._settings)
+
+    async def _parts(self, job: Job, began: float) -> AsyncIterator[dict[str, Any]]:
+        """Text as it is settled, then all the rest; what would be too much for the platform goes to a bucket as a whole."""
+        news: asyncio.Queue[Sequence[Segment] | None] = asyncio.Queue()
+        work = self._transcript(job.sources[0], job.options, job, began, lambda progress: news.put_nowait(progress.settled))
+        task = asyncio.create_task(work)
+        task.add_done_callback(lambda _: news.put_nowait(None))
+        parting = Parting(job.options)
+        room = self._settings.max_result_bytes - ENVELOPE
+        try:
+            while (settled := await news.get()) is not None:
+                for part in parting.parts(settled):
+                    if parting.bytes <= room:
+                        yield part
+            transcript = await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        found = await asyncio.to_thread(rendered, transcript, job.options)
+        rest = {name: value for name, value in found.items() if name not in PARTED}
+        if parting.bytes + len(encoded(sendable(rest))) <= room:
+            yield sendable(rest)
+        else:
+            short = await deliver(found, replace(job, upload_always=True), self._settings)
+            yield {name: value for name, value in short.items() if name not in PARTED}
+
+
+class Parting:
+    """Segments to the parts of a stream, whose texts one behind the other are the whole text."""
+
+    def __init__(self, options: Options) -> None:
+        self.bytes = 0  # of all parts
+        self._options = options
+        self._count = 0  # segments told
+
+    def parts(self, segments: Sequence[Segment]) -> Iterator[dict[str, Any]]:
+        """The parts for more segments, each under CHUNK_BYTES."""
+        held: list[Segment] = []
+        size = 0
+        for segment in segments:
+            length = len(encoded(sendable(self._part([segment]))))
+            if held and size + length > CHUNK_BYTES:
+                yield self._told(held)
+                held, size = [], 0
+            held.append(segment)
+            size += length
+        if held:
+            yield self._told(held)
+
+    def _told(self, segments: Sequence[Segment]) -> dict[str, Any]:
+        part: dict[str, Any] = sendable(self._part(segments))
+        self._count += len(segments)
+        self.bytes += len(encoded(part))
+        return part
+
+    def _part(self, segments: Sequence[Segment]) -> dict[str, Any]:
+        text = "".join(segment.text for segment in segments)
+        part: dict[str, Any] = {"text": text if self._count else text.lstrip(), "chunks": [chunk(one, self._options) for one in segments]}
+        if self._options.format == "verbose_json":
+            part["segments"] = [verbose(self._count + at, one) for at, one in enumerate(segments)]
+        return part
+
+
+async def _together(*work: Coroutine[Any, Any, T]) -> list[T]:
+    """What all of some work comes to; the first that fails ends the others."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in work]
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]

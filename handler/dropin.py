@@ -1,0 +1,93 @@
+"""Jobs as RunPod's worker-faster_whisper takes them, and answers as its clients read them. Pure; knows no engine.
+
+Source: runpod-workers/worker-faster_whisper, README.md and src/predict.py.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from handler.errors import InvalidRequest
+from handler.fields import flag, one_of, shown, text
+from handler.formats import to_srt, to_verbose_json, to_vtt
+from handler.schema import Transcript
+
+OPTIONS = {"initial_prompt": "prompt", "enable_vad": "vad"}  # options that have another name here
+FORMATS = ("plain_text", "formatted_text", "srt", "vtt")
+TRANSLATES = "translate"
+ONLY_THEIRS = frozenset({"audio", "model", "transcription", "translate", "translation", "word_timestamps", *OPTIONS})
+_PREFIXES = ("faster-distil-whisper-", "faster-whisper-", "whisper-")
+_SHORT = {"large-v3": "large", "large-v3-turbo": "turbo"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What such a job wants to read beside our own object."""
+
+    transcription: str  # one of FORMATS
+    translation: str | None  # one of FORMATS; None: it wants no translation
+    word_timestamps: bool
+
+
+def taken(given: Mapping[str, Any], model_id: str, aliases: tuple[str, ...]) -> tuple[dict[str, Any], Shape | None]:
+    """The fields of a job under our names, and its shape where a field is only theirs. Raises InvalidRequest."""
+    ours = {name: value for name, value in given.items() if name not in ONLY_THEIRS}
+    theirs = {name: value for name, value in given.items() if name in ONLY_THEIRS and value is not None}
+    if not theirs:
+        return ours, None
+    if "model" in theirs:
+        _check_model(text("model", theirs["model"]), model_id, aliases)
+    for name, own in {**OPTIONS, "audio": "url", "word_timestamps": "timestamps"}.items():
+        if name in theirs and ours.get(own) is not None:
+            raise InvalidRequest(f"{name} and {own} are the same; expected one of them")
+    ours |= {OPTIONS[name]: value for name, value in theirs.items() if name in OPTIONS}
+    if "audio" in theirs:
+        ours["url"] = text("audio", theirs["audio"])
+    words = flag("word_timestamps", theirs.get("word_timestamps", False))
+    if words:
+        ours["timestamps"] = "word"
+    formats = {name: one_of(FORMATS)(name, theirs.get(name, FORMATS[0])) for name in ("transcription", "translation")}
+    translates = flag(TRANSLATES, theirs.get(TRANSLATES, False))
+    return ours, Shape(formats["transcription"], formats["translation"] if translates else None, words)
+
+
+def _check_model(asked: str, model_id: str, aliases: tuple[str, ...]) -> None:
+    known = names_of(model_id) | set(aliases)
+    if asked not in known:
+        raise InvalidRequest(
+            f"model {shown(asked)} is not loaded; this worker has {model_id} (MODEL_ID), and expected one of {', '.join(sorted(known))}"
+        )
+
+
+def names_of(model_id: str) -> set[str]:
+    """What a model is called: by its whole id, and as these workers call it, such as large-v3 and turbo."""
+    last = model_id.rpartition("/")[2]
+    short = next((last.removeprefix(prefix) for prefix in _PREFIXES if last.startswith(prefix)), last)
+    if last.startswith("faster-distil-whisper-"):
+        short = f"distil-{short}"
+    return {model_id, last, short, _SHORT.get(short, short)}
+
+
+def answer(shape: Shape, transcript: Transcript, translated: Transcript | None) -> dict[str, Any]:
+    """What the clients of such a job read."""
+    fields: dict[str, Any] = {
+        "segments": [{"seek": round(one["start"] * 100), **one} for one in to_verbose_json(transcript)["segments"]],
+        "detected_language": transcript.language,
+        "transcription": _formatted(transcript, shape.transcription),
+        "translation": _formatted(translated, shape.translation) if translated and shape.translation else None,
+        "device": "cpu" if transcript.account.get("device") == "cpu" else "cuda",
+    }
+    if translated:
+        fields["translation_time"] = translated.timing["total"]
+    if shape.word_timestamps:
+        words = (word for segment in transcript.segments for word in segment.words)
+        fields["word_timestamps"] = [{"word": word.text, "start": word.start, "end": word.end} for word in words]
+    return fields
+
+
+def _formatted(transcript: Transcript, format: str) -> str:
+    if format == "srt":
+        return to_srt(transcript)
+    if format == "vtt":
+        return to_vtt(transcript)
+    return ("\n" if format == "formatted_text" else " ").join(segment.text.strip() for segment in transcript.segments)
