@@ -1,5 +1,5 @@
-"""The command line: `asr transcribe FILE|URL…`, `asr doctor`, `asr fetch`. Knows nothing of decoding; settings come from the
-environment as for every door."""
+"""The command line: `asr transcribe FILE|URL…`, `asr submit MANIFEST`, `asr doctor`, `asr fetch`. Knows nothing of decoding;
+settings come from the environment as for every door."""
 
 import argparse
 import asyncio
@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from tqdm import tqdm
@@ -59,6 +60,18 @@ def transcribe(asked: argparse.Namespace, settings: Settings, timeline: Timeline
         pipeline.close()
 
 
+def send(asked: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
+    """Send a manifest of addresses to a RunPod queue endpoint; answers go to a file of JSON lines. Run again, it goes on."""
+    from handler.submit import submit
+
+    options = {name: getattr(asked, name) for name in Options.json_schema()}
+    try:
+        return submit(asked.manifest, asked.endpoint, asked.output, asked.in_flight, asked.retries, options)
+    except (OSError, RuntimeError) as exc:  # RuntimeError: the SDK has no key, or a wrong one
+        print(f"asr: {exc}", file=sys.stderr)
+        return FAILED
+
+
 def fetch(asked: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
     """Place in CACHE_DIR what has to be downloaded or converted of the model, and try it."""
     try:
@@ -90,10 +103,26 @@ def _parser() -> argparse.ArgumentParser:
     speech = commands.add_parser("transcribe", help=transcribe.__doc__, description=transcribe.__doc__)
     speech.set_defaults(run=transcribe)
     speech.add_argument("sources", nargs="+", metavar="FILE|URL", help="a file, an http, https or s3 address, or - for stdin")
-    for name, schema in Options.json_schema().items():
-        flags = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))  # one where the name is one word
-        speech.add_argument(*flags, dest=name, choices=schema.get("enum"), help=schema["description"].replace("%", "%%"))
+    many = commands.add_parser("submit", help=send.__doc__, description=send.__doc__)
+    many.set_defaults(run=send)
+    many.add_argument("manifest", type=Path, metavar="MANIFEST", help="a file: each line an address, or a JSON object with url and options")
+    many.add_argument("--endpoint", required=True, metavar="ID", help="the endpoint; RUNPOD_API_KEY holds the key")
+    many.add_argument("--output", type=Path, metavar="FILE", help="where answers go; default: MANIFEST.results.jsonl")
+    many.add_argument("--in-flight", type=_counted, default=64, metavar="N", help="jobs sent and not answered yet, at most; default: 64")
+    many.add_argument(
+        "--retries", type=_counted, default=3, metavar="N", help="times that a job which may do better is sent again; default: 3"
+    )
+    for command in (speech, many):
+        for name, schema in Options.json_schema().items():
+            flags = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))  # one where the name is one word
+            command.add_argument(*flags, dest=name, choices=schema.get("enum"), help=schema["description"].replace("%", "%%"))
     return parser
+
+
+def _counted(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) <= 1000:
+        raise argparse.ArgumentTypeError("expected a whole number from 1 to 1000")
+    return int(text)
 
 
 async def _transcribe_all(pipeline: Pipeline, sources: Sequence[str], options: Options) -> int:

@@ -27,7 +27,7 @@ class Updates:
         self._newest: Progress | None = None
         self._news = asyncio.Event()
         self._task = self._loop.create_task(self._run())
-        self._sending = False
+        self._sending = self._closed = False
 
     def tell(self, progress: Progress) -> None:
         """Take in how far the job is."""
@@ -41,13 +41,14 @@ class Updates:
 
     async def close(self) -> None:
         """Send no other update; wait for the one that is on its way, or break it off."""
+        self._closed = True
         if self._sending:
             await asyncio.wait({self._task}, timeout=LAST_S)
         self._task.cancel()
-        await asyncio.wait({self._task})
+        await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        while True:
+        while not self._closed:
             await asyncio.sleep(self._every_s)
             await self._news.wait()
             self._news.clear()

@@ -99,7 +99,7 @@ def upload(body: bytes, place: Place) -> None:
             if status not in _TAKEN:
                 raise UploadFailed(f"{shown} answered with status {status}; expected 200")
             return
-    raise UploadFailed(f"{shown} could not be reached: {failure}")
+    raise UploadFailed(f"{shown} could not be reached ({failure}); expected an address that takes the result by PUT")
 
 
 def _put(requests: Any, guard: Any, body: bytes, url: str, address: str | None) -> int:

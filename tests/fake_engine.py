@@ -1,7 +1,7 @@
 """An engine that hears nothing and says where each window begins."""
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from handler.errors import OutOfMemory
 from handler.longform import Decoding, Window, WindowResult
@@ -30,6 +30,8 @@ class FakeEngine:
         self.failure: Exception | None = None
         self.holds = 99  # windows that it has memory for
         self.rest_s: float | None = None
+        self.stops_behind: int | None = None  # windows that it does before it holds
+        self.says: Callable[[Window], tuple[Segment, ...]] = lambda w: (Segment(0, w.seconds, f" {w.start}", evidence=self.evidence),)
         self.evidence: Evidence | None = None
 
     def free(self) -> int:
@@ -48,10 +50,11 @@ class FakeEngine:
         if not self.go.wait(0.005):
             return []
         done, self.running = self.running, []
-        return [
-            (w, WindowResult((Segment(0, w.seconds, f" {w.start}", evidence=self.evidence),), self.evidence, "en", {}, self.rest_s))
-            for w in done
-        ]
+        if self.stops_behind is not None:
+            self.stops_behind -= len(done)
+            if self.stops_behind <= 0:
+                self.go.clear()
+        return [(w, WindowResult(self.says(w), self.evidence, "en", {}, self.rest_s)) for w in done]
 
     def halve(self) -> None:
         self.rows //= 2

@@ -2,9 +2,7 @@
 
 import base64
 import threading
-from collections.abc import Iterator
 
-import boto3
 import pytest
 
 from handler.audio.fetch import Fetcher, public_url
@@ -97,26 +95,6 @@ def test_no_error_shows_a_credential(web: Web) -> None:
     ):  # fmt: skip
         assert secret not in str(refusal(url))
     assert public_url(f"https://user:{secret}@host:8443/a/b?x={secret}#y") == "https://host:8443/a/b"
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An S3 server on loopback with one file in one bucket."""
-    from moto.server import ThreadedMotoServer
-
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    client = boto3.client("s3", endpoint_url=endpoint)
-    client.create_bucket(Bucket="calls")
-    client.put_object(Bucket="calls", Key="a/b c.wav", Body=b"sound")
-    client.close()
-    yield endpoint
-    server.stop()
 
 
 def test_a_file_in_a_named_bucket_arrives(s3: str) -> None:

@@ -31,7 +31,7 @@ LEVELS = (
     ("handler.job",),
     ("handler.delivery",),
     ("handler.doctor", "handler.health"),
-    ("handler.desk",),
+    ("handler.desk", "handler.submit"),
     ("handler.worker", "handler.cli", "local_server.errors", "local_server.front"),
     ("local_server.openapi", "local_server.body"),
     ("local_server.app",),

@@ -1,0 +1,318 @@
+"""Jobs to answers without the SDK: parts, sizes, buckets, lists, deadlines, a lost device. A fake engine speaks."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import numpy as np
+import pytest
+import requests
+
+from handler.desk import CHUNK_BYTES, Desk
+from handler.longform import Window
+from handler.pipeline import Pipeline, Progress
+from handler.schema import SAMPLE_RATE, Segment, Word
+from handler.sendable import encoded
+from handler.settings import Settings
+from handler.updates import Updates
+from tests.conftest import settings
+from tests.fake_engine import FakeEngine
+from tests.speech import wav
+from tests.web import Web
+
+NOISE = wav((0.1 * np.random.default_rng(0).standard_normal(600 * SAMPLE_RATE)).astype(np.float32))
+
+
+class Bench:
+    """A desk, and what it has posted."""
+
+    def __init__(self, engine: FakeEngine, given: Settings) -> None:
+        self.posted: list[Any] = []
+        self.lost = 0
+        self.pipeline = Pipeline(engine, given)
+        self.desk = Desk(self.pipeline, given, self._post, self._lose)
+
+    async def _post(self, job: str, content: Any) -> None:
+        self.posted.append(content)
+
+    def _lose(self) -> None:
+        self.lost += 1
+
+    async def parts(self, event: dict[str, Any]) -> list[dict[str, Any]]:
+        return [part async for part in self.desk.stream(event)]
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeEngine]:
+    made = FakeEngine()
+    yield made
+    made.go.set()
+
+
+def bench(engine: FakeEngine, **changes: Any) -> Bench:
+    return Bench(engine, settings(**{"batch_size": 2, "max_requests": 4, "progress_interval_s": 0, **changes}))
+
+
+def job(web: Web, data: bytes = NOISE, **given: Any) -> dict[str, Any]:
+    fields = {name: given.pop(name) for name in ("policy", "s3Config") if name in given}
+    return {"id": "job 1", "input": {"url": web.put("/noise", data), "vad": False, **given}, **fields}
+
+
+def talkative(window: Window) -> tuple[Segment, ...]:
+    """Thirty segments of words whose times alone are a megabyte."""
+    words = tuple(Word(0.0, 1.0, " wörd", 0.9) for _ in range(500))
+    return tuple(Segment(0.5 * at, 0.5 * at + 0.5, " wörd" * 500, words=words) for at in range(30))
+
+
+async def test_the_texts_of_a_stream_are_the_whole_text_and_the_last_part_has_the_rest(engine: FakeEngine, web: Web) -> None:
+    made = bench(engine)
+    whole = await made.desk.answer(job(web))
+    *parts, last = await made.parts(job(web))
+    assert len(parts) > 5
+    assert "".join(part["text"] for part in parts) == whole["text"]
+    assert [chunk for part in parts for chunk in part["chunks"]] == whole["chunks"]
+    assert set(last) == set(whole) - {"text", "chunks"}
+    assert last["account"]["audio_s"] == 600
+
+
+async def test_parts_are_under_the_platforms_limit_and_verbose_segments_count_on(engine: FakeEngine, web: Web) -> None:
+    engine.says = talkative
+    parts = await bench(engine, max_result_bytes=10**9).parts(job(web, NOISE[: len(NOISE) // 5], timestamps="word", format="verbose_json"))
+    assert max(len(encoded(part)) for part in parts) <= CHUNK_BYTES
+    assert len(encoded(parts)) > 4 * CHUNK_BYTES
+    ids = [segment["id"] for part in parts[:-1] for segment in part["segments"]]
+    assert ids == list(range(len(ids)))
+
+
+async def test_a_result_that_is_too_large_says_so(engine: FakeEngine, web: Web) -> None:
+    engine.says = talkative
+    made = bench(engine)
+    error = (await made.desk.answer(job(web, timestamps="word")))["error"]
+    assert error.startswith("too_large: the result has ")
+    assert "9999000 can be sent" in error
+    parts = await made.parts(job(web, timestamps="word"))
+    assert parts[-1]["error"].startswith("too_large: ")
+    assert len(encoded(parts)) < made.pipeline.settings.max_result_bytes
+
+
+def bucket(endpoint: str) -> dict[str, str]:
+    return {"endpointUrl": endpoint, "bucketName": "calls", "accessId": "test", "accessSecret": "hunter2"}
+
+
+@pytest.mark.parametrize("where", ["the job's bucket", "the worker's bucket", "an address"])
+async def test_a_large_result_arrives_in_a_bucket_whole(engine: FakeEngine, web: Web, s3: str, where: str) -> None:
+    engine.says = talkative
+    named = {
+        "bucket_endpoint_url": s3, "bucket_name": "calls", "bucket_access_key_id": "test", "bucket_secret_access_key": "hunter2",
+    }  # fmt: skip
+    made = bench(engine, **(named if where == "the worker's bucket" else {}))
+    event = job(web, timestamps="word")
+    client = boto3.client("s3", endpoint_url=s3)
+    key = "results/job%201.json"
+    if where == "the job's bucket":
+        event["s3Config"] = bucket(s3)
+    elif where == "an address":
+        event["input"]["upload_url"] = client.generate_presigned_url("put_object", {"Bucket": "calls", "Key": key})
+    answer = await made.desk.answer(event)
+    body = client.get_object(Bucket="calls", Key=key)["Body"].read()
+    client.close()
+    assert len(body) > 25_000_000
+    assert answer["result"]["bytes"] == len(body)
+    assert answer["result"]["sha256"] == hashlib.sha256(body).hexdigest()
+    whole = json.loads(body)
+    assert len(whole["chunks"]) >= 20 * 30
+    assert whole["text"] == answer["text"]
+    assert "chunks" not in answer
+    assert "hunter2" not in json.dumps(answer)
+    if where != "an address":
+        assert requests.get(answer["result"]["url"], timeout=30).content == body
+    else:
+        assert "?" not in answer["result"]["url"]
+
+
+async def test_a_job_may_ask_for_the_bucket_and_text_is_told_as_far_as_it_fits(engine: FakeEngine, web: Web, s3: str) -> None:
+    engine.says = lambda window: (Segment(0, 1, " wörd" * 200),)
+    event = job(web, upload="always") | {"s3Config": bucket(s3)}
+    assert (await bench(engine).desk.answer(event))["result"]["bytes"] > 20_000
+    small = bench(engine, max_result_bytes=10_000)
+    answer = await small.desk.answer(event)
+    assert answer["text_truncated"]
+    assert 5_000 < len(encoded(answer)) <= 10_000
+    *_, last = await small.parts(job(web) | {"s3Config": bucket(s3)})
+    assert last["result"]["bytes"] > 20_000
+    assert "text" not in last
+
+
+@pytest.mark.parametrize("names", ["s3Config", "upload_url"])
+async def test_an_address_for_results_passes_the_guard(engine: FakeEngine, web: Web, monkeypatch: pytest.MonkeyPatch, names: str) -> None:
+    event = job(web, upload="always")
+    event["input"].pop("url")
+    event["input"]["audio_base64"] = "UklGRg=="
+    monkeypatch.delenv("RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS")
+    from handler.desk import deliver
+    from handler.job import parse_job
+
+    if names == "s3Config":
+        event["s3Config"] = bucket(web.url)
+    else:
+        event["input"]["upload_url"] = f"{web.url}/put?signature=hunter2"
+    made = settings()
+    with pytest.raises(Exception, match="download_blocked") as caught:
+        await deliver({"text": ""}, parse_job(event, made), made)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"upload": "always"}, "too_large"),
+        ({"upload": "sometimes"}, "invalid_request"),
+        ({"upload_url": "ftp://a/b", "upload": "always"}, "invalid_request"),
+        ({"upload_url": "WEB/refuses", "upload": "always"}, "upload_failed"),
+        ({"upload_url": "http://127.0.0.1:9/x", "upload": "always"}, "upload_failed"),
+        ({"s3Config": {"bucketName": "a"}}, "invalid_request"),
+        ({"policy": {"executionTimeout": "soon"}}, "invalid_request"),
+        ({"url": None, "urls": []}, "invalid_request"),
+        ({"url": None, "urls": ["http://a/b", 1]}, "invalid_request"),
+        ({"urls": ["http://a/b"]}, "invalid_request"),
+        ({"start_at": 601}, "invalid_request"),
+        ({"suppress_tokens": "99999"}, "invalid_request"),
+        ({"suppress_tokens": "one"}, "invalid_request"),
+    ],
+)
+async def test_a_job_that_cannot_be_served_says_what_was_expected(engine: FakeEngine, web: Web, given: dict[str, Any], code: str) -> None:
+    given = {name: value.replace("WEB", web.url) if isinstance(value, str) else value for name, value in given.items()}
+    error = (await bench(engine).desk.answer(job(web, **given)))["error"]
+    assert error.startswith(f"{code}: ")
+    assert "expected" in error or "must" in error
+
+
+async def test_files_of_one_job_are_answered_in_order_and_fail_one_by_one(engine: FakeEngine, web: Web) -> None:
+    urls = [web.put(f"/{seconds}", NOISE[: 44 + seconds * 2 * SAMPLE_RATE]) for seconds in (50, 10, 30)]
+    urls.insert(1, f"{web.url}/none?key=hunter2")
+    made = bench(engine, max_requests=2)  # fewer than files: the others wait
+    answer = await made.desk.answer({"id": "many", "input": {"urls": urls, "vad": False}})
+    results = answer["results"]
+    assert [result.get("duration") for result in results] == [50, None, 10, 30]
+    assert results[1]["error"].startswith("download_failed: ")
+    assert results[1]["url"] == f"{web.url}/none"
+    assert answer["account"]["audio_s"] == 90
+    assert answer["account"]["files"] == 4
+    (part,) = await made.parts({"id": "many", "input": {"urls": urls, "vad": False}})
+    assert len(part["results"]) == 4
+
+
+async def test_a_start_within_the_audio_and_the_time_before_it_are_one_whole(engine: FakeEngine, web: Web) -> None:
+    made = bench(engine)
+    whole = (await made.desk.answer(job(web)))["text"].split()
+    engine.stops_behind = 6
+    first = await made.desk.answer(job(web, partial=True, policy={"executionTimeout": 3000}))
+    assert first["warnings"][0].startswith("deadline_exceeded: ")
+    assert 0 < first["resume_at"] < 600
+    assert first["text"].split() == whole[: len(first["text"].split())]
+    engine.stops_behind = None
+    engine.go.set()
+    second = await made.desk.answer(job(web, start_at=first["resume_at"]))
+    assert second["chunks"][0]["timestamp"][0] >= first["resume_at"]
+    assert first["text"].split() + second["text"].split() == whole
+
+
+async def test_a_job_whose_time_is_over_says_so(engine: FakeEngine, web: Web) -> None:
+    engine.stops_behind = 6
+    error = (await bench(engine).desk.answer(job(web, policy={"executionTimeout": 1000})))["error"]
+    assert error.startswith("deadline_exceeded: expected an answer within ")
+    assert "the execution timeout" in error
+
+
+async def test_a_job_that_cannot_be_done_in_time_is_refused_before_the_time_is_spent(engine: FakeEngine, web: Web) -> None:
+    made = bench(engine)
+    made.pipeline._shared.speed = 10.0  # the fastest that this house has been, times real time
+    error = (await made.desk.answer(job(web, policy={"executionTimeout": 30_000})))["error"]
+    assert error.startswith("too_long: ")
+    assert "600 s of audio would take about 60 s here" in error
+    assert (await made.desk.answer(job(web, policy={"executionTimeout": 80_000})))["duration"] == 600
+    assert (await made.desk.answer(job(web, policy={"executionTimeout": 30_000}, partial=True)))["duration"] == 600
+
+
+async def test_a_lost_device_is_told_as_retryable_and_to_the_platform(engine: FakeEngine, web: Web) -> None:
+    made = bench(engine)
+    engine.failure = RuntimeError("boom")
+    errors = [(await made.desk.answer(job(web)))["error"] for _ in range(4)]
+    assert [error.partition(":")[0] for error in errors] == ["internal", "internal", "device_lost", "device_lost"]
+    assert made.lost == 2
+
+
+async def test_a_price_a_second_is_told_as_a_price(engine: FakeEngine, web: Web) -> None:
+    account = (await bench(engine, gpu_price_per_second=0.5).desk.answer(job(web)))["account"]
+    assert account["price"] == pytest.approx(0.5 * account["device_s"], rel=0.01)
+    assert "price" not in (await bench(engine).desk.answer(job(web)))["account"]
+
+
+async def test_the_first_answer_is_cold_and_says_by_what_it_was_made(engine: FakeEngine, web: Web) -> None:
+    from handler.timeline import Timeline
+
+    given = settings(progress_interval_s=0)
+    made = Bench(engine, given)
+    made.pipeline = Pipeline(engine, given, Timeline(), {"revision": "r1", "dtype": "float16", "attention": "sdpa"})
+    made.desk = Desk(made.pipeline, given, made._post, made._lose)
+    first, second = [await made.desk.answer(job(web)) for _ in range(2)]
+    assert (first["account"]["cold"], second["account"]["cold"]) == (True, False)
+    assert {"model": "fake", "revision": "r1", "dtype": "float16", "attention": "sdpa", "device": "none"}.items() <= first[
+        "account"
+    ].items()
+    assert {"download", "decode", "vad", "wait", "device", "total"} <= set(first["timing"])
+    assert 0 < first["timing"]["device"] <= first["timing"]["total"]
+    assert first["account"]["real_time_factor"] == pytest.approx(600 / first["account"]["total_s"], rel=0.01)
+
+
+async def test_updates_come_in_order_and_none_behind_the_answer(engine: FakeEngine, web: Web) -> None:
+    made = bench(engine, progress_interval_s=0.01)
+    answer = await made.desk.answer(job(web))
+    told = [content["percent"] for content in made.posted]
+    assert told == sorted(told)
+    assert all(answer["text"].startswith(content["text"]) for content in made.posted)
+    count = len(made.posted)
+    await asyncio.sleep(0)
+    assert len(made.posted) == count
+
+
+async def test_an_answer_waits_for_the_update_that_is_on_its_way() -> None:
+    arrived: list[float] = []
+    on_its_way, go = asyncio.Event(), asyncio.Event()
+
+    async def post(content: Any) -> None:
+        on_its_way.set()
+        await go.wait()
+        arrived.append(content["percent"])
+
+    updates = Updates(post, 0.0)
+    updates.tell(Progress(1.0, 10.0, (Segment(0, 1, " one"),)))
+    await on_its_way.wait()
+    updates.tell(Progress(2.0, 10.0))
+    closing = asyncio.create_task(updates.close())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    go.set()
+    await closing
+    assert arrived == [10.0]
+
+
+async def test_an_update_tells_the_end_of_a_long_text(engine: FakeEngine) -> None:
+    posted: list[Any] = []
+
+    async def post(content: Any) -> None:
+        posted.append(content)
+        done.set()
+
+    done = asyncio.Event()
+    updates = Updates(post, 0.0)
+    for at in range(3000):
+        updates.tell(Progress(at + 1.0, None, (Segment(at, at + 1, f" {'x' * 90} {at}"),)))
+    await done.wait()
+    await updates.close()
+    assert len(posted[0]["text"]) <= 100_000
+    assert posted[0]["text"].endswith("2999")
+    assert posted[0]["percent"] is None
