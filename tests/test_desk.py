@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import requests
 
+from handler.delivery import deliver
 from handler.desk import CHUNK_BYTES, Desk
+from handler.job import parse_job
 from handler.longform import Window
 from handler.pipeline import Pipeline, Progress
 from handler.schema import SAMPLE_RATE, Segment, Word
 from handler.sendable import encoded
 from handler.settings import Settings
+from handler.timeline import Timeline
 from handler.updates import Updates
 from tests.conftest import settings
 from tests.fake_engine import FakeEngine
@@ -57,8 +60,8 @@ def bench(engine: FakeEngine, **changes: Any) -> Bench:
 
 
 def job(web: Web, data: bytes = NOISE, **given: Any) -> dict[str, Any]:
-    fields = {name: given.pop(name) for name in ("policy", "s3Config") if name in given}
-    return {"id": "job 1", "input": {"url": web.put("/noise", data), "vad": False, **given}, **fields}
+    beside: dict[str, Any] = {name: given.pop(name) for name in ("policy", "s3Config") if name in given}
+    return {"id": "job 1", "input": {"url": web.put("/noise", data), "vad": False, **given}, **beside}
 
 
 def talkative(window: Window) -> tuple[Segment, ...]:
@@ -128,7 +131,7 @@ async def test_a_large_result_arrives_in_a_bucket_whole(engine: FakeEngine, web:
     assert "chunks" not in answer
     assert "hunter2" not in json.dumps(answer)
     if where != "an address":
-        assert requests.get(answer["result"]["url"], timeout=30).content == body
+        assert (await asyncio.to_thread(requests.get, answer["result"]["url"], timeout=30)).content == body
     else:
         assert "?" not in answer["result"]["url"]
 
@@ -152,9 +155,6 @@ async def test_an_address_for_results_passes_the_guard(engine: FakeEngine, web: 
     event["input"].pop("url")
     event["input"]["audio_base64"] = "UklGRg=="
     monkeypatch.delenv("RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS")
-    from handler.desk import deliver
-    from handler.job import parse_job
-
     if names == "s3Config":
         event["s3Config"] = bucket(web.url)
     else:
@@ -252,8 +252,6 @@ async def test_a_price_a_second_is_told_as_a_price(engine: FakeEngine, web: Web)
 
 
 async def test_the_first_answer_is_cold_and_says_by_what_it_was_made(engine: FakeEngine, web: Web) -> None:
-    from handler.timeline import Timeline
-
     given = settings(progress_interval_s=0)
     made = Bench(engine, given)
     made.pipeline = Pipeline(engine, given, Timeline(), {"revision": "r1", "dtype": "float16", "attention": "sdpa"})

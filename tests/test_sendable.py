@@ -14,7 +14,8 @@ from handler.sendable import encoded, sendable
 
 ODD: list[Any] = [
     math.nan, math.inf, -math.inf, np.float32(1.5), np.float64(math.nan), np.int64(7), np.bool_(True), np.arange(3), np.array(2.0),
-    "half \ud83d a character", "\udcff", "plain", "käse 日本", None, True, 10**30, (1, 2), {3, 4}, {5: "five", "\ud800": 6}, b"bytes", object(),
+    "half \ud83d a character", "\udcff", "plain", "käse 日本", None, True, 10**30, (1, 2), {3, 4}, {5: "five", "\ud800": 6}, b"bytes",
+    object(),
 ]  # fmt: skip
 
 
