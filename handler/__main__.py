@@ -29,7 +29,10 @@ def main() -> None:
         "return_aggregate_stream": True,
         "concurrency_modifier": lambda current: concurrency,
     }
-    serve(config, settings.drain_timeout_s)
+    try:
+        serve(config, settings.drain_timeout_s)
+    finally:
+        worker.pipeline.close()  # a thread that works on while the interpreter ends would crash it
     if worker.pipeline.runner.fault is not None:
         sys.exit(DEVICE_LOST)
 

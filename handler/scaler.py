@@ -31,6 +31,7 @@ class Scaler(_scale.JobScaler):  # type: ignore[misc,name-defined]
         super().__init__(config)
         self._ending = asyncio.Event()  # no job is taken any more
         self._ended = asyncio.Event()  # no job is in work any more
+        self._late = False  # the time for jobs in work is over
         self._loop: asyncio.AbstractEventLoop | None = None
         self.jobs_fetcher: Any = partial(self._take, self.jobs_fetcher)
         self.stop_signals_fetcher: Any = partial(self._stops, self.stop_signals_fetcher)
@@ -54,6 +55,7 @@ class Scaler(_scale.JobScaler):  # type: ignore[misc,name-defined]
         asyncio.get_running_loop().call_later(drain_s, self._cancel_all)
 
     def _cancel_all(self) -> None:
+        self._late = True
         tasks = list(self.jobs_tasks.values())
         if tasks:
             logs.warning("drain_cut", jobs=list(self.jobs_tasks))
@@ -83,6 +85,8 @@ class Scaler(_scale.JobScaler):  # type: ignore[misc,name-defined]
     async def handle_job(self, session: Any, job: dict[str, Any]) -> None:
         """One job. A cancelled one ends without an answer."""
         _session.set(session)
+        if self._late and (task := asyncio.current_task()) is not None:
+            task.cancel()
         await super().handle_job(session, job)
 
 

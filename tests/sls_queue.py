@@ -3,6 +3,7 @@
 import json
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -24,6 +25,7 @@ class Queue:
         self.streams: Answers = defaultdict(list)
         self.late: list[str] = []  # jobs that an update or a part came for after their answer
         self.cancelled: set[str] = set()
+        self._gone: set[str] = set()  # workers whose last polls get nothing
         queue = self
 
         class Handler(QuietHandler):
@@ -89,8 +91,13 @@ class Queue:
             self._to_stop.append(name)
             self._changed.notify_all()
 
+    def hang_up(self, worker: str) -> None:
+        """A worker has ended: polls of it that are still open get nothing."""
+        with self._changed:
+            self._gone.add(worker)
+
     def gone(self, worker: str) -> list[str]:
-        """A worker has ended: what it has taken and not answered is given again."""
+        """What a worker that has ended has taken and not answered is given again."""
         with self._changed:
             again = [job for owner, job in self._taken.values() if owner == worker and job["id"] not in self.cancelled]
             self._jobs = again + self._jobs
@@ -103,10 +110,10 @@ class Queue:
             assert self._changed.wait_for(lambda: name in self.answers, seconds), f"no answer to {name}"
             return self.answers[name][-1]
 
-    def update(self, name: str, seconds: float = 60) -> dict[str, Any]:
-        """The newest update on a job, as soon as there is one."""
+    def update(self, name: str, wanted: Callable[[dict[str, Any]], bool] = bool) -> dict[str, Any]:
+        """The newest update on a job, as soon as it is as wanted."""
         with self._changed:
-            assert self._changed.wait_for(lambda: self.updates[name], seconds), f"no update on {name}"
+            assert self._changed.wait_for(lambda: self.updates[name] and wanted(self.updates[name][-1]), 60), f"no update on {name}"
             return self.updates[name][-1]
 
     def wait_until_taken(self, name: str, seconds: float = 60) -> None:
@@ -117,6 +124,8 @@ class Queue:
     def _take(self, worker: str, count: int) -> list[dict[str, Any]]:
         with self._changed:
             self._changed.wait_for(lambda: self._jobs, 0.5)
+            if worker in self._gone:
+                return []
             taken, self._jobs = self._jobs[:count], self._jobs[count:]
             self._taken |= {job["id"]: (worker, job) for job in taken}
             self._changed.notify_all()

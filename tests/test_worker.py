@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,11 +13,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, TINY
+from tests.queue_worker import ENVIRONMENT
 from tests.sls_queue import Queue
 from tests.speech import FOX, PANGRAM, SENTENCES, container, say, wav, word_errors
 from tests.web import Web
-
-ENVIRONMENT = {**os.environ, "MODEL_ID": TINY, "DTYPE": "float32", "PYTHONPATH": str(ROOT)}
 
 
 def encoded(text: str) -> str:
