@@ -62,11 +62,12 @@ def transcribe(asked: argparse.Namespace, settings: Settings, timeline: Timeline
 
 def send(asked: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
     """Send a manifest of addresses to a RunPod queue endpoint; answers go to a file of JSON lines. Run again, it goes on."""
-    from handler.submit import submit
+    from handler.submit import Submission, read_manifest, submit
 
-    options = {name: getattr(asked, name) for name in Options.json_schema()}
+    output = asked.output or asked.manifest.with_name(asked.manifest.name + ".results.jsonl")
     try:
-        return submit(asked.manifest, asked.endpoint, asked.output, asked.in_flight, asked.retries, options)
+        items = read_manifest(asked.manifest, {name: getattr(asked, name) for name in Options.json_schema()})
+        return submit(items, Submission(asked.endpoint, settings.runpod_api_key, output, asked.in_flight, asked.retries))
     except (OSError, RuntimeError) as exc:  # RuntimeError: the SDK has no key, or a wrong one
         print(f"asr: {exc}", file=sys.stderr)
         return FAILED

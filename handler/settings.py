@@ -92,8 +92,8 @@ def _device(name: str, raw: str) -> str:
     return raw
 
 
-def _var(name: str, default: Any, parse: Callable[[str, str], Any], doc: str) -> Any:
-    return field(default=default, metadata={"name": name, "parse": parse, "doc": doc})
+def _var(name: str, default: Any, parse: Callable[[str, str], Any], doc: str, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"name": name, "parse": parse, "doc": doc})
 
 
 _GIB = 1024**3
@@ -143,7 +143,7 @@ class Settings:
         "REQUEST_TIMEOUT_S", _DAY_S, _seconds(0.01, 100 * _DAY_S), "time for one request, its download included, seconds"
     )
     drain_timeout_s: int = _var(
-        "DRAIN_TIMEOUT_S", 60, _whole(0, _DAY_S), "time that a server which is told to end gives to the requests in work, whole seconds"
+        "DRAIN_TIMEOUT_S", 60, _whole(0, _DAY_S), "time that a process which is told to end gives to what is in work, whole seconds"
     )
     execution_timeout_s: float = _var(
         "EXECUTION_TIMEOUT_S", 600.0, _seconds(1, _DAY_S), "time that the queue gives to a job which names none, seconds"
@@ -159,7 +159,8 @@ class Settings:
     bucket_endpoint_url: str | None = _var("BUCKET_ENDPOINT_URL", None, _text, "address of the S3 service that takes large answers")
     bucket_name: str | None = _var("BUCKET_NAME", None, _text, "bucket for them")
     bucket_access_key_id: str | None = _var("BUCKET_ACCESS_KEY_ID", None, _text, "key of that bucket")
-    bucket_secret_access_key: str | None = _var("BUCKET_SECRET_ACCESS_KEY", None, _text, "its secret")
+    bucket_secret_access_key: str | None = _var("BUCKET_SECRET_ACCESS_KEY", None, _text, "its secret", secret=True)
+    runpod_api_key: str | None = _var("RUNPOD_API_KEY", None, _text, "RunPod's key for `asr submit`", secret=True)
     resume_dir: Path | None = _var(
         "RESUME_DIR",
         None,

@@ -121,10 +121,10 @@ def _input(line: str, where: str) -> dict[str, Any]:
 class Submission:
     """A run of a manifest against an endpoint; `run` returns when everything has its answer, or after `stop`."""
 
-    def __init__(self, endpoint: str, output: Path, in_flight: int, retries: int) -> None:
-        """Raises RuntimeError where the SDK finds no key."""
+    def __init__(self, endpoint: str, key: str | None, output: Path, in_flight: int, retries: int) -> None:
+        """Raises RuntimeError where there is no `key`, and the SDK finds none either."""
         self.sums = Sums()
-        self._endpoint = sdk().Endpoint(endpoint)
+        self._endpoint = sdk().Endpoint(endpoint, api_key=key)
         self._client = self._endpoint.rp_client
         self._id = endpoint
         self._output = output
@@ -274,10 +274,8 @@ def _code(error: str) -> str | None:
     return code if code in KNOWN else None
 
 
-def submit(manifest: Path, endpoint: str, output: Path | None, in_flight: int, retries: int, options: Mapping[str, Any]) -> int:
+def submit(items: list[Item], submission: Submission) -> int:
     """Run a manifest and print what it came to; the exit code says how it went: 1 where something failed, 130 where it was broken off."""
-    items = read_manifest(manifest, options)
-    submission = Submission(endpoint, output or manifest.with_name(manifest.name + ".results.jsonl"), in_flight, retries)
     began = time.monotonic()
     try:
         submission.run(items)

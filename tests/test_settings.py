@@ -30,6 +30,17 @@ VALID = {
     "DOWNLOAD_TIMEOUT_S": ("1.5", "download_timeout_s", 1.5),
     "REQUEST_TIMEOUT_S": ("90", "request_timeout_s", 90.0),
     "DRAIN_TIMEOUT_S": ("5", "drain_timeout_s", 5),
+    "EXECUTION_TIMEOUT_S": ("90", "execution_timeout_s", 90.0),
+    "CONCURRENCY": ("3", "concurrency", 3),
+    "RUNPOD_STREAM": ("1", "stream", True),
+    "PROGRESS_INTERVAL_S": ("0.5", "progress_interval_s", 0.5),
+    "MAX_RESULT_BYTES": ("20000", "max_result_bytes", 20_000),
+    "RUNPOD_API_KEY": ("hunter2", "runpod_api_key", "hunter2"),
+    "RESUME_DIR": ("/kept", "resume_dir", Path("/kept")),
+    "RESUME_BYTES": ("1000", "resume_bytes", 1000),
+    "RESUME_AGE_S": ("60", "resume_age_s", 60.0),
+    "MODEL_ALIASES": ("turbo, whisper-1", "model_aliases", ("turbo", "whisper-1")),
+    "GPU_PRICE_PER_SECOND": ("0.0002", "gpu_price_per_second", 0.0002),
     "S3_BUCKETS": ("one, two", "s3_buckets", ("one", "two")),
     "S3_ENDPOINT_URL": ("http://s3.local", "s3_endpoint_url", "http://s3.local"),
     "LOG_LEVEL": ("DEBUG", "log_level", "DEBUG"),
@@ -40,6 +51,8 @@ BAD = {
     "PORT": "http", "PORT_HEALTH": "70000", "FLASH_ATTENTION_2": "ture", "BATCH_SIZE": "automatic", "MAX_NEW_TOKENS": "449",
     "CHUNK_LENGTH_S": "nan", "STRIDE_LENGTH_S": "16", "DEVICE": "tpu", "DTYPE": "int4", "AUDIO_CONTEXT": "10", "STARTUP_CHECK": "maybe",
     "MAX_REQUESTS": "-1", "MAX_BYTES": "1e9",
+    "EXECUTION_TIMEOUT_S": "0", "CONCURRENCY": "0", "RUNPOD_STREAM": "maybe", "PROGRESS_INTERVAL_S": "-1", "MAX_RESULT_BYTES": "10",
+    "RESUME_BYTES": "all", "RESUME_AGE_S": "0", "GPU_PRICE_PER_SECOND": "free",
     "MAX_DURATION_S": "0", "DOWNLOAD_TIMEOUT_S": "soon", "REQUEST_TIMEOUT_S": "0", "DRAIN_TIMEOUT_S": "-1", "LOG_LEVEL": "loud",
 }  # fmt: skip
 
@@ -80,8 +93,29 @@ def test_settings_cannot_be_changed() -> None:
         Settings().port = 1  # type: ignore[misc]
 
 
+BUCKET = {
+    "BUCKET_ENDPOINT_URL": "https://s3.example.com", "BUCKET_NAME": "results",
+    "BUCKET_ACCESS_KEY_ID": "key", "BUCKET_SECRET_ACCESS_KEY": "secret",
+}  # fmt: skip
+
+
+def test_secrets_are_not_shown() -> None:
+    assert "hunter2" not in repr(Settings.from_env({**BUCKET, "BUCKET_SECRET_ACCESS_KEY": "hunter2", "RUNPOD_API_KEY": "hunter2"}))
+
+
+def test_a_bucket_is_named_whole() -> None:
+    got = Settings.from_env(BUCKET)
+    assert [getattr(got, name.lower()) for name in BUCKET] == list(BUCKET.values())
+
+
+@pytest.mark.parametrize("name", BUCKET)
+def test_a_bucket_that_lacks_a_part_is_refused_by_the_part(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{name}=.*expected"):
+        Settings.from_env({other: value for other, value in BUCKET.items() if other != name})
+
+
 def test_every_variable_is_tested_here_and_stands_in_the_readme() -> None:
     names = {field.metadata["name"] for field in dataclasses.fields(Settings)}
-    assert set(VALID) == names
+    assert set(VALID) | set(BUCKET) == names
     readme = (ROOT / "README.md").read_text()
     assert [name for name in sorted(names) if f"| `{name}` |" not in readme] == []

@@ -1,6 +1,7 @@
 """A web server on loopback that serves bytes, and misbehaves where a path asks it to."""
 
 import threading
+from collections import Counter
 
 from tests.loopback import Loopback, QuietHandler
 
@@ -11,6 +12,7 @@ class Web:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.counts: Counter[str] = Counter()  # requests by path
         self.asked = threading.Event()  # somebody has asked for something
         self.released = threading.Event()
         web = self
@@ -19,6 +21,7 @@ class Web:
             def do_GET(self) -> None:
                 path, _, rest = self.path.partition("?")
                 body = web.files.get(path)
+                web.counts[path] += 1
                 web.asked.set()
                 if path == "/hang":
                     web.released.wait()
