@@ -28,7 +28,7 @@ async def test_a_suppressed_token_never_comes_and_no_other_request_notices(pipel
     )
     assert word_errors(FOX, usual.text) == 0
     for changed in (without, beams):
-        assert "fox" not in changed.text.lower().split()
+        assert " fox" not in changed.text
         assert "The quick brown" in changed.text
 
 
