@@ -3,6 +3,7 @@
 AsrError
 ├── InvalidRequest         invalid_request
 ├── Unauthorized           unauthorized
+├── ModelNotFound          model_not_found
 ├── MediaError
 │   ├── UnsupportedMedia   unsupported_media
 │   ├── NoAudioStream      no_audio_stream
@@ -52,6 +53,12 @@ class Unauthorized(AsrError):
     """The request carries no valid key."""
 
     code = "unauthorized"
+
+
+class ModelNotFound(AsrError):
+    """The request names a model that this process does not have."""
+
+    code = "model_not_found"
 
 
 class MediaError(AsrError):

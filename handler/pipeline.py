@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from handler import __version__, logs
 from handler.audio.fetch import Fetcher
@@ -20,9 +21,22 @@ from handler.resume import Readings
 from handler.runner import Runner
 from handler.schema import MULTI, AudioSource, Options, Transcript
 from handler.settings import Settings
+from handler.tally import Tally
 from handler.timeline import Timeline
 
 __all__ = ["Pipeline", "Progress", "ProgressCallback"]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy a pipeline is."""
+
+    requests: int  # in work
+    waiting: int  # windows
+    busy: int  # rows
+    rows: int
+    ready_s: float  # from the process's start until it was ready; 0 where that is not known
+    sums: dict[str, float]  # of what it has done, see Tally
 
 
 class Pipeline:
@@ -32,6 +46,7 @@ class Pipeline:
         """`start` is where the time went until now; the first transcript tells it. `about`: what accounts say of the model."""
         settings.check_window(engine.longest_window_s)
         self._start = start
+        self._ready_s = 0.0
         self._behind: threading.Thread | None = None
         self.engine = engine
         self.settings = settings
@@ -51,6 +66,7 @@ class Pipeline:
             readings=Readings(settings.resume_dir, settings.resume_bytes, settings.resume_age_s) if settings.resume_dir else None,
             about={"model": engine.model_id, **(about or {}), "device": engine.device_name, "version": __version__},
             cold_start=self.cold_start,
+            tally=Tally(),
         )
         self._requests: set[Request] = set()
 
@@ -78,10 +94,19 @@ class Pipeline:
             request.close()
             await asyncio.shield(asyncio.to_thread(request.free))
 
+    def load(self) -> Load:
+        """How busy it is, and what it has done. From any thread."""
+        waiting, busy = self.runner.load()
+        return Load(len(self._requests), waiting, busy, self.engine.rows, self._ready_s, self._shared.tally.sums())
+
     def cold_start(self) -> dict[str, float] | None:
         """Where the time of this process went until its first transcript, seconds; None from the second one on."""
         start, self._start = self._start, None
         return start.seconds() if start else None
+
+    def ready(self, seconds: float) -> None:
+        """Note how long the process took to be ready."""
+        self._ready_s = seconds
 
     def behind(self, work: Callable[[], None]) -> None:
         """Do something that nobody waits for but `close`."""

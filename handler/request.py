@@ -19,6 +19,7 @@ from handler.resume import Readings
 from handler.runner import Runner
 from handler.schema import MULTI, SAMPLE_RATE, AudioSource, Options, Segment, Transcript
 from handler.settings import Settings
+from handler.tally import Tally
 from handler.timeline import Timeline
 
 SURE = 0.9  # probability of a language that needs no more windows
@@ -55,6 +56,7 @@ class Shared:
     readings: Readings | None  # of this process and of others before it
     about: Mapping[str, str]  # what an account says of the process
     cold_start: Callable[[], dict[str, float] | None]
+    tally: Tally  # of what they have done
     speed: float = 0.0  # the fastest that a request was: seconds of audio a second
 
 
@@ -149,7 +151,10 @@ class Request:
         return item
 
     async def _submit(self, window: Window) -> WindowResult:
-        return await asyncio.wrap_future(self._shared.runner.submit(self, window))
+        result = await asyncio.wrap_future(self._shared.runner.submit(self, window))
+        tokens = result.evidence.tokens if result.evidence else 0
+        self._shared.tally.add(windows=1, tokens=tokens, fallbacks=window.how.temperature > self._options.temperature)
+        return result
 
     async def _consume(self) -> None:
         ahead = await self._settle_language()
@@ -249,6 +254,13 @@ class Request:
         if self._options.language == MULTI or (language is None and segments):
             language = most_spoken(segments)
         cold_start = self._shared.cold_start()
+        self._shared.tally.add(
+            audio_s=self._intake.seconds,
+            device_s=self._timeline.seconds()["device"],
+            speech_s=coverage.speech_s,
+            covered_s=coverage.covered_s,
+            gaps=len(coverage.gaps),
+        )
         warnings = [*self._intake.warnings, *(text for _, text in sorted(self._warnings)), *gap_warnings(coverage)]
         if reached is not None:
             warnings.insert(0, f"{DeadlineExceeded.code}: {self._expected()}; what comes behind {reached:g} s is missing")

@@ -65,6 +65,11 @@ class Runner:
             spent = self._spent.get(request)
             return (spent.wait_s or 0.0, spent.device_s) if spent else (0.0, 0.0)
 
+    def load(self) -> tuple[int, int]:
+        """Windows that wait, and rows that are in use."""
+        with self._work:
+            return self._scheduler.waiting, sum(self._scheduler.shares().values())
+
     def cancel(self, request: Hashable) -> None:
         """Forget a request: its waiting windows never run, its running ones leave before the next step."""
         with self._work:

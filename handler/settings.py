@@ -169,6 +169,10 @@ class Settings:
     )
     resume_bytes: int = _var("RESUME_BYTES", _GIB, _whole(0, 1024 * _GIB), "most that is kept there, bytes")
     resume_age_s: float = _var("RESUME_AGE_S", 7 * _DAY_S, _seconds(1, 1000 * _DAY_S), "longest that a window is kept unused, seconds")
+    api_keys: tuple[str, ...] = _var(
+        "API_KEY", (), _names, "keys of which the HTTP server asks for one, comma-separated; unset: it is open", secret=True
+    )
+    cors_origins: tuple[str, ...] = _var("CORS_ORIGINS", (), _names, "origins whose pages may ask the server, comma-separated; `*` for all")
     model_aliases: tuple[str, ...] = _var("MODEL_ALIASES", ("whisper-1",), _names, "other names that requests may call the model by")
     gpu_price_per_second: float | None = _var(
         "GPU_PRICE_PER_SECOND", None, _amount, "what a second of the device costs; answers then tell their `price`"

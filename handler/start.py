@@ -48,6 +48,7 @@ def build(settings: Settings, timeline: Timeline | None = None, beside: Callable
         with timeline.span("warm_up"):
             _check(pipeline, settings)
         timeline.mark("ready")
+        pipeline.ready(timeline.total())
     except BaseException:
         pipeline.close()
         raise

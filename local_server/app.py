@@ -3,30 +3,50 @@
 import asyncio
 import json
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST as METRICS_TYPE
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from handler import __version__, logs
 from handler.errors import AsrError, Cancelled, Internal, InvalidRequest
-from handler.formats import TEXTS, render
-from handler.schema import Transcript
+from handler.formats import TEXTS, chunk, render, to_json
+from handler.pipeline import Progress
+from handler.schema import Options, Transcript
 from handler.settings import Settings
-from local_server.body import drain, parsed
+from local_server.body import drain, parsed, while_there
 from local_server.errors import error_response
-from local_server.front import House
+from local_server.front import Asgi, House
+from local_server.gate import Gate
+from local_server.metrics import Metrics
+from local_server.openai_api import add_openai
 from local_server.openapi import ASR_REQUEST, ASR_RESPONSES, HEALTH_RESPONSES
+from local_server.sse import event, response, told
 
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
-def make_app(house: House) -> FastAPI:
-    """The application with every route; the life of the pipeline is somebody else's."""
+def make_app(house: House) -> Asgi:
+    """The application with every route, behind its gate; the life of the pipeline is somebody else's."""
+    settings, metrics = house.settings, Metrics(house)
+    if not settings.api_keys:
+        logs.warning("server_is_open", expected="API_KEY, where others can reach this server")
+    app: Asgi = Gate(_routes(house, metrics), settings.api_keys, metrics)
+    if settings.cors_origins:
+        app = CORSMiddleware(
+            app, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=["*"]
+        )
+    return app
+
+
+def _routes(house: House, metrics: Metrics) -> FastAPI:
     settings = house.settings
     app = FastAPI(title="asr-handler", version=__version__, description="Speech to text.")
     app.add_exception_handler(AsrError, _on_error)
@@ -41,6 +61,13 @@ def make_app(house: House) -> FastAPI:
         status, content = house.health()
         return Response(status_code=status) if content is None else JSONResponse(content, status)
 
+    @app.get("/metrics", include_in_schema=False)
+    async def figures() -> Response:
+        """Figures for Prometheus."""
+        return Response(await asyncio.to_thread(metrics.text), media_type=METRICS_TYPE)
+
+    add_openai(app, house)
+
     @app.post("/asr", openapi_extra=ASR_REQUEST, responses=ASR_RESPONSES)
     async def asr(request: Request) -> Response:
         """Transcribe an address, the bytes in the body, or an uploaded file."""
@@ -48,8 +75,13 @@ def make_app(house: House) -> FastAPI:
         try:
             pipeline = house.ready()
             pipeline.check_room()
-            async with parsed(request, settings.max_bytes) as (source, options):
-                transcript = await _while_there(request, pipeline.transcribe(source, options))
+            async with AsyncExitStack() as stack:
+                source, options = await stack.enter_async_context(parsed(request, settings.max_bytes))
+                request.scope["asr_kind"] = "url" if source.url else "file"
+                if "text/event-stream" in request.headers.get("accept", ""):
+                    found = told(pipeline, source, options, stack.pop_all())
+                    return await response(_events(found, options), _failure, {})
+                transcript = await while_there(request, pipeline.transcribe(source, options))
         except AsrError:
             await drain(request, settings.max_bytes)
             raise
@@ -62,6 +94,22 @@ def make_app(house: House) -> FastAPI:
     return app
 
 
+async def _events(found: AsyncIterator[Progress | Transcript], options: Options) -> AsyncIterator[str]:
+    """`progress` with the text that was settled since the last one, and `done` with the whole answer."""
+    async for one in found:
+        if isinstance(one, Transcript):
+            whole = await asyncio.to_thread(render, one, options.format)
+            yield event({**to_json(one), "formatted": whole} if isinstance(whole, str) else whole, "done")
+        else:
+            chunks = [chunk(segment, options) for segment in one.settled]
+            text = "".join(segment.text for segment in one.settled)
+            yield event({"done_s": round(one.done_s, 3), "total_s": one.total_s, "text": text, "chunks": chunks}, "progress")
+
+
+def _failure(exc: AsrError) -> str:
+    return event({"error": exc.as_dict()}, "error")
+
+
 def _body(transcript: Transcript, format: str) -> bytes:
     """A transcript as it is sent. JSON is put together item by item: the interpreter does nothing else while it encodes one."""
     rendered = render(transcript, format)
@@ -72,25 +120,6 @@ def _body(transcript: Transcript, format: str) -> bytes:
         shown = f"[{','.join(map(_json, value))}]" if isinstance(value, list) else _json(value)
         fields.append(f"{_json(name)}:{shown}")
     return f"{{{','.join(fields)}}}".encode()
-
-
-async def _while_there(request: Request, work: Coroutine[Any, Any, Transcript]) -> Transcript:
-    """The result of some work, which is cancelled when the client leaves. Raises Cancelled then."""
-    working, leaving = asyncio.create_task(work), asyncio.create_task(_left(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Cancelled("the client has left")
-        return working.result()
-    finally:
-        working.cancel()
-        leaving.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _headers(transcript: Transcript, seconds: float, device: str, settings: Settings) -> dict[str, str]:
@@ -107,8 +136,9 @@ def _headers(transcript: Transcript, seconds: float, device: str, settings: Sett
 
 
 async def _on_error(request: Request, exc: Any) -> Response:
-    logs.info("request_refused", path=request.url.path, **exc.as_dict())
-    return error_response(exc)
+    request.scope["asr_code"] = exc.code
+    logs.info("request_refused", id=request.scope.get("asr_request_id"), path=request.url.path, **exc.as_dict())
+    return error_response(exc, request.url.path)
 
 
 async def _on_invalid(request: Request, exc: Any) -> Response:
@@ -121,10 +151,12 @@ async def _on_left(request: Request, _: Any) -> Response:
 
 async def _on_http(request: Request, exc: Any) -> Response:
     """What the router itself refuses: an unknown path, a wrong method."""
-    body = InvalidRequest(f"{request.method} {request.url.path}: {exc.detail}").as_dict()
-    return JSONResponse({"error": body}, exc.status_code, exc.headers)
+    refused = error_response(InvalidRequest(f"{request.method} {request.url.path}: {exc.detail}"), request.url.path)
+    refused.status_code = exc.status_code
+    refused.headers.update(exc.headers or {})
+    return refused
 
 
 async def _on_crash(request: Request, exc: Exception) -> Response:
     """The server logs it, with its traceback."""
-    return error_response(Internal(f"a fault of this server: {type(exc).__name__}"))
+    return error_response(Internal(f"a fault of this server: {type(exc).__name__}"), request.url.path)

@@ -2,20 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from handler.audio.spool import Spool
-from handler.errors import AsrError, InvalidRequest, TooLarge
+from handler.errors import AsrError, Cancelled, InvalidRequest, TooLarge
 from handler.schema import AudioSource, Options
 
 JSON_CAP = 1024**2  # bytes of a JSON body: it holds an address and options
+T = TypeVar("T")
 _JSON, _FORM = "application/json", "multipart/form-data"
 
 
@@ -26,8 +26,10 @@ async def parsed(request: Request, cap: int) -> AsyncIterator[tuple[AudioSource,
     if kind == _JSON:
         yield _from_json(await _whole(request, min(cap, JSON_CAP)), request.query_params)
     elif kind == _FORM:
-        async with _form(request, cap) as (file, options):
-            yield AudioSource(file=file), options
+        async with uploaded(request, cap) as (file, fields):
+            if file is None:
+                raise InvalidRequest("the form must have a part named file, with a file name")
+            yield AudioSource(file=file), Options.parse({**request.query_params, **dict(fields)})
     elif not kind or kind == "application/octet-stream" or kind.startswith(("audio/", "video/")):
         options = Options.parse(dict(request.query_params))
         spool = Spool(cap)
@@ -76,7 +78,8 @@ def _from_json(body: bytes, query: Mapping[str, str]) -> tuple[AudioSource, Opti
 
 
 @asynccontextmanager
-async def _form(request: Request, cap: int) -> AsyncIterator[tuple[BinaryIO, Options]]:
+async def uploaded(request: Request, cap: int) -> AsyncIterator[tuple[BinaryIO | None, list[tuple[str, str]]]]:
+    """The file of a form, where it has one, and its other fields; the file lives until the end of the block. Raises AsrError."""
     failure: AsrError | None = None
 
     async def chunks() -> AsyncGenerator[bytes, None]:
@@ -93,13 +96,37 @@ async def _form(request: Request, cap: int) -> AsyncIterator[tuple[BinaryIO, Opt
     except (MultiPartException, KeyError) as exc:
         raise failure or InvalidRequest(f"the body must be multipart/form-data with one part named file: {exc}") from None
     try:
-        fields = dict(form.multi_items())
-        file = fields.pop("file", None)
-        if not isinstance(file, UploadFile):
-            raise InvalidRequest("the form must have a part named file, with a file name")
-        yield file.file, Options.parse({**request.query_params, **fields})
+        file: BinaryIO | None = None
+        fields: list[tuple[str, str]] = []
+        for name, value in form.multi_items():
+            if isinstance(value, str):
+                fields.append((name, value))
+            elif name == "file":
+                file = value.file
+            else:
+                raise InvalidRequest(f"the form's only file must be named file; got {name[:60]!r}")
+        yield file, fields
     finally:
         await form.close()
+
+
+async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of some work, which is cancelled when the client leaves. Raises Cancelled then."""
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Cancelled("the client has left")
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def drain(request: Request, cap: int) -> None:

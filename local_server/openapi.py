@@ -3,7 +3,7 @@
 from typing import Any
 
 from handler import __version__
-from handler.errors import all_kinds
+from handler.errors import AsrError, all_kinds
 from handler.formats import TEXTS
 from handler.schema import Options
 from local_server.errors import STATUS
@@ -141,6 +141,15 @@ _FORM_BODY = {
 
 def _json(schema: dict[str, Any], example: object) -> dict[str, Any]:
     return {"application/json": {"schema": schema, "example": example}}
+
+
+def error_kinds() -> dict[int, list[type[AsrError]]]:
+    """The kinds of errors by status."""
+    kinds: dict[int, list[type[AsrError]]] = {}
+    for kind in sorted(all_kinds(), key=lambda kind: kind.code):
+        if kind.code in STATUS and "code" in vars(kind):
+            kinds.setdefault(STATUS[kind.code], []).append(kind)
+    return kinds
 
 
 def _error_responses() -> dict[int | str, dict[str, Any]]:

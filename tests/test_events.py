@@ -35,8 +35,9 @@ def test_a_line_below_the_level_is_not_written(monkeypatch: pytest.MonkeyPatch) 
 CODES = {
     "invalid_request", "unauthorized", "download_failed", "download_blocked", "too_large", "too_long", "unsupported_media",
     "no_audio_stream", "corrupt_media", "model_unavailable", "overloaded", "deadline_exceeded", "cancelled", "out_of_memory", "internal",
+    "device_lost", "upload_failed", "model_not_found",
 }  # fmt: skip
-RETRYABLE = {"download_failed", "model_unavailable", "overloaded", "deadline_exceeded", "out_of_memory"}
+RETRYABLE = {"download_failed", "model_unavailable", "overloaded", "deadline_exceeded", "out_of_memory", "device_lost", "upload_failed"}
 
 
 def test_the_codes_are_those_of_the_contract_and_stand_in_the_readme() -> None:

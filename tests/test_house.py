@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 
 LEVELS = (
     ("handler",),
-    ("handler.budget", "handler.errors", "handler.timeline", "handler.logs", "handler.languages", "handler.sdk"),
+    ("handler.budget", "handler.tally", "handler.errors", "handler.timeline", "handler.logs", "handler.languages", "handler.sdk"),
     ("handler.fields", "handler.sendable", "handler.scaler"),
     ("handler.audio.spool", "handler.audio.archive",
      "handler.schema", "handler.whisper.ctranslate2", "handler.whisper.dims", "handler.whisper.linear",
@@ -33,7 +33,9 @@ LEVELS = (
     ("handler.doctor", "handler.health"),
     ("handler.desk", "handler.submit"),
     ("handler.worker", "handler.cli", "local_server.errors", "local_server.front"),
-    ("local_server.openapi", "local_server.body"),
+    ("local_server.openapi", "local_server.body", "local_server.metrics", "local_server.sse"),
+    ("local_server.openai_schema", "local_server.gate"),
+    ("local_server.openai_api",),
     ("local_server.app",),
     ("handler.__main__", "local_server.__main__"),
     ("handler.audio", "handler.whisper", "local_server"),

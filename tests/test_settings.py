@@ -39,6 +39,8 @@ VALID = {
     "RESUME_DIR": ("/kept", "resume_dir", Path("/kept")),
     "RESUME_BYTES": ("1000", "resume_bytes", 1000),
     "RESUME_AGE_S": ("60", "resume_age_s", 60.0),
+    "API_KEY": ("one, two", "api_keys", ("one", "two")),
+    "CORS_ORIGINS": ("https://a.example", "cors_origins", ("https://a.example",)),
     "MODEL_ALIASES": ("turbo, whisper-1", "model_aliases", ("turbo", "whisper-1")),
     "GPU_PRICE_PER_SECOND": ("0.0002", "gpu_price_per_second", 0.0002),
     "S3_BUCKETS": ("one, two", "s3_buckets", ("one", "two")),

@@ -1,0 +1,239 @@
+"""OpenAI's audio API over the same pipeline: transcriptions, translations, models. Knows nothing of decoding.
+
+Every field of the specification is honoured or refused by its name. Source: platform.openai.com/docs/api-reference/audio; the
+types of the public `openai` package.
+"""
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from handler.dropin import names_of
+from handler.errors import InvalidRequest, ModelNotFound
+from handler.fields import flag, number, one_of, shown
+from handler.formats import TEXTS, render, text_of, verbose
+from handler.languages import LANGUAGES
+from handler.schema import AudioSource, Options, Segment, Transcript
+from handler.settings import Settings
+from local_server.body import uploaded, while_there
+from local_server.errors import openai_error
+from local_server.front import House
+from local_server.openai_schema import MODELS_RESPONSES, TRANSCRIPTION_REQUEST, TRANSCRIPTION_RESPONSES, TRANSLATION_REQUEST
+from local_server.sse import event, response, told
+
+FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
+GRANULARITIES = ("segment", "word")
+STARTED = int(time.time())
+_REFUSED = {
+    "known_speaker_names": "speakers are not told apart here",
+    "known_speaker_references": "speakers are not told apart here",
+}
+_ARRAYS = ("include", "timestamp_granularities", "languages", "keywords", *_REFUSED)
+_TRANSLATION = {"file", "url", "model", "prompt", "response_format", "temperature"}
+_TRANSCRIPTION = _TRANSLATION | {"language", "stream", "chunking_strategy", *_ARRAYS}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request wants, in OpenAI's terms."""
+
+    options: Options
+    format: str  # one of FORMATS
+    granularities: tuple[str, ...]
+    stream: bool
+    logprobs: bool  # of words
+
+
+def add_openai(app: FastAPI, house: House) -> None:
+    """Add the routes."""
+    settings = house.settings
+
+    @app.post("/v1/audio/transcriptions", openapi_extra=TRANSCRIPTION_REQUEST, responses=TRANSCRIPTION_RESPONSES)
+    async def transcriptions(request: Request) -> Response:
+        """Transcribe a file, as OpenAI's API does; `url` instead of `file` is an extension."""
+        return await _answer(request, house, "transcribe")
+
+    @app.post("/v1/audio/translations", openapi_extra=TRANSLATION_REQUEST, responses=TRANSCRIPTION_RESPONSES)
+    async def translations(request: Request) -> Response:
+        """Translate a file into English, as OpenAI's API does."""
+        return await _answer(request, house, "translate")
+
+    @app.get("/v1/models", responses=MODELS_RESPONSES)
+    async def models() -> Response:
+        """The loaded model, under its own id and its aliases."""
+        return JSONResponse({"object": "list", "data": [_model(name) for name in (settings.model_id, *settings.model_aliases)]})
+
+    @app.get("/v1/models/{name:path}", responses=MODELS_RESPONSES)
+    async def model(name: str) -> Response:
+        """One of them."""
+        _check_model(name, settings)
+        return JSONResponse(_model(name))
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": STARTED, "owned_by": "asr-handler"}
+
+
+def _check_model(name: str, settings: Settings) -> None:
+    known = names_of(settings.model_id) | set(settings.model_aliases)
+    if name not in known:
+        raise ModelNotFound(f"model {shown(name)} is not loaded; expected {settings.model_id}, or one of {', '.join(sorted(known))}")
+
+
+async def _answer(request: Request, house: House, task: str) -> Response:
+    pipeline = house.ready()
+    pipeline.check_room()
+    async with AsyncExitStack() as stack:
+        file, fields = await stack.enter_async_context(uploaded(request, house.settings.max_bytes))
+        source, given = _source(file, fields)
+        asked = parse(given, task, house.settings)
+        request.scope["asr_kind"] = "url" if source.url else "file"
+        if asked.stream:
+            found = told(pipeline, source, asked.options, stack.pop_all())
+            return await response(_events(found, asked), lambda exc: event(openai_error(exc)), _headers(house.settings))
+        transcript = await while_there(request, pipeline.transcribe(source, asked.options))
+    body, media_type = await asyncio.to_thread(_body, transcript, asked)
+    return Response(body, media_type=media_type, headers=_headers(house.settings))
+
+
+def _headers(settings: Settings) -> dict[str, str]:
+    return {"X-Model-ID": settings.model_id.encode("ascii", "backslashreplace").decode()}
+
+
+def _source(file: Any, fields: Sequence[tuple[str, str]]) -> tuple[AudioSource, list[tuple[str, str]]]:
+    urls = [value for name, value in fields if name == "url"]
+    if (file is not None) == bool(urls) or len(urls) > 1:
+        raise InvalidRequest("file must be there, as a file with a name, or url instead of it")
+    return (AudioSource(file=file) if file is not None else AudioSource(url=urls[0])), [pair for pair in fields if pair[0] != "url"]
+
+
+def parse(fields: Sequence[tuple[str, str]], task: str, settings: Settings) -> Asked:
+    """The fields of a form, arrays with and without []. Raises InvalidRequest, ModelNotFound."""
+    known = _TRANSCRIPTION if task == "transcribe" else _TRANSLATION
+    given: dict[str, Any] = {}
+    strategy: dict[str, str] = {}
+    for name, value in fields:
+        plain = name.removesuffix("[]")
+        if name.startswith("chunking_strategy[") and task == "transcribe":
+            strategy[name.removeprefix("chunking_strategy[").removesuffix("]")] = value
+            given["chunking_strategy"] = strategy
+            continue
+        if plain not in known:
+            raise InvalidRequest(f"{name[:60]} is not known here; expected one of {', '.join(sorted(known))}")
+        if plain in _ARRAYS:
+            given.setdefault(plain, []).extend(_items(value))
+        elif plain in given or plain != name:
+            raise InvalidRequest(f"{plain} must be given once")
+        else:
+            given[plain] = value
+    if "model" not in given:
+        raise InvalidRequest(f"model must be there: {settings.model_id}, or one of {', '.join(settings.model_aliases)}")
+    _check_model(given["model"], settings)
+    for name, why in _REFUSED.items():
+        if given.get(name):
+            raise InvalidRequest(f"{name} must not be set: {why}")
+    format = one_of(FORMATS)("response_format", given.get("response_format") or "json")
+    granularities = tuple(one_of(GRANULARITIES)("timestamp_granularities", one) for one in given.get("timestamp_granularities", ()))
+    if granularities and format != "verbose_json":
+        raise InvalidRequest("timestamp_granularities must come with response_format verbose_json")
+    include = [one_of(("logprobs",))("include", one) for one in given.get("include", ())]
+    if include and format != "json":
+        raise InvalidRequest("include must come with response_format json")
+    stream = flag("stream", given.get("stream") or "false")
+    if stream and format not in ("json", "text"):
+        raise InvalidRequest("stream must come with response_format json or text")
+    return Asked(_options(given, task), format, granularities or ("segment",), stream, bool(include))
+
+
+def _items(value: str) -> list[str]:
+    """The items of a field of an array: one a field, or all of them as JSON."""
+    if value.startswith("["):
+        try:
+            found = json.loads(value)
+        except ValueError:
+            return [value]
+        return [str(item) for item in found]
+    return [value] if value else []
+
+
+def _options(given: Mapping[str, Any], task: str) -> Options:
+    languages = [*given.get("languages", ()), *([given["language"]] if given.get("language") else [])]
+    if len(set(languages)) > 1:
+        raise InvalidRequest("languages must name one language at most; without any, it is found out")
+    options = Options.parse(
+        {
+            "task": task,
+            "language": languages[0] if languages else None,
+            "prompt": given.get("prompt"),
+            "temperature": number(0, 1)("temperature", given["temperature"]) if given.get("temperature") else None,
+            "timestamps": "word",
+        }
+    )
+    return replace(options, hotwords=", ".join(given.get("keywords", ())), vad=_vad(given.get("chunking_strategy")))
+
+
+def _vad(strategy: object) -> bool:
+    """Speech is always looked for; how it is, is not the request's business."""
+    if strategy in (None, "", "auto"):
+        return True
+    if isinstance(strategy, str):
+        try:
+            strategy = json.loads(strategy)
+        except ValueError:
+            strategy = None
+    if strategy == {"type": "server_vad"}:
+        return True
+    raise InvalidRequest("chunking_strategy must be auto, or server_vad without any of its thresholds")
+
+
+def _usage(transcript: Transcript) -> dict[str, Any]:
+    return {"type": "duration", "seconds": math.ceil(transcript.duration)}
+
+
+def _logprobs(segments: Sequence[Segment]) -> list[dict[str, Any]]:
+    """By word, where OpenAI has tokens: times and probabilities are kept by word here."""
+    words = (word for segment in segments for word in segment.words)
+    return [
+        {"token": word.text, "logprob": round(math.log(max(word.probability, 1e-9)), 4), "bytes": list(word.text.encode())}
+        for word in words
+    ]
+
+
+def _body(transcript: Transcript, asked: Asked) -> tuple[str, str]:
+    """The answer and its media type."""
+    if asked.format in TEXTS:
+        return str(render(transcript, asked.format)), TEXTS[asked.format][1]
+    content: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
+    if asked.format == "verbose_json":
+        content = {"task": asked.options.task, "language": LANGUAGES.get(transcript.language or "", transcript.language or ""), **content}
+        content["duration"] = round(transcript.duration, 3)
+        if "segment" in asked.granularities:
+            content["segments"] = [{"seek": round(one.start * 100), **verbose(at, one)} for at, one in enumerate(transcript.segments)]
+        if "word" in asked.granularities:
+            words = (word for segment in transcript.segments for word in segment.words)
+            content["words"] = [{"word": word.text.strip(), "start": word.start, "end": word.end} for word in words]
+    if asked.logprobs:
+        content["logprobs"] = _logprobs(transcript.segments)
+    return json.dumps(content, ensure_ascii=False, allow_nan=False), "application/json"
+
+
+async def _events(found: AsyncIterator[Any], asked: Asked) -> AsyncIterator[str]:
+    """`transcript.text.delta` as text is settled, and `transcript.text.done`."""
+    begun = False
+    async for one in found:
+        if isinstance(one, Transcript):
+            done = {"type": "transcript.text.done", "text": one.text, "usage": _usage(one)}
+            yield event(done | ({"logprobs": _logprobs(one.segments)} if asked.logprobs else {}))
+        elif one.settled:
+            delta = "".join(segment.text for segment in one.settled)
+            content = {"type": "transcript.text.delta", "delta": delta if begun else delta.lstrip()}
+            begun = begun or bool(text_of(one.settled))
+            yield event(content | ({"logprobs": _logprobs(one.settled)} if asked.logprobs else {}))
