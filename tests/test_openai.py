@@ -4,6 +4,7 @@ import io
 import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ import srt
 import webvtt
 
 from handler.pipeline import Pipeline
+from handler.start import build
 from local_server.__main__ import create_app
 from tests.asking import STORY
 from tests.conftest import TINY, settings
@@ -142,7 +144,7 @@ def test_what_is_refused_has_the_right_kind_code_and_field(client: openai.OpenAI
     with pytest.raises(openai.APIStatusError) as large:
         create(file=file(bytes(4_000_001)), model="whisper-1")
     assert (large.value.status_code, large.value.code) == (413, "too_large")
-    with pytest.raises(openai.BadRequestError):
+    with pytest.deprecated_call(), pytest.raises(openai.BadRequestError):
         client.audio.translations.create(file=file(), model="whisper-1")  # the model knows English only
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0) as stranger:
         for ask in (stranger.models.list, lambda: stranger.audio.transcriptions.create(file=file(), model="whisper-1")):
@@ -231,3 +233,16 @@ def test_asr_tells_how_far_it_is_to_whom_wants_events(server: Server) -> None:
         assert whole["formatted"].startswith("1\n00:00:")
         refused = raw.post("/asr", content=b"no sound" * 99)
         assert (refused.status_code, refused.json()["error"]["code"]) == (415, "unsupported_media")
+
+
+def test_a_multilingual_model_translates_a_file(base_folder: Path) -> None:
+    changed = settings(model_id=str(base_folder))
+    with (
+        Running(create_app(changed, build)) as running,
+        openai.OpenAI(base_url=f"{running.url}/v1", api_key="any", max_retries=20) as client,
+    ):
+        with pytest.deprecated_call():
+            got = client.audio.translations.create(file=file(), model="whisper-1", response_format="verbose_json")
+        assert got.text
+        assert got.language == "english"
+        assert client.audio.transcriptions.create(file=file(), model="whisper-1", language="en").text
