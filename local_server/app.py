@@ -29,6 +29,7 @@ from local_server.metrics import Metrics
 from local_server.openai_api import add_openai
 from local_server.openapi import ASR_REQUEST, ASR_RESPONSES, HEALTH_RESPONSES
 from local_server.sse import event, response, told
+from local_server.web_page import add_page
 
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
@@ -67,6 +68,7 @@ def _routes(house: House, metrics: Metrics) -> FastAPI:
         return Response(await asyncio.to_thread(metrics.text), media_type=METRICS_TYPE)
 
     add_openai(app, house)
+    add_page(app)
 
     @app.post("/asr", openapi_extra=ASR_REQUEST, responses=ASR_RESPONSES)
     async def asr(request: Request) -> Response:

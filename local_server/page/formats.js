@@ -1,0 +1,32 @@
+// Segments {start, end, text} as the files that are downloaded.
+
+const two = (value) => String(value).padStart(2, "0");
+
+/** Seconds as m:ss. */
+export function clock(seconds) {
+  const whole = Math.floor(seconds);
+  return `${Math.floor(whole / 60)}:${two(whole % 60)}`;
+}
+
+function stamp(seconds, point) {
+  const ms = Math.round(seconds * 1000);
+  const rest = String(ms % 1000).padStart(3, "0");
+  return `${two(Math.floor(ms / 3600000))}:${two(Math.floor(ms / 60000) % 60)}:${two(Math.floor(ms / 1000) % 60)}${point}${rest}`;
+}
+
+function escaped(text) {
+  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+}
+
+/** Each format's media type, and what makes it of segments and the server's answer. */
+export const FORMATS = {
+  txt: ["text/plain", (segments) => segments.map((one) => one.text).join("\n") + "\n"],
+  srt: ["application/x-subrip", (segments) =>
+    segments.map((one, at) => `${at + 1}\n${stamp(one.start, ",")} --> ${stamp(one.end, ",")}\n${one.text}\n`).join("\n")],
+  vtt: ["text/vtt", (segments) =>
+    "WEBVTT\n" + segments.map((one) => `\n${stamp(one.start, ".")} --> ${stamp(one.end, ".")}\n${escaped(one.text)}\n`).join("")],
+  json: ["application/json", (segments, answer) => {
+    const chunks = answer.chunks.map((chunk, at) => ({ ...chunk, text: segments[at].text }));
+    return JSON.stringify({ ...answer, text: segments.map((one) => one.text).join(" "), chunks }, null, 2) + "\n";
+  }],
+};

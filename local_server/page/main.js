@@ -1,0 +1,244 @@
+// The page: a source, its transcript as it comes, and what can be done with it.
+
+import { Refused, transcribe } from "/page/asr.js";
+import { clock, FORMATS } from "/page/formats.js";
+import { draw, peaksOf } from "/page/wave.js";
+
+const COLUMNS = 400;
+const UNSURE = 0.5; // probability of a word below which it is marked
+const STEP_S = 5; // that an arrow key moves the place in the audio
+const at = (name) => document.getElementById(name);
+const player = at("player"), text = at("text"), wave = at("wave");
+
+let peaks = null;
+let gaps = [];
+let answer = null; // the server's, once it is whole
+let length = 0; // seconds of audio, as far as known
+let words = []; // {start, end, element}
+let running = null; // what cancels the request in work
+let recorder = null;
+
+function show(name, visible) {
+  at(name).hidden = !visible;
+}
+
+function fail(error) {
+  at("error").textContent = error instanceof Refused ? `${error.code}: ${error.message}` : String(error.message || error);
+  show("error", true);
+  if (error.code === "unauthorized") {
+    show("keyed", true);
+    at("key").focus();
+  }
+}
+
+function redraw() {
+  const whole = length || player.duration || 1;
+  draw(wave, peaks, Math.min(1, player.currentTime / whole), gaps.map((gap) => [gap.start / whole, gap.end / whole]));
+  wave.setAttribute("aria-valuemax", Math.round(whole));
+  wave.setAttribute("aria-valuenow", Math.round(player.currentTime));
+  wave.setAttribute("aria-valuetext", clock(player.currentTime));
+  at("clock").textContent = `${clock(player.currentTime)} / ${clock(whole)}`;
+}
+
+function seek(seconds) {
+  player.currentTime = Math.max(0, seconds);
+  follow();
+}
+
+/** Light up the word that is being said. */
+function follow() {
+  const now = player.currentTime;
+  let low = 0, high = words.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (words[middle].start <= now + 0.01) low = middle + 1;
+    else high = middle;
+  }
+  const current = words[low - 1];
+  for (const old of text.querySelectorAll(".now")) old.classList.remove("now");
+  if (current && now <= current.end + 0.3) current.element.classList.add("now");
+  redraw();
+}
+
+function told(chunk) {
+  const [start, end] = chunk.timestamp;
+  const line = document.createElement("p");
+  const place = document.createElement("button");
+  place.type = "button";
+  place.textContent = clock(start);
+  place.setAttribute("aria-label", `Play from ${clock(start)}`);
+  place.addEventListener("click", () => seek(start));
+  const said = document.createElement("span");
+  said.className = "said";
+  said.dataset.start = start;
+  said.dataset.end = end;
+  for (const word of chunk.words) {
+    const element = document.createElement("span");
+    element.className = word.probability < UNSURE ? "word unsure" : "word";
+    element.textContent = word.word;
+    element.title = `${clock(word.start)}, ${Math.round(100 * word.probability)} % sure`;
+    element.addEventListener("click", () => seek(word.start));
+    said.append(element, " ");
+    words.push({ start: word.start, end: word.end, element });
+  }
+  line.append(place, said);
+  text.append(line);
+}
+
+function segments() {
+  return [...text.querySelectorAll(".said")].map((said) => ({
+    start: Number(said.dataset.start), end: Number(said.dataset.end), text: said.textContent.replace(/\s+/g, " ").trim(),
+  }));
+}
+
+function progress(news) {
+  show("result", true);
+  length = news.total_s || length;
+  at("progress").removeAttribute("value");
+  if (news.total_s) at("progress").value = news.done_s / news.total_s;
+  at("told").textContent = `${clock(news.done_s)}${news.total_s ? ` of ${clock(news.total_s)}` : ""}`;
+  news.chunks.forEach(told);
+}
+
+function finish(whole) {
+  answer = whole;
+  length = whole.duration;
+  gaps = whole.coverage.gaps;
+  at("gaps").replaceChildren(...gaps.map((gap) => {
+    const item = document.createElement("li"), jump = document.createElement("button");
+    jump.type = "button";
+    jump.textContent = `speech without text from ${clock(gap.start)} to ${clock(gap.end)}`;
+    jump.addEventListener("click", () => seek(gap.start));
+    item.append(jump);
+    return item;
+  }));
+  show("result", true);
+  at("model").textContent = `${whole.model}, ${whole.account.device}`;
+  if (!whole.chunks.length) text.textContent = "No speech was heard.";
+  redraw();
+}
+
+async function start(source, playable) {
+  running?.abort();
+  const mine = new AbortController();
+  running = mine;
+  [peaks, gaps, answer, length, words] = [null, [], null, 0, []];
+  text.replaceChildren();
+  at("gaps").replaceChildren();
+  at("search").value = at("hits").textContent = "";
+  show("error", false);
+  show("result", false);
+  show("status", true);
+  at("progress").removeAttribute("value");
+  at("told").textContent = source instanceof Blob ? "sending…" : "downloading…";
+  if (player.src.startsWith("blob:")) URL.revokeObjectURL(player.src);
+  player.src = playable;
+  if (source instanceof Blob) peaksOf(source, COLUMNS).then((found) => { if (running === mine) { peaks = found; redraw(); } });
+  const options = { timestamps: "word", task: at("task").value };
+  for (const name of ["language", "hotwords"]) if (at(name).value.trim()) options[name] = at(name).value.trim();
+  try {
+    finish(await transcribe(source, options, at("key").value, progress, mine.signal));
+  } catch (error) {
+    if (error.name !== "AbortError") fail(error);
+  } finally {
+    if (running === mine) show("status", false);
+  }
+}
+
+function take(file) {
+  if (file) start(file, URL.createObjectURL(file));
+}
+
+async function record() {
+  if (recorder) {
+    recorder.stop();
+    return;
+  }
+  try {
+    const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
+    const parts = [];
+    recorder = new MediaRecorder(stream);
+    recorder.addEventListener("dataavailable", (event) => parts.push(event.data));
+    recorder.addEventListener("stop", () => {
+      stream.getTracks().forEach((track) => track.stop());
+      const type = recorder.mimeType;
+      recorder = null;
+      at("record").setAttribute("aria-pressed", "false");
+      at("record").textContent = "● Record";
+      take(new Blob(parts, { type }));
+    });
+    recorder.start(500);
+    at("record").setAttribute("aria-pressed", "true");
+    at("record").textContent = "■ Stop";
+  } catch (error) {
+    recorder = null;
+    fail(new Error(`The microphone cannot be used: ${error.message}`));
+  }
+}
+
+function find() {
+  const wanted = at("search").value.trim().toLowerCase();
+  const plain = (value) => value.toLowerCase().replace(/[^\p{L}\p{N}' ]/gu, "");
+  for (const { element } of words) element.classList.remove("found");
+  const parts = plain(wanted).split(/\s+/).filter(Boolean);
+  let hits = 0;
+  for (let first = 0; parts.length && first + parts.length <= words.length; first++) {
+    const match = parts.every((part, offset) => {
+      const word = plain(words[first + offset].element.textContent);
+      return offset === parts.length - 1 ? word.startsWith(part) : word === part;
+    });
+    if (!match) continue;
+    for (let offset = 0; offset < parts.length; offset++) words[first + offset].element.classList.add("found");
+    if (!hits++) words[first].element.scrollIntoView({ block: "center" });
+  }
+  at("hits").textContent = wanted ? `${hits} found` : "";
+}
+
+function download(format) {
+  const [type, make] = FORMATS[format];
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([make(segments(), answer)], { type }));
+  link.download = `transcript.${format}`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
+const drop = at("drop");
+for (const name of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(name, (event) => {
+    event.preventDefault();
+    drop.classList.toggle("over", name === "dragover");
+    if (name === "drop") take(event.dataTransfer.files[0]);
+  });
+}
+at("file").addEventListener("change", (event) => take(event.target.files[0]));
+at("address").addEventListener("submit", (event) => {
+  event.preventDefault();
+  start(at("url").value, at("url").value);
+});
+at("record").addEventListener("click", record);
+at("cancel").addEventListener("click", () => running?.abort());
+at("play").addEventListener("click", () => (player.paused ? player.play().catch(fail) : player.pause()));
+at("edit").addEventListener("click", () => {
+  const on = at("edit").getAttribute("aria-pressed") !== "true";
+  at("edit").setAttribute("aria-pressed", String(on));
+  for (const said of text.querySelectorAll(".said")) said.contentEditable = String(on);
+});
+at("search").addEventListener("input", find);
+at("downloads").addEventListener("click", (event) => {
+  if (event.target.dataset.format && answer) download(event.target.dataset.format);
+});
+wave.addEventListener("click", (event) => seek((event.offsetX / wave.clientWidth) * (length || player.duration || 0)));
+player.addEventListener("timeupdate", follow);
+for (const name of ["play", "pause"]) {
+  player.addEventListener(name, () => { at("play").textContent = player.paused ? "▶ Play" : "❚❚ Pause"; });
+}
+document.addEventListener("keydown", (event) => {
+  if (event.target.closest("input, select, button, [contenteditable=true]") || at("result").hidden) return;
+  if (event.key === " ") at("play").click();
+  else if (event.key === "ArrowLeft") seek(player.currentTime - STEP_S);
+  else if (event.key === "ArrowRight") seek(player.currentTime + STEP_S);
+  else return;
+  event.preventDefault();
+});
+window.addEventListener("resize", redraw);
