@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, TypeVar
 
 from handler import logs
 from handler.audio.fetch import public_url
 from handler.delivery import ENVELOPE, deliver
 from handler.dropin import answer as as_theirs
-from handler.errors import AsrError, DeviceLost, Internal
+from handler.errors import AsrError, DeadlineExceeded, DeviceLost, Internal
 from handler.formats import chunk, verbose
 from handler.job import Job, parse_job, rendered
 from handler.pipeline import Pipeline, Progress, ProgressCallback
@@ -22,8 +22,11 @@ from handler.settings import Settings
 from handler.updates import Updates
 
 SPARE_S, SPARE = 5.0, 0.05  # of the time that a job has, the lesser of the two is for putting its answer together and sending it
+BETWEEN = 2  # bytes between two parts of an aggregate
+LIST_SHARE = 4  # a list has no more than one in so many of all files in work
 CHUNK_BYTES = 900_000  # of one part of a stream: the platform takes 1 MB
-PARTED = ("text", "chunks", "segments")  # fields that the parts of a stream have told
+PARTED = ("text", "chunks", "segments", "formatted")  # fields that the parts of a stream have told
+SPENT = ("device_s", "total_s", "price")  # figures of an account that add up
 Event = Mapping[str, Any]
 Post = Callable[[str, Any], Awaitable[None]]
 T = TypeVar("T")
@@ -91,39 +94,43 @@ class Desk:
 
     async def _one(self, source: AudioSource, job: Job, began: float, tell: ProgressCallback | None) -> dict[str, Any]:
         """The answer to one file, also in the shape that another worker's clients read."""
-        if job.shape is None:
-            return await asyncio.to_thread(rendered, await self._transcript(source, job.options, job, began, tell), job.options)
-        translated = None
-        if job.shape.translation is None:
-            transcript = await self._transcript(source, job.options, job, began, tell)
-        else:
-            english = replace(job.options, task="translate")
-            async with self._read_twice(source) as (first, second):
-                transcript, translated = await _together(
-                    self._transcript(first, job.options, job, began, tell), self._transcript(second, english, job, began, None)
-                )
-        return {**rendered(transcript, job.options), **as_theirs(job.shape, transcript, translated)}
-
-    async def _transcript(self, source: AudioSource, options: Options, job: Job, began: float, tell: ProgressCallback | None) -> Transcript:
-        async with self._room:
-            limit_s = job.limit_s - min(SPARE_S, SPARE * job.limit_s) - (time.perf_counter() - began)
-            return await self._pipeline.transcribe(source, options, tell, max(0.0, limit_s))
+        if job.shape is None or job.shape.translation is None:
+            async with self._admitted(job, began) as limit_s:
+                transcript = await self._pipeline.transcribe(source, job.options, tell, limit_s())
+            return await asyncio.to_thread(_shaped, transcript, None, job)
+        async with self._admitted(job, began) as limit_s, self._downloaded(source) as kept:
+            transcript = await self._pipeline.transcribe(kept, job.options, tell, limit_s())
+            translated = await self._pipeline.transcribe(kept, replace(job.options, task="translate"), None, limit_s())
+        return await asyncio.to_thread(_shaped, transcript, translated, job)
 
     @asynccontextmanager
-    async def _read_twice(self, source: AudioSource) -> AsyncIterator[tuple[AudioSource, AudioSource]]:
-        """Two sources of the same audio, which is downloaded once."""
+    async def _admitted(self, job: Job, began: float) -> AsyncIterator[Callable[[], float]]:
+        """Room for one file at a time; gives what tells how many seconds a job has left. Raises DeadlineExceeded."""
+        until = began + job.limit_s - min(SPARE_S, SPARE * job.limit_s)
+
+        def left() -> float:
+            return max(0.0, until - time.perf_counter())
+
+        try:
+            await asyncio.wait_for(self._room.acquire(), left())
+        except TimeoutError:
+            raise DeadlineExceeded(f"expected room for the job within {job.limit_s:g} s; others were in work all the time") from None
+        try:
+            yield left
+        finally:
+            self._room.release()
+
+    @asynccontextmanager
+    async def _downloaded(self, source: AudioSource) -> AsyncIterator[AudioSource]:
+        """A source that may be read twice, and is downloaded once."""
         if source.url is None:
-            yield source, source
+            yield source
             return
         fetcher = self._pipeline.fetcher
         spool = fetcher.spool()
         self._pipeline.threads.submit(fetcher.fill, source.url, spool)
         try:
-            first, second = (AudioSource(file=cast(BinaryIO, spool.reader())) for _ in range(2))
-            yield first, second
-        except AsrError:
-            spool.check()  # what the download met says more than what a decoder made of its end
-            raise
+            yield AudioSource(growing=spool)
         finally:
             spool.stop()
             await asyncio.shield(asyncio.to_thread(spool.close))
@@ -131,6 +138,7 @@ class Desk:
     async def _many(self, job: Job, began: float, tell: ProgressCallback | None) -> dict[str, Any]:
         """The answers to all files of a job, in order; one that fails has its error where the others have their transcript."""
         far: dict[int, Progress] = {}
+        turns = asyncio.Semaphore(max(1, self._settings.max_requests // LIST_SHARE))
 
         def note(index: int, progress: Progress) -> None:
             far[index] = progress
@@ -141,7 +149,8 @@ class Desk:
 
         async def one(index: int, source: AudioSource) -> dict[str, Any]:
             try:
-                return await self._one(source, job, began, partial(note, index))
+                async with turns:
+                    return await self._one(source, job, began, partial(note, index))
             except AsrError as exc:
                 return {"url": public_url(source.url or ""), "error": str(self._refusal({"id": job.id}, exc))}
 
@@ -152,16 +161,24 @@ class Desk:
 
     async def _whole(self, job: Job, began: float) -> AsyncIterator[dict[str, Any]]:
         """An answer that is put together of several, in one part."""
-        yield await deliver(await self._found(job, began, None), job, self._settings)
+        yield await deliver(await self._found(job, began, None), job, self._settings, CHUNK_BYTES)
 
     async def _parts(self, job: Job, began: float) -> AsyncIterator[dict[str, Any]]:
         """Text as it is settled, then all the rest; what would be too much for the platform goes to a bucket as a whole."""
         news: asyncio.Queue[Sequence[Segment] | None] = asyncio.Queue()
-        work = self._transcript(job.sources[0], job.options, job, began, lambda progress: news.put_nowait(progress.settled))
-        task = asyncio.create_task(work)
+
+        async def transcribe() -> Transcript:
+            async with self._admitted(job, began) as limit_s:
+                return await self._pipeline.transcribe(job.sources[0], job.options, lambda told: news.put_nowait(told.settled), limit_s())
+
+        task = asyncio.create_task(transcribe())
         task.add_done_callback(lambda _: news.put_nowait(None))
+        if (owner := asyncio.current_task()) is not None:
+            # A job that is cancelled while the SDK sends a part leaves this generator where it stands.
+            owner.add_done_callback(lambda _: task.cancel())
         parting = Parting(job.options)
-        room = self._settings.max_result_bytes - ENVELOPE
+        last = min(CHUNK_BYTES, self._settings.max_result_bytes // 4)  # bytes kept for the last part
+        room = self._settings.max_result_bytes - ENVELOPE - last
         try:
             while (settled := await news.get()) is not None:
                 for part in parting.parts(settled):
@@ -172,11 +189,14 @@ class Desk:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         found = await asyncio.to_thread(rendered, transcript, job.options)
-        rest = {name: value for name, value in found.items() if name not in PARTED}
-        if parting.bytes + len(encoded(sendable(rest))) <= room:
-            yield sendable(rest)
+        rest = sendable({name: value for name, value in found.items() if name not in PARTED})
+        formatted = list(parting.formatted(found.get("formatted", "")))
+        if parting.bytes <= room and len(encoded(rest)) <= last:
+            for part in formatted:
+                yield part
+            yield rest
         else:
-            short = await deliver(found, replace(job, upload_always=True), self._settings)
+            short = await deliver(found, job, self._settings, last, whole=False)
             yield {name: value for name, value in short.items() if name not in PARTED}
 
 
@@ -202,10 +222,18 @@ class Parting:
         if held:
             yield self._told(held)
 
+    def formatted(self, text: str) -> Iterator[dict[str, Any]]:
+        """The parts for a whole that is text."""
+        size = CHUNK_BYTES // 6  # characters: none is longer than six bytes, escaped
+        for at in range(0, len(text), size):
+            part: dict[str, Any] = sendable({"formatted": text[at : at + size]})
+            self.bytes += len(encoded(part)) + BETWEEN
+            yield part
+
     def _told(self, segments: Sequence[Segment]) -> dict[str, Any]:
         part: dict[str, Any] = sendable(self._part(segments))
         self._count += len(segments)
-        self.bytes += len(encoded(part))
+        self.bytes += len(encoded(part)) + BETWEEN
         return part
 
     def _part(self, segments: Sequence[Segment]) -> dict[str, Any]:
@@ -214,6 +242,21 @@ class Parting:
         if self._options.format == "verbose_json":
             part["segments"] = [verbose(self._count + at, one) for at, one in enumerate(segments)]
         return part
+
+
+def _shaped(transcript: Transcript, translated: Transcript | None, job: Job) -> dict[str, Any]:
+    """An answer, what a second pass took and lacks included."""
+    found = rendered(transcript, job.options)
+    if job.shape is None:
+        return found
+    found |= as_theirs(job.shape, transcript, translated)
+    if translated is not None:
+        account = found["account"]
+        found["account"] = account | {name: account[name] + translated.account[name] for name in SPENT if name in account}
+        found["warnings"] = [*found["warnings"], *(f"translation: {warning}" for warning in translated.warnings)]
+        cuts = [one.resume_at for one in (transcript, translated) if one.resume_at is not None]
+        found |= {"resume_at": min(cuts)} if cuts else {}
+    return found
 
 
 async def _together(*work: Coroutine[Any, Any, T]) -> list[T]:

@@ -3,7 +3,7 @@
 Sources: openai/whisper, whisper/transcribe.py (decode_with_fallback); SYSTRAN/faster-whisper, transcribe.py (the best of failed ones).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from enum import Enum
 
 from handler.schema import Evidence, Options
@@ -19,13 +19,13 @@ class Verdict(Enum):
     RETRY = "retry"
 
 
-def ladder(options: Options) -> Sequence[float]:
+def ladder(options: Options) -> Iterator[float]:
     """The temperatures to decode at, one after the other, until a text is accepted."""
     step = options.temperature_increment_on_fallback
     if step is None:
         step = INCREMENT if options.temperature == 0 else 0.0
     rungs = int((1 - options.temperature) / step + 1e-6) if step else 0
-    return [options.temperature, *(round(options.temperature + step * rung, 6) for rung in range(1, rungs + 1))]
+    return (round(options.temperature + step * rung, 6) for rung in range(rungs + 1))
 
 
 def judge(evidence: Evidence, options: Options) -> Verdict:

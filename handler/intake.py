@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from handler.audio.decode import AudioDecoder
@@ -26,11 +27,22 @@ from handler.timeline import Timeline
 LANGUAGE_WINDOWS = 4  # at most so many windows decide on the language of a request before one of them is decoded
 MULTI_GAP_S = 0.8  # where languages change, they do so after a pause: a window ends sooner
 
-Deliver = Callable[[Window | BaseException | None], None]
+FLOOR_S = 2.0  # of audio between two notes on how far a channel is
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """No window of a channel will begin before a place."""
+
+    channel: int | None
+    seconds: float
+
+
+Deliver = Callable[[Window | Floor | BaseException | None], None]
 
 
 class Intake:
-    """Hands the windows of one source to `deliver`, then None, or whatever ended it before."""
+    """Hands the windows of one source to `deliver`, and how far it is; then None, or whatever ended it before."""
 
     def __init__(
         self,
@@ -95,8 +107,8 @@ class Intake:
         except BaseException as exc:
             end = exc
         try:
-            if self._spool is not None:
-                self._spool.check()  # what a download met says more than what a decoder made of its end
+            if (growing := self._spool or source.growing) is not None:
+                growing.check()  # what a download met says more than what a decoder made of its end
         except BaseException as exc:
             end = exc
         self._timeline.add("decode", time.thread_time() - began - self._vad_s)
@@ -110,6 +122,8 @@ class Intake:
         """The source as a file; a download runs on behind it."""
         if source.file is not None:
             return source.file
+        if source.growing is not None:
+            return source.growing.reader(self._idle)  # type: ignore[no-any-return]
         if source.base64 is not None:
             return self._fetcher.decode_base64(source.base64)
         self._spool = spool = self._fetcher.spool()
@@ -132,6 +146,7 @@ class Intake:
 
     def _read(self, file: BinaryIO, options: Options) -> None:
         cutters: list[SpeechCutter] = []
+        noted = 0.0
         skip = round(options.start_at * SAMPLE_RATE)  # samples still to be left out
         self._decoder = AudioDecoder(file, split=options.channels == "split")
         for block in self._decoder.blocks():
@@ -146,6 +161,10 @@ class Intake:
             if left_out < len(block):
                 for cutter, samples in zip(cutters, block[left_out:].T, strict=True):
                     self._offer(self._cut(cutter.push, samples))
+            if self.seconds - noted >= FLOOR_S:
+                noted = self.seconds
+                for cutter, channel in zip(cutters, self.channels, strict=True):
+                    self._deliver(Floor(channel, cutter.place_s))
         if options.start_at and self.seconds <= options.start_at:
             raise InvalidRequest(f"start_at must lie before the end of the audio, which is {self.seconds:.3f} s long")
         for cutter in cutters:

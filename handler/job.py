@@ -10,7 +10,7 @@ from handler.fields import one_of, shown, text
 from handler.formats import render, to_json
 from handler.schema import AudioSource, Options, Transcript
 from handler.settings import Settings
-from handler.upload import Bucket
+from handler.upload import Bucket, Place, place_at
 
 MOST_FILES = 1000  # of one job
 UPLOADS = ("auto", "always")
@@ -29,7 +29,7 @@ class Job:
     shape: Shape | None  # as which other worker's answer it reads ours
     limit_s: float  # that the platform gives it
     upload_always: bool  # its result goes to a bucket, whatever its size
-    upload_url: str | None  # address that takes the result by PUT
+    upload_to: Place | None  # takes the result by PUT
     bucket: Bucket | None  # its own
 
 
@@ -49,7 +49,7 @@ def parse_job(event: Mapping[str, Any], settings: Settings) -> Job:
         shape=shape,
         limit_s=_limit(event.get("policy"), settings),
         upload_always=one_of(UPLOADS)("upload", fields.get("upload") or "auto") == "always",
-        upload_url=None if upload_url is None else text("upload_url", upload_url),
+        upload_to=None if upload_url is None else place_at(text("upload_url", upload_url)),
         bucket=_bucket(event.get("s3Config")),
     )
 
@@ -61,10 +61,15 @@ def _sources(fields: Mapping[str, Any]) -> tuple[tuple[AudioSource, ...], bool]:
     ((name, value),) = found.items()
     if name == "urls":
         if not isinstance(value, list) or not 0 < len(value) <= MOST_FILES or not all(isinstance(url, str) for url in value):
-            raise InvalidRequest(f"urls must be a list of 1 to {MOST_FILES} strings; got {shown(value)}")
+            raise InvalidRequest(f"urls must be a list of 1 to {MOST_FILES} strings; got {_kind(value)}")
         return tuple(AudioSource(url=url) for url in value), True
     value = text(name, value)
     return (AudioSource(url=value) if name == "url" else AudioSource(base64=value),), False
+
+
+def _kind(value: object) -> str:
+    """What came instead of a list of addresses, without them: they may hold credentials."""
+    return f"a list of {len(value)}" if isinstance(value, list) else type(value).__name__
 
 
 def _limit(policy: object, settings: Settings) -> float:

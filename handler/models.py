@@ -4,6 +4,7 @@ network volume, the Hub.
 Knows no layout of weights beyond the names of the files worth having.
 """
 
+import hashlib
 import os
 import re
 import threading
@@ -23,6 +24,7 @@ VOLUME = Path("/runpod-volume")  # where RunPod mounts a network volume
 PLATFORM_CACHE = VOLUME / "huggingface-cache/hub"  # where RunPod places a model named in an endpoint's settings
 PLACES = (BAKED, PLATFORM_CACHE)  # folders of the Hub's cache layout, looked at in this order and before CACHE_DIR
 PROGRESS_S = 5.0
+SAMPLE = 256 * 1024  # bytes
 MAIN = "main"  # the revision of whoever names none
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _ONE_FILE = ("model.safetensors", "model.bin")
@@ -56,9 +58,23 @@ def weights_in(folder: Path) -> list[Path]:
     return []
 
 
-def revision(folder: Path, asked: str | None) -> str:
-    """What an account calls the revision of a model: its commit where the folder is one of the Hub's snapshots."""
-    return folder.name if folder.parent.name == "snapshots" else asked or "local"
+def revision(folder: Path) -> str:
+    """What an account calls the revision of a model: its commit in a snapshot of the Hub's, else what its file is known by."""
+    if folder.parent.name == "snapshots":
+        return folder.name
+    files = weights_in(folder)
+    return f"local-{fingerprint(files[0])[:12]}" if files else "local"
+
+
+def fingerprint(file: Path) -> str:
+    """What a file is known by wherever it lies: its name, its size, its age in seconds (images keep no more of it), and samples of it."""
+    stat = file.stat()
+    told = hashlib.sha256(f"{file.name} {stat.st_size} {int(stat.st_mtime)}".encode())
+    with file.open("rb") as content:
+        for at in (0, stat.st_size // 2, max(0, stat.st_size - SAMPLE)):
+            content.seek(at)
+            told.update(content.read(SAMPLE))
+    return told.hexdigest()
 
 
 def _package_folder(model_id: str) -> Path:

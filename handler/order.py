@@ -17,6 +17,7 @@ from handler.schema import SAMPLE_RATE, Segment
 class _Group:
     """Windows of a channel that overlap one another."""
 
+    start: int  # samples
     left: set[Window] = field(default_factory=set)  # those that are not decoded yet
     passages: list[Passage] = field(default_factory=list)
     closed: bool = False  # no other window joins it
@@ -30,7 +31,7 @@ class Order:
         self.segments: list[Segment] = []  # the settled ones, in order of time
         self._groups: dict[int | None, deque[_Group]] = {}
         self._of: dict[Window, _Group] = {}
-        self._reached: dict[int | None, float] = {}  # up to where a channel is settled, seconds
+        self._reached: dict[int | None, float] = {}  # no window of a channel begins before it but those in its groups, seconds
         self._pending: list[Segment] = []  # settled in their channel; another channel may still say something before them
         self._ended = False
 
@@ -38,7 +39,7 @@ class Order:
         """Take in a window that will be decoded."""
         groups = self._groups.setdefault(window.channel, deque())
         if not groups or groups[-1].closed:
-            groups.append(_Group())
+            groups.append(_Group(window.start))
         groups[-1].left.add(window)
         groups[-1].closed = not window.shared
         self._of[window] = groups[-1]
@@ -48,6 +49,10 @@ class Order:
         group = self._of.pop(window)
         group.left.remove(window)
         group.passages.append(passage)
+
+    def floor(self, channel: int | None, seconds: float) -> None:
+        """Take in that no window of a channel that is still to be cut will begin before a place."""
+        self._reached[channel] = max(seconds, self._reached.get(channel, 0.0))
 
     def end(self) -> None:
         """No window will be cut any more."""
@@ -63,8 +68,7 @@ class Order:
                 group = groups.popleft()
                 self.passages += group.passages
                 self._pending += assembled(group.passages)
-                end = max(passage.end for passage in group.passages) / SAMPLE_RATE
-                self._reached[channel] = max(end, self._reached.get(channel, 0.0))
+                self.floor(channel, max(passage.end for passage in group.passages) / SAMPLE_RATE)
         whole = self._ended and not any(self._groups.values())
         reached = float("inf") if whole else self.reached(channels)
         self._pending.sort(key=lambda segment: (segment.start, segment.channel or 0))
@@ -75,4 +79,8 @@ class Order:
 
     def reached(self, channels: Sequence[int | None]) -> float:
         """Up to where all channels are settled, seconds."""
-        return min(self._reached.get(channel, 0.0) for channel in channels)
+        return min(self._up_to(channel) for channel in channels)
+
+    def _up_to(self, channel: int | None) -> float:
+        groups = self._groups.get(channel)
+        return groups[0].start / SAMPLE_RATE if groups else self._reached.get(channel, 0.0)

@@ -63,7 +63,7 @@ class Pipeline:
             workers=threading.Semaphore(max(1, (os.cpu_count() or 1) // 2)),
             # The few that settle the language, for everybody; and for whoever is alone, what fills all rows while these wait.
             windows=Budget(LANGUAGE_WINDOWS, engine.rows),
-            readings=Readings(settings.resume_dir, settings.resume_bytes, settings.resume_age_s) if settings.resume_dir else None,
+            readings=self._readings(),
             about={"model": engine.model_id, **(about or {}), "device": engine.device_name, "version": __version__},
             cold_start=self.cold_start,
             tally=Tally(),
@@ -93,6 +93,14 @@ class Pipeline:
             self._requests.discard(request)
             request.close()
             await asyncio.shield(asyncio.to_thread(request.free))
+
+    def _readings(self) -> Readings | None:
+        """What is kept of windows, where it is."""
+        given = self.settings
+        if given.resume_dir is None:
+            return None
+        also = (given.audio_context, given.max_new_tokens, self.engine.rows)
+        return Readings(given.resume_dir, given.resume_bytes, given.resume_age_s, also)
 
     def load(self) -> Load:
         """How busy it is, and what it has done. From any thread."""

@@ -11,7 +11,7 @@ from handler.audio.fetch import Fetcher
 from handler.budget import Budget
 from handler.errors import Cancelled, DeadlineExceeded, TooLong
 from handler.formats import text_of
-from handler.intake import LANGUAGE_WINDOWS, Intake
+from handler.intake import LANGUAGE_WINDOWS, Floor, Intake
 from handler.longform import Engine, Window, WindowResult
 from handler.order import Order
 from handler.reader import CONTEXT, Reader, Reading
@@ -24,10 +24,8 @@ from handler.timeline import Timeline
 
 SURE = 0.9  # probability of a language that needs no more windows
 TRUSTED = 0.5  # temperature above which a text does not help the next window. Source: SYSTRAN/faster-whisper, prompt_reset_on_temperature
-TRIAL_S = 5.0  # seconds of work, or TRIAL of the time there is, after which a request's own speed tells how long it will take
-TRIAL = 0.02
-DOUBT = 1.25  # a request is refused where its own speed says that it will take so many times longer than it may
-TELLING_S = 60.0  # shorter audio says little of how fast this house is
+TRIAL_S, TRIAL_WINDOWS = 5.0, 8  # seconds of the device's work, and windows of a request, that tell how long the rest will take
+DOUBT = 1.25  # a request is refused where the device alone would take so many times longer than there is
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ class Shared:
     about: Mapping[str, str]  # what an account says of the process
     cold_start: Callable[[], dict[str, float] | None]
     tally: Tally  # of what they have done
-    speed: float = 0.0  # the fastest that a request was: seconds of audio a second
+    decoded_s: float = 0.0  # seconds of windows that the device has decoded
 
 
 class Request:
@@ -73,7 +71,7 @@ class Request:
         self._limited = limit_s is not None and limit_s < shared.settings.request_timeout_s
         self._limit_s = min(shared.settings.request_timeout_s, shared.settings.request_timeout_s if limit_s is None else limit_s)
         self._loop = asyncio.get_running_loop()
-        self._cut: asyncio.Queue[Window | BaseException | None] = asyncio.Queue()
+        self._cut: asyncio.Queue[Window | Floor | BaseException | None] = asyncio.Queue()
         self._intake = Intake(
             shared.settings,
             shared.fetcher,
@@ -87,6 +85,7 @@ class Request:
         self._order = Order()
         self._warnings: list[tuple[float, str]] = []
         self._windows = 0  # decoded
+        self._heard_s = 0.0  # seconds of them
         self._done_s = 0.0  # how far into the audio a window has been decoded
         self._language: str | None = None if options.language == MULTI else options.language
         self._language_probability: float | None = None
@@ -114,10 +113,7 @@ class Request:
             self.close()
         self._timeline.add("wait", wait_s)
         self._timeline.add("device", device_s)
-        transcript = await asyncio.to_thread(self._transcript, late)
-        if not late and transcript.duration >= TELLING_S:
-            self._shared.speed = max(self._shared.speed, transcript.duration / self._timeline.total())
-        return transcript
+        return await asyncio.to_thread(self._transcript, late)
 
     def abort(self) -> None:
         """End `run` as cancelled."""
@@ -135,19 +131,19 @@ class Request:
     def _expected(self) -> str:
         return f"expected an answer within {self._limit_s:g} s ({'the execution timeout' if self._limited else 'REQUEST_TIMEOUT_S'})"
 
-    def _hand_over(self, item: Window | BaseException | None) -> None:
+    def _hand_over(self, item: Window | Floor | BaseException | None) -> None:
         """Take what the intake delivers; from any thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._cut.put_nowait, item)
 
     async def _next(self) -> Window | None:
         """The next window, or None after the last one. Raises what the intake met."""
-        item = await self._cut.get()
+        while isinstance(item := await self._cut.get(), Floor):
+            self._order.floor(item.channel, item.seconds)
         if isinstance(item, BaseException):
             raise item
         if item is not None:
             self._order.cut(item)
-            self._check_time(begun=False)
         return item
 
     async def _submit(self, window: Window) -> WindowResult:
@@ -201,8 +197,9 @@ class Request:
         self._order.done(window, Passage(window.start, window.end, window.speech, window.channel, reading.segments))
         self._intake.done()
         self._windows += 1
+        self._heard_s += window.seconds
         self._done_s = max(self._done_s, window.end / SAMPLE_RATE)
-        self._check_time(begun=True)
+        self._check_time()
         self._tell(min(self._done_s, self._intake.duration or self._done_s))
         return self._following(said, reading)
 
@@ -210,12 +207,17 @@ class Request:
         """What a window says; from what was kept of it, where it was."""
         readings = self._shared.readings
         if readings is None:
-            return await self._reader.read(window)
+            return await self._decoded(window)
         key = await asyncio.to_thread(readings.key, window, self._options, self._shared.about)
         reading = await asyncio.to_thread(readings.get, key)
         if reading is None:
-            reading = await self._reader.read(window)
+            reading = await self._decoded(window)
             await asyncio.to_thread(readings.put, key, reading)
+        return reading
+
+    async def _decoded(self, window: Window) -> Reading:
+        reading = await self._reader.read(window)
+        self._shared.decoded_s += window.seconds
         return reading
 
     def _tell(self, done_s: float) -> None:
@@ -225,17 +227,16 @@ class Request:
             total = self._intake.seconds if done_s == self._intake.seconds else self._intake.duration
             self._progress(Progress(done_s, total, settled))
 
-    def _check_time(self, begun: bool) -> None:
-        """Raise TooLong as soon as it is plain that the time will not suffice."""
-        total = self._intake.duration
-        if total is None or self._options.partial or not self._limited:
+    def _check_time(self) -> None:
+        """Raise TooLong as soon as it is plain that the time will not suffice, even if the device does nothing else."""
+        total, device_s = self._intake.duration, self._shared.runner.device_s
+        if total is None or self._options.partial or not self._limited or self._windows < TRIAL_WINDOWS or device_s < TRIAL_S:
             return
-        elapsed, done = self._timeline.total(), self._done_s - self._options.start_at
-        needed = (total - self._options.start_at) / self._shared.speed if self._shared.speed and not begun else 0.0
-        if begun and done > 0 and elapsed > max(TRIAL_S, TRIAL * self._limit_s):
-            needed = elapsed * (total - self._options.start_at) / done / DOUBT
-        if needed > self._limit_s:
-            shown = f"{total:.0f} s of audio would take about {needed * (DOUBT if begun else 1):.0f} s here"
+        passed_s = self._done_s - self._options.start_at
+        left_s = (total - self._done_s) * min(1.0, self._heard_s / max(passed_s, 1e-6))  # of windows, if silence is as frequent
+        elapsed_s, needed_s = self._timeline.total(), left_s * device_s / max(self._shared.decoded_s, 1e-6)
+        if needed_s > DOUBT * max(0.0, self._limit_s - elapsed_s):
+            shown = f"{total:.0f} s of audio would take about {elapsed_s + needed_s:.0f} s here"
             raise TooLong(f"{self._expected()}; {shown}: allow more (policy.executionTimeout), or ask for a part (partial, start_at)")
 
     def _following(self, said: str, reading: Reading) -> str:

@@ -11,7 +11,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ LOOK_EVERY = 64  # readings written between two looks at how much there is
 class Readings:
     """Readings in a folder, of at most `most` bytes together and none unused for longer than `age_s` seconds. From any thread."""
 
-    def __init__(self, folder: Path, most: int, age_s: float) -> None:
+    def __init__(self, folder: Path, most: int, age_s: float, also: Sequence[object] = ()) -> None:
+        """`also`: what else decides what is read from a window, such as settings of the process."""
+        self._also = list(also)
         self._folder = folder
         self._most = most
         self._age_s = age_s
@@ -38,7 +40,7 @@ class Readings:
     def key(self, window: Window, options: Options, about: Mapping[str, str]) -> str:
         """What the reading of a window is known by."""
         decides = {name: value for name, value in asdict(options).items() if name not in IRRELEVANT}
-        told = [dict(about), decides, asdict(window.how), window.start, window.channel, window.speech]
+        told = [self._also, dict(about), decides, asdict(window.how), window.start, window.channel, window.speech]
         digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
         digest.update(window.samples.tobytes())
         return digest.hexdigest()
@@ -56,19 +58,22 @@ class Readings:
     def put(self, key: str, reading: Reading) -> None:
         """Keep a reading. A disk that is full or cannot be written is told and changes nothing."""
         path = self._path(key)
+        draft: Path | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as draft:
-                json.dump(asdict(reading), draft)
-            Path(draft.name).replace(path)
+            with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+                draft = Path(file.name)
+                json.dump(asdict(reading), file)
+            draft.replace(path)
         except OSError as exc:
             logs.warning("reading_not_kept", folder=str(self._folder), reason=exc.strerror)
-            return
+            if draft is not None:
+                draft.unlink(missing_ok=True)
         with self._lock:
             self._written += 1
             due = self._written % LOOK_EVERY == 1
-        if due:
-            self.tidy()
+        if due:  # nobody waits for it
+            threading.Thread(target=self.tidy, name="tidy", daemon=True).start()
 
     def tidy(self) -> None:
         """Remove what is too old, then the oldest until the rest is small enough."""

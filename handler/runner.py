@@ -38,6 +38,7 @@ class Runner:
         self._closed = False
         self._failures = 0  # turns that ended in a fault since a window was done
         self._spent: dict[Hashable, Spent] = {}
+        self.device_s = 0.0  # that the device has worked
         self.fault: DeviceLost | None = None  # why nothing will ever run again
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
@@ -132,6 +133,7 @@ class Runner:
     def _charge(self, seconds: float) -> None:
         """Divide the time of a turn among the requests that were in it."""
         with self._work:
+            self.device_s += seconds
             shares = self._scheduler.shares()
             rows = sum(shares.values())
             for request, mine in shares.items():

@@ -14,9 +14,12 @@ from typing import Any, TypeVar
 from handler import logs
 from handler.sdk import sdk
 
+STOP_PAUSE_S = 0.5  # between two polls for cancels while jobs are drained, where nobody is to be cancelled
+TAKE_PAUSE_S = 1.0  # before a queue that could not be reached is asked once more
 POST_S = 10.0  # longest that an update may take on its way
 T = TypeVar("T")
 _scale = sdk("runpod.serverless.modules.rp_scale")
+_job = sdk("runpod.serverless.modules.rp_job")
 _http = sdk("runpod.serverless.modules.rp_http")
 _session: ContextVar[Any] = ContextVar("session")  # the SDK's, of the job that the current task runs
 
@@ -51,7 +54,6 @@ class Scaler(_scale.JobScaler):  # type: ignore[misc,name-defined]
 
     def _stop(self, drain_s: float) -> None:
         self._ending.set()
-        self.kill_worker()
         asyncio.get_running_loop().call_later(drain_s, self._cancel_all)
 
     def _cancel_all(self) -> None:
@@ -63,17 +65,43 @@ class Scaler(_scale.JobScaler):  # type: ignore[misc,name-defined]
             task.cancel()
 
     async def _take(self, fetch: Any, session: Any, count: int) -> list[dict[str, Any]] | None:
-        """Jobs, unless the worker ends."""
-        return await _until(self._ending, fetch(session, count), None)
+        """Jobs, unless the worker ends. Only then do the loops end, so that what a last poll has brought is run."""
+        if self._ending.is_set():
+            self.kill_worker()
+            return None
+        try:
+            return await _until(self._ending, fetch(session, count), None)
+        except Exception:  # the SDK's loop tells it, and asks again at once
+            await _until(self._ending, asyncio.sleep(TAKE_PAUSE_S), None)
+            raise
 
     async def _stops(self, fetch: Any, session: Any) -> list[str]:
         """Jobs to cancel, as long as there may be any."""
         return await _until(self._ended, fetch(session), [])
 
+    async def monitor_stop_signals(self, session: Any) -> None:
+        """Cancels what the platform names, until the last job is answered."""
+        if _job._job_stop_url() is None:
+            logs.warning("no_stop_channel", expected="a take address with /job-take/")
+            return
+        await super().monitor_stop_signals(session)
+        while not self._ended.is_set():
+            try:
+                names = await self.stop_signals_fetcher(session)
+            except Exception as exc:  # whatever the client of the SDK meets; jobs end without it
+                logs.warning("stop_poll_failed", reason=type(exc).__name__)
+                names = []
+            for name in names:
+                await self.stop_job(name)
+            await _until(self._ended, asyncio.sleep(0 if names else STOP_PAUSE_S), None)
+
     async def run(self) -> None:
         """The SDK's loops."""
         self._loop = asyncio.get_running_loop()
-        await super().run()
+        try:
+            await super().run()
+        finally:
+            self._loop = None
 
     async def run_jobs(self, session: Any) -> None:
         """Those that have been taken, to the last one."""
@@ -127,7 +155,7 @@ async def _until(event: asyncio.Event, work: Coroutine[Any, Any, T], otherwise: 
     working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
     try:
         await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        return otherwise if event.is_set() else working.result()
+        return working.result() if working.done() else otherwise
     finally:
         waiting.cancel()
         working.cancel()

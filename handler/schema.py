@@ -1,8 +1,9 @@
 """What goes in and what comes out: every parameter of every door is born here, once. Knows no door and no model."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from handler.errors import InvalidRequest
 from handler.fields import flag, number, one_of, shown, text, whole
@@ -13,6 +14,7 @@ FORMATS = ("json", "verbose_json", "text", "srt", "vtt", "tsv")
 TASKS = ("transcribe", "translate")
 TIMESTAMPS = ("segment", "word")
 CHANNELS = ("mix", "split")
+LEAST_STEP = 0.05  # of the temperature, from one try to the next
 MULTI = "multi"  # a language that is decided window by window
 
 
@@ -22,6 +24,13 @@ def _language(name: str, value: object) -> str | None:
     if code is None and given.strip():
         raise InvalidRequest(f"{name} must be a language's code or English name such as 'de' or 'german', or 'multi'; got {shown(value)}")
     return code
+
+
+def _step(name: str, value: object) -> float:
+    found = number(0, 1)(name, value)
+    if 0 < found < LEAST_STEP:
+        raise InvalidRequest(f"{name} must be 0, or at least {LEAST_STEP:g}; got {shown(value)}")
+    return found
 
 
 def _token_ids(name: str, value: object) -> tuple[int, ...]:
@@ -121,12 +130,12 @@ class Options:
         1,
         64,
     )
-    temperature_increment_on_fallback: float | None = _ranged(
+    temperature_increment_on_fallback: float | None = _option(
         None,
         "A window that fails a threshold is decoded again at temperatures that rise by so much up to 1; 0: never. Where not given, "
         "0.2 at temperature 0, and 0 above.",
-        0,
-        1,
+        _step,
+        {"type": "number", "minimum": 0, "maximum": 1},
     )
     compression_ratio_threshold: float = _ranged(
         2.4,
@@ -200,16 +209,27 @@ class Options:
         return {f.name: dict(f.metadata["schema"]) for f in fields(cls)}
 
 
+class Growing(Protocol):
+    """A file that is still being written, for several readers."""
+
+    def reader(self, idle: Callable[[], AbstractContextManager[None]]) -> Any:
+        """A new reader at its first byte, as a binary file; it waits for bytes inside of `idle`."""
+
+    def check(self) -> None:
+        """Raise what the writer met, if anything."""
+
+
 @dataclass(frozen=True, slots=True)
 class AudioSource:
-    """Where the audio of one request comes from: exactly one of the three is set."""
+    """Where the audio of one request comes from: exactly one of the four is set."""
 
     url: str | None = None  # http, https or s3
     base64: str | None = None  # the file's bytes, encoded; a data: URL is taken too
     file: BinaryIO | None = None  # readable and seekable, at its start; closing it is the giver's business
+    growing: Growing | None = None  # closing it is the giver's business, too
 
     def __post_init__(self) -> None:
-        if sum(value is not None for value in (self.url, self.base64, self.file)) != 1:
+        if sum(value is not None for value in (self.url, self.base64, self.file, self.growing)) != 1:
             raise InvalidRequest("expected exactly one source of audio")
 
 

@@ -85,6 +85,12 @@ def _amount(name: str, raw: str) -> float:
     return value
 
 
+def _web_address(name: str, raw: str) -> str:
+    if not raw.startswith(("http://", "https://")):
+        raise SettingsError(name, raw, "an address that begins with http:// or https://")
+    return raw
+
+
 def _device(name: str, raw: str) -> str:
     kind, _, index = raw.partition(":")
     if raw not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isascii() and index.isdigit()):
@@ -156,7 +162,8 @@ class Settings:
     max_result_bytes: int = _var(
         "MAX_RESULT_BYTES", 10_000_000, _whole(10_000, _GIB), "largest answer to a job of the queue, bytes; more goes to a bucket"
     )
-    bucket_endpoint_url: str | None = _var("BUCKET_ENDPOINT_URL", None, _text, "address of the S3 service that takes large answers")
+    bucket_endpoint_url: str | None = _var("BUCKET_ENDPOINT_URL", None, _web_address, "address of the S3 service that takes large answers")
+    bucket_region: str | None = _var("BUCKET_REGION", None, _text, "its region, where the address does not name it")
     bucket_name: str | None = _var("BUCKET_NAME", None, _text, "bucket for them")
     bucket_access_key_id: str | None = _var("BUCKET_ACCESS_KEY_ID", None, _text, "key of that bucket")
     bucket_secret_access_key: str | None = _var("BUCKET_SECRET_ACCESS_KEY", None, _text, "its secret", secret=True)

@@ -71,6 +71,11 @@ class SpeechCutter:
         self._start = start  # place of the first held sample
         self._speaking = False  # the last window ended in the middle of speech
 
+    @property
+    def place_s(self) -> float:
+        """No window to come begins before it, seconds."""
+        return self._start / SAMPLE_RATE
+
     def push(self, block: Samples) -> list[Window]:
         """Take in more samples; give back the windows that are complete."""
         self._hold(block, self._detector.push(block))

@@ -108,7 +108,7 @@ def _build(settings: Settings, timeline: Timeline, imported: threading.Event) ->
         hearing = ahead.submit(_load_vad, work_alone, timeline)
         engine = load_engine(folder, settings, kept, timeline)
         hearing.result()
-    about = {"revision": revision(folder, settings.model_revision), "dtype": engine.dtype_name, "attention": engine.attention}
+    about = {"revision": revision(folder), "dtype": engine.dtype_name, "attention": engine.attention}
     return Pipeline(engine, settings, timeline, about), kept
 
 

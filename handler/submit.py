@@ -64,7 +64,7 @@ class Sums:
             code = _code(record["error"]) or "unknown"
             self.codes[code] = self.codes.get(code, 0) + 1
             return
-        account = (record.get("output") or {}).get("account") or {}
+        account = _account(record.get("output"))
         self.done += 1
         self.audio_s += account.get("audio_s", 0.0)
         self.device_s += account.get("device_s", 0.0)
@@ -123,7 +123,8 @@ class Submission:
 
     def __init__(self, endpoint: str, key: str | None, output: Path, in_flight: int, retries: int) -> None:
         """Raises RuntimeError where there is no `key`, and the SDK finds none either."""
-        self.sums = Sums()
+        self.sums = Sums()  # of this run
+        self.before = Sums()  # of runs before it
         self._endpoint = sdk().Endpoint(endpoint, api_key=key)
         self._client = self._endpoint.rp_client
         self._id = endpoint
@@ -140,16 +141,15 @@ class Submission:
 
     def run(self, items: list[Item]) -> None:
         """Send what has no answer yet, and write down what comes."""
-        answered, sent = self._known()
-        for record in answered.values():
-            self.sums.add(record)
-        missing = [item for item in items if item.key not in answered]
+        answered = self._answered_before()
+        sent = {record["key"]: record["job"] for record in _lines(self._sent_to)}
+        missing = list({item.key: item for item in reversed(items) if item.key not in answered}.values())[::-1]  # the same once
         left = iter(missing)
         self._output.parent.mkdir(parents=True, exist_ok=True)
         with (
-            self._output.open("a", encoding="utf-8") as output,
-            self._sent_to.open("a", encoding="utf-8") as log,
-            tqdm(desc="submit", total=len(items), initial=len(items) - len(missing), unit="file") as bar,
+            _continued(self._output) as output,
+            _continued(self._sent_to) as log,
+            tqdm(desc="submit", total=len(answered) + len(missing), initial=len(answered), unit="file") as bar,
             ThreadPoolExecutor(self._in_flight, "submit") as pool,
         ):
             try:
@@ -160,11 +160,14 @@ class Submission:
                 self.stop()
                 raise
 
-    def _known(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """The final answers and the job ids of runs before this one, by key."""
-        answered = {record["key"]: record for record in _lines(self._output)}
-        sent = {record["key"]: record["job"] for record in _lines(self._sent_to)}
-        return answered, sent
+    def _answered_before(self) -> set[str]:
+        """The keys of what runs before this one have got answers to, counted."""
+        found = set()
+        for record in _lines(self._output):
+            if record["key"] not in found:
+                found.add(record["key"])
+                self.before.add(record)
+        return found
 
     def _serve(self, left: Iterator[Item], sent: dict[str, str], output: TextIO, log: TextIO, bar: Any) -> None:
         """One item after the other, until there are no more."""
@@ -249,6 +252,17 @@ class Submission:
         return None
 
 
+def _continued(path: Path) -> TextIO:
+    """A file of lines opened to be written on; one whose last line was cut gets its end first."""
+    file = path.open("a+", encoding="utf-8")
+    if file.tell():
+        with path.open("rb") as read:
+            read.seek(-1, 2)
+            if read.read(1) != b"\n":
+                file.write("\n")
+    return file
+
+
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a file; a last line that was cut is passed over."""
     if not path.is_file():
@@ -259,6 +273,13 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except ValueError:
                 continue
+
+
+def _account(output: object) -> Mapping[str, Any]:
+    """The account of an answer; of a stream's, the one of its last part."""
+    last = output[-1] if isinstance(output, list) and output else output
+    account = last.get("account") if isinstance(last, Mapping) else None
+    return account if isinstance(account, Mapping) else {}
 
 
 def _error(state: Mapping[str, Any]) -> str | None:
@@ -282,5 +303,7 @@ def submit(items: list[Item], submission: Submission) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
+        if submission.before.done or submission.before.failed:
+            print(f"{'answered before':<20}{submission.before.done}, failed {submission.before.failed}")
         print(submission.sums.table(time.monotonic() - began))
-    return 1 if submission.sums.failed else 0
+    return 1 if submission.sums.failed or submission.before.failed else 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from handler.pipeline import Progress
 
-LAST_S = 5.0  # how long a result waits for an update that is on its way
+LAST_S = 2.0  # how long a result waits for an update that is on its way
 MOST_TEXT = 100_000  # characters of text in an update: its end
 Post = Callable[[Any], Awaitable[None]]
 

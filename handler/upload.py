@@ -6,16 +6,16 @@ An address that a job names passes the same guard as a download; foreign errors 
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from handler.audio.fetch import GUARD, public_url, refusal
-from handler.errors import InvalidRequest, UploadFailed
+from handler.errors import DownloadFailed, InvalidRequest, UploadFailed
 from handler.sdk import sdk
 
 CONNECT_S, SILENCE_S = 10.0, 60.0  # longest wait for a connection, and for an answer
 KEPT_S = 7 * 24 * 3600  # how long an address that was signed can be read: the longest that S3 allows
 MOST_ANSWER = 64 * 1024  # bytes read of an answer, so that its connection can be closed in peace
-_REGION = re.compile(r"\bs3[.-]([a-z0-9-]+)\.")
+_REGION = re.compile(r"\bs3[.-](?:dualstack\.)?([a-z]{2}(?:-[a-z]+)+-\d+)\.")
 _TAKEN = (200, 201, 202, 204)
 
 
@@ -36,6 +36,7 @@ class Bucket:
     name: str
     access_key_id: str
     secret_access_key: str
+    region: str | None = None  # None: the one that the endpoint names, where it does
 
     def __repr__(self) -> str:
         return f"Bucket({self.name})"
@@ -53,7 +54,7 @@ class Bucket:
                 endpoint_url=self.endpoint_url,
                 aws_access_key_id=self.access_key_id,
                 aws_secret_access_key=self.secret_access_key,
-                region_name=found[1] if found else "us-east-1",
+                region_name=self.region or (found[1] if found else "us-east-1"),
                 config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
             )
             named = {"Bucket": self.name, "Key": key}
@@ -66,29 +67,24 @@ class Bucket:
 def place_at(url: str) -> Place:
     """The place that an address stands for; it can be read without what signs it. Raises InvalidRequest."""
     try:
-        known = urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         known = False
     if not known:
-        raise InvalidRequest("upload_url must begin with http:// or https://")
-    return Place(url, public_url(url), guarded=True)
+        raise InvalidRequest("upload_url must be an http:// or https:// address")
+    return Place(url, urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")), guarded=True)
 
 
 def upload(body: bytes, place: Place) -> None:
-    """PUT JSON to a place; blocks. Raises DownloadBlocked, InvalidRequest, UploadFailed."""
+    """PUT JSON to a place; blocks. Raises DownloadBlocked, UploadFailed."""
     import requests
     from urllib3.exceptions import HTTPError
 
     guard = sdk(GUARD)
     shown = public_url(place.put_url)
-    parts = urlsplit(place.put_url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        addresses = guard.resolve_and_validate(parts.hostname, port) if place.guarded else [None]
-    except guard.SSRFError as exc:
-        raise refusal(str(exc), shown, 0) from None
     failure = "no address answered"
-    for address in addresses:
+    for address in _addresses(place, shown):
         try:
             status = _put(requests, guard, body, place.put_url, address)
         except requests.ConnectionError as exc:  # the next address may be reachable
@@ -100,6 +96,22 @@ def upload(body: bytes, place: Place) -> None:
                 raise UploadFailed(f"{shown} answered with status {status}; expected 200")
             return
     raise UploadFailed(f"{shown} could not be reached ({failure}); expected an address that takes the result by PUT")
+
+
+def _addresses(place: Place, shown: str) -> list[str | None]:
+    """Those that a place's host has; None stands for whatever the host's name says."""
+    if not place.guarded:
+        return [None]
+    guard, parts = sdk(GUARD), urlsplit(place.put_url)
+    try:
+        return list(guard.resolve_and_validate(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)))
+    except guard.SSRFError as exc:
+        error = refusal(str(exc), shown, 0)
+        if isinstance(error, DownloadFailed):
+            raise UploadFailed(error.message) from None
+        raise error from None
+    except UnicodeError:
+        raise UploadFailed(f"{shown}: its host is not known") from None
 
 
 def _put(requests: Any, guard: Any, body: bytes, url: str, address: str | None) -> int:

@@ -14,7 +14,7 @@ from handler.schema import Options
 from handler.settings import Settings
 from handler.start import build
 from tests.conftest import settings
-from tests.speech import SENTENCES, say, wav, word_errors
+from tests.speech import SENTENCES, container, say, wav, word_errors
 from tests.web import Web
 
 TURBO = Settings(model_id="openai/whisper-large-v3-turbo")
@@ -101,9 +101,13 @@ async def test_a_translation_comes_beside_the_text_and_the_file_is_downloaded_on
     assert all(word["start"] <= word["end"] for word in words)
 
 
-@pytest.mark.parametrize(("address", "code"), [("/none", "download_failed"), ("/text", "unsupported_media")])
+@pytest.mark.parametrize(
+    ("address", "code"), [("/none", "download_failed"), ("/text", "unsupported_media"), ("/broken", "download_failed")]
+)
 async def test_a_translation_of_what_cannot_be_read_says_what_the_download_met(base: Pipeline, web: Web, address: str, code: str) -> None:
     web.put("/text", b"no sound " * 99)
+    web.put("/broken", container(say(SENTENCES[0]), "mp3", "libmp3lame"))
+    web.broken.add("/broken")
     desk = Desk(base, base.settings, _post, lambda: None)
     answer = await desk.answer({"id": "1", "input": {"audio": f"{web.url}{address}", "translate": True}})
     assert answer["error"].startswith(f"{code}: ")

@@ -10,11 +10,11 @@ from tests.conftest import ROOT
 LEVELS = (
     ("handler",),
     ("handler.budget", "handler.tally", "handler.errors", "handler.timeline", "handler.logs", "handler.languages", "handler.sdk"),
-    ("handler.fields", "handler.sendable", "handler.scaler"),
+    ("handler.fields", "handler.models", "handler.sendable", "handler.scaler"),
     ("handler.audio.spool", "handler.audio.archive",
      "handler.schema", "handler.whisper.ctranslate2", "handler.whisper.dims", "handler.whisper.linear",
      "handler.whisper.safefile", "handler.whisper.tokenizer"),
-    ("handler.settings", "handler.scheduler", "handler.longform", "handler.models", "handler.fallback", "handler.coverage",
+    ("handler.settings", "handler.scheduler", "handler.longform", "handler.fallback", "handler.coverage",
      "handler.subtitles", "handler.audio.decode", "handler.audio.vad", "handler.whisper.rules",
      "handler.whisper.cache", "handler.whisper.heads", "handler.whisper.kept", "handler.whisper.segments", "handler.whisper.words"),
     ("handler.whisper.model",

@@ -32,8 +32,8 @@ def test_evidence_decides_by_the_thresholds_of_the_request(changes: dict[str, fl
 
 
 def test_temperature_0_is_the_ladder_and_any_other_is_alone() -> None:
-    assert ladder(Options()) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert ladder(Options(temperature=0.4)) == [0.4]
+    assert list(ladder(Options())) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert list(ladder(Options(temperature=0.4))) == [0.4]
 
 
 def test_of_texts_that_fail_one_without_a_loop_is_kept_then_the_likeliest() -> None:

@@ -75,7 +75,7 @@ async def test_patience_and_a_length_penalty_leave_clear_speech_as_it_is(pipelin
     ],
 )
 def test_the_step_of_the_fallback_may_be_given(options: Options, expected: list[float]) -> None:
-    assert ladder(options) == expected
+    assert list(ladder(options)) == expected
 
 
 @pytest.mark.parametrize(("given", "expected"), [("-1", (-1,)), ("-1, 50", (-1, 50)), ("", ()), ([50, 51], (50, 51)), ("7", (7,))])
@@ -97,3 +97,8 @@ async def test_a_start_within_the_audio_leaves_out_what_is_before_it(pipeline: P
     assert word_errors(SENTENCES[1], got.text) <= 0.15
     assert got.segments[0].start >= start
     assert got.duration == pytest.approx(start + 2.0 + len(second) / 16_000, abs=0.05)
+
+
+def test_a_step_that_would_try_hundreds_of_times_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="temperature_increment_on_fallback must be 0, or at least"):
+        Options.parse({"temperature_increment_on_fallback": 1e-9})

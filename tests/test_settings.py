@@ -35,6 +35,7 @@ VALID = {
     "RUNPOD_STREAM": ("1", "stream", True),
     "PROGRESS_INTERVAL_S": ("0.5", "progress_interval_s", 0.5),
     "MAX_RESULT_BYTES": ("20000", "max_result_bytes", 20_000),
+    "BUCKET_REGION": ("eu-central-2", "bucket_region", "eu-central-2"),
     "RUNPOD_API_KEY": ("hunter2", "runpod_api_key", "hunter2"),
     "RESUME_DIR": ("/kept", "resume_dir", Path("/kept")),
     "RESUME_BYTES": ("1000", "resume_bytes", 1000),

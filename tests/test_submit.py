@@ -100,7 +100,8 @@ def test_what_was_broken_off_goes_on_and_nothing_is_paid_twice(endpoint: Endpoin
     queue._done("job-3", {"output": {"text": "three", "account": {"audio_s": 2.0}}})
     out, _ = second.communicate(timeout=60)
     assert second.returncode == 0
-    assert "files transcribed   4" in out
+    assert "answered before     1, failed 0" in out
+    assert "files transcribed   3" in out
     assert len(endpoint.sent) == 4
     assert sorted(record["output"]["text"] for record in records(manifest)) == ["job-1", "job-2", "three", "zero"]
 

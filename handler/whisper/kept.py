@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from handler import logs
+from handler.models import fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1  # of the tensors' names and of what is laid into them: what another version has kept is not read
 BLOCK = 8 * 1024**2  # bytes
-SAMPLE = 256 * 1024  # bytes
 READERS = 8  # threads: one alone does not fill a network disk's line
 OLD_DRAFT_S = 24 * 3600.0  # whoever began it is gone
 UNUSED_S = 60 * 24 * 3600.0  # what no process has read for so long is of a checkpoint that is gone
@@ -141,14 +141,7 @@ def _sum(block: bytes) -> str:
 
 
 def _key(source: Path) -> str:
-    """What a file is known by wherever it lies: its size, its age in seconds (images keep no more of it), and samples of it."""
-    stat = source.stat()
-    told = hashlib.sha256(f"{FORMAT} {source.name} {stat.st_size} {int(stat.st_mtime)}".encode())
-    with source.open("rb") as file:
-        for at in (0, stat.st_size // 2, max(0, stat.st_size - SAMPLE)):
-            file.seek(at)
-            told.update(file.read(SAMPLE))
-    return told.hexdigest()[:24]
+    return hashlib.sha256(f"{FORMAT} {fingerprint(source)}".encode()).hexdigest()[:24]
 
 
 def _forget(folders: Iterable[Path], age: float) -> None:
