@@ -34,14 +34,12 @@ def _step(name: str, value: object) -> float:
 
 
 def _token_ids(name: str, value: object) -> tuple[int, ...]:
-    given = value.split(",") if isinstance(value, str) else value
+    given = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
     if isinstance(given, list | tuple):
-        try:
-            found = tuple(int(item) for item in given if not isinstance(item, bool) and str(item).strip())
-        except (ValueError, TypeError, OverflowError):
-            found = (-2,)
-        if all(token >= -1 for token in found):
-            return found
+        numbers = [int(item) if isinstance(item, str) and item.lstrip("-").isdecimal() else item for item in given]
+        strange = isinstance(value, list) and any(isinstance(item, str) for item in value)
+        if not strange and all(isinstance(item, int) and not isinstance(item, bool) and item >= -1 for item in numbers):
+            return tuple(numbers)
     raise InvalidRequest(f"{name} must be token ids, comma-separated or as a list; -1 stands for the usual ones; got {shown(value)}")
 
 

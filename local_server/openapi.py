@@ -10,6 +10,20 @@ from local_server.errors import STATUS
 
 _RETRYABLE = {kind.code for kind in all_kinds() if kind.retryable}
 _OPTIONS = Options.json_schema()
+
+
+def _given(schema: dict[str, Any]) -> dict[str, Any]:
+    """An option as a JSON body may give it: null is as if it were not there, and a number or a flag may come as text."""
+    if "type" not in schema:
+        return {"anyOf": [{name: value for name, value in schema.items() if name == "oneOf"}, {"type": "null"}], **_about(schema)}
+    kinds = [schema["type"], "null", *(["string"] if schema["type"] != "string" else [])]
+    return {**schema, "type": kinds, **({"enum": [*schema["enum"], None]} if "enum" in schema else {})}
+
+
+def _about(schema: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in schema.items() if name in ("description", "examples")}
+
+
 _EXAMPLE = {
     "text": "The quick brown fox jumps over the lazy dog.",
     "chunks": [{"timestamp": [0.0, 2.6], "text": "The quick brown fox jumps over the lazy dog."}],
@@ -126,7 +140,10 @@ _JSON_BODY = {
         "type": "object",
         "required": ["url"],
         "additionalProperties": False,
-        "properties": {"url": {"type": "string", "description": "http, https or s3 address of an audio or video file."}, **_OPTIONS},
+        "properties": {
+            "url": {"type": "string", "description": "http, https or s3 address of an audio or video file."},
+            **{name: _given(schema) for name, schema in _OPTIONS.items()},
+        },
     },
     "example": {"url": "https://example.com/audio.mp3", "language": "en"},
 }

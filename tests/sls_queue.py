@@ -104,7 +104,7 @@ class Queue:
             self._changed.notify_all()
             return [job["id"] for job in again]
 
-    def answer(self, name: str, seconds: float = 60) -> dict[str, Any]:
+    def answer(self, name: str, seconds: float = 180) -> dict[str, Any]:
         """The answer to a job, as soon as it has come."""
         with self._changed:
             assert self._changed.wait_for(lambda: name in self.answers, seconds), f"no answer to {name}"
@@ -113,10 +113,10 @@ class Queue:
     def update(self, name: str, wanted: Callable[[dict[str, Any]], bool] = bool) -> dict[str, Any]:
         """The newest update on a job, as soon as it is as wanted."""
         with self._changed:
-            assert self._changed.wait_for(lambda: self.updates[name] and wanted(self.updates[name][-1]), 60), f"no update on {name}"
+            assert self._changed.wait_for(lambda: self.updates[name] and wanted(self.updates[name][-1]), 180), f"no update on {name}"
             return self.updates[name][-1]
 
-    def wait_until_taken(self, name: str, seconds: float = 60) -> None:
+    def wait_until_taken(self, name: str, seconds: float = 180) -> None:
         """Until a worker has a job."""
         with self._changed:
             assert self._changed.wait_for(lambda: name in self._taken, seconds), f"nobody took {name}"

@@ -94,11 +94,12 @@ async def test_parts_are_under_the_platforms_limit_and_verbose_segments_count_on
 
 async def test_a_result_that_is_too_large_says_so(engine: FakeEngine, web: Web) -> None:
     engine.says = talkative
-    made = bench(engine)
-    error = (await made.desk.answer(job(web, timestamps="word")))["error"]
+    made = bench(engine, max_result_bytes=4_000_000)
+    short = NOISE[: len(NOISE) // 5]
+    error = (await made.desk.answer(job(web, short, timestamps="word")))["error"]
     assert error.startswith("too_large: the result has ")
-    assert "9999000 can be sent" in error
-    parts = await made.parts(job(web, timestamps="word"))
+    assert "3999000 can be sent" in error
+    parts = await made.parts(job(web, short, timestamps="word"))
     assert parts[-1]["error"].startswith("too_large: ")
     assert len(encoded(parts)) < made.pipeline.settings.max_result_bytes
 
@@ -348,8 +349,9 @@ async def test_a_stream_whose_job_is_cancelled_while_a_part_is_sent_leaves_the_d
 async def test_a_long_text_format_comes_in_parts_too(engine: FakeEngine, web: Web) -> None:
     engine.says = talkative
     made = bench(engine, max_result_bytes=10**9)
-    whole = await made.desk.answer(job(web, format="srt"))
-    parts = await made.parts(job(web, format="srt"))
+    short = NOISE[: len(NOISE) // 5]
+    whole = await made.desk.answer(job(web, short, format="srt"))
+    parts = await made.parts(job(web, short, format="srt"))
     assert max(len(encoded(part)) for part in parts) <= CHUNK_BYTES
     assert "".join(part["formatted"] for part in parts if "formatted" in part) == whole["formatted"]
     assert "".join(part["text"] for part in parts if "text" in part) == whole["text"]

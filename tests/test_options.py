@@ -83,7 +83,7 @@ def test_tokens_come_as_a_text_or_a_list(given: object, expected: tuple[int, ...
     assert Options.parse({"suppress_tokens": given}).suppress_tokens == expected
 
 
-@pytest.mark.parametrize("given", ["a", "-2", [1.5, "x"], 7, {"a": 1}, [None]])
+@pytest.mark.parametrize("given", ["a", "-2", [1.5], ["5"], [True], 7, {"a": 1}, [None], "1-2"])
 def test_what_is_no_token_is_refused(given: object) -> None:
     with pytest.raises(InvalidRequest, match="suppress_tokens"):
         Options.parse({"suppress_tokens": given})
