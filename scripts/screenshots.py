@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts.bench_server import Server
-from scripts.convert import TINY, checkpoint
+from scripts.convert import TINY
 from scripts.peers import ROOT
 from tests.browser import Browser
 from tests.speech import SENTENCES, say, silence, wav
@@ -22,7 +22,7 @@ def main() -> None:
     speech = wav(np.concatenate([part for text in SENTENCES for part in (say(text), silence(1.0))]), format="FLAC")
     log = ROOT / ".bench" / "screenshots.log"
     log.parent.mkdir(exist_ok=True)
-    with Server(checkpoint(TINY), 2, "cpu", log) as server, Browser() as browser:
+    with Server(Path(TINY), 2, "cpu", log) as server, Browser() as browser:
         browser.open(server.url + "/")
         browser.drop(speech, "sentences.flac")
         browser.until("document.getElementById('status').hidden && !document.getElementById('result').hidden")
