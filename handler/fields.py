@@ -20,6 +20,10 @@ def text(name: str, value: object) -> str:
     """A string."""
     if not isinstance(value, str):
         raise InvalidRequest(f"{name} must be a string; got {shown(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{name} must be whole characters; got half of one") from None
     return value
 
 

@@ -3,8 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -82,7 +82,7 @@ def _routes(house: House, metrics: Metrics) -> FastAPI:
                 request.scope["asr_kind"] = "url" if source.url else "file"
                 if "text/event-stream" in request.headers.get("accept", ""):
                     found = told(pipeline, source, options, stack.pop_all())
-                    return await response(_events(found, options), _failure, {})
+                    return await response(request, _events(found, options), _failure, {})
                 transcript = await while_there(request, pipeline.transcribe(source, options))
         except AsrError:
             await drain(request, settings.max_bytes)
@@ -96,16 +96,21 @@ def _routes(house: House, metrics: Metrics) -> FastAPI:
     return app
 
 
-async def _events(found: AsyncIterator[Progress | Transcript], options: Options) -> AsyncIterator[str]:
+async def _events(found: AsyncGenerator[Progress | Transcript], options: Options) -> AsyncGenerator[str]:
     """`progress` with the text that was settled since the last one, and `done` with the whole answer."""
-    async for one in found:
-        if isinstance(one, Transcript):
-            whole = await asyncio.to_thread(render, one, options.format)
-            yield event({**to_json(one), "formatted": whole} if isinstance(whole, str) else whole, "done")
-        else:
-            chunks = [chunk(segment, options) for segment in one.settled]
-            text = "".join(segment.text for segment in one.settled)
-            yield event({"done_s": round(one.done_s, 3), "total_s": one.total_s, "text": text, "chunks": chunks}, "progress")
+    async with aclosing(found):
+        async for one in found:
+            if isinstance(one, Transcript):
+                yield await asyncio.to_thread(_done, one, options)
+            else:
+                chunks = [chunk(segment, options) for segment in one.settled]
+                text = "".join(segment.text for segment in one.settled)
+                yield event({"done_s": round(one.done_s, 3), "total_s": one.total_s, "text": text, "chunks": chunks}, "progress")
+
+
+def _done(transcript: Transcript, options: Options) -> str:
+    whole = render(transcript, options.format)
+    return event({**to_json(transcript), "formatted": whole} if isinstance(whole, str) else whole, "done")
 
 
 def _failure(exc: AsrError) -> str:

@@ -67,7 +67,7 @@ async def _whole(request: Request, cap: int) -> bytes:
 def _from_json(body: bytes, query: Mapping[str, str]) -> tuple[AudioSource, Options]:
     try:
         given: Any = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidRequest('the body must be JSON such as {"url": "https://…/audio.mp3"}; it is not JSON') from None
     if not isinstance(given, dict):
         raise InvalidRequest(f"the body must be a JSON object with url; got {type(given).__name__}")
@@ -107,7 +107,7 @@ async def uploaded(request: Request, cap: int) -> AsyncIterator[tuple[BinaryIO |
                 raise InvalidRequest(f"the form's only file must be named file; got {name[:60]!r}")
         yield file, fields
     finally:
-        await form.close()
+        await asyncio.shield(asyncio.create_task(form.close()))  # also where the client has left
 
 
 async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:

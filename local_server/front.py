@@ -30,9 +30,11 @@ class House:
         self.fault: str | None = None
 
     def ready(self) -> Pipeline:
-        """The pipeline. Raises ModelUnavailable while there is none."""
+        """The pipeline. Raises ModelUnavailable while there is none, DeviceLost when it can do nothing any more."""
         if self.pipeline is None:
             raise ModelUnavailable(self.fault or "the model is being loaded; expected a request after /hc says ok")
+        if self.pipeline.runner.fault is not None:
+            raise self.pipeline.runner.fault
         return self.pipeline
 
     def health(self) -> tuple[int, dict[str, str] | None]:

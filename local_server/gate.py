@@ -68,7 +68,7 @@ class Gate:
         path = scope["path"]
         if path in _QUIET:
             return
-        code = scope.get("asr_code", "ok" if status < 400 else f"http_{status}")
+        code = scope.get("asr_code", "cancelled" if not status else "ok" if status < 400 else f"http_{status}")
         told = {"kind": scope["asr_kind"]} if "asr_kind" in scope else {}
         logs.info("request", id=name, method=scope["method"], path=path, status=status, code=code, seconds=round(seconds, 4), **told)
         route = getattr(scope.get("route"), "path", "other")

@@ -13,6 +13,7 @@ from handler import __version__
 from local_server.front import House
 
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)  # seconds
+READY = 200  # the status of /hc
 _SUMS = {
     "audio_s": ("asr_audio_seconds", "Seconds of audio transcribed."),
     "device_s": ("asr_device_seconds", "Seconds of the device that finished requests took."),
@@ -54,7 +55,7 @@ class _House(Collector):
 
     def collect(self) -> Iterator[Metric]:
         pipeline = self._house.pipeline
-        yield GaugeMetricFamily("asr_ready", "1 once requests are taken.", value=float(pipeline is not None and not self._house.fault))
+        yield GaugeMetricFamily("asr_ready", "1 once requests are taken.", value=float(self._house.health()[0] == READY))
         if pipeline is None:
             return
         info = GaugeMetricFamily("asr_info", "What runs here.", labels=("model", "device", "version"))

@@ -8,20 +8,21 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from handler.dropin import names_of
-from handler.errors import InvalidRequest, ModelNotFound
+from handler.errors import Cancelled, InvalidRequest, ModelNotFound
 from handler.fields import flag, number, one_of, shown
 from handler.formats import TEXTS, render, text_of, verbose
 from handler.languages import LANGUAGES
 from handler.schema import AudioSource, Options, Segment, Transcript
+from handler.sendable import encoded
 from handler.settings import Settings
 from local_server.body import uploaded, while_there
 from local_server.errors import openai_error
@@ -98,8 +99,11 @@ async def _answer(request: Request, house: House, task: str) -> Response:
         request.scope["asr_kind"] = "url" if source.url else "file"
         if asked.stream:
             found = told(pipeline, source, asked.options, stack.pop_all())
-            return await response(_events(found, asked), lambda exc: event(openai_error(exc)), _headers(house.settings))
-        transcript = await while_there(request, pipeline.transcribe(source, asked.options))
+            return await response(request, _events(found, asked), lambda exc: event(openai_error(exc)), _headers(house.settings))
+        try:
+            transcript = await while_there(request, pipeline.transcribe(source, asked.options))
+        except asyncio.CancelledError:  # the server ends, and the time for what is in work is over
+            raise Cancelled("the server is shutting down") from None
     body, media_type = await asyncio.to_thread(_body, transcript, asked)
     return Response(body, media_type=media_type, headers=_headers(house.settings))
 
@@ -158,7 +162,7 @@ def _items(value: str) -> list[str]:
     if value.startswith("["):
         try:
             found = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return [value]
         return [str(item) for item in found]
     return [value] if value else []
@@ -168,16 +172,17 @@ def _options(given: Mapping[str, Any], task: str) -> Options:
     languages = [*given.get("languages", ()), *([given["language"]] if given.get("language") else [])]
     if len(set(languages)) > 1:
         raise InvalidRequest("languages must name one language at most; without any, it is found out")
-    options = Options.parse(
+    return Options.parse(
         {
             "task": task,
             "language": languages[0] if languages else None,
             "prompt": given.get("prompt"),
             "temperature": number(0, 1)("temperature", given["temperature"]) if given.get("temperature") else None,
             "timestamps": "word",
+            "hotwords": ", ".join(given.get("keywords", ())),
+            "vad": _vad(given.get("chunking_strategy")),
         }
     )
-    return replace(options, hotwords=", ".join(given.get("keywords", ())), vad=_vad(given.get("chunking_strategy")))
 
 
 def _vad(strategy: object) -> bool:
@@ -187,7 +192,7 @@ def _vad(strategy: object) -> bool:
     if isinstance(strategy, str):
         try:
             strategy = json.loads(strategy)
-        except ValueError:
+        except (ValueError, RecursionError):
             strategy = None
     if strategy == {"type": "server_vad"}:
         return True
@@ -222,18 +227,23 @@ def _body(transcript: Transcript, asked: Asked) -> tuple[str, str]:
             content["words"] = [{"word": word.text.strip(), "start": word.start, "end": word.end} for word in words]
     if asked.logprobs:
         content["logprobs"] = _logprobs(transcript.segments)
-    return json.dumps(content, ensure_ascii=False, allow_nan=False), "application/json"
+    return encoded(content).decode(), "application/json"
 
 
-async def _events(found: AsyncIterator[Any], asked: Asked) -> AsyncIterator[str]:
+def _done(transcript: Transcript, asked: Asked) -> str:
+    done = {"type": "transcript.text.done", "text": transcript.text, "usage": _usage(transcript)}
+    return event(done | ({"logprobs": _logprobs(transcript.segments)} if asked.logprobs else {}))
+
+
+async def _events(found: AsyncGenerator[Any], asked: Asked) -> AsyncGenerator[str]:
     """`transcript.text.delta` as text is settled, and `transcript.text.done`."""
     begun = False
-    async for one in found:
-        if isinstance(one, Transcript):
-            done = {"type": "transcript.text.done", "text": one.text, "usage": _usage(one)}
-            yield event(done | ({"logprobs": _logprobs(one.segments)} if asked.logprobs else {}))
-        elif one.settled:
-            delta = "".join(segment.text for segment in one.settled)
-            content = {"type": "transcript.text.delta", "delta": delta if begun else delta.lstrip()}
-            begun = begun or bool(text_of(one.settled))
-            yield event(content | ({"logprobs": _logprobs(one.settled)} if asked.logprobs else {}))
+    async with aclosing(found):
+        async for one in found:
+            if isinstance(one, Transcript):
+                yield await asyncio.to_thread(_done, one, asked)
+            elif one.settled:
+                delta = "".join(segment.text for segment in one.settled)
+                content = {"type": "transcript.text.delta", "delta": delta if begun else delta.lstrip()}
+                begun = begun or bool(text_of(one.settled))
+                yield event(content | ({"logprobs": _logprobs(one.settled)} if asked.logprobs else {}))

@@ -246,3 +246,27 @@ def test_a_multilingual_model_translates_a_file(base_folder: Path) -> None:
         assert got.text
         assert got.language == "english"
         assert client.audio.transcriptions.create(file=file(), model="whisper-1", language="en").text
+
+
+def test_half_a_character_and_json_without_an_end_cost_nobody_anything(server: Server) -> None:
+    as_json = {"Content-Type": "application/json"}
+    with httpx.Client(base_url=server.url, headers={"X-API-Key": KEY}, timeout=60) as raw:
+        for _ in range(4):
+            for name in ("prompt", "hotwords"):
+                refused = raw.post("/asr", content=f'{{"url": "http://a/b", "{name}": "\\ud800"}}', headers=as_json)
+                assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_request")
+            assert raw.post("/asr", content="[" * 100_000, headers=as_json).status_code == 400
+            for field in ("keywords", "chunking_strategy"):
+                for value in ('["\\ud800"]', "[" * 50_000):
+                    given = {"model": "whisper-1", field: value}
+                    got = raw.post("/v1/audio/transcriptions", files={"file": ("a.flac", SPEECH)}, data=given)
+                    assert got.status_code in (200, 400)
+        assert raw.post("/asr", content=SPEECH).status_code == 200
+
+
+def test_a_client_that_leaves_before_the_first_event_is_noticed(server: Server, pipeline: Pipeline, web: Web) -> None:
+    headers = {"X-API-Key": KEY, "Accept": "text/event-stream"}
+    with pytest.raises(httpx.ReadTimeout), httpx.Client(base_url=server.url, headers=headers, timeout=1.0) as raw:
+        raw.post("/asr", json={"url": web.url + "/hang"})
+    while pipeline.load().requests:
+        pass

@@ -169,3 +169,14 @@ def test_a_server_with_keys_asks_for_one(browser: Browser, pipeline: Pipeline) -
         browser.drop(SPEECH, "fox.flac")
         browser.until(DONE)
         assert word_errors(FOX, said(browser)) == 0
+
+
+def test_a_script_without_blanks_gets_none(page: Browser) -> None:
+    page.drop(SPEECH, "fox.flac")
+    page.until(DONE)
+    made = page.run(
+        "import('/page/formats.js').then(f => f.FORMATS.json[1]([{start: 0, end: 1, text: '你好', edited: false}],"
+        " {text: '你好', chunks: [{timestamp: [0, 1], text: '你好'}]}))"
+    )
+    assert json.loads(made)["text"] == "你好"
+    assert page.run("document.querySelector('.said').textContent") == page.run("document.querySelector('.said').dataset.text")

@@ -27,6 +27,6 @@ export const FORMATS = {
     "WEBVTT\n" + segments.map((one) => `\n${stamp(one.start, ".")} --> ${stamp(one.end, ".")}\n${escaped(one.text)}\n`).join("")],
   json: ["application/json", (segments, answer) => {
     const chunks = answer.chunks.map((chunk, at) => ({ ...chunk, text: segments[at].text }));
-    return JSON.stringify({ ...answer, text: segments.map((one) => one.text).join(" "), chunks }, null, 2) + "\n";
+    return JSON.stringify({ ...answer, text: segments.some((one) => one.edited) ? segments.map((one) => one.text).join(" ") : answer.text, chunks }, null, 2) + "\n";
   }],
 };

@@ -72,15 +72,21 @@ function told(chunk) {
   said.className = "said";
   said.dataset.start = start;
   said.dataset.end = end;
+  let place_in_text = 0; // a blank stands only where the text has one: not every script parts words
   for (const word of chunk.words) {
+    const begins = chunk.text.indexOf(word.word, place_in_text);
+    if (begins > place_in_text) said.append(chunk.text.slice(place_in_text, begins));
+    if (begins >= 0) place_in_text = begins + word.word.length;
     const element = document.createElement("span");
     element.className = word.probability < UNSURE ? "word unsure" : "word";
     element.textContent = word.word;
     element.title = `${clock(word.start)}, ${Math.round(100 * word.probability)} % sure`;
     element.addEventListener("click", () => seek(word.start));
-    said.append(element, " ");
+    said.append(element);
     words.push({ start: word.start, end: word.end, element });
   }
+  said.append(chunk.text.slice(place_in_text));
+  said.dataset.text = said.textContent;
   line.append(place, said);
   text.append(line);
 }
@@ -88,6 +94,7 @@ function told(chunk) {
 function segments() {
   return [...text.querySelectorAll(".said")].map((said) => ({
     start: Number(said.dataset.start), end: Number(said.dataset.end), text: said.textContent.replace(/\s+/g, " ").trim(),
+    edited: said.textContent !== said.dataset.text,
   }));
 }
 
