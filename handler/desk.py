@@ -13,8 +13,8 @@ from handler.audio.fetch import public_url
 from handler.delivery import ENVELOPE, deliver
 from handler.dropin import answer as as_theirs
 from handler.errors import AsrError, DeadlineExceeded, DeviceLost, Internal
-from handler.formats import chunk, verbose
-from handler.job import Job, parse_job, rendered
+from handler.formats import chunk, to_object, verbose
+from handler.job import Job, parse_job
 from handler.pipeline import Pipeline, Progress, ProgressCallback
 from handler.schema import AudioSource, Options, Segment, Transcript
 from handler.sendable import encoded, sendable
@@ -188,7 +188,7 @@ class Desk:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        found = await asyncio.to_thread(rendered, transcript, job.options)
+        found = await asyncio.to_thread(to_object, transcript, job.options.format)
         rest = sendable({name: value for name, value in found.items() if name not in PARTED})
         formatted = list(parting.formatted(found.get("formatted", "")))
         if parting.bytes <= room and len(encoded(rest)) <= last:
@@ -246,7 +246,7 @@ class Parting:
 
 def _shaped(transcript: Transcript, translated: Transcript | None, job: Job) -> dict[str, Any]:
     """An answer, what a second pass took and lacks included."""
-    found = rendered(transcript, job.options)
+    found = to_object(transcript, job.options.format)
     if job.shape is None:
         return found
     found |= as_theirs(job.shape, transcript, translated)

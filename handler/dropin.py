@@ -3,7 +3,7 @@
 Source: runpod-workers/worker-faster_whisper, README.md and src/predict.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,20 +52,20 @@ def taken(given: Mapping[str, Any], model_id: str, aliases: tuple[str, ...]) -> 
 
 
 def _check_model(asked: str, model_id: str, aliases: tuple[str, ...]) -> None:
-    known = names_of(model_id) | set(aliases)
+    known = names_of(model_id, aliases)
     if asked not in known:
         raise InvalidRequest(
             f"model {shown(asked)} is not loaded; this worker has {model_id} (MODEL_ID), and expected one of {', '.join(sorted(known))}"
         )
 
 
-def names_of(model_id: str) -> set[str]:
-    """What a model is called: by its whole id, and as these workers call it, such as large-v3 and turbo."""
+def names_of(model_id: str, aliases: Iterable[str] = ()) -> set[str]:
+    """What a model is called: by its whole id, as these workers call it, such as large-v3 and turbo, and by its aliases."""
     last = model_id.rpartition("/")[2]
     short = next((last.removeprefix(prefix) for prefix in _PREFIXES if last.startswith(prefix)), last)
     if last.startswith("faster-distil-whisper-"):
         short = f"distil-{short}"
-    return {model_id, last, short, _SHORT.get(short, short)}
+    return {model_id, last, short, _SHORT.get(short, short), *aliases}
 
 
 def answer(shape: Shape, transcript: Transcript, translated: Transcript | None) -> dict[str, Any]:

@@ -132,3 +132,9 @@ def render(transcript: Transcript, format: str) -> dict[str, Any] | str:
     if format in TEXTS:
         return TEXTS[format][0](transcript)
     return to_verbose_json(transcript) if format == "verbose_json" else to_json(transcript)
+
+
+def to_object(transcript: Transcript, format: str) -> dict[str, Any]:
+    """The transcript as an object in any of schema.FORMATS; one that is text stands under `formatted` beside the object."""
+    found = render(transcript, format)
+    return {**to_json(transcript), "formatted": found} if isinstance(found, str) else found

@@ -1,4 +1,4 @@
-"""A job of the queue and its answer: the platform's objects to ours and back. Knows no engine and no SDK."""
+"""A job of the queue: the platform's object to ours. Knows no engine and no SDK."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,8 +7,7 @@ from typing import Any
 from handler.dropin import Shape, taken
 from handler.errors import InvalidRequest
 from handler.fields import one_of, shown, text
-from handler.formats import render, to_json
-from handler.schema import AudioSource, Options, Transcript
+from handler.schema import AudioSource, Options
 from handler.settings import Settings
 from handler.upload import Bucket, Place, place_at
 
@@ -88,9 +87,3 @@ def _bucket(given: object) -> Bucket | None:
     if not isinstance(given, Mapping) or not all(isinstance(given.get(name), str) and given[name] for name in _S3):
         raise InvalidRequest(f"s3Config must be an object with {', '.join(_S3)}, each a string")
     return Bucket(**{own: given[name] for name, own in _S3.items()})
-
-
-def rendered(transcript: Transcript, options: Options) -> dict[str, Any]:
-    """A transcript in a job's answer; a format that is text stands under `formatted` beside the object."""
-    found = render(transcript, options.format)
-    return {**to_json(transcript), "formatted": found} if isinstance(found, str) else found

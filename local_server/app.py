@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from handler import __version__, logs
 from handler.errors import AsrError, Cancelled, Internal, InvalidRequest
-from handler.formats import TEXTS, chunk, render, to_json
+from handler.formats import TEXTS, chunk, render, to_object
 from handler.pipeline import Progress
 from handler.schema import Options, Transcript
 from handler.settings import Settings
@@ -109,8 +109,7 @@ async def _events(found: AsyncGenerator[Progress | Transcript], options: Options
 
 
 def _done(transcript: Transcript, options: Options) -> str:
-    whole = render(transcript, options.format)
-    return event({**to_json(transcript), "formatted": whole} if isinstance(whole, str) else whole, "done")
+    return event(to_object(transcript, options.format), "done")
 
 
 def _failure(exc: AsrError) -> str:

@@ -84,7 +84,7 @@ def _model(name: str) -> dict[str, Any]:
 
 
 def _check_model(name: str, settings: Settings) -> None:
-    known = names_of(settings.model_id) | set(settings.model_aliases)
+    known = names_of(settings.model_id, settings.model_aliases)
     if name not in known:
         raise ModelNotFound(f"model {shown(name)} is not loaded; expected {settings.model_id}, or one of {', '.join(sorted(known))}")
 

@@ -6,24 +6,16 @@ Source: the types of the public `openai` package.
 from typing import Any
 
 from local_server.errors import STATUS, openai_error
-from local_server.openapi import error_kinds
+from local_server.openapi import error_responses, error_schema
 
-_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": "string", "enum": sorted({*STATUS, "invalid_api_key"})},
-            },
-        }
-    },
-}
+_ERROR = error_schema(
+    {
+        "message": {"type": "string"},
+        "type": {"type": "string"},
+        "param": {"type": ["string", "null"]},
+        "code": {"type": "string", "enum": sorted({*STATUS, "invalid_api_key"})},
+    }
+)
 _SECONDS = {"type": "number", "description": "Seconds."}
 _WORD = {
     "type": "object",
@@ -99,11 +91,7 @@ def _form(fields: dict[str, Any]) -> dict[str, Any]:
 
 TRANSCRIPTION_REQUEST = _form({**_FIELDS, **_MORE})
 TRANSLATION_REQUEST = _form(_FIELDS)
-_FAILURES: dict[int | str, dict[str, Any]] = {
-    status: {"description": " or ".join(kind.code for kind in kinds), "content": {
-        "application/json": {"schema": _ERROR, "example": openai_error(kinds[0]("what was expected and what came"))}}}
-    for status, kinds in error_kinds().items()
-}  # fmt: skip
+_FAILURES = error_responses(_ERROR, openai_error)
 TRANSCRIPTION_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The text.",

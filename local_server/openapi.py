@@ -1,5 +1,6 @@
 """What `/docs` says of requests and answers, made from the schema so that it is said once. Knows no route."""
 
+from collections.abc import Callable
 from typing import Any
 
 from handler import __version__
@@ -8,7 +9,6 @@ from handler.formats import TEXTS
 from handler.schema import Options
 from local_server.errors import STATUS
 
-_RETRYABLE = {kind.code for kind in all_kinds() if kind.retryable}
 _OPTIONS = Options.json_schema()
 
 
@@ -119,21 +119,6 @@ _TRANSCRIPT = {
         "segments": {"type": "array", "items": {"type": "object"}, "description": "With verbose_json: segments with their evidence."},
     },
 }
-_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["code", "message", "retryable"],
-            "properties": {
-                "code": {"type": "string", "enum": sorted(STATUS)},
-                "message": {"type": "string"},
-                "retryable": {"type": "boolean"},
-            },
-        }
-    },
-}
 _FILE = {"schema": {"type": "string", "format": "binary"}}
 _JSON_BODY = {
     "schema": {
@@ -160,26 +145,28 @@ def _json(schema: dict[str, Any], example: object) -> dict[str, Any]:
     return {"application/json": {"schema": schema, "example": example}}
 
 
-def error_kinds() -> dict[int, list[type[AsrError]]]:
-    """The kinds of errors by status."""
-    kinds: dict[int, list[type[AsrError]]] = {}
-    for kind in sorted(all_kinds(), key=lambda kind: kind.code):
-        if kind.code in STATUS and "code" in vars(kind):
-            kinds.setdefault(STATUS[kind.code], []).append(kind)
-    return kinds
-
-
-def _error_responses() -> dict[int | str, dict[str, Any]]:
-    codes: dict[int, list[str]] = {}
-    for code, status in STATUS.items():
-        codes.setdefault(status, []).append(code)
+def error_schema(fields: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an envelope with these fields under `error`."""
     return {
-        status: {"description": " or ".join(names), "content": _json(_ERROR, _error_example(names[0]))} for status, names in codes.items()
+        "type": "object",
+        "required": ["error"],
+        "properties": {"error": {"type": "object", "required": list(fields), "properties": fields}},
     }
 
 
-def _error_example(code: str) -> dict[str, Any]:
-    return {"error": {"code": code, "message": "what was expected and what came", "retryable": code in _RETRYABLE}}
+def error_responses(schema: dict[str, Any], shown: Callable[[AsrError], dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """What every status of an error says, with an example of the first of its kinds."""
+    kinds: dict[int, list[type[AsrError]]] = {}
+    for kind in sorted(all_kinds(), key=lambda kind: kind.code):
+        if "code" in vars(kind) and kind is not AsrError:
+            kinds.setdefault(STATUS[kind.code], []).append(kind)
+    return {
+        status: {
+            "description": " or ".join(kind.code for kind in found),
+            "content": _json(schema, shown(found[0]("what was expected and what came"))),
+        }
+        for status, found in kinds.items()
+    }
 
 
 ASR_REQUEST: dict[str, Any] = {
@@ -203,7 +190,10 @@ ASR_RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "The transcript.",
         "content": {**_json(_TRANSCRIPT, _EXAMPLE), **{media: {"schema": {"type": "string"}} for _, media in TEXTS.values()}},
     },
-    **_error_responses(),
+    **error_responses(
+        error_schema({"code": {"type": "string", "enum": sorted(STATUS)}, "message": {"type": "string"}, "retryable": {"type": "boolean"}}),
+        lambda error: {"error": error.as_dict()},
+    ),
 }
 HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "Ready.", "content": _json({"type": "object"}, {"status": "ok", "version": __version__})},

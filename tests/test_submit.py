@@ -20,12 +20,6 @@ from tests.web import Web
 
 
 @pytest.fixture
-def queue() -> Iterator[Queue]:
-    with Queue() as made:
-        yield made
-
-
-@pytest.fixture
 def endpoint(queue: Queue) -> Iterator[Endpoint]:
     with Endpoint(queue) as made:
         yield made
