@@ -6,8 +6,9 @@ Downloading and decoding to samples run in threads of their own, the engine in a
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from handler import __version__, logs
@@ -69,6 +70,7 @@ class Pipeline:
             tally=Tally(),
         )
         self._requests: set[Request] = set()
+        self._places = 0  # that doors have taken
 
     async def transcribe(
         self, source: AudioSource, options: Options, progress: ProgressCallback | None = None, limit_s: float | None = None
@@ -79,7 +81,7 @@ class Pipeline:
         needs an answer; where they plainly do not suffice, the request ends as too long as soon as that is known.
         """
         self._check(options)
-        self.check_room()
+        self._check_room(len(self._requests))
         request = Request(self._shared, options, progress, limit_s)
         self._requests.add(request)
         try:
@@ -121,9 +123,18 @@ class Pipeline:
         self._behind = threading.Thread(target=work, name="behind")
         self._behind.start()
 
-    def check_room(self) -> None:
-        """Raise Overloaded where one more request would be too many."""
-        if len(self._requests) >= self.settings.max_requests:
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place for one request, which a door takes before it reads one. Raises Overloaded where all are taken."""
+        self._check_room(self._places)
+        self._places += 1
+        try:
+            yield
+        finally:
+            self._places -= 1
+
+    def _check_room(self, taken: int) -> None:
+        if taken >= self.settings.max_requests:
             raise Overloaded(f"expected at most {self.settings.max_requests} requests at once (MAX_REQUESTS)")
 
     def close(self) -> None:

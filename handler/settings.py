@@ -145,8 +145,11 @@ class Settings:
     max_bytes: int = _var("MAX_BYTES", 4 * _GIB, _whole(1, 1024 * _GIB), "largest file, bytes")
     max_duration_s: float = _var("MAX_DURATION_S", _DAY_S, _seconds(1, 100 * _DAY_S), "longest audio, seconds")
     download_timeout_s: float = _var("DOWNLOAD_TIMEOUT_S", 600.0, _seconds(0.01, _DAY_S), "time for one whole download, seconds")
+    upload_silence_s: float = _var(
+        "UPLOAD_SILENCE_S", 60.0, _seconds(0.01, _DAY_S), "longest time between two pieces of an upload, seconds"
+    )
     request_timeout_s: float = _var(
-        "REQUEST_TIMEOUT_S", _DAY_S, _seconds(0.01, 100 * _DAY_S), "time for one request, its download included, seconds"
+        "REQUEST_TIMEOUT_S", _DAY_S, _seconds(0.01, 100 * _DAY_S), "time for one request, its download or upload included, seconds"
     )
     drain_timeout_s: int = _var(
         "DRAIN_TIMEOUT_S", 60, _whole(0, _DAY_S), "time that a process which is told to end gives to what is in work, whole seconds"

@@ -13,22 +13,21 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST as METRICS_TYPE
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect
 
 from handler import __version__, logs
-from handler.errors import AsrError, Cancelled, Internal, InvalidRequest
+from handler.errors import AsrError, Internal, InvalidRequest
 from handler.formats import TEXTS, chunk, render, to_object
-from handler.pipeline import Progress
 from handler.schema import Options, Transcript
 from handler.settings import Settings
-from local_server.body import drain, parsed, while_there
+from local_server.body import Incoming, asked
 from local_server.errors import error_response
 from local_server.front import Asgi, House
 from local_server.gate import Gate
+from local_server.linger import Linger
 from local_server.metrics import Metrics
 from local_server.openai_api import add_openai
 from local_server.openapi import ASR_REQUEST, ASR_RESPONSES, HEALTH_RESPONSES
-from local_server.sse import event, response, told
+from local_server.sse import Told, event, response, told
 from local_server.web_page import add_page
 
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -39,7 +38,7 @@ def make_app(house: House) -> Asgi:
     settings, metrics = house.settings, Metrics(house)
     if not settings.api_keys:
         logs.warning("server_is_open", expected="API_KEY, where others can reach this server")
-    app: Asgi = Gate(_routes(house, metrics), settings.api_keys, metrics)
+    app: Asgi = Linger(Gate(_routes(house, metrics), settings.api_keys, metrics))
     if settings.cors_origins:
         app = CORSMiddleware(
             app, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=["*"]
@@ -52,7 +51,6 @@ def _routes(house: House, metrics: Metrics) -> FastAPI:
     app = FastAPI(title="asr-handler", version=__version__, description="Speech to text.")
     app.add_exception_handler(AsrError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(ClientDisconnect, _on_left)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_crash)
 
@@ -74,29 +72,30 @@ def _routes(house: House, metrics: Metrics) -> FastAPI:
     async def asr(request: Request) -> Response:
         """Transcribe an address, the bytes in the body, or an uploaded file."""
         began = time.perf_counter()
-        try:
-            pipeline = house.ready()
-            pipeline.check_room()
-            async with AsyncExitStack() as stack:
-                source, options = await stack.enter_async_context(parsed(request, settings.max_bytes))
+        pipeline = house.ready()
+        async with AsyncExitStack() as stack:
+            stack.enter_context(pipeline.place())
+            incoming = await stack.enter_async_context(Incoming(request, settings))
+            events = "text/event-stream" in request.headers.get("accept", "")
+
+            async def begin(held: AsyncExitStack) -> tuple[Told | Transcript, Options]:
+                source, options = await asked(incoming, request.query_params)
                 request.scope["asr_kind"] = "url" if source.url else "file"
-                if "text/event-stream" in request.headers.get("accept", ""):
-                    found = told(pipeline, source, options, stack.pop_all())
-                    return await response(request, _events(found, options), _failure, {})
-                transcript = await while_there(request, pipeline.transcribe(source, options))
-        except AsrError:
-            await drain(request, settings.max_bytes)
-            raise
-        except asyncio.CancelledError:  # the server ends, and the time for what is in work is over
-            raise Cancelled("the server is shutting down") from None
-        headers = _headers(transcript, time.perf_counter() - began, pipeline.engine.device_name, settings)
-        body = await asyncio.to_thread(_body, transcript, options.format)
+                if events:
+                    return told(pipeline, source, options, held), options
+                return await pipeline.transcribe(source, options), options
+
+            found, options = await incoming.begun(begin)
+            if not isinstance(found, Transcript):
+                return await response(incoming, _events(found, options), stack, _failure, {})
+        headers = _headers(found, time.perf_counter() - began, pipeline.engine.device_name, settings)
+        body = await asyncio.to_thread(_body, found, options.format)
         return Response(body, headers=headers, media_type=TEXTS[options.format][1] if options.format in TEXTS else "application/json")
 
     return app
 
 
-async def _events(found: AsyncGenerator[Progress | Transcript], options: Options) -> AsyncGenerator[str]:
+async def _events(found: Told, options: Options) -> AsyncGenerator[str]:
     """`progress` with the text that was settled since the last one, and `done` with the whole answer."""
     async with aclosing(found):
         async for one in found:
@@ -149,10 +148,6 @@ async def _on_error(request: Request, exc: Any) -> Response:
 
 async def _on_invalid(request: Request, exc: Any) -> Response:
     return await _on_error(request, InvalidRequest(str(exc.errors()[0].get("msg", "the request is malformed"))))
-
-
-async def _on_left(request: Request, _: Any) -> Response:
-    return await _on_error(request, Cancelled("the client has left"))
 
 
 async def _on_http(request: Request, exc: Any) -> Response:

@@ -35,13 +35,15 @@ class Gate:
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         name = given if _ID.fullmatch(given) else uuid.uuid4().hex
         scope["asr_request_id"] = name
-        status, began = 0, time.perf_counter()
+        status = 0
+        began = ended = time.perf_counter()
 
         async def told(message: Message) -> None:
-            nonlocal status
+            nonlocal status, ended
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", name.encode())]
+            ended = time.perf_counter()
             await send(message)
 
         try:
@@ -52,7 +54,7 @@ class Gate:
                 refusal = Unauthorized("expected a key, as Authorization: Bearer or X-API-Key")
                 await error_response(refusal, scope["path"])(scope, receive, told)
         finally:
-            self._note(scope, name, status, time.perf_counter() - began)
+            self._note(scope, name, status, (ended if status else time.perf_counter()) - began)
 
     def _is_free(self, scope: Message) -> bool:
         # A browser asks before it may send a key.

@@ -17,18 +17,18 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from handler.dropin import names_of
-from handler.errors import Cancelled, InvalidRequest, ModelNotFound
+from handler.errors import InvalidRequest, ModelNotFound
 from handler.fields import flag, number, one_of, shown
 from handler.formats import TEXTS, render, text_of, verbose
 from handler.languages import LANGUAGES
 from handler.schema import AudioSource, Options, Segment, Transcript
 from handler.sendable import encoded
 from handler.settings import Settings
-from local_server.body import uploaded, while_there
+from local_server.body import Incoming
 from local_server.errors import openai_error
 from local_server.front import House
 from local_server.openai_schema import MODELS_RESPONSES, TRANSCRIPTION_REQUEST, TRANSCRIPTION_RESPONSES, TRANSLATION_REQUEST
-from local_server.sse import event, response, told
+from local_server.sse import Told, event, response, told
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 GRANULARITIES = ("segment", "word")
@@ -90,33 +90,38 @@ def _check_model(name: str, settings: Settings) -> None:
 
 
 async def _answer(request: Request, house: House, task: str) -> Response:
-    pipeline = house.ready()
-    pipeline.check_room()
+    pipeline, settings = house.ready(), house.settings
     async with AsyncExitStack() as stack:
-        file, fields = await stack.enter_async_context(uploaded(request, house.settings.max_bytes))
-        source, given = _source(file, fields)
-        asked = parse(given, task, house.settings)
-        request.scope["asr_kind"] = "url" if source.url else "file"
-        if asked.stream:
-            found = told(pipeline, source, asked.options, stack.pop_all())
-            return await response(request, _events(found, asked), lambda exc: event(openai_error(exc)), _headers(house.settings))
-        try:
-            transcript = await while_there(request, pipeline.transcribe(source, asked.options))
-        except asyncio.CancelledError:  # the server ends, and the time for what is in work is over
-            raise Cancelled("the server is shutting down") from None
-    body, media_type = await asyncio.to_thread(_body, transcript, asked)
-    return Response(body, media_type=media_type, headers=_headers(house.settings))
+        stack.enter_context(pipeline.place())
+        incoming = await stack.enter_async_context(Incoming(request, settings))
+
+        async def begin(held: AsyncExitStack) -> tuple[Told | Transcript, Asked]:
+            source, fields = _source(incoming)
+            asked = parse(fields, task, settings)
+            request.scope["asr_kind"] = "url" if source.url else "file"
+            if asked.stream:
+                return told(pipeline, source, asked.options, held), asked
+            return await pipeline.transcribe(source, asked.options), asked
+
+        found, asked = await incoming.begun(begin)
+        if not isinstance(found, Transcript):
+            return await response(incoming, _events(found, asked), stack, lambda exc: event(openai_error(exc)), _headers(settings))
+    body, media_type = await asyncio.to_thread(_body, found, asked)
+    return Response(body, media_type=media_type, headers=_headers(settings))
 
 
 def _headers(settings: Settings) -> dict[str, str]:
     return {"X-Model-ID": settings.model_id.encode("ascii", "backslashreplace").decode()}
 
 
-def _source(file: Any, fields: Sequence[tuple[str, str]]) -> tuple[AudioSource, list[tuple[str, str]]]:
-    urls = [value for name, value in fields if name == "url"]
-    if (file is not None) == bool(urls) or len(urls) > 1:
+def _source(incoming: Incoming) -> tuple[AudioSource, list[tuple[str, str]]]:
+    if incoming.form is None:
+        raise InvalidRequest("the body must be multipart/form-data with one part named file, or with url")
+    urls = [value for name, value in incoming.form.fields if name == "url"]
+    if (incoming.form.file_at is not None) == bool(urls) or len(urls) > 1:
         raise InvalidRequest("file must be there, as a file with a name, or url instead of it")
-    return (AudioSource(file=file) if file is not None else AudioSource(url=urls[0])), [pair for pair in fields if pair[0] != "url"]
+    source = AudioSource(url=urls[0]) if urls else AudioSource(growing=incoming.spool)
+    return source, [pair for pair in incoming.form.fields if pair[0] != "url"]
 
 
 def parse(fields: Sequence[tuple[str, str]], task: str, settings: Settings) -> Asked:
@@ -235,7 +240,7 @@ def _done(transcript: Transcript, asked: Asked) -> str:
     return event(done | ({"logprobs": _logprobs(transcript.segments)} if asked.logprobs else {}))
 
 
-async def _events(found: AsyncGenerator[Any], asked: Asked) -> AsyncGenerator[str]:
+async def _events(found: Told, asked: Asked) -> AsyncGenerator[str]:
     """`transcript.text.delta` as text is settled, and `transcript.text.done`."""
     begun = False
     async with aclosing(found):

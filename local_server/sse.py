@@ -8,35 +8,38 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
-from fastapi import Request
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from handler import logs
 from handler.errors import AsrError, Internal
 from handler.pipeline import Pipeline, Progress
 from handler.schema import AudioSource, Options, Transcript
 from handler.sendable import encoded
-from local_server.body import while_there
+from local_server.body import Incoming
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+Told = AsyncGenerator[Progress | Transcript]  # how far a request is, again and again, then its transcript
 
 
-async def told(pipeline: Pipeline, source: AudioSource, options: Options, stack: AsyncExitStack) -> AsyncGenerator[Progress | Transcript]:
-    """How far a request is, again and again, then its transcript; whoever stops listening cancels it. Raises AsrError.
-
-    `stack` holds what the source needs, and is closed at the end.
-    """
+def told(pipeline: Pipeline, source: AudioSource, options: Options, stack: AsyncExitStack) -> Told:
+    """Begin a request, which `stack` ends; what it tells is kept until somebody listens. Raises AsrError there."""
     news: asyncio.Queue[Progress | None] = asyncio.Queue()
-    async with stack:
-        task = asyncio.create_task(pipeline.transcribe(source, options, news.put_nowait))
-        task.add_done_callback(lambda _: news.put_nowait(None))
-        try:
-            while (progress := await news.get()) is not None:
-                yield progress
-            yield await task
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    task = asyncio.create_task(pipeline.transcribe(source, options, news.put_nowait))
+    task.add_done_callback(lambda _: news.put_nowait(None))
+    stack.push_async_callback(_end, task)
+
+    async def listening() -> Told:
+        while (progress := await news.get()) is not None:
+            yield progress
+        yield await task
+
+    return listening()
+
+
+async def _end(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def event(content: dict[str, Any], name: str | None = None) -> str:
@@ -45,30 +48,45 @@ def event(content: dict[str, Any], name: str | None = None) -> str:
     return f"event: {name}\ndata: {data}\n\n" if name else f"data: {data}\n\n"
 
 
+class Events(StreamingResponse):
+    """A stream of events, which ends where the client leaves; what its request needs is given back then."""
+
+    def __init__(self, events: AsyncGenerator[str], incoming: Incoming, stack: AsyncExitStack, headers: dict[str, str]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={**HEADERS, **headers})
+        self._incoming = incoming
+        self._stack = stack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        async with self._stack:
+            await super().__call__(scope, self._incoming.disconnected, send)
+
+
 async def response(
-    request: Request, events: AsyncGenerator[str], failed: Callable[[AsrError], str], headers: dict[str, str]
-) -> StreamingResponse:
-    """A stream of events. Raises what happens before the first one, so that it still has its status; `failed` tells later errors."""
-    try:
-        first = await while_there(request, anext(events))
-    except BaseException:
-        await events.aclose()
-        raise
+    incoming: Incoming, events: AsyncGenerator[str], stack: AsyncExitStack, failed: Callable[[AsrError], str], headers: dict[str, str]
+) -> Events:
+    """A stream of events. Raises what happens before the first one, so that it still has its status; `failed` tells later errors.
+
+    `stack` holds what the request needs; the answer takes it over.
+    """
+    first = await incoming.while_there(anext(events))
+    scope = incoming.scope
 
     async def all_of_them() -> AsyncGenerator[str]:
-        request.scope["asr_code"] = "cancelled"  # as long as the client may leave
+        scope["asr_code"] = "cancelled"  # as long as the client may leave
         async with aclosing(events):
             try:
                 yield first
                 async for one in events:
                     yield one
-                request.scope["asr_code"] = "ok"
+                scope["asr_code"] = "ok"
             except AsrError as exc:
-                request.scope["asr_code"] = exc.code
+                scope["asr_code"] = exc.code
                 yield failed(exc)
             except Exception as exc:
-                request.scope["asr_code"] = Internal.code
+                scope["asr_code"] = Internal.code
                 logs.error("stream_crashed", exc)
                 yield failed(Internal(f"a fault of this server: {type(exc).__name__}"))
+        await incoming.stop()
 
-    return StreamingResponse(all_of_them(), media_type="text/event-stream", headers={**HEADERS, **headers})
+    return Events(all_of_them(), incoming, stack.pop_all(), headers)

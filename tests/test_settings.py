@@ -28,6 +28,7 @@ VALID = {
     "MAX_BYTES": ("1000", "max_bytes", 1000),
     "MAX_DURATION_S": ("60", "max_duration_s", 60.0),
     "DOWNLOAD_TIMEOUT_S": ("1.5", "download_timeout_s", 1.5),
+    "UPLOAD_SILENCE_S": ("0.5", "upload_silence_s", 0.5),
     "REQUEST_TIMEOUT_S": ("90", "request_timeout_s", 90.0),
     "DRAIN_TIMEOUT_S": ("5", "drain_timeout_s", 5),
     "EXECUTION_TIMEOUT_S": ("90", "execution_timeout_s", 90.0),
@@ -55,7 +56,7 @@ BAD = {
     "CHUNK_LENGTH_S": "nan", "STRIDE_LENGTH_S": "16", "DEVICE": "tpu", "DTYPE": "int4", "AUDIO_CONTEXT": "10", "STARTUP_CHECK": "maybe",
     "MAX_REQUESTS": "-1", "MAX_BYTES": "1e9",
     "EXECUTION_TIMEOUT_S": "0", "CONCURRENCY": "0", "RUNPOD_STREAM": "maybe", "PROGRESS_INTERVAL_S": "-1", "MAX_RESULT_BYTES": "10",
-    "RESUME_BYTES": "all", "RESUME_AGE_S": "0", "GPU_PRICE_PER_SECOND": "free",
+    "UPLOAD_SILENCE_S": "0", "RESUME_BYTES": "all", "RESUME_AGE_S": "0", "GPU_PRICE_PER_SECOND": "free",
     "MAX_DURATION_S": "0", "DOWNLOAD_TIMEOUT_S": "soon", "REQUEST_TIMEOUT_S": "0", "DRAIN_TIMEOUT_S": "-1", "LOG_LEVEL": "loud",
 }  # fmt: skip
 

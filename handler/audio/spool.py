@@ -137,6 +137,11 @@ class Spool:
             return self._size if self._complete or self._expected is None else self._expected
 
     @property
+    def size(self) -> int:
+        """Bytes that have come."""
+        return self._size
+
+    @property
     def complete(self) -> bool:
         """Whether no more bytes will come."""
         return self._complete

@@ -1,0 +1,50 @@
+"""Answers that come before the whole request has: the client gets its answer at once, and may still send on for a while.
+
+A connection that is closed while its client sends is reset, and the answer lost. Source: nginx, lingering_close. Pure ASGI.
+"""
+
+import asyncio
+
+from local_server.front import Asgi, Message, Receive, Send
+
+SILENCE_S, LONGEST_S = 5.0, 30.0  # between two pieces, and in all. Source: nginx, lingering_timeout and lingering_time
+
+
+class Linger:
+    """Reads and drops what is left of a request once it is answered, before the answer counts as ended."""
+
+    def __init__(self, app: Asgi) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """One request."""
+        over = False  # there is no more of the request
+        asked = (b"expect", b"100-continue") not in scope.get("headers", ())  # or whoever waits for a word has got it
+
+        async def heard() -> Message:
+            nonlocal over, asked
+            asked = True
+            message = await receive()
+            over = over or not message.get("more_body", False)
+            return message
+
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False) and asked and not over:
+                await send({**message, "more_body": True})
+                await _drop(heard)
+                message = {"type": "http.response.body"}
+            await send(message)
+
+        await self._app(scope, heard, told)
+
+
+async def _drop(heard: Receive) -> None:
+    try:
+        async with asyncio.timeout(LONGEST_S):
+            while True:
+                async with asyncio.timeout(SILENCE_S):
+                    message = await heard()
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
