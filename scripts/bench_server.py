@@ -80,6 +80,15 @@ class Server:
         """The most memory that the process has held until now."""
         return peak_bytes(self._process.pid)
 
+    def bytes(self) -> int:
+        """The memory that it holds now."""
+        pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def temporary_files(self) -> int:
+        """Files without a name that it holds open."""
+        return sum(str(entry.readlink()).endswith("(deleted)") for entry in Path(f"/proc/{self._process.pid}/fd").iterdir())
+
     def upload(self, path: Path) -> Reply:
         """Send a file as the body."""
         return self._asked(data=path.read_bytes(), headers={"Content-Type": "application/octet-stream"})
