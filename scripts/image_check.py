@@ -45,7 +45,7 @@ def who() -> None:
 
 
 def server() -> None:
-    """`/hc`, one transcript, and an end as it is asked for."""
+    """`/hc`, one transcript, the page, and an end as it is asked for."""
     process = subprocess.Popen([sys.executable, "-m", "local_server"], env={**ALONE, "PORT": PORT})
     began = time.monotonic()
     while not _is_ready():
@@ -56,9 +56,12 @@ def server() -> None:
     request.add_header("Content-Type", "audio/ogg")
     with urllib.request.urlopen(request) as response:
         _check_text(json.load(response)["text"])
+    for path in ("/", "/page/main.js", "/metrics", "/openapi.json"):
+        with urllib.request.urlopen(f"http://127.0.0.1:{PORT}{path}") as response:
+            assert response.read(), f"{path} is empty"
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0, "the server did not end as it should"
-    print("server: ready, understood, ended")
+    print("server: ready, understood, page and figures there, ended")
 
 
 def worker() -> None:

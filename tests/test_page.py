@@ -94,6 +94,36 @@ def test_a_word_that_is_clicked_moves_the_player_and_lights_up(page: Browser) ->
     page.until("document.getElementById('player').paused")
 
 
+def test_the_arrow_keys_go_from_word_to_word_and_line_to_line(page: Browser) -> None:
+    page.drop(wav(STORY, format="FLAC"), "story.flac")
+    page.until(DONE)
+    page.until("document.getElementById('player').readyState > 0")
+    page.run("document.getElementById('text').focus()")
+    for key, line, word in (
+        ("ArrowRight", 1, 1),
+        ("ArrowRight", 1, 2),
+        ("ArrowDown", 2, 1),
+        ("ArrowRight", 2, 2),
+        ("ArrowLeft", 2, 1),
+        ("ArrowUp", 1, 1),
+    ):
+        page.key(key)
+        expected = f"#text p:nth-child({line}) .word:nth-child({word})"
+        page.until(f"document.querySelector('.word.now') === document.querySelector('{expected}')")
+    page.key(" ")
+    page.until("!document.getElementById('player').paused")
+
+
+def test_it_tells_how_much_has_been_sent(page: Browser) -> None:
+    page.run(
+        "(() => { window.seen = []; const told = document.getElementById('told');"
+        " new MutationObserver(() => window.seen.push(told.textContent)).observe(told, {childList: true}); })()"
+    )
+    page.drop(SPEECH, "fox.flac")
+    page.until(DONE)
+    assert "sending, 100 %" in page.run("window.seen")
+
+
 def test_what_is_found_is_marked_and_what_is_edited_is_downloaded(page: Browser) -> None:
     page.drop(SPEECH, "fox.flac")
     page.until(DONE)

@@ -18,45 +18,49 @@ export class Refused extends Error {
   }
 }
 
-async function refusal(answer) {
+const BROKEN = { code: "internal", message: "the connection ended before the transcript did" };
+
+function refusal(request) {
   try {
-    return new Refused((await answer.json()).error);
+    return new Refused(JSON.parse(request.responseText).error);
   } catch {
-    return new Refused({ code: "internal", message: `the server answered with status ${answer.status}` });
+    return new Refused({ code: "internal", message: `the server answered with status ${request.status}` });
   }
 }
 
 /**
- * Transcribe a Blob or an address. `progress` gets {done_s, total_s, text, chunks} again and again.
- * Resolves to the whole transcript; rejects with Refused, or AbortError after `signal`.
+ * Transcribe a Blob or an address. `sending` gets the share of a Blob that has been sent, `progress` {done_s, total_s, text, chunks},
+ * both again and again. Resolves to the whole transcript; rejects with Refused, or AbortError after `signal`.
+ *
+ * By XMLHttpRequest, since fetch does not tell how much it has sent.
  */
-export async function transcribe(source, options, key, progress, signal) {
-  const headers = { Accept: "text/event-stream" };
-  if (key) headers["X-API-Key"] = key;
-  let address = "/asr", body;
-  if (source instanceof Blob) {
-    headers["Content-Type"] = "application/octet-stream";
-    address += `?${new URLSearchParams(options)}`;
-    body = source;
-  } else {
-    headers["Content-Type"] = "application/json";
-    body = JSON.stringify({ url: source, ...options });
-  }
-  const answer = await fetch(address, { method: "POST", headers, body, signal });
-  if (!answer.ok) throw await refusal(answer);
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  let held = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) throw new Refused({ code: "internal", message: "the connection ended before the transcript did" });
-    held += value;
-    const blocks = held.split("\n\n");
-    held = blocks.pop();
-    for (const block of blocks) {
-      const event = parsed(block);
-      if (event.name === "error") throw new Refused(event.data.error);
-      if (event.name === "done") return event.data;
-      progress(event.data);
-    }
-  }
+export function transcribe(source, options, key, sending, progress, signal) {
+  return new Promise((resolve, reject) => {
+    const file = source instanceof Blob;
+    const request = new XMLHttpRequest();
+    let read = 0; // characters of the answer
+    const take = () => {
+      if (request.status !== 200) return;
+      for (let end; (end = request.responseText.indexOf("\n\n", read)) >= 0; read = end + 2) {
+        const event = parsed(request.responseText.slice(read, end));
+        if (event.name === "error") reject(new Refused(event.data.error));
+        else if (event.name === "done") resolve(event.data);
+        else progress(event.data);
+      }
+    };
+    request.open("POST", file ? `/asr?${new URLSearchParams(options)}` : "/asr");
+    request.setRequestHeader("Accept", "text/event-stream");
+    request.setRequestHeader("Content-Type", file ? "application/octet-stream" : "application/json");
+    if (key) request.setRequestHeader("X-API-Key", key);
+    if (file) request.upload.addEventListener("progress", (event) => sending(event.loaded / Math.max(1, event.total)));
+    request.addEventListener("progress", take);
+    request.addEventListener("load", () => {
+      take();
+      reject(request.status === 200 ? new Refused(BROKEN) : refusal(request)); // which means nothing after the transcript
+    });
+    request.addEventListener("error", () => reject(new Refused(BROKEN)));
+    request.addEventListener("abort", () => reject(new DOMException("cancelled", "AbortError")));
+    signal.addEventListener("abort", () => request.abort());
+    request.send(file ? source : JSON.stringify({ url: source, ...options }));
+  });
 }

@@ -7,6 +7,8 @@ import { draw, peaksOf } from "/page/wave.js";
 const COLUMNS = 400;
 const UNSURE = 0.5; // probability of a word below which it is marked
 const STEP_S = 5; // that an arrow key moves the place in the audio
+const LONGEST_S = 3600; // of audio whose waveform is drawn: a browser decodes all of it for that
+const LARGEST = 64 * 1024 ** 2; // bytes of a file that does not tell how long it is
 const at = (name) => document.getElementById(name);
 const player = at("player"), text = at("text"), wave = at("wave");
 
@@ -45,19 +47,38 @@ function seek(seconds) {
   follow();
 }
 
-/** Light up the word that is being said. */
-function follow() {
-  const now = player.currentTime;
+/** The number of the last word that begins before a place, −1 before the first one. */
+function wordAt(now) {
   let low = 0, high = words.length;
   while (low < high) {
     const middle = (low + high) >> 1;
     if (words[middle].start <= now + 0.01) low = middle + 1;
     else high = middle;
   }
-  const current = words[low - 1];
+  return low - 1;
+}
+
+/** Light up the word that is being said. */
+function follow() {
+  const now = player.currentTime;
+  const current = words[wordAt(now)];
   for (const old of text.querySelectorAll(".now")) old.classList.remove("now");
   if (current && now <= current.end + 0.3) current.element.classList.add("now");
   redraw();
+}
+
+/** Go so many words, or lines, on or back. */
+function step(count, lines) {
+  const now = wordAt(player.currentTime);
+  let to = Math.min(words.length - 1, Math.max(0, now + count));
+  if (lines) {
+    const starts = words.flatMap((word, number) => (word.element.previousElementSibling ? [] : [number]));
+    const line = starts.findLastIndex((start) => start <= now);
+    to = starts[Math.min(starts.length - 1, Math.max(0, line + count))];
+  }
+  if (!words[to]) return;
+  seek(words[to].start);
+  words[to].element.scrollIntoView({ block: "nearest" });
 }
 
 function told(chunk) {
@@ -138,18 +159,40 @@ async function start(source, playable) {
   show("status", true);
   at("progress").removeAttribute("value");
   at("told").textContent = source instanceof Blob ? "sending…" : "downloading…";
+  let heard = false; // anything of the server
+  const sending = (share) => {
+    if (heard || running !== mine) return;
+    at("progress").value = share;
+    at("told").textContent = `sending, ${Math.floor(100 * share)} %`;
+  };
   if (player.src.startsWith("blob:")) URL.revokeObjectURL(player.src);
   player.src = playable;
-  if (source instanceof Blob) peaksOf(source, COLUMNS).then((found) => { if (running === mine) { peaks = found; redraw(); } });
+  if (source instanceof Blob) outline(source, mine);
   const options = { timestamps: "word", task: at("task").value };
   for (const name of ["language", "hotwords"]) if (at(name).value.trim()) options[name] = at(name).value.trim();
   try {
-    finish(await transcribe(source, options, at("key").value, progress, mine.signal));
+    const news = (one) => {
+      heard = true;
+      progress(one);
+    };
+    finish(await transcribe(source, options, at("key").value, sending, news, mine.signal));
   } catch (error) {
     if (error.name !== "AbortError") fail(error);
   } finally {
     if (running === mine) show("status", false);
   }
+}
+
+/** Draw a file's waveform, once the player has found out how long it is. */
+async function outline(file, mine) {
+  await new Promise((known) => {
+    for (const name of ["loadedmetadata", "error"]) player.addEventListener(name, known, { once: true });
+  });
+  if (running !== mine || (Number.isFinite(player.duration) ? player.duration > LONGEST_S : file.size > LARGEST)) return;
+  const found = await peaksOf(file, COLUMNS);
+  if (running !== mine) return;
+  peaks = found;
+  redraw();
 }
 
 function take(file) {
@@ -240,6 +283,13 @@ player.addEventListener("timeupdate", follow);
 for (const name of ["play", "pause"]) {
   player.addEventListener(name, () => { at("play").textContent = player.paused ? "▶ Play" : "❚❚ Pause"; });
 }
+text.addEventListener("keydown", (event) => {
+  const steps = { ArrowLeft: [-1, false], ArrowRight: [1, false], ArrowUp: [-1, true], ArrowDown: [1, true] }[event.key];
+  if (!steps || event.target.closest("[contenteditable=true]")) return;
+  step(...steps);
+  event.preventDefault();
+  event.stopPropagation();
+});
 document.addEventListener("keydown", (event) => {
   if (event.target.closest("input, select, button, [contenteditable=true]") || at("result").hidden) return;
   if (event.key === " ") at("play").click();
