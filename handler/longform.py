@@ -107,6 +107,9 @@ class Engine(Protocol):
     def advance(self) -> list[tuple[Window, WindowResult]]:
         """Do some work on all that was admitted and give back what is finished."""
 
+    def spelled(self, token: int) -> bytes:
+        """The bytes that a token of text stands for; alone they may be no whole character. From any thread."""
+
     def halve(self) -> None:
         """Go on with half of the rows, so that what is left has memory; all that was admitted is forgotten."""
 

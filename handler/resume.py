@@ -96,5 +96,5 @@ class Readings:
 
 def _segment(told: dict[str, Any]) -> Segment:
     evidence = Evidence(**told["evidence"]) if told["evidence"] else None
-    words = tuple(Word(**word) for word in told["words"])
+    words = tuple(Word(**{**word, "tokens": tuple((token, logprob) for token, logprob in word["tokens"])}) for word in told["words"])
     return Segment(**{**told, "tokens": tuple(told["tokens"]), "evidence": evidence, "words": words})

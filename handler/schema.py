@@ -252,6 +252,7 @@ class Word:
     end: float  # seconds, ≥ start
     text: str  # as decoded, leading space included
     probability: float  # mean over its tokens
+    tokens: tuple[tuple[int, float], ...] = ()  # those that begin in it: their ids and log-probabilities
 
 
 @dataclass(frozen=True, slots=True)

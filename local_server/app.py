@@ -1,7 +1,6 @@
 """The HTTP door's routes: `/hc`, `/asr` and `/docs` over one pipeline. Knows nothing of decoding; never blocks its event loop."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
@@ -18,6 +17,7 @@ from handler import __version__, logs
 from handler.errors import AsrError, Internal, InvalidRequest
 from handler.formats import TEXTS, chunk, render, to_object
 from handler.schema import Options, Transcript
+from handler.sendable import encoded
 from handler.settings import Settings
 from local_server.body import Incoming, asked
 from local_server.errors import error_response
@@ -29,8 +29,6 @@ from local_server.openai_api import add_openai
 from local_server.openapi import ASR_REQUEST, ASR_RESPONSES, HEALTH_RESPONSES
 from local_server.sse import Told, event, response, told
 from local_server.web_page import add_page
-
-_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def make_app(house: House) -> Asgi:
@@ -116,15 +114,8 @@ def _failure(exc: AsrError) -> str:
 
 
 def _body(transcript: Transcript, format: str) -> bytes:
-    """A transcript as it is sent. JSON is put together item by item: the interpreter does nothing else while it encodes one."""
     rendered = render(transcript, format)
-    if isinstance(rendered, str):
-        return rendered.encode()
-    fields = []
-    for name, value in rendered.items():
-        shown = f"[{','.join(map(_json, value))}]" if isinstance(value, list) else _json(value)
-        fields.append(f"{_json(name)}:{shown}")
-    return f"{{{','.join(fields)}}}".encode()
+    return rendered.encode() if isinstance(rendered, str) else encoded(rendered)
 
 
 def _headers(transcript: Transcript, seconds: float, device: str, settings: Settings) -> dict[str, str]:

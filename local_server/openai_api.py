@@ -8,7 +8,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +33,7 @@ from local_server.sse import Told, event, response, told
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 GRANULARITIES = ("segment", "word")
 STARTED = int(time.time())
+Spelled = Callable[[int], bytes]  # the bytes that a token stands for
 _REFUSED = {
     "known_speaker_names": "speakers are not told apart here",
     "known_speaker_references": "speakers are not told apart here",
@@ -50,7 +51,7 @@ class Asked:
     format: str  # one of FORMATS
     granularities: tuple[str, ...]
     stream: bool
-    logprobs: bool  # of words
+    logprobs: bool  # of tokens
 
 
 def add_openai(app: FastAPI, house: House) -> None:
@@ -91,6 +92,7 @@ def _check_model(name: str, settings: Settings) -> None:
 
 async def _answer(request: Request, house: House, task: str) -> Response:
     pipeline, settings = house.ready(), house.settings
+    spelled = pipeline.engine.spelled
     async with AsyncExitStack() as stack:
         stack.enter_context(pipeline.place())
         incoming = await stack.enter_async_context(Incoming(request, settings))
@@ -105,8 +107,8 @@ async def _answer(request: Request, house: House, task: str) -> Response:
 
         found, asked = await incoming.begun(begin)
         if not isinstance(found, Transcript):
-            return await response(incoming, _events(found, asked), stack, lambda exc: event(openai_error(exc)), _headers(settings))
-    body, media_type = await asyncio.to_thread(_body, found, asked)
+            return await response(incoming, _events(found, asked, spelled), stack, lambda exc: event(openai_error(exc)), _headers(settings))
+    body, media_type = await asyncio.to_thread(_body, found, asked, spelled)
     return Response(body, media_type=media_type, headers=_headers(settings))
 
 
@@ -208,16 +210,13 @@ def _usage(transcript: Transcript) -> dict[str, Any]:
     return {"type": "duration", "seconds": math.ceil(transcript.duration)}
 
 
-def _logprobs(segments: Sequence[Segment]) -> list[dict[str, Any]]:
-    """By word, where OpenAI has tokens: times and probabilities are kept by word here."""
-    words = (word for segment in segments for word in segment.words)
-    return [
-        {"token": word.text, "logprob": round(math.log(max(word.probability, 1e-9)), 4), "bytes": list(word.text.encode())}
-        for word in words
-    ]
+def _logprobs(segments: Sequence[Segment], spelled: Spelled) -> list[dict[str, Any]]:
+    """The tokens of a text. One that is no whole character has the mark that stands for that as its text, but its own bytes."""
+    tokens = ((spelled(token), logprob) for segment in segments for word in segment.words for token, logprob in word.tokens)
+    return [{"token": raw.decode("utf-8", "replace"), "logprob": round(logprob, 5), "bytes": list(raw)} for raw, logprob in tokens]
 
 
-def _body(transcript: Transcript, asked: Asked) -> tuple[str, str]:
+def _body(transcript: Transcript, asked: Asked, spelled: Spelled) -> tuple[str, str]:
     """The answer and its media type."""
     if asked.format in TEXTS:
         return str(render(transcript, asked.format)), TEXTS[asked.format][1]
@@ -231,24 +230,24 @@ def _body(transcript: Transcript, asked: Asked) -> tuple[str, str]:
             words = (word for segment in transcript.segments for word in segment.words)
             content["words"] = [{"word": word.text.strip(), "start": word.start, "end": word.end} for word in words]
     if asked.logprobs:
-        content["logprobs"] = _logprobs(transcript.segments)
+        content["logprobs"] = _logprobs(transcript.segments, spelled)
     return encoded(content).decode(), "application/json"
 
 
-def _done(transcript: Transcript, asked: Asked) -> str:
+def _done(transcript: Transcript, asked: Asked, spelled: Spelled) -> str:
     done = {"type": "transcript.text.done", "text": transcript.text, "usage": _usage(transcript)}
-    return event(done | ({"logprobs": _logprobs(transcript.segments)} if asked.logprobs else {}))
+    return event(done | ({"logprobs": _logprobs(transcript.segments, spelled)} if asked.logprobs else {}))
 
 
-async def _events(found: Told, asked: Asked) -> AsyncGenerator[str]:
+async def _events(found: Told, asked: Asked, spelled: Spelled) -> AsyncGenerator[str]:
     """`transcript.text.delta` as text is settled, and `transcript.text.done`."""
     begun = False
     async with aclosing(found):
         async for one in found:
             if isinstance(one, Transcript):
-                yield await asyncio.to_thread(_done, one, asked)
+                yield await asyncio.to_thread(_done, one, asked, spelled)
             elif one.settled:
                 delta = "".join(segment.text for segment in one.settled)
                 content = {"type": "transcript.text.delta", "delta": delta if begun else delta.lstrip()}
                 begun = begun or bool(text_of(one.settled))
-                yield event(content | ({"logprobs": _logprobs(one.settled)} if asked.logprobs else {}))
+                yield event(content | ({"logprobs": _logprobs(one.settled, spelled)} if asked.logprobs else {}))

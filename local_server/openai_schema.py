@@ -55,7 +55,7 @@ _TEXT = {
         "duration": {"type": "number", "description": "With verbose_json: seconds."},
         "segments": {"type": "array", "items": _SEGMENT, "description": "With verbose_json."},
         "words": {"type": "array", "items": _WORD, "description": "With verbose_json and timestamp_granularities word."},
-        "logprobs": {"type": "array", "items": _LOGPROB, "description": "With include logprobs: by word."},
+        "logprobs": {"type": "array", "items": _LOGPROB, "description": "With include logprobs: by token."},
     },
 }
 _EXAMPLE = {"text": "The quick brown fox jumps over the lazy dog.", "usage": {"type": "duration", "seconds": 3}}
@@ -73,7 +73,11 @@ _MORE: dict[str, Any] = {
     "languages": {"type": "array", "items": _STRING, "maxItems": 1, "description": "The same as an array; one at most."},
     "keywords": {"type": "array", "items": _STRING, "description": "Names and terms that may come up."},
     "timestamp_granularities": {"type": "array", "items": {"type": "string", "enum": ["segment", "word"]}},
-    "include": {"type": "array", "items": {"type": "string", "enum": ["logprobs"]}, "description": "With json: log-probabilities by word."},
+    "include": {
+        "type": "array",
+        "items": {"type": "string", "enum": ["logprobs"]},
+        "description": "With json: log-probabilities by token.",
+    },
     "stream": {"type": "boolean", "default": False, "description": "With json and text: server-sent events."},
     "chunking_strategy": {"type": "string", "enum": ["auto"], "description": "Speech is looked for in any case."},
 }

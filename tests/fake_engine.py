@@ -34,6 +34,9 @@ class FakeEngine:
         self.says: Callable[[Window], tuple[Segment, ...]] = lambda w: (Segment(0, w.seconds, f" {w.start}", evidence=self.evidence),)
         self.evidence: Evidence | None = None
 
+    def spelled(self, token: int) -> bytes:
+        return b""
+
     def free(self) -> int:
         return self.rows - len(self.running)
 

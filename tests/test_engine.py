@@ -209,6 +209,17 @@ def test_evidence_of_clear_speech(tiny: WhisperEngine) -> None:
     assert not evidence.looped
 
 
+def test_words_have_the_tokens_of_their_segment_and_these_the_mean_that_is_evidence(tiny: WhisperEngine) -> None:
+    (segment,) = run(tiny, [Window(0, say(FOX))])[0].segments
+    tokens = [pair for word in segment.words for pair in word.tokens]
+    assert tuple(token for token, _ in tokens) == segment.tokens
+    assert b"".join(tiny.spelled(token) for token, _ in tokens).decode() == segment.text
+    assert segment.evidence is not None
+    others = segment.evidence.tokens - len(tokens)  # timestamps and the end of text
+    assert sum(logprob for _, logprob in tokens) >= segment.evidence.avg_logprob * segment.evidence.tokens
+    assert others in (2, 3)
+
+
 def test_the_openai_layout_and_the_ctranslate2_layout_give_the_same_text(tiny: WhisperEngine, tiny_folder: Path, tmp_path: Path) -> None:
     from tests.layouts import write_openai
 

@@ -92,6 +92,7 @@ def test_log_probabilities_come_by_word(client: openai.OpenAI) -> None:
     got = client.audio.transcriptions.create(file=file(), model="whisper-1", include=["logprobs"])
     assert got.logprobs is not None
     assert "".join(str(one.token) for one in got.logprobs).strip() == got.text
+    assert b"".join(bytes(map(int, one.bytes or ())) for one in got.logprobs).decode().strip() == got.text
     assert all(one.logprob is not None and -10 < one.logprob <= 0 for one in got.logprobs)
 
 

@@ -155,6 +155,7 @@ def test_words_of_every_script_keep_their_punctuation(multilingual: Tokenizer, t
     assert edges[0] == 0
     assert edges[1:-1:2] == pytest.approx(edges[2::2])
     assert edges[-1] == len(multilingual.encode(text))
+    assert b"".join(map(multilingual.spelled, multilingual.encode(text))).decode() == text
 
 
 def sane(words: list[Word], duration: float) -> bool:

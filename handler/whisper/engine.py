@@ -126,6 +126,10 @@ class WhisperEngine:
         with self._timeline.span("graphs_captured"), _on_device():
             return Graphs(lambda rows: step.greedy(rows, dims.n_text_ctx), sizes_up_to(self.rows), cuda_capture())
 
+    def spelled(self, token: int) -> bytes:
+        """The bytes that a token of text stands for."""
+        return self._tokenizer.spelled(token)
+
     def free(self) -> int:
         """Rows that could be admitted now."""
         return self._batch.free()

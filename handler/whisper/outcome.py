@@ -101,7 +101,9 @@ class Outcomes:
             timed = []
             for piece in found:
                 chances = text.logprobs[part.at + int(piece.start) : part.at + ceil(piece.end)]
-                timed.append(Word(*next(when), piece.text, sum(map(exp, chances)) / len(chances)))
+                own = range(ceil(piece.start), ceil(piece.end))
+                tokens = tuple((part.ids[at], text.logprobs[part.at + at]) for at in own)
+                timed.append(Word(*next(when), piece.text, sum(map(exp, chances)) / len(chances), tokens))
             yield Segment(
                 timed[0].start, timed[-1].end, self._tokenizer.decode(part.ids), tuple(part.ids), text.evidence, tuple(timed), job.language
             )

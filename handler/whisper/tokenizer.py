@@ -120,6 +120,14 @@ class Tokenizer:
         """Text of ids; special ones and timestamps are left out."""
         return self._backend.decode([i for i in ids if i < self.specials.eot], skip_special_tokens=False)
 
+    def spelled(self, token: int) -> bytes:
+        """The bytes that a token of text stands for; alone they may be no whole character."""
+        return bytes(map(self._bytes.__getitem__, self._backend.id_to_token(token) or ""))
+
+    @cached_property
+    def _bytes(self) -> dict[str, int]:
+        return {character: byte for byte, character in enumerate(visible_bytes())}
+
     def prompt(self, language: str | None, task: str, previous: str = "", hotwords: str = "", *, room: int) -> list[int]:
         """The ids before the first decoded one. Of hotwords and previous text, `room` ids at most go in front.
 
