@@ -12,7 +12,7 @@ from handler.budget import Budget
 from handler.errors import Cancelled, DeadlineExceeded, TooLong
 from handler.formats import text_of
 from handler.intake import LANGUAGE_WINDOWS, Floor, Intake
-from handler.longform import Engine, Window, WindowResult
+from handler.longform import Engine, Window, WindowResult, kept
 from handler.order import Order
 from handler.reader import CONTEXT, Reader, Reading
 from handler.resume import Readings
@@ -249,6 +249,8 @@ class Request:
     def _transcript(self, late: bool) -> Transcript:
         segments = self._order.segments
         reached = max(self._options.start_at, self._order.reached(self._intake.channels)) if late else None
+        if reached is not None:  # of several channels, one may have told more; whoever goes on there hears that again
+            segments = kept(segments, lambda word: word.start < reached)
         passages = [one for one in self._order.passages if reached is None or one.end / SAMPLE_RATE <= reached]
         coverage = measured(passages, segments)
         language, probability = self._language, self._language_probability

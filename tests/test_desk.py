@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import io
 import json
 import socket
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import boto3
 import numpy as np
 import pytest
 import requests
+import soundfile
 
 from handler.delivery import deliver
 from handler.desk import CHUNK_BYTES, Desk
@@ -25,6 +27,7 @@ from handler.updates import Updates
 from handler.upload import Bucket
 from tests.conftest import settings
 from tests.fake_engine import FakeEngine
+from tests.segments import spoken
 from tests.speech import wav
 from tests.web import Web
 
@@ -221,6 +224,24 @@ async def test_a_start_within_the_audio_and_the_time_before_it_are_one_whole(eng
     second = await made.desk.answer(job(web, start_at=first["resume_at"]))
     assert second["chunks"][0]["timestamp"][0] >= first["resume_at"]
     assert first["text"].split() + second["text"].split() == whole
+
+
+async def test_no_word_of_any_channel_is_told_on_both_sides_of_such_a_start(engine: FakeEngine, web: Web) -> None:
+    noise = (0.1 * np.random.default_rng(1).standard_normal((300 * SAMPLE_RATE, 2))).astype(np.float32)
+    file = io.BytesIO()
+    soundfile.write(file, noise, SAMPLE_RATE, format="WAV")
+    engine.says = lambda w: (spoken(" ".join(["word"] * int(w.seconds)), each=1.0),)
+    engine.stops_behind = 7  # of the windows of both channels, which end at different places
+    given: dict[str, Any] = {"channels": "split", "timestamps": "word"}
+    made = bench(engine)
+    first = await made.desk.answer(job(web, file.getvalue(), partial=True, policy={"executionTimeout": 3000}, **given))
+    engine.stops_behind = None
+    engine.go.set()
+    second = await made.desk.answer(job(web, file.getvalue(), start_at=first["resume_at"], **given))
+    starts = [[word["start"] for chunk in answer["chunks"] for word in chunk["words"]] for answer in (first, second)]
+    assert max(starts[0]) < first["resume_at"] <= min(starts[1])
+    assert first["text"].split() == ["word"] * len(starts[0])
+    assert {chunk["channel"] for chunk in first["chunks"]} == {chunk["channel"] for chunk in second["chunks"]} == {0, 1}
 
 
 async def test_a_job_whose_time_is_over_says_so(engine: FakeEngine, web: Web) -> None:
