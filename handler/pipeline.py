@@ -33,6 +33,7 @@ class Load:
     """How busy a pipeline is."""
 
     requests: int  # in work
+    places: int  # that doors have taken, for these and for those that still arrive
     waiting: int  # windows
     busy: int  # rows
     rows: int
@@ -107,7 +108,7 @@ class Pipeline:
     def load(self) -> Load:
         """How busy it is, and what it has done. From any thread."""
         waiting, busy = self.runner.load()
-        return Load(len(self._requests), waiting, busy, self.engine.rows, self._ready_s, self._shared.tally.sums())
+        return Load(len(self._requests), self._places, waiting, busy, self.engine.rows, self._ready_s, self._shared.tally.sums())
 
     def cold_start(self) -> dict[str, float] | None:
         """Where the time of this process went until its first transcript, seconds; None from the second one on."""

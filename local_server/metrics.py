@@ -63,6 +63,7 @@ class _House(Collector):
         yield info
         load = pipeline.load()
         yield GaugeMetricFamily("asr_requests_in_work", "Requests being transcribed.", value=load.requests)
+        yield GaugeMetricFamily("asr_requests_open", "Requests that arrive or are transcribed, of MAX_REQUESTS.", value=load.places)
         yield GaugeMetricFamily("asr_windows_waiting", "Windows that wait for the device.", value=load.waiting)
         yield GaugeMetricFamily("asr_rows", "Rows of the batch.", value=load.rows)
         yield GaugeMetricFamily("asr_rows_busy", "Rows of the batch that are in use.", value=load.busy)

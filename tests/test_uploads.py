@@ -206,7 +206,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(server: Server, pipeline: Pipe
         sender.send(body[: len(body) // 2])
         while windows(server) == before or temporary_files() == files:
             pass
-    while figure(server, "asr_requests_in_work") or temporary_files() != files:
+    while figure(server, "asr_requests_open") or temporary_files() != files:
         pass
     assert word_errors(FOX, httpx.post(f"{server.url}/asr", content=SPEECH, timeout=60).json()["text"]) == 0
 
@@ -240,6 +240,7 @@ def test_uploads_that_arrive_count_as_requests_in_work(pipeline: Pipeline) -> No
     with serving(pipeline, max_requests=1) as server, Sender(server) as sender:
         sender.head(len(SPEECH), Content_Type="audio/flac", Expect="100-continue")
         assert sender.status() == 100
+        assert figure(server, "asr_requests_open") == 1
         with Sender(server) as other:
             other.head(len(SPEECH), Content_Type="audio/flac", Expect="100-continue")
             assert other.status() == 429  # and no word to go on before
