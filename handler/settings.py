@@ -146,7 +146,10 @@ class Settings:
     max_duration_s: float = _var("MAX_DURATION_S", _DAY_S, _seconds(1, 100 * _DAY_S), "longest audio, seconds")
     download_timeout_s: float = _var("DOWNLOAD_TIMEOUT_S", 600.0, _seconds(0.01, _DAY_S), "time for one whole download, seconds")
     upload_silence_s: float = _var(
-        "UPLOAD_SILENCE_S", 60.0, _seconds(0.01, _DAY_S), "longest time between two pieces of an upload, seconds"
+        "UPLOAD_SILENCE_S",
+        60.0,
+        _seconds(0.01, _DAY_S),
+        "longest time between two pieces of an upload, and for all that comes before its file, seconds",
     )
     request_timeout_s: float = _var(
         "REQUEST_TIMEOUT_S", _DAY_S, _seconds(0.01, 100 * _DAY_S), "time for one request, its download or upload included, seconds"

@@ -5,27 +5,38 @@ Whoever reads a request reads it here: there is one task that receives. A file i
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request
 
 from handler import logs
 from handler.audio.spool import IN_MEMORY, Spool
-from handler.errors import AsrError, Cancelled, DeadlineExceeded, Internal, InvalidRequest, TooLarge
+from handler.errors import AsrError, Cancelled, DeadlineExceeded, Internal, InvalidRequest, ModelNotFound, TooLarge
 from handler.schema import AudioSource, Options
 from handler.settings import Settings
 from local_server.form import FILE, Form
 from local_server.front import Message
 
 JSON_CAP = 1024**2  # bytes of a JSON body: it holds an address and options
+ENDING = "the server is shutting down"
 T = TypeVar("T")
 _JSON, _FORM = "application/json", "multipart/form-data"
 
 
 class Overtaken(Exception):
     """What was begun early was begun without a field that came behind the file."""
+
+
+@asynccontextmanager
+async def in_work() -> AsyncIterator[AsyncExitStack]:
+    """Holds what a request needs for its time. Raises Cancelled where the server ends before."""
+    try:
+        async with AsyncExitStack() as stack:
+            yield stack
+    except asyncio.CancelledError:
+        raise Cancelled(ENDING) from None
 
 
 class Incoming:
@@ -43,11 +54,12 @@ class Incoming:
         self._held = AsyncExitStack()  # what was begun and still runs
         self._cap = min(JSON_CAP if self.kind == _JSON else settings.max_bytes, settings.max_bytes)
         self._silence_s = settings.upload_silence_s
+        self._limit_s = settings.request_timeout_s
+        self._began = asyncio.get_running_loop().time()
         self._declared = int(declared) if declared.isascii() and declared.isdigit() else None
         self._count = 0  # bytes received
-        self._size: int | None = None  # what the file's size was told to be
         self._failure: AsrError | None = None
-        self._late = False
+        self._late = asyncio.Event()  # a field has come that what was begun does not know
         self._known = asyncio.Event()  # enough to begin
         self._over = asyncio.Event()  # all has come, or no more will be taken
         self._left = asyncio.Event()
@@ -57,59 +69,48 @@ class Incoming:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._held.aclose()
-        await self.stop()
-        await asyncio.shield(asyncio.to_thread(self.spool.close))
-
-    async def stop(self) -> None:
-        """Receive no more."""
         self._task.cancel()
-        self.spool.stop()
+        self.spool.stop()  # at once: a server that ends may let nothing behind the first wait happen
+        closing = asyncio.ensure_future(asyncio.to_thread(self.spool.close))
+        await self._held.aclose()
         await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.shield(closing)
 
     async def begun(self, begin: Callable[[AsyncExitStack], Coroutine[Any, Any, T]]) -> T:
         """What `begin` makes of the fields and the file. It may leave work running that its stack ends.
 
         It is called while the file still arrives, where fields came before it, and again where one came behind it, too.
-        Raises AsrError; Cancelled once the client has left or the server ends.
+        Raises AsrError; Cancelled once the client has left.
         """
+        await self.while_there(self._in_time(self._known))
         try:
-            await self.while_there(self._known.wait())
-            try:
-                return await self.while_there(self._attempt(begin))
-            except Overtaken:
-                self._late = False
-                return await self.while_there(self._attempt(begin))
-        except asyncio.CancelledError:  # the time for what is in work is over
-            raise Cancelled("the server is shutting down") from None
-
-    async def _settled(self) -> None:
-        """Until nothing can change what was begun. Raises Overtaken, and the AsrError that the body met."""
-        if self.form is not None:
-            await self._over.wait()
-        if self._failure is not None:
-            raise self._failure
-        if self._late:
-            raise Overtaken
+            return await self.while_there(self._attempt(begin), self._late)
+        except Overtaken:
+            await self.while_there(self._in_time(self._over))
+            self._late.clear()
+            return await self.while_there(self._attempt(begin))
 
     async def whole(self) -> bytes:
         """The body, where it is no form, as soon as all of it is there. Raises AsrError."""
-        await self._over.wait()
+        await self._in_time(self._over)
         self.spool.check()
         return self.spool.read_at(0, self._cap)
 
-    async def while_there(self, work: Awaitable[T]) -> T:
-        """The result of some work, which is cancelled when the client leaves. Raises Cancelled then."""
-        working, leaving = asyncio.ensure_future(work), asyncio.create_task(self._left.wait())
+    async def while_there(self, work: Awaitable[T], late: asyncio.Event | None = None) -> T:
+        """The result of some work. It is cancelled when the client leaves, and Cancelled raised; Overtaken where `late` is set."""
+        working = asyncio.ensure_future(work)
+        others = [asyncio.create_task(event.wait()) for event in (self._left, late) if event is not None]
         try:
-            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({working, *others}, return_when=asyncio.FIRST_COMPLETED)
+            if late is not None and late.is_set():
+                raise Overtaken
             if not working.done():
                 raise Cancelled("the client has left")
             return working.result()
         finally:
-            working.cancel()
-            leaving.cancel()
-            await asyncio.gather(working, leaving, return_exceptions=True)
+            for task in (working, *others):
+                task.cancel()
+            await asyncio.gather(working, *others, return_exceptions=True)
 
     async def disconnected(self) -> Message:
         """ASGI's receive for those who only wait for the client to leave."""
@@ -117,24 +118,39 @@ class Incoming:
         return {"type": "http.disconnect"}
 
     async def _attempt(self, begin: Callable[[AsyncExitStack], Coroutine[Any, Any, T]]) -> T:
-        if self._failure is not None:
-            raise self._failure
         async with AsyncExitStack() as stack:
+            await self._settled(wait=False)
             try:
                 made = await begin(stack)
-            except AsrError:
+            except (InvalidRequest, ModelNotFound):
                 await self._settled()  # its reason may be a field that is still to come
                 raise
             await self._settled()
             self._held = stack.pop_all()
             return made
 
+    async def _settled(self, wait: bool = True) -> None:
+        """Until nothing can change what was begun. Raises Overtaken, and the AsrError that the body met."""
+        if self.form is not None and wait:
+            await self._in_time(self._over)
+        if self._failure is not None:
+            raise self._failure
+        if self._late.is_set():
+            raise Overtaken
+
+    async def _in_time(self, event: asyncio.Event) -> None:
+        try:
+            async with asyncio.timeout_at(self._began + self._limit_s):
+                await event.wait()
+        except TimeoutError:
+            raise DeadlineExceeded(f"expected an answer within {self._limit_s:g} s (REQUEST_TIMEOUT_S)") from None
+
     async def _receive(self) -> None:
         """Take what comes, until the client has left or nothing more is wanted."""
         try:
             self._check_size(self._declared or 0)
             if self.form is None:
-                self._begin(self._declared)
+                self._known.set()
             while (message := await self._next())["type"] == "http.request":
                 await self._take(message.get("body", b""))
                 if not message.get("more_body"):
@@ -151,8 +167,11 @@ class Incoming:
             self._close(Internal(f"a fault of this server: {type(exc).__name__}"))
 
     async def _next(self) -> Message:
+        # What comes before a file is short: a client that sends it bit by bit has no more time than one that sends nothing.
+        early = self.kind == _JSON or (self.form is not None and not self.form.has_file)
+        since = self._began if early else asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(self._silence_s):
+            async with asyncio.timeout_at(since + self._silence_s):
                 return await self._receive_one()
         except TimeoutError:
             raise DeadlineExceeded(f"expected more of the body within {self._silence_s:g} s (UPLOAD_SILENCE_S)") from None
@@ -166,10 +185,11 @@ class Incoming:
         known = len(self.form.fields)
         for part in self.form.feed(piece):
             await self._write(part)
-        if self._known.is_set():
-            self._late = self._late or len(self.form.fields) > known
-        elif self.form.file_at is not None and self.form.fields:
-            self._begin(None if self._declared is None else self.form.file_size(self._declared))
+        if not self._known.is_set():
+            if self.form.fields_first:
+                self._known.set()
+        elif len(self.form.fields) > known:
+            self._late.set()
 
     async def _write(self, part: bytes) -> None:
         """Append to the file; in a thread where it may have to wait for the disk."""
@@ -178,18 +198,10 @@ class Incoming:
         else:
             await asyncio.to_thread(self.spool.write, part)
 
-    def _begin(self, size: int | None) -> None:
-        """Enough is known to begin; the file will have so many bytes, where that is known."""
-        self._size = size
-        if size is not None:
-            self.spool.expect(size)
-        self._known.set()
-
     def _end(self) -> None:
         """All has come. Raises InvalidRequest where that is not all of a form."""
         if self.form is not None:
             self.form.end()
-        self._late = self._late or (self._size is not None and self._size != self.spool.size)
         self._close(None)
 
     def _close(self, failure: AsrError | None) -> None:
@@ -211,7 +223,7 @@ async def asked(incoming: Incoming, query: Mapping[str, str]) -> tuple[AudioSour
     if kind == _JSON:
         return _from_json(await incoming.whole(), query)
     if incoming.form is not None:
-        if incoming.form.file_at is None:
+        if not incoming.form.has_file:
             raise InvalidRequest(f"the form must have a part named {FILE}, with a file name")
         return AudioSource(growing=incoming.spool), Options.parse({**query, **dict(incoming.form.fields)})
     if not kind or kind == "application/octet-stream" or kind.startswith(("audio/", "video/")):

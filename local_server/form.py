@@ -13,20 +13,24 @@ from handler.errors import InvalidRequest
 MOST_FIELDS = 1000
 MOST_BYTES = 1024**2  # of all fields together
 FILE = "file"  # the name of the part that is a file
-_CLOSING = len(b"\r\n----\r\n")  # bytes of the last delimiter, beside the boundary
+LONGEST_TYPE = 1000  # characters of a content type
 
 
 class Form:
-    """Takes a body piece by piece. `fields` are those that have come; `file_at` is the place of the file's first byte."""
+    """Takes a body piece by piece.
+
+    `fields` are those that have come; `has_file` and `fields_first` say whether the file has begun, and whether fields came before it.
+    """
 
     def __init__(self, content_type: str) -> None:
         """Raises InvalidRequest where the type names no boundary."""
+        if len(content_type) > LONGEST_TYPE:
+            raise _malformed("its content type is too long")
         _, options = parse_options_header(content_type)
+        boundary = options.get(b"boundary", b"")
         self.fields: list[tuple[str, str]] = []
-        self.file_at: int | None = None
-        self._boundary = options.get(b"boundary", b"")
+        self.has_file = self.fields_first = False
         self._whole = False
-        self._taken = 0  # bytes of the body
         self._field_bytes = 0
         self._file: list[bytes] = []  # of the file, of this piece of the body
         self._name = ""  # of the part
@@ -34,10 +38,10 @@ class Form:
         self._value = bytearray()
         self._header, self._disposition = bytearray(), bytearray()
         try:
-            if not self._boundary:
+            if not boundary:
                 raise FormParserError("its content type has no boundary")
             self._parser = MultipartParser(
-                self._boundary,
+                boundary,
                 {
                     "on_part_begin": self._begin,
                     "on_header_begin": self._header.clear,
@@ -52,10 +56,6 @@ class Form:
         except FormParserError as exc:
             raise _malformed(exc) from None
 
-    def file_size(self, total: int) -> int | None:
-        """Bytes of the file, if nothing comes behind it in a body of so many bytes; None where it has not begun."""
-        return None if self.file_at is None else max(0, total - self.file_at - len(self._boundary) - _CLOSING)
-
     def feed(self, piece: bytes) -> Sequence[bytes]:
         """Take the next bytes; gives back those of the file. Raises InvalidRequest."""
         self._file = []
@@ -63,7 +63,6 @@ class Form:
             self._parser.write(piece)
         except FormParserError as exc:
             raise _malformed(exc) from None
-        self._taken += len(piece)
         return self._file
 
     def end(self) -> None:
@@ -90,8 +89,10 @@ class Form:
         self._is_file = b"filename" in options
         if self._is_file and self._name != FILE:
             raise InvalidRequest(f"the form's only file must be named {FILE}; got {self._name[:60]!r}")
-        if self._is_file and self.file_at is not None:
+        if self._is_file and self.has_file:
             raise InvalidRequest(f"the form must have one {FILE}; got another")
+        if self._is_file:
+            self.has_file, self.fields_first = True, bool(self.fields)
         self._count(0)
 
     def _add(self, data: bytes, start: int, end: int) -> None:
@@ -99,15 +100,11 @@ class Form:
             self._count(end - start)
             self._value += data[start:end]
             return
-        if self.file_at is None:
-            self.file_at = self._taken + start
         self._file.append(data[start:end])
 
     def _close(self) -> None:
         if not self._is_file:
             self.fields.append((self._name, _text(bytes(self._value))))
-        elif self.file_at is None:
-            self.file_at = self._taken  # an empty one
 
     def _end(self) -> None:
         self._whole = True

@@ -11,31 +11,40 @@ SILENCE_S, LONGEST_S = 5.0, 30.0  # between two pieces, and in all. Source: ngin
 
 
 class Linger:
-    """Reads and drops what is left of a request once it is answered, before the answer counts as ended."""
+    """Reads and drops what is left of a request once it is answered, then closes the connection."""
 
     def __init__(self, app: Asgi) -> None:
         self._app = app
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """One request."""
-        over = False  # there is no more of the request
-        asked = (b"expect", b"100-continue") not in scope.get("headers", ())  # or whoever waits for a word has got it
+        headers = dict(scope.get("headers", ()))
+        over = headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers  # there is no more of the request
+        waits = headers.get(b"expect", b"").lower() == b"100-continue"  # for a word before it sends anything
 
         async def heard() -> Message:
-            nonlocal over, asked
-            asked = True
+            nonlocal over, waits
+            waits = False
             message = await receive()
             over = over or not message.get("more_body", False)
             return message
 
         async def told(message: Message) -> None:
-            if message["type"] == "http.response.body" and not message.get("more_body", False) and asked and not over:
+            if message["type"] == "http.response.start" and not over:
+                message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+            elif message["type"] == "http.response.body" and not message.get("more_body", False) and not (over or waits or _is_ending()):
                 await send({**message, "more_body": True})
                 await _drop(heard)
                 message = {"type": "http.response.body"}
             await send(message)
 
         await self._app(scope, heard, told)
+
+
+def _is_ending() -> bool:
+    """Whether the server's time for what is in work is over."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _drop(heard: Receive) -> None:

@@ -24,7 +24,7 @@ from handler.languages import LANGUAGES
 from handler.schema import AudioSource, Options, Segment, Transcript
 from handler.sendable import encoded
 from handler.settings import Settings
-from local_server.body import Incoming
+from local_server.body import Incoming, in_work
 from local_server.errors import openai_error
 from local_server.front import House
 from local_server.openai_schema import MODELS_RESPONSES, TRANSCRIPTION_REQUEST, TRANSCRIPTION_RESPONSES, TRANSLATION_REQUEST
@@ -93,7 +93,7 @@ def _check_model(name: str, settings: Settings) -> None:
 async def _answer(request: Request, house: House, task: str) -> Response:
     pipeline, settings = house.ready(), house.settings
     spelled = pipeline.engine.spelled
-    async with AsyncExitStack() as stack:
+    async with in_work() as stack:
         stack.enter_context(pipeline.place())
         incoming = await stack.enter_async_context(Incoming(request, settings))
 
@@ -120,7 +120,7 @@ def _source(incoming: Incoming) -> tuple[AudioSource, list[tuple[str, str]]]:
     if incoming.form is None:
         raise InvalidRequest("the body must be multipart/form-data with one part named file, or with url")
     urls = [value for name, value in incoming.form.fields if name == "url"]
-    if (incoming.form.file_at is not None) == bool(urls) or len(urls) > 1:
+    if incoming.form.has_file == bool(urls) or len(urls) > 1:
         raise InvalidRequest("file must be there, as a file with a name, or url instead of it")
     source = AudioSource(url=urls[0]) if urls else AudioSource(growing=incoming.spool)
     return source, [pair for pair in incoming.form.fields if pair[0] != "url"]

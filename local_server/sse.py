@@ -5,18 +5,18 @@ Source of the format: WHATWG, HTML, server-sent events.
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any
 
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from handler import logs
-from handler.errors import AsrError, Internal
+from handler.errors import AsrError, Cancelled, Internal
 from handler.pipeline import Pipeline, Progress
 from handler.schema import AudioSource, Options, Transcript
 from handler.sendable import encoded
-from local_server.body import Incoming
+from local_server.body import ENDING, Incoming
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 Told = AsyncGenerator[Progress | Transcript]  # how far a request is, again and again, then its transcript
@@ -51,15 +51,21 @@ def event(content: dict[str, Any], name: str | None = None) -> str:
 class Events(StreamingResponse):
     """A stream of events, which ends where the client leaves; what its request needs is given back then."""
 
-    def __init__(self, events: AsyncGenerator[str], incoming: Incoming, stack: AsyncExitStack, headers: dict[str, str]) -> None:
+    def __init__(self, events: AsyncGenerator[str], last: str, incoming: Incoming, stack: AsyncExitStack, headers: dict[str, str]) -> None:
+        """`last`: the event that says that the server ends."""
         super().__init__(events, media_type="text/event-stream", headers={**HEADERS, **headers})
+        self._last = last.encode()
         self._incoming = incoming
         self._stack = stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
-        async with self._stack:
-            await super().__call__(scope, self._incoming.disconnected, send)
+        with suppress(asyncio.CancelledError):  # a server that ends cancels twice
+            async with self._stack:
+                try:
+                    await super().__call__(scope, self._incoming.disconnected, send)
+                except asyncio.CancelledError:
+                    await send({"type": "http.response.body", "body": self._last})
 
 
 async def response(
@@ -71,6 +77,7 @@ async def response(
     """
     first = await incoming.while_there(anext(events))
     scope = incoming.scope
+    held = stack.pop_all()
 
     async def all_of_them() -> AsyncGenerator[str]:
         scope["asr_code"] = "cancelled"  # as long as the client may leave
@@ -87,6 +94,6 @@ async def response(
                 scope["asr_code"] = Internal.code
                 logs.error("stream_crashed", exc)
                 yield failed(Internal(f"a fault of this server: {type(exc).__name__}"))
-        await incoming.stop()
+        await held.aclose()  # before the last word, which may have to wait for a client that still sends
 
-    return Events(all_of_them(), incoming, stack.pop_all(), headers)
+    return Events(all_of_them(), failed(Cancelled(ENDING)), incoming, held, headers)

@@ -2,10 +2,15 @@
 
 import io
 import json
+import os
+import select
 import socket
+import subprocess
+import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -19,7 +24,7 @@ from handler.pipeline import Pipeline
 from local_server.__main__ import create_app
 from local_server.form import MOST_BYTES, Form
 from tests.asking import STORY
-from tests.conftest import settings
+from tests.conftest import ROOT, TINY, settings
 from tests.serving import Kept, Running, Server
 from tests.speech import FOX, SENTENCES, container, say, wav, word_errors
 from tests.test_streaming import temporary_files
@@ -69,6 +74,9 @@ class Sender:
     def send(self, data: bytes) -> None:
         self._socket.sendall(data)
 
+    def is_answered(self) -> bool:
+        return bool(select.select([self._socket], [], [], 0)[0])
+
     def status(self) -> int:
         """The status of the next answer, whose head is read."""
         status = int(self.answer.readline().split()[1])
@@ -116,6 +124,16 @@ def windows(server: Server) -> float:
     return figure(server, "asr_windows_total")
 
 
+FAIL_S = 60.0  # a test that would wait for ever
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Ask again and again."""
+    end = time.monotonic() + FAIL_S
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+
+
 class Halting(io.BytesIO):
     """A file whose second half cannot be read before the server has decoded something of the first."""
 
@@ -127,8 +145,7 @@ class Halting(io.BytesIO):
 
     def read(self, size: int | None = -1, /) -> bytes:
         if self.tell() >= self._half:
-            while self._decoded() == self._before:
-                pass
+            until(lambda: self._decoded() > self._before)
         return super().read(min(size or 0, self._half) if size and size > 0 else size)
 
 
@@ -144,6 +161,33 @@ def test_a_file_of_the_openai_package_is_decoded_while_it_is_sent(server: Server
         else:
             text = client.audio.transcriptions.create(file=upload, model="whisper-1", language="en").text
     assert word_errors(TOLD, text) <= 0.05
+
+
+def test_headers_of_wav_files_that_arrive_hold_nobody_up(server: Server) -> None:
+    data = wav(say(FOX))
+    with Sender(server) as first, Sender(server) as second:
+        for sender in (first, second):  # half a header each
+            sender.head(len(data), Content_Type="audio/wav")
+            sender.send(data[:30])
+        for other in (data, SPEECH):
+            assert word_errors(FOX, httpx.post(f"{server.url}/asr", content=other, timeout=FAIL_S).json()["text"]) == 0
+        for sender in (first, second):
+            sender.send(data[30:])
+            assert sender.status() == 200
+            assert word_errors(FOX, sender.content()["text"]) == 0
+
+
+@pytest.mark.parametrize("behind", [b"", b"LIST\x04\0\0\0INFO"])
+def test_a_wav_file_of_unknown_length_is_decoded_before_its_end(server: Server, behind: bytes) -> None:
+    data, before = wav(STORY) + behind, windows(server)
+
+    def pieces() -> Iterator[bytes]:
+        yield data[: len(data) // 2]
+        until(lambda: windows(server) > before)
+        yield data[len(data) // 2 :]
+
+    answer = httpx.post(f"{server.url}/asr", content=pieces(), timeout=FAIL_S)
+    assert word_errors(TOLD, answer.json()["text"]) <= 0.05
 
 
 def form(*parts: tuple[str, str | bytes]) -> bytes:
@@ -166,8 +210,8 @@ def test_a_field_that_comes_behind_the_file_counts_as_well(server: Server, pipel
     with Sender(server) as sender:
         sender.head(len(body), Content_Type=FORM)
         sender.send(body[:-200])
-        while early and windows(server) == before:  # it has been begun without the format
-            pass
+        if early:
+            until(lambda: windows(server) > before)  # it has been begun without the format
         sender.send(body[-200:])
         assert sender.status() == 200
         answer = sender.answer.readline()
@@ -180,13 +224,23 @@ def test_a_stream_tells_nothing_of_what_was_begun_too_early(server: Server, pipe
     with Sender(server) as sender:
         sender.head(len(body), "/v1/audio/transcriptions", Content_Type=FORM)
         sender.send(body[:-200])
-        while windows(server) == before:
-            pass
+        until(lambda: windows(server) > before)
         sender.send(body[-200:])
         assert sender.status() == 400
         assert "klingon" in sender.content()["error"]["message"]
-    while figure(server, "asr_requests_in_work"):
-        pass
+    until(lambda: not figure(server, "asr_requests_open"))
+
+
+@pytest.mark.parametrize("order", ["field, file", "file, field", "file"])
+@pytest.mark.parametrize("end", ["", "\r\n"])
+def test_a_form_is_decoded_once_whatever_its_order_and_its_last_bytes(server: Server, order: str, end: str) -> None:
+    parts: dict[str, tuple[str, str | bytes]] = {"file": ("file", FORMATS["flac"]()), "field": ("language", "en")}
+    body = form(*(parts[name] for name in order.split(", "))).removesuffix(b"\r\n") + end.encode()
+    before = windows(server)
+    httpx.post(f"{server.url}/asr", content=wav(STORY), timeout=FAIL_S).raise_for_status()
+    once = windows(server) - before
+    httpx.post(f"{server.url}/asr", content=body, headers={"Content-Type": FORM}, timeout=FAIL_S).raise_for_status()
+    assert windows(server) - before == 2 * once
 
 
 def test_an_error_of_the_fields_waits_for_those_that_are_still_to_come(server: Server) -> None:
@@ -204,25 +258,26 @@ def test_an_upload_that_breaks_off_leaves_nothing(server: Server, pipeline: Pipe
     with Sender(server) as sender:
         sender.head(len(body), Content_Type=FORM if kind == "form" else "audio/wav", **accept)
         sender.send(body[: len(body) // 2])
-        while windows(server) == before or temporary_files() == files:
-            pass
-    while figure(server, "asr_requests_open") or temporary_files() != files:
-        pass
+        until(lambda: windows(server) > before and temporary_files() != files)
+    until(lambda: not figure(server, "asr_requests_open") and temporary_files() == files)
     assert word_errors(FOX, httpx.post(f"{server.url}/asr", content=SPEECH, timeout=60).json()["text"]) == 0
 
 
-def test_a_file_that_cannot_be_read_is_refused_before_all_of_it_has_come(server: Server) -> None:
-    body = b"no sound " * 250_000
+@pytest.mark.parametrize("kind", ["audio/wav", FORM])
+def test_a_file_that_cannot_be_read_is_refused_before_all_of_it_has_come(server: Server, kind: str) -> None:
+    noise = b"no sound " * 250_000
+    body = form(("language", "en"), ("file", noise))[:-100] if kind == FORM else noise
     with Sender(server) as sender:
-        sender.head(10**7, Content_Type="audio/wav")
+        sender.head(10**7, Content_Type=kind)
         sender.send(body)
         assert sender.status() == 415
         assert sender.content()["error"]["code"] == "unsupported_media"
-        sender.send(bytes(10**7 - len(body)))  # whoever sends on all the same may go on with the connection
-        sender.head(len(SPEECH))
-        sender.send(SPEECH)
-        assert sender.status() == 200
-        assert word_errors(FOX, sender.content()["text"]) == 0
+        sender.send(bytes(10**7 - len(body)))  # it may go on sending, but the connection ends there
+        assert sender.answer.read() == b""
+    for _ in range(2):
+        with httpx.Client(base_url=server.url, timeout=FAIL_S) as client:  # as for a client that sends first and reads then
+            assert client.post("/asr", content=noise * 4).status_code == 415
+            assert word_errors(FOX, client.post("/asr", content=SPEECH).json()["text"]) == 0
 
 
 def test_an_upload_that_stands_still_ends(pipeline: Pipeline) -> None:
@@ -236,6 +291,62 @@ def test_an_upload_that_stands_still_ends(pipeline: Pipeline) -> None:
                 assert "UPLOAD_SILENCE_S" in error["message"]
 
 
+def test_what_comes_before_a_file_has_to_come_at_once(pipeline: Pipeline) -> None:
+    with serving(pipeline, upload_silence_s=0.5) as server, Sender(server) as sender:
+        sender.head(10**6, Content_Type="application/json")
+        while not sender.is_answered():
+            sender.send(b" ")
+        assert sender.status() == 504
+
+
+@pytest.mark.parametrize("kind", ["audio/wav", FORM])
+def test_the_time_of_a_request_holds_its_upload(pipeline: Pipeline, kind: str) -> None:
+    body = form(("language", "en"), ("file", wav(STORY))) if kind == FORM else wav(STORY)
+    with serving(pipeline, request_timeout_s=0.5) as server, Sender(server) as sender:
+        sender.head(len(body), Content_Type=kind)
+        sender.send(body[: len(body) // 2])
+        assert sender.status() == 504
+        assert "REQUEST_TIMEOUT_S" in sender.content()["error"]["message"]
+
+
+def test_a_server_that_ends_says_so_to_those_that_still_send() -> None:
+    data = FORMATS["flac"]()
+    fields = form(("language", "en"), ("file", data))
+    asking: dict[str, tuple[bytes, dict[str, str]]] = {
+        "body": (data, {"Content_Type": "audio/flac"}), "form": (fields, {"Content_Type": FORM}),
+        "stream": (data, {"Accept": "text/event-stream"}), "json": (b'{"url": "http://a/b"}', {"Content_Type": "application/json"}),
+    }  # fmt: skip
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    environment = {
+        **os.environ, "MODEL_ID": TINY, "HOST": "127.0.0.1", "PORT": port, "DRAIN_TIMEOUT_S": "1", "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    server = Server(f"http://127.0.0.1:{port}")
+    command = [sys.executable, "-m", "local_server"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process, ExitStack() as stack:
+        assert process.stderr is not None
+        while b'"ready"' not in (line := process.stderr.readline()):
+            assert line, "the server ended"
+        senders = {name: stack.enter_context(Sender(server)) for name in asking}
+        for name, sender in senders.items():
+            body, headers = asking[name]
+            sender.head(len(body), **headers)
+            sender.send(body[: len(body) * 2 // 3])
+        assert senders["stream"].status() == 200
+        assert senders["stream"].event()[0] == "progress"
+        process.terminate()
+        log = process.stderr.read().decode()
+        assert process.wait(FAIL_S) == 0
+        assert "Traceback" not in log
+        while (told := senders["stream"].event())[0] == "progress":
+            pass
+        assert told[0] == "error"
+        assert told[1]["error"]["code"] == "cancelled"
+        for name in asking.keys() - {"stream"}:
+            assert senders[name].status() == 499
+            assert senders[name].content()["error"]["code"] == "cancelled"
+
+
 def test_uploads_that_arrive_count_as_requests_in_work(pipeline: Pipeline) -> None:
     with serving(pipeline, max_requests=1) as server, Sender(server) as sender:
         sender.head(len(SPEECH), Content_Type="audio/flac", Expect="100-continue")
@@ -245,6 +356,7 @@ def test_uploads_that_arrive_count_as_requests_in_work(pipeline: Pipeline) -> No
             other.head(len(SPEECH), Content_Type="audio/flac", Expect="100-continue")
             assert other.status() == 429  # and no word to go on before
             assert other.content()["error"]["code"] == "overloaded"
+            assert other.answer.read() == b""  # what it sends next would be taken for the file
         assert httpx.post(f"{server.url}/asr", content=SPEECH).headers["Retry-After"] == "1"
         sender.send(SPEECH)
         assert sender.status() == 200
@@ -261,14 +373,6 @@ def test_a_form_in_pieces_of_any_size_is_the_same(size: int) -> None:
     made.end()
     assert file == b"\r\n--a-bound\r\n--a-boundary\n" * 9
     assert made.fields == [("a", "é"), ("b[]", ""), ("b[]", "2")]
-
-
-def test_the_size_of_a_file_is_known_when_it_begins() -> None:
-    made = Form(FORM)
-    body = form(("a", "1"), ("file", SPEECH))
-    assert made.file_size(len(body)) is None
-    made.feed(body[:300])
-    assert made.file_size(len(body)) == len(SPEECH)
 
 
 BAD: Mapping[str, tuple[bytes, str]] = {
@@ -292,6 +396,7 @@ def test_a_form_that_is_none_is_refused_by_what_is_wrong(name: str) -> None:
         made.end()
 
 
-def test_a_form_needs_a_boundary() -> None:
-    with pytest.raises(InvalidRequest, match="boundary"):
-        Form("multipart/form-data")
+@pytest.mark.parametrize(("kind", "said"), [("multipart/form-data", "boundary"), (FORM + ";" * 10**6, "too long")])
+def test_a_form_needs_a_boundary_and_no_more(kind: str, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        Form(kind)

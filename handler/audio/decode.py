@@ -3,7 +3,9 @@
 libsndfile reads wav and its kin, FFmpeg (by PyAV) everything else; both deliver to the one resampler, soxr.
 """
 
+import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,6 +21,7 @@ Planes = NDArray[np.float32]  # [n, channels], at the file's own rate
 MOST_CHANNELS = 8  # that are worked on apart
 CUT_OFF = "the file is cut off or damaged: what could be heard of it was transcribed"
 DAMAGED = "parts of the file are damaged and were left out"
+_SIZE = re.compile(r"^ *(?:RIFF|FORM|data|SSND|Data Size) *: (\d+)", re.MULTILINE)  # as libsndfile tells it
 _BLOCK_S = 2.0  # seconds of audio read at a time
 _SNIFF = 12  # bytes that tell a wav file
 _HEAD = 256 * 1024  # bytes in which an mp3 file says its length, behind its cover picture
@@ -72,28 +75,36 @@ class AudioDecoder:
         self._file.seek(0)
         if not head:
             raise UnsupportedMedia("expected an audio or video file; got no bytes at all")
-        if head[:4] in (b"RIFF", b"RF64", b"riff", b"FORM", b".snd"):
+        if _is_sound(head):
             try:
                 sound = _open_sound(self._file)
             except MediaError:
                 self._file.seek(0)
             else:
-                return self._read_sound(sound)
+                if sound.frames:
+                    return self._read_sound(sound)
+                sound.close()
+                self._file.seek(0)  # none, or their number was never written down
         return self._read_av(head)
 
     def _read_sound(self, sound: Any) -> Iterator[tuple[Planes, int]]:
         import soundfile
 
         with sound:
-            self.duration = sound.frames / sound.samplerate
-            if "should be" in sound.extra_info and not _endless(sound.extra_info):
-                self.warnings.append(CUT_OFF)
+            stated = None if _endless(sound.extra_info) else sound.frames
+            self.duration = None if stated is None else stated / sound.samplerate
+            # Of a file that arrives libsndfile does not know the length: what is missing tells.
+            short = "should be" in sound.extra_info and not isinstance(self._file, SpoolReader)
+            got = 0
             while True:
                 try:
                     planes = sound.read(int(_BLOCK_S * sound.samplerate), dtype="float32", always_2d=True)
                 except soundfile.LibsndfileError as exc:
                     raise CorruptMedia(f"expected a readable sound file: {exc.error_string}") from exc
+                got += len(planes)
                 if not len(planes):
+                    if stated is not None and (short or got < stated):
+                        self._warn(CUT_OFF)
                     return
                 yield np.nan_to_num(planes, copy=False, nan=0.0, posinf=1.0, neginf=-1.0), sound.samplerate
 
@@ -185,18 +196,36 @@ def _with_channels(planes: Planes, count: int) -> Planes:
     return np.pad(planes[:, :count], ((0, 0), (0, max(0, count - planes.shape[1]))))
 
 
+def _is_sound(head: bytes) -> bool:
+    """Whether a file begins as those do that libsndfile reads: wav, its 64-bit kin, aiff, au."""
+    kinds = {b"RIFF": (b"WAVE",), b"RF64": (b"WAVE",), b"FORM": (b"AIFF", b"AIFC")}
+    return head[8:12] in kinds.get(head[:4], ()) or head.startswith((b".snd", b"riff\x2e\x91\xcf\x11"))
+
+
 def _open_sound(file: BinaryIO) -> Any:
+    """A file opened by libsndfile; one that arrives as soon as its beginning has.
+
+    All files of a process are opened under one lock of soundfile's, so none may wait for bytes there.
+    """
     import soundfile
 
-    try:
-        return soundfile.SoundFile(file)
-    except (soundfile.LibsndfileError, TypeError) as exc:
-        raise UnsupportedMedia("expected a sound file") from exc
+    needed = _SNIFF
+    while True:
+        whole = not isinstance(file, SpoolReader) or file.await_bytes(needed)
+        file.seek(0)
+        try:
+            with file.hasty() if isinstance(file, SpoolReader) else nullcontext():
+                return soundfile.SoundFile(file)
+        except (soundfile.LibsndfileError, TypeError) as exc:
+            if whole:
+                raise UnsupportedMedia("expected a sound file") from exc
+            needed *= 2
 
 
 def _endless(info: str) -> bool:
-    """Whether a recorder that could not seek back left its placeholder for a length: none, or the greatest number."""
-    return any(f"should be {size}" in info for size in (0, 0xFFFFFFFF))
+    """Whether a recorder that could not seek back left its placeholder for a length: about the greatest number, signed or not."""
+    sizes = [int(size) for size in _SIZE.findall(info)]
+    return any(size >= 0xFFFFFF00 or 0x7FFFF000 <= size <= 0x80000000 for size in sizes)
 
 
 def _is_known(head: bytes) -> bool:

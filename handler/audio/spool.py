@@ -9,12 +9,13 @@ import io
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from handler.errors import AsrError, Cancelled, TooLarge
 
 IN_MEMORY = 8 * 1024**2  # bytes kept out of the file system
+ENDLESS = 2**60  # bytes of a file whose length is not known
 Idle = Callable[[], AbstractContextManager[None]]
 
 
@@ -114,6 +115,12 @@ class Spool:
             self._file.seek(place)
             return self._file.read(count)
 
+    def await_bytes(self, count: int) -> bool:
+        """As soon as there are so many, or all: whether it is all."""
+        with self._grown:
+            self._wait(lambda: self._size >= count)
+            return self._complete or self._over
+
     def has(self, place: int) -> bool:
         """Whether the byte at a place can be read, or will never come, without waiting."""
         return self._size > place or self._complete or self._over
@@ -159,6 +166,7 @@ class SpoolReader(io.RawIOBase):
         self._spool = spool
         self._idle = idle
         self._place = 0
+        self._hasty = False
 
     def readable(self) -> bool:
         """Always."""
@@ -178,6 +186,8 @@ class SpoolReader(io.RawIOBase):
 
     def next_piece(self, most: int) -> bytes:
         """What has come of the next `most` bytes, at least one of them; b"" at the end."""
+        if self._hasty and not self._spool.has(self._place):
+            return b""
         if self._spool.has(self._place):
             part = self._spool.read_at(self._place, most)
         else:
@@ -199,11 +209,27 @@ class SpoolReader(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         """As any file; a place that is counted from the end waits until the end is known."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: 0}[whence]
-        if whence == io.SEEK_END:
+        if whence == io.SEEK_END and self._hasty:
+            base = ENDLESS
+        elif whence == io.SEEK_END:
             with self._idle():
                 base = self._spool.length()
         self._place = max(0, base + offset)
         return self._place
+
+    @contextmanager
+    def hasty(self) -> Iterator[None]:
+        """Nothing waits meanwhile: what has not come is taken for the end, and there is no telling how long the file is."""
+        self._hasty = True
+        try:
+            yield
+        finally:
+            self._hasty = False
+
+    def await_bytes(self, count: int) -> bool:
+        """As soon as there are so many, or all: whether it is all."""
+        with self._idle():
+            return self._spool.await_bytes(count)
 
     def piecewise(self) -> "Piecewise":
         """The same file for FFmpeg."""
