@@ -77,14 +77,17 @@ def _in_work(server: Server) -> bool:
     return any(float(line.split()[1]) for line in lines if line.startswith(FREE))
 
 
-def round_of(server: Server, clips: Sequence[Spoken], count: int, clients: int, broken: float) -> tuple[int, int, float]:
-    """Uploads by so many clients at once, a share of which break off half-way: answers, broken ones, slowest /hc in seconds."""
+def round_of(server: Server, clips: Sequence[Spoken], long: bytes, count: int, clients: int, broken: float) -> tuple[int, int, float]:
+    """Uploads by so many clients at once: answers, those that break off, slowest /hc in seconds.
+
+    A share of them break off in the middle of the long file, which is more than a spool keeps in memory.
+    """
     files = [clips[number % len(clips)].path for number in range(count)]
     leaving = [random.random() < broken for _ in files]
 
     def one(path: Path, leaves: bool) -> bool:
         if leaves:
-            break_off(server, path.read_bytes(), 0.5).close()
+            break_off(server, long, 0.5).close()
             return False
         return server.upload(path).text is not None
 
@@ -125,7 +128,7 @@ def main() -> None:
         print("\n| answered | broken off | slowest /hc | memory |\n|---|---|---|---|", flush=True)
         level = server.bytes()
         for _ in tqdm(range(given.rounds), unit="round"):
-            answered, broken, slowest = round_of(server, clips, given.uploads, given.clients, given.broken)
+            answered, broken, slowest = round_of(server, clips, long, given.uploads, given.clients, given.broken)
             while _in_work(server):
                 pass
             print(f"| {answered} | {broken} | {1000 * slowest:.0f} ms | {server.bytes() / level - 1:+.1%} |", flush=True)
