@@ -1,5 +1,6 @@
 """Real weights from registry packages, one pipeline for all tests in float32, a web server on loopback."""
 
+import gc
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,14 @@ def package(name: str) -> Path:
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin).parent
+
+
+@pytest.fixture(autouse=True, scope="module")
+def collected() -> Iterator[None]:
+    """A process that serves keeps what it began with out of the collector's sight; here many begin in one."""
+    yield
+    gc.unfreeze()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
