@@ -19,7 +19,7 @@ from handler.formats import TEXTS, chunk, render, to_object
 from handler.schema import Options, Transcript
 from handler.sendable import encoded
 from handler.settings import Settings
-from local_server.body import Incoming, asked, in_work
+from local_server.body import asked, in_work
 from local_server.errors import error_response
 from local_server.front import Asgi, House
 from local_server.gate import Gate
@@ -71,9 +71,7 @@ def _routes(house: House, metrics: Metrics) -> FastAPI:
         """Transcribe an address, the bytes in the body, or an uploaded file."""
         began = time.perf_counter()
         pipeline = house.ready()
-        async with in_work() as stack:
-            stack.enter_context(pipeline.place())
-            incoming = await stack.enter_async_context(Incoming(request, settings))
+        async with in_work(request, pipeline, settings) as (incoming, stack):
             events = "text/event-stream" in request.headers.get("accept", "")
 
             async def begin(held: AsyncExitStack) -> tuple[Told | Transcript, Options]:

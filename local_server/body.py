@@ -14,6 +14,7 @@ from fastapi import Request
 from handler import logs
 from handler.audio.spool import IN_MEMORY, Spool
 from handler.errors import AsrError, Cancelled, DeadlineExceeded, Internal, InvalidRequest, ModelNotFound, TooLarge
+from handler.pipeline import Pipeline
 from handler.schema import AudioSource, Options
 from handler.settings import Settings
 from local_server.form import FILE, Form
@@ -27,16 +28,6 @@ _JSON, _FORM = "application/json", "multipart/form-data"
 
 class Overtaken(Exception):
     """What was begun early was begun without a field that came behind the file."""
-
-
-@asynccontextmanager
-async def in_work() -> AsyncIterator[AsyncExitStack]:
-    """Holds what a request needs for its time. Raises Cancelled where the server ends before."""
-    try:
-        async with AsyncExitStack() as stack:
-            yield stack
-    except asyncio.CancelledError:
-        raise Cancelled(ENDING) from None
 
 
 class Incoming:
@@ -215,6 +206,17 @@ class Incoming:
     def _check_size(self, count: int) -> None:
         if count > self._cap:
             raise TooLarge(f"expected a body of at most {self._cap} bytes; got more")
+
+
+@asynccontextmanager
+async def in_work(request: Request, pipeline: Pipeline, settings: Settings) -> AsyncIterator[tuple[Incoming, AsyncExitStack]]:
+    """A request that has its place, as it arrives, and what holds both. Raises Overloaded, and Cancelled where the server ends before."""
+    try:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(pipeline.place())
+            yield await stack.enter_async_context(Incoming(request, settings)), stack
+    except asyncio.CancelledError:
+        raise Cancelled(ENDING) from None
 
 
 async def asked(incoming: Incoming, query: Mapping[str, str]) -> tuple[AudioSource, Options]:

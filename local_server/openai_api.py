@@ -93,9 +93,7 @@ def _check_model(name: str, settings: Settings) -> None:
 async def _answer(request: Request, house: House, task: str) -> Response:
     pipeline, settings = house.ready(), house.settings
     spelled = pipeline.engine.spelled
-    async with in_work() as stack:
-        stack.enter_context(pipeline.place())
-        incoming = await stack.enter_async_context(Incoming(request, settings))
+    async with in_work(request, pipeline, settings) as (incoming, stack):
 
         async def begin(held: AsyncExitStack) -> tuple[Told | Transcript, Asked]:
             source, fields = _source(incoming)

@@ -80,7 +80,7 @@ class Server:
         """The most memory that the process has held until now."""
         return peak_bytes(self._process.pid)
 
-    def bytes(self) -> int:
+    def held_bytes(self) -> int:
         """The memory that it holds now."""
         pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")

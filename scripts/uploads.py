@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from urllib.parse import urlsplit
@@ -35,20 +36,15 @@ def behind_the_last_byte(server: Server, data: bytes, seconds: float, as_form: b
             yield data[len(data) * number // PIECES : len(data) * (number + 1) // PIECES]
         sent[0] = time.perf_counter()
 
+    body: Iterator[bytes] = pieces()
+    path, kind = "/asr", "audio/flac"
     if as_form:
         before = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n'
         before += b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
-        path, kind, body = "/v1/audio/transcriptions", "multipart/form-data; boundary=b", _between(before, pieces(), b"\r\n--b--\r\n")
-    else:
-        path, kind, body = "/asr", "audio/flac", pieces()
+        path, kind = "/v1/audio/transcriptions", "multipart/form-data; boundary=b"
+        body = chain([before], body, [b"\r\n--b--\r\n"])
     requests.post(server.url + path, data=body, headers={"Content-Type": kind}, timeout=REPLY_S).raise_for_status()
     return time.perf_counter() - sent[0]
-
-
-def _between(before: bytes, middle: Iterator[bytes], after: bytes) -> Iterator[bytes]:
-    yield before
-    yield from middle
-    yield after
 
 
 def break_off(server: Server, data: bytes, share: float) -> socket.socket:
@@ -126,12 +122,12 @@ def main() -> None:
         left = [until_free(server, long) for _ in range(given.repeat)]
         print(f"\nA client that leaves the long file: rows free within {1000 * max(left):.0f} ms")
         print("\n| answered | broken off | slowest /hc | memory |\n|---|---|---|---|", flush=True)
-        level = server.bytes()
+        level = server.held_bytes()
         for _ in tqdm(range(given.rounds), unit="round"):
             answered, broken, slowest = round_of(server, clips, long, given.uploads, given.clients, given.broken)
             while _in_work(server):
                 pass
-            print(f"| {answered} | {broken} | {1000 * slowest:.0f} ms | {server.bytes() / level - 1:+.1%} |", flush=True)
+            print(f"| {answered} | {broken} | {1000 * slowest:.0f} ms | {server.held_bytes() / level - 1:+.1%} |", flush=True)
         print(f"Temporary files left: {server.temporary_files()}")
 
 

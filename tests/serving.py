@@ -1,15 +1,34 @@
 """The HTTP server on the pipeline of all tests, on loopback."""
 
+import os
 import socket
+import subprocess
+import sys
 import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import httpx
 import uvicorn
 
 from handler.audio.fetch import Fetcher
 from handler.pipeline import Pipeline
 from handler.settings import Settings
+from local_server.__main__ import create_app
 from local_server.front import Front
+from tests.conftest import ROOT, TINY, settings
+
+FAIL_S = 60.0  # a test that would wait for ever
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Ask again and again."""
+    end = time.monotonic() + FAIL_S
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
 
 
 @dataclass
@@ -47,3 +66,34 @@ class Kept(Pipeline):
 
     def close(self) -> None:
         pass
+
+
+@contextmanager
+def serving(pipeline: Pipeline, **changes: object) -> Iterator[Server]:
+    """The server with changed settings, once it is ready."""
+    with (
+        Running(create_app(settings(**changes), lambda given: Kept(pipeline, given))) as running,
+        httpx.Client(base_url=running.url) as made,
+    ):
+        until(lambda: made.get("/hc").status_code == 200)
+        yield running
+
+
+@contextmanager
+def spawned(**variables: str) -> Iterator[tuple["subprocess.Popen[bytes]", Server]]:
+    """`python -m local_server` on Whisper tiny.en as a process of its own, once its model is loaded."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, "MODEL_ID": TINY, "HOST": "127.0.0.1", "PORT": port, "PYTHONPATH": str(ROOT), **variables}
+    with subprocess.Popen([sys.executable, "-m", "local_server"], env=environment, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        while b'"ready"' not in (line := process.stderr.readline()):
+            assert line, "the server ended"
+        yield process, Server(f"http://127.0.0.1:{port}")
+
+
+def figures(server: Server) -> dict[str, float]:
+    """What /metrics says."""
+    with urllib.request.urlopen(f"{server.url}/metrics") as answer:
+        lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}

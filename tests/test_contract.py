@@ -10,9 +10,7 @@ import httpx
 import pytest
 
 from handler.pipeline import Pipeline
-from local_server.__main__ import create_app
-from tests.conftest import settings
-from tests.serving import Kept, Running, Server
+from tests.serving import Server, serving
 from tests.speech import FOX, say, wav
 from tests.web import Web
 
@@ -22,10 +20,7 @@ EXAMPLE = "https://example.com/audio.mp3"
 
 @pytest.fixture(scope="module")
 def server(pipeline: Pipeline) -> Iterator[Server]:
-    with Running(create_app(settings(download_timeout_s=2), lambda given: Kept(pipeline, given))) as running:
-        with httpx.Client(base_url=running.url) as made:
-            while made.get("/hc").status_code != 200:
-                pass
+    with serving(pipeline, download_timeout_s=2) as running:
         yield running
 
 

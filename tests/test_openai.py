@@ -18,7 +18,7 @@ from handler.start import build
 from local_server.__main__ import create_app
 from tests.asking import STORY
 from tests.conftest import TINY, settings
-from tests.serving import Kept, Running, Server
+from tests.serving import Running, Server, figures, serving
 from tests.speech import FOX, say, silence, wav, word_errors
 from tests.web import Web
 
@@ -28,11 +28,8 @@ KEY = "one-key"
 
 @pytest.fixture(scope="module")
 def server(pipeline: Pipeline) -> Iterator[Server]:
-    changed = settings(max_bytes=4_000_000, download_timeout_s=5, api_keys=(KEY, "another"), cors_origins=("https://a.example",))
-    with Running(create_app(changed, lambda given: Kept(pipeline, given))) as running:
-        with httpx.Client(base_url=running.url) as made:
-            while made.get("/hc").status_code != 200:
-                pass
+    changed = {"max_bytes": 4_000_000, "download_timeout_s": 5, "api_keys": (KEY, "another"), "cors_origins": ("https://a.example",)}
+    with serving(pipeline, **changed) as running:
         yield running
 
 
@@ -193,10 +190,10 @@ def test_pages_of_named_origins_may_ask(server: Server) -> None:
 def test_a_request_has_an_id_and_is_counted(server: Server, capfd: pytest.CaptureFixture[str]) -> None:
     headers = {"X-API-Key": KEY}
     with httpx.Client(base_url=server.url, headers=headers) as raw:
-        before = figures(raw)
+        before = figures(server)
         assert raw.post("/asr", content=SPEECH, headers={"X-Request-ID": "mine-7"}).headers["x-request-id"] == "mine-7"
         assert len(raw.post("/asr", content=b"nothing", headers={"X-Request-ID": "no good id"}).headers["x-request-id"]) == 32
-        after = figures(raw)
+        after = figures(server)
     grown = {name: value - before.get(name, 0.0) for name, value in after.items()}
     assert grown['asr_requests_total{code="ok",door="/asr",kind="file"}'] == 1
     assert grown['asr_requests_total{code="unsupported_media",door="/asr",kind="file"}'] == 1
@@ -207,11 +204,6 @@ def test_a_request_has_an_id_and_is_counted(server: Server, capfd: pytest.Captur
     assert after["asr_rows_busy"] == after["asr_windows_waiting"] == after["asr_requests_in_work"] == 0
     assert after["asr_ready"] == 1
     assert after["process_resident_memory_bytes"] > 10**8
-
-
-def figures(raw: httpx.Client) -> dict[str, float]:
-    lines = [line for line in raw.get("/metrics").text.splitlines() if not line.startswith("#")]
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
 
 def events(body: str) -> list[tuple[str, dict[str, Any]]]:

@@ -5,18 +5,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 import srt
 import webvtt
 
 from handler.pipeline import Pipeline
-from local_server.__main__ import create_app
 from tests.asking import STORY
 from tests.browser import CHROMIUM, Browser
-from tests.conftest import settings
-from tests.serving import Kept, Running, Server
+from tests.serving import Server, serving
 from tests.speech import FOX, SENTENCES, say, silence, wav, word_errors
 from tests.web import Web
 
@@ -26,10 +23,7 @@ SPEECH = wav(say(FOX), format="FLAC")
 
 @pytest.fixture(scope="module")
 def server(pipeline: Pipeline) -> Iterator[Server]:
-    with Running(create_app(settings(), lambda given: Kept(pipeline, given))) as running:
-        with httpx.Client(base_url=running.url) as made:
-            while made.get("/hc").status_code != 200:
-                pass
+    with serving(pipeline) as running:
         yield running
 
 
@@ -187,10 +181,7 @@ def test_nothing_sticks_out_on_a_phone(page: Browser, dark: bool) -> None:
 
 
 def test_a_server_with_keys_asks_for_one(browser: Browser, pipeline: Pipeline) -> None:
-    with Running(create_app(settings(api_keys=("hunter2",)), lambda given: Kept(pipeline, given))) as running:
-        with httpx.Client(base_url=running.url) as made:
-            while made.get("/hc").status_code != 200:
-                pass
+    with serving(pipeline, api_keys=("hunter2",)) as running:
         browser.open(running.url + "/")
         browser.drop(SPEECH, "fox.flac")
         browser.until("!document.getElementById('error').hidden")

@@ -14,10 +14,9 @@ import httpx
 import pytest
 
 from handler.pipeline import Pipeline
-from local_server.__main__ import create_app
 from tests.browser import CHROMIUM, Browser
-from tests.conftest import ROOT, settings
-from tests.serving import Kept, Running, Server
+from tests.conftest import ROOT
+from tests.serving import Server, serving
 from tests.speech import FOX, say, wav
 from tests.web import Web
 
@@ -32,10 +31,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def server(pipeline: Pipeline) -> Iterator[Server]:
-    with Running(create_app(settings(cors_origins=("*",)), lambda given: Kept(pipeline, given))) as running:
-        with httpx.Client(base_url=running.url) as made:
-            while made.get("/hc").status_code != 200:
-                pass
+    with serving(pipeline, cors_origins=("*",)) as running:
         yield running
 
 

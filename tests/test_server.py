@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -18,23 +18,21 @@ from handler.schema import Options
 from handler.settings import Settings
 from local_server.__main__ import _listen, create_app
 from tests.conftest import TINY, settings
-from tests.serving import Kept, Running, Server
+from tests.serving import Kept, Running, Server, serving, spawned
 from tests.speech import FOX, SENTENCES, container, say, silence, wav, word_errors
 from tests.web import Web
 
 
 @pytest.fixture(scope="module")
 def server(pipeline: Pipeline) -> Iterator[Server]:
-    changed = settings(salad_machine_id="machine-7", salad_container_group_id="group-7", max_bytes=4_000_000, download_timeout_s=1)
-    with Running(create_app(changed, lambda given: Kept(pipeline, given))) as running:
+    changed = {"salad_machine_id": "machine-7", "salad_container_group_id": "group-7", "max_bytes": 4_000_000, "download_timeout_s": 1}
+    with serving(pipeline, **changed) as running:
         yield running
 
 
 @pytest.fixture
 def client(server: Server) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server.url, timeout=120) as made:
-        while made.get("/hc").status_code != 200:
-            pass
         yield made
 
 
@@ -236,25 +234,16 @@ def test_the_server_listens_on_all_addresses_by_default() -> None:
             pass
 
 
-def test_both_ports_are_served(tmp_path: Path) -> None:
-    import os
-    import subprocess
-    import sys
-
-    from tests.conftest import ROOT
-
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        ports = [str(one.getsockname()[1]), str(two.getsockname()[1])]
-    environment = {**os.environ, "MODEL_ID": TINY, "HOST": "127.0.0.1", "PORT": ports[0], "PORT_HEALTH": ports[1], "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, "-m", "local_server"], env=environment, stderr=subprocess.PIPE) as process:
+def test_both_ports_are_served() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        other = str(free.getsockname()[1])
+    with spawned(PORT_HEALTH=other) as (process, server):
         assert process.stderr is not None
-        while b'"ready"' not in (line := process.stderr.readline()):
-            assert line, "the server ended"
-        for port in ports:
-            with httpx.Client() as made:
-                while made.get(f"http://127.0.0.1:{port}/hc").status_code == 204:
+        for url in (server.url, f"http://127.0.0.1:{other}"):
+            with httpx.Client(base_url=url) as made:
+                while made.get("/hc").status_code == 204:
                     pass
-                assert made.get(f"http://127.0.0.1:{port}/hc").status_code == 200
+                assert made.get("/hc").status_code == 200
         process.terminate()
         process.stderr.read()
         assert process.wait(30) == 0
@@ -262,30 +251,15 @@ def test_both_ports_are_served(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("drain_s", "answered"), [("60", True), ("1", False)])
 def test_a_server_that_is_told_to_end_finishes_what_is_in_work_within_its_deadline(web: Web, drain_s: str, answered: bool) -> None:
-    import os
-    import subprocess
-    import sys
-    from concurrent.futures import ThreadPoolExecutor
-
-    from tests.conftest import ROOT
-
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    environment = {
-        **os.environ, "MODEL_ID": TINY, "HOST": "127.0.0.1", "PORT": port, "DRAIN_TIMEOUT_S": drain_s, "PYTHONPATH": str(ROOT),
-        "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": "true", "DTYPE": "float32",
-    }  # fmt: skip
     web.put("/fox", wav(say(FOX)))
 
-    def ask() -> httpx.Response:
-        return httpx.post(f"http://127.0.0.1:{port}/asr", json={"url": f"{web.url}/half?/fox"}, timeout=60)
+    def ask(server: Server) -> httpx.Response:
+        return httpx.post(f"{server.url}/asr", json={"url": f"{web.url}/half?/fox"}, timeout=60)
 
-    command = [sys.executable, "-m", "local_server"]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process, ThreadPoolExecutor(1) as pool:
+    variables = {"DRAIN_TIMEOUT_S": drain_s, "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": "true", "DTYPE": "float32"}
+    with spawned(**variables) as (process, server), ThreadPoolExecutor(1) as pool:
         assert process.stderr is not None
-        while b'"ready"' not in (line := process.stderr.readline()):
-            assert line, "the server ended"
-        asking = pool.submit(ask)
+        asking = pool.submit(ask, server)
         assert web.asked.wait(30)
         process.terminate()
         if answered:

@@ -2,15 +2,10 @@
 
 import io
 import json
-import os
 import select
 import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -21,11 +16,9 @@ import pytest
 from handler.audio import spool
 from handler.errors import InvalidRequest
 from handler.pipeline import Pipeline
-from local_server.__main__ import create_app
 from local_server.form import MOST_BYTES, Form
 from tests.asking import STORY
-from tests.conftest import ROOT, TINY, settings
-from tests.serving import Kept, Running, Server
+from tests.serving import FAIL_S, Server, figures, serving, spawned, until
 from tests.speech import FOX, SENTENCES, container, say, wav, word_errors
 from tests.test_streaming import temporary_files
 
@@ -35,14 +28,6 @@ FORMATS: dict[str, Callable[[], bytes]] = {
     "wav": partial(wav, STORY), "flac": partial(wav, STORY, format="FLAC"), "mp3": partial(container, STORY, "mp3", "libmp3lame"),
 }  # fmt: skip
 BOUNDARY = "a-boundary"
-
-
-@contextmanager
-def serving(pipeline: Pipeline, **changes: object) -> Iterator[Server]:
-    with Running(create_app(settings(**changes), lambda given: Kept(pipeline, given))) as running:
-        while httpx.get(f"{running.url}/hc").status_code != 200:
-            pass
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -113,25 +98,9 @@ def test_there_is_text_long_before_the_last_byte(server: Server, format: str) ->
     assert word_errors(TOLD, told["text"]) <= 0.05
 
 
-def figure(server: Server, name: str) -> float:
-    """What /metrics says of it."""
-    with urllib.request.urlopen(f"{server.url}/metrics") as answer:
-        return next(float(line.split()[1]) for line in answer.read().decode().splitlines() if line.startswith(f"{name} "))
-
-
 def windows(server: Server) -> float:
     """Those decoded so far."""
-    return figure(server, "asr_windows_total")
-
-
-FAIL_S = 60.0  # a test that would wait for ever
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Ask again and again."""
-    end = time.monotonic() + FAIL_S
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
+    return figures(server)["asr_windows_total"]
 
 
 class Halting(io.BytesIO):
@@ -151,7 +120,7 @@ class Halting(io.BytesIO):
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_file_of_the_openai_package_is_decoded_while_it_is_sent(server: Server, pipeline: Pipeline, format: str, stream: bool) -> None:
+def test_a_file_of_the_openai_package_is_decoded_while_it_is_sent(server: Server, format: str, stream: bool) -> None:
     upload = ("story", Halting(FORMATS[format](), server))
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0, timeout=120) as client:
         if stream:
@@ -204,7 +173,7 @@ FORM = f"multipart/form-data; boundary={BOUNDARY}"
 
 
 @pytest.mark.parametrize("early", [True, False])
-def test_a_field_that_comes_behind_the_file_counts_as_well(server: Server, pipeline: Pipeline, early: bool) -> None:
+def test_a_field_that_comes_behind_the_file_counts_as_well(server: Server, early: bool) -> None:
     before = windows(server)
     body = form(*([("language", "en")] if early else []), ("file", FORMATS["flac"]()), ("format", "srt"))
     with Sender(server) as sender:
@@ -218,7 +187,7 @@ def test_a_field_that_comes_behind_the_file_counts_as_well(server: Server, pipel
     assert answer == b"1\r\n" or answer == b"1\n"
 
 
-def test_a_stream_tells_nothing_of_what_was_begun_too_early(server: Server, pipeline: Pipeline) -> None:
+def test_a_stream_tells_nothing_of_what_was_begun_too_early(server: Server) -> None:
     before = windows(server)
     body = form(("model", "whisper-1"), ("stream", "true"), ("file", FORMATS["mp3"]()), ("language", "klingon"))
     with Sender(server) as sender:
@@ -228,7 +197,7 @@ def test_a_stream_tells_nothing_of_what_was_begun_too_early(server: Server, pipe
         sender.send(body[-200:])
         assert sender.status() == 400
         assert "klingon" in sender.content()["error"]["message"]
-    until(lambda: not figure(server, "asr_requests_open"))
+    until(lambda: not figures(server)["asr_requests_open"])
 
 
 @pytest.mark.parametrize("order", ["field, file", "file, field", "file"])
@@ -250,7 +219,7 @@ def test_an_error_of_the_fields_waits_for_those_that_are_still_to_come(server: S
 
 
 @pytest.mark.parametrize("kind", ["body", "form", "events"])
-def test_an_upload_that_breaks_off_leaves_nothing(server: Server, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_an_upload_that_breaks_off_leaves_nothing(server: Server, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setattr(spool, "IN_MEMORY", 1000)  # bytes: what a large file does, a small one does too
     files, before = temporary_files(), windows(server)
     body = form(("language", "en"), ("file", wav(STORY))) if kind == "form" else wav(STORY)
@@ -259,7 +228,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(server: Server, pipeline: Pipe
         sender.head(len(body), Content_Type=FORM if kind == "form" else "audio/wav", **accept)
         sender.send(body[: len(body) // 2])
         until(lambda: windows(server) > before and temporary_files() != files)
-    until(lambda: not figure(server, "asr_requests_open") and temporary_files() == files)
+    until(lambda: not figures(server)["asr_requests_open"] and temporary_files() == files)
     assert word_errors(FOX, httpx.post(f"{server.url}/asr", content=SPEECH, timeout=60).json()["text"]) == 0
 
 
@@ -316,17 +285,8 @@ def test_a_server_that_ends_says_so_to_those_that_still_send() -> None:
         "body": (data, {"Content_Type": "audio/flac"}), "form": (fields, {"Content_Type": FORM}),
         "stream": (data, {"Accept": "text/event-stream"}), "json": (b'{"url": "http://a/b"}', {"Content_Type": "application/json"}),
     }  # fmt: skip
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    environment = {
-        **os.environ, "MODEL_ID": TINY, "HOST": "127.0.0.1", "PORT": port, "DRAIN_TIMEOUT_S": "1", "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
-    server = Server(f"http://127.0.0.1:{port}")
-    command = [sys.executable, "-m", "local_server"]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process, ExitStack() as stack:
+    with spawned(DRAIN_TIMEOUT_S="1") as (process, server), ExitStack() as stack:
         assert process.stderr is not None
-        while b'"ready"' not in (line := process.stderr.readline()):
-            assert line, "the server ended"
         senders = {name: stack.enter_context(Sender(server)) for name in asking}
         for name, sender in senders.items():
             body, headers = asking[name]
@@ -351,7 +311,7 @@ def test_uploads_that_arrive_count_as_requests_in_work(pipeline: Pipeline) -> No
     with serving(pipeline, max_requests=1) as server, Sender(server) as sender:
         sender.head(len(SPEECH), Content_Type="audio/flac", Expect="100-continue")
         assert sender.status() == 100
-        assert figure(server, "asr_requests_open") == 1
+        assert figures(server)["asr_requests_open"] == 1
         with Sender(server) as other:
             other.head(len(SPEECH), Content_Type="audio/flac", Expect="100-continue")
             assert other.status() == 429  # and no word to go on before

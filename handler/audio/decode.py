@@ -13,7 +13,7 @@ import soxr
 from numpy.typing import NDArray
 
 from handler.audio.spool import SpoolReader
-from handler.errors import CorruptMedia, MediaError, NoAudioStream, UnsupportedMedia
+from handler.errors import CorruptMedia, NoAudioStream, UnsupportedMedia
 from handler.schema import SAMPLE_RATE
 
 Planes = NDArray[np.float32]  # [n, channels], at the file's own rate
@@ -76,15 +76,9 @@ class AudioDecoder:
         if not head:
             raise UnsupportedMedia("expected an audio or video file; got no bytes at all")
         if _is_sound(head):
-            try:
-                sound = _open_sound(self._file)
-            except MediaError:
-                self._file.seek(0)
-            else:
-                if sound.frames:
-                    return self._read_sound(sound)
-                sound.close()
-                self._file.seek(0)  # none, or their number was never written down
+            if (sound := _open_sound(self._file)) is not None:
+                return self._read_sound(sound)
+            self._file.seek(0)
         return self._read_av(head)
 
     def _read_sound(self, sound: Any) -> Iterator[tuple[Planes, int]]:
@@ -203,7 +197,7 @@ def _is_sound(head: bytes) -> bool:
 
 
 def _open_sound(file: BinaryIO) -> Any:
-    """A file opened by libsndfile; one that arrives as soon as its beginning has.
+    """A file opened by libsndfile; one that arrives as soon as its beginning has. None where it finds no samples in it.
 
     All files of a process are opened under one lock of soundfile's, so none may wait for bytes there.
     """
@@ -215,11 +209,16 @@ def _open_sound(file: BinaryIO) -> Any:
         file.seek(0)
         try:
             with file.hasty() if isinstance(file, SpoolReader) else nullcontext():
-                return soundfile.SoundFile(file)
-        except (soundfile.LibsndfileError, TypeError) as exc:
+                sound = soundfile.SoundFile(file)
+        except (soundfile.LibsndfileError, TypeError):
             if whole:
-                raise UnsupportedMedia("expected a sound file") from exc
+                return None
             needed *= 2
+            continue
+        if sound.frames:
+            return sound
+        sound.close()  # none, or their number was never written down
+        return None
 
 
 def _endless(info: str) -> bool:

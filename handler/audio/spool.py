@@ -186,13 +186,11 @@ class SpoolReader(io.RawIOBase):
 
     def next_piece(self, most: int) -> bytes:
         """What has come of the next `most` bytes, at least one of them; b"" at the end."""
-        if self._hasty and not self._spool.has(self._place):
+        here = self._spool.has(self._place)
+        if self._hasty and not here:
             return b""
-        if self._spool.has(self._place):
+        with nullcontext() if here else self._idle():
             part = self._spool.read_at(self._place, most)
-        else:
-            with self._idle():
-                part = self._spool.read_at(self._place, most)
         self._place += len(part)
         return part
 
