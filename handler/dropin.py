@@ -3,21 +3,20 @@
 Source: runpod-workers/worker-faster_whisper, README.md and src/predict.py.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from handler.errors import InvalidRequest
-from handler.fields import flag, one_of, shown, text
+from handler.fields import flag, one_of, text
 from handler.formats import to_srt, to_verbose_json, to_vtt
+from handler.model_names import check_model
 from handler.schema import Transcript
 
 OPTIONS = {"initial_prompt": "prompt", "enable_vad": "vad"}  # options that have another name here
 FORMATS = ("plain_text", "formatted_text", "srt", "vtt")
 TRANSLATES = "translate"
 ONLY_THEIRS = frozenset({"audio", "model", "transcription", "translate", "translation", "word_timestamps", *OPTIONS})
-_PREFIXES = ("faster-distil-whisper-", "faster-whisper-", "whisper-")
-_SHORT = {"large-v3": "large", "large-v3-turbo": "turbo"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +35,10 @@ def taken(given: Mapping[str, Any], model_id: str, aliases: tuple[str, ...]) -> 
     if not theirs:
         return ours, None
     if "model" in theirs:
-        _check_model(text("model", theirs["model"]), model_id, aliases)
+        check_model(text("model", theirs["model"]), model_id, aliases, InvalidRequest)
     for name, own in {**OPTIONS, "audio": "url", "word_timestamps": "timestamps"}.items():
         if name in theirs and ours.get(own) is not None:
-            raise InvalidRequest(f"{name} and {own} are the same; expected one of them")
+            raise InvalidRequest(f"{name} and {own} are the same; expected one of them", name)
     ours |= {OPTIONS[name]: value for name, value in theirs.items() if name in OPTIONS}
     if "audio" in theirs:
         ours["url"] = text("audio", theirs["audio"])
@@ -49,23 +48,6 @@ def taken(given: Mapping[str, Any], model_id: str, aliases: tuple[str, ...]) -> 
     formats = {name: one_of(FORMATS)(name, theirs.get(name, FORMATS[0])) for name in ("transcription", "translation")}
     translates = flag(TRANSLATES, theirs.get(TRANSLATES, False))
     return ours, Shape(formats["transcription"], formats["translation"] if translates else None, words)
-
-
-def _check_model(asked: str, model_id: str, aliases: tuple[str, ...]) -> None:
-    known = names_of(model_id, aliases)
-    if asked not in known:
-        raise InvalidRequest(
-            f"model {shown(asked)} is not loaded; this worker has {model_id} (MODEL_ID), and expected one of {', '.join(sorted(known))}"
-        )
-
-
-def names_of(model_id: str, aliases: Iterable[str] = ()) -> set[str]:
-    """What a model is called: by its whole id, as these workers call it, such as large-v3 and turbo, and by its aliases."""
-    last = model_id.rpartition("/")[2]
-    short = next((last.removeprefix(prefix) for prefix in _PREFIXES if last.startswith(prefix)), last)
-    if last.startswith("faster-distil-whisper-"):
-        short = f"distil-{short}"
-    return {model_id, last, short, _SHORT.get(short, short), *aliases}
 
 
 def answer(shape: Shape, transcript: Transcript, translated: Transcript | None) -> dict[str, Any]:

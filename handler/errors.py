@@ -31,7 +31,9 @@ class AsrError(Exception):
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, field: str | None = None) -> None:
+        """`field`: the name of the request's field that the error is about, where it is about one."""
+        self.field = field
         self.message = message.encode("utf-8", "backslashreplace").decode()  # half a character would break every sender
         super().__init__(self.message)
 

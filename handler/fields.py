@@ -10,7 +10,7 @@ def one_of(values: tuple[str, ...]) -> Callable[[str, object], str]:
 
     def parse(name: str, value: object) -> str:
         if value not in values:
-            raise InvalidRequest(f"{name} must be one of {', '.join(values)}; got {shown(value)}")
+            raise InvalidRequest(f"{name} must be one of {', '.join(values)}; got {shown(value)}", name)
         return str(value)
 
     return parse
@@ -19,11 +19,11 @@ def one_of(values: tuple[str, ...]) -> Callable[[str, object], str]:
 def text(name: str, value: object) -> str:
     """A string."""
     if not isinstance(value, str):
-        raise InvalidRequest(f"{name} must be a string; got {shown(value)}")
+        raise InvalidRequest(f"{name} must be a string; got {shown(value)}", name)
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise InvalidRequest(f"{name} must be whole characters; got half of one") from None
+        raise InvalidRequest(f"{name} must be whole characters; got half of one", name) from None
     return value
 
 
@@ -33,7 +33,7 @@ def flag(name: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
     if not isinstance(value, str) or value.lower() not in known:
-        raise InvalidRequest(f"{name} must be true or false; got {shown(value)}")
+        raise InvalidRequest(f"{name} must be true or false; got {shown(value)}", name)
     return known[value.lower()]
 
 
@@ -46,7 +46,7 @@ def number(low: float, high: float) -> Callable[[str, object], float]:
         except (ValueError, OverflowError):
             number = float("nan")
         if not low <= number <= high:
-            raise InvalidRequest(f"{name} must be a number from {low:g} to {high:g}; got {shown(value)}")
+            raise InvalidRequest(f"{name} must be a number from {low:g} to {high:g}; got {shown(value)}", name)
         return number
 
     return parse
@@ -59,7 +59,7 @@ def whole(low: int, high: int) -> Callable[[str, object], int]:
     def parse(name: str, value: object) -> int:
         found = read(name, value)
         if found != int(found):
-            raise InvalidRequest(f"{name} must be a whole number from {low} to {high}; got {shown(value)}")
+            raise InvalidRequest(f"{name} must be a whole number from {low} to {high}; got {shown(value)}", name)
         return int(found)
 
     return parse

@@ -166,7 +166,7 @@ class Intake:
                 for cutter, channel in zip(cutters, self.channels, strict=True):
                     self._deliver(Floor(channel, cutter.place_s))
         if options.start_at and self.seconds <= options.start_at:
-            raise InvalidRequest(f"start_at must lie before the end of the audio, which is {self.seconds:.3f} s long")
+            raise InvalidRequest(f"start_at must lie before the end of the audio, which is {self.seconds:.3f} s long", "start_at")
         for cutter in cutters:
             self._offer(self._cut(cutter.finish))
 

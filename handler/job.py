@@ -60,7 +60,7 @@ def _sources(fields: Mapping[str, Any]) -> tuple[tuple[AudioSource, ...], bool]:
     ((name, value),) = found.items()
     if name == "urls":
         if not isinstance(value, list) or not 0 < len(value) <= MOST_FILES or not all(isinstance(url, str) for url in value):
-            raise InvalidRequest(f"urls must be a list of 1 to {MOST_FILES} strings; got {_kind(value)}")
+            raise InvalidRequest(f"urls must be a list of 1 to {MOST_FILES} strings; got {_kind(value)}", "urls")
         return tuple(AudioSource(url=url) for url in value), True
     value = text(name, value)
     return (AudioSource(url=value) if name == "url" else AudioSource(base64=value),), False
@@ -77,7 +77,7 @@ def _limit(policy: object, settings: Settings) -> float:
     if given is None:
         return settings.execution_timeout_s
     if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < 1e12:
-        raise InvalidRequest(f"policy.executionTimeout must be milliseconds; got {shown(given)}")
+        raise InvalidRequest(f"policy.executionTimeout must be milliseconds; got {shown(given)}", "policy.executionTimeout")
     return given / 1000
 
 
@@ -85,5 +85,5 @@ def _bucket(given: object) -> Bucket | None:
     if given is None:
         return None
     if not isinstance(given, Mapping) or not all(isinstance(given.get(name), str) and given[name] for name in _S3):
-        raise InvalidRequest(f"s3Config must be an object with {', '.join(_S3)}, each a string")
+        raise InvalidRequest(f"s3Config must be an object with {', '.join(_S3)}, each a string", "s3Config")
     return Bucket(**{own: given[name] for name, own in _S3.items()})

@@ -151,17 +151,21 @@ class Pipeline:
         languages, rows = self.engine.languages, self.engine.rows
         if max(options.beam_size, options.best_of or 1) > rows:
             name = "beam_size" if options.beam_size > rows else "best_of"
-            raise InvalidRequest(f"{name} must be at most BATCH_SIZE, which is {rows}; got {getattr(options, name)}")
+            raise InvalidRequest(f"{name} must be at most BATCH_SIZE, which is {rows}; got {getattr(options, name)}", name)
         known_tokens = self.engine.text_tokens
         if any(token >= known_tokens for token in options.suppress_tokens or ()):
-            raise InvalidRequest(f"suppress_tokens must be ids of text, below {known_tokens}; got {max(options.suppress_tokens or ())}")
+            raise InvalidRequest(
+                f"suppress_tokens must be ids of text, below {known_tokens}; got {max(options.suppress_tokens or ())}", "suppress_tokens"
+            )
         if options.language == MULTI and not self.engine.detects_language:
-            raise InvalidRequest(f"language multi needs a multilingual model; {self.engine.model_id} is not")
+            raise InvalidRequest(f"language multi needs a multilingual model; {self.engine.model_id} is not", "language")
         if options.language not in (None, MULTI, *languages):
             known = ", ".join(languages) if len(languages) < 10 else f"one of {len(languages)} others"
-            raise InvalidRequest(f"language {options.language!r} is not known to model {self.engine.model_id}; expected {known}")
+            raise InvalidRequest(
+                f"language {options.language!r} is not known to model {self.engine.model_id}; expected {known}", "language"
+            )
         if options.task == "translate" and not self.engine.detects_language:
-            raise InvalidRequest(f"task translate needs a multilingual model; {self.engine.model_id} is not")
+            raise InvalidRequest(f"task translate needs a multilingual model; {self.engine.model_id} is not", "task")
 
 
 def _work_alone() -> None:

@@ -22,14 +22,16 @@ def _language(name: str, value: object) -> str | None:
     given = text(name, value)
     code = MULTI if given.strip().lower() == MULTI else language_code(given)
     if code is None and given.strip():
-        raise InvalidRequest(f"{name} must be a language's code or English name such as 'de' or 'german', or 'multi'; got {shown(value)}")
+        raise InvalidRequest(
+            f"{name} must be a language's code or English name such as 'de' or 'german', or 'multi'; got {shown(value)}", name
+        )
     return code
 
 
 def _step(name: str, value: object) -> float:
     found = number(0, 1)(name, value)
     if 0 < found < LEAST_STEP:
-        raise InvalidRequest(f"{name} must be 0, or at least {LEAST_STEP:g}; got {shown(value)}")
+        raise InvalidRequest(f"{name} must be 0, or at least {LEAST_STEP:g}; got {shown(value)}", name)
     return found
 
 
@@ -40,7 +42,7 @@ def _token_ids(name: str, value: object) -> tuple[int, ...]:
         strange = isinstance(value, list) and any(isinstance(item, str) for item in value)
         if not strange and all(isinstance(item, int) and not isinstance(item, bool) and item >= -1 for item in numbers):
             return tuple(numbers)
-    raise InvalidRequest(f"{name} must be token ids, comma-separated or as a list; -1 stands for the usual ones; got {shown(value)}")
+    raise InvalidRequest(f"{name} must be token ids, comma-separated or as a list; -1 stands for the usual ones; got {shown(value)}", name)
 
 
 def _option(default: Any, doc: str, parse: Callable[[str, object], Any], schema: dict[str, Any]) -> Any:

@@ -72,7 +72,7 @@ def place_at(url: str) -> Place:
     except ValueError:
         known = False
     if not known:
-        raise InvalidRequest("upload_url must be an http:// or https:// address")
+        raise InvalidRequest("upload_url must be an http:// or https:// address", "upload_url")
     return Place(url, urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")), guarded=True)
 
 

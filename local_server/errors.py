@@ -1,6 +1,5 @@
 """Errors as HTTP answers: each code's status and body. Knows no route."""
 
-import re
 from typing import Any
 
 from fastapi.responses import JSONResponse
@@ -34,14 +33,13 @@ OPENAI = "/v1/"  # paths below it answer in OpenAI's form
 
 
 def openai_error(error: AsrError) -> dict[str, Any]:
-    """OpenAI's envelope; `param` is the field that the message is about, where it begins with one."""
+    """Return OpenAI's envelope; `param` is the field that the error is about."""
     status = STATUS[error.code]
-    field = re.match(r"[a-z][a-z_]+(?= must| \S+ is not loaded)", error.message)
     return {
         "error": {
             "message": error.message,
             "type": _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),
-            "param": field[0] if field else None,
+            "param": error.field,
             "code": "invalid_api_key" if error.code == "unauthorized" else error.code,
         }
     }

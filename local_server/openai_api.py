@@ -16,11 +16,11 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from handler.dropin import names_of
-from handler.errors import InvalidRequest, ModelNotFound
-from handler.fields import flag, number, one_of, shown
+from handler.errors import InvalidRequest
+from handler.fields import flag, number, one_of
 from handler.formats import TEXTS, render, text_of, verbose
 from handler.languages import LANGUAGES
+from handler.model_names import check_model
 from handler.schema import AudioSource, Options, Segment, Transcript
 from handler.sendable import encoded
 from handler.settings import Settings
@@ -76,18 +76,12 @@ def add_openai(app: FastAPI, house: House) -> None:
     @app.get("/v1/models/{name:path}", responses=MODELS_RESPONSES)
     async def model(name: str) -> Response:
         """One of them."""
-        _check_model(name, settings)
+        check_model(name, settings.model_id, settings.model_aliases)
         return JSONResponse(_model(name))
 
 
 def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": STARTED, "owned_by": "asr-handler"}
-
-
-def _check_model(name: str, settings: Settings) -> None:
-    known = names_of(settings.model_id, settings.model_aliases)
-    if name not in known:
-        raise ModelNotFound(f"model {shown(name)} is not loaded; expected {settings.model_id}, or one of {', '.join(sorted(known))}")
 
 
 async def _answer(request: Request, house: House, task: str) -> Response:
@@ -119,7 +113,7 @@ def _source(incoming: Incoming) -> tuple[AudioSource, list[tuple[str, str]]]:
         raise InvalidRequest("the body must be multipart/form-data with one part named file, or with url")
     urls = [value for name, value in incoming.form.fields if name == "url"]
     if incoming.form.has_file == bool(urls) or len(urls) > 1:
-        raise InvalidRequest("file must be there, as a file with a name, or url instead of it")
+        raise InvalidRequest("file must be there, as a file with a name, or url instead of it", "file")
     source = AudioSource(url=urls[0]) if urls else AudioSource(growing=incoming.spool)
     return source, [pair for pair in incoming.form.fields if pair[0] != "url"]
 
@@ -140,25 +134,25 @@ def parse(fields: Sequence[tuple[str, str]], task: str, settings: Settings) -> A
         if plain in _ARRAYS:
             given.setdefault(plain, []).extend(_items(value))
         elif plain in given or plain != name:
-            raise InvalidRequest(f"{plain} must be given once")
+            raise InvalidRequest(f"{plain} must be given once", plain)
         else:
             given[plain] = value
     if "model" not in given:
-        raise InvalidRequest(f"model must be there: {settings.model_id}, or one of {', '.join(settings.model_aliases)}")
-    _check_model(given["model"], settings)
+        raise InvalidRequest(f"model must be there: {settings.model_id}, or one of {', '.join(settings.model_aliases)}", "model")
+    check_model(given["model"], settings.model_id, settings.model_aliases)
     for name, why in _REFUSED.items():
         if given.get(name):
-            raise InvalidRequest(f"{name} must not be set: {why}")
+            raise InvalidRequest(f"{name} must not be set: {why}", name)
     format = one_of(FORMATS)("response_format", given.get("response_format") or "json")
     granularities = tuple(one_of(GRANULARITIES)("timestamp_granularities", one) for one in given.get("timestamp_granularities", ()))
     if granularities and format != "verbose_json":
-        raise InvalidRequest("timestamp_granularities must come with response_format verbose_json")
+        raise InvalidRequest("timestamp_granularities must come with response_format verbose_json", "timestamp_granularities")
     include = [one_of(("logprobs",))("include", one) for one in given.get("include", ())]
     if include and format != "json":
-        raise InvalidRequest("include must come with response_format json")
+        raise InvalidRequest("include must come with response_format json", "include")
     stream = flag("stream", given.get("stream") or "false")
     if stream and format not in ("json", "text"):
-        raise InvalidRequest("stream must come with response_format json or text")
+        raise InvalidRequest("stream must come with response_format json or text", "stream")
     return Asked(_options(given, task), format, granularities or ("segment",), stream, bool(include))
 
 
@@ -176,7 +170,7 @@ def _items(value: str) -> list[str]:
 def _options(given: Mapping[str, Any], task: str) -> Options:
     languages = [*given.get("languages", ()), *([given["language"]] if given.get("language") else [])]
     if len(set(languages)) > 1:
-        raise InvalidRequest("languages must name one language at most; without any, it is found out")
+        raise InvalidRequest("languages must name one language at most; without any, it is found out", "languages")
     return Options.parse(
         {
             "task": task,
@@ -201,7 +195,7 @@ def _vad(strategy: object) -> bool:
             strategy = None
     if strategy == {"type": "server_vad"}:
         return True
-    raise InvalidRequest("chunking_strategy must be auto, or server_vad without any of its thresholds")
+    raise InvalidRequest("chunking_strategy must be auto, or server_vad without any of its thresholds", "chunking_strategy")
 
 
 def _usage(transcript: Transcript) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from handler.desk import Desk
-from handler.dropin import ONLY_THEIRS, names_of, taken
+from handler.dropin import ONLY_THEIRS, taken
 from handler.errors import InvalidRequest
 from handler.job import parse_job
+from handler.model_names import model_names
 from handler.pipeline import Pipeline
 from handler.schema import Options
 from handler.settings import Settings
@@ -69,8 +70,8 @@ def test_what_cannot_be_meant_is_refused(given: dict[str, Any]) -> None:
     ],
 )
 def test_a_model_is_known_by_the_names_that_worker_has(model_id: str, names: set[str]) -> None:
-    assert names | {model_id} <= names_of(model_id)
-    assert "base" not in names_of(model_id)
+    assert names | {model_id} <= model_names(model_id)
+    assert "base" not in model_names(model_id)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ LEVELS = (
     ("handler",),
     ("handler.budget", "handler.tally", "handler.errors", "handler.timeline", "handler.logs", "handler.languages", "handler.sdk"),
     ("handler.fields", "handler.models", "handler.sendable", "handler.scaler"),
-    ("handler.audio.spool", "handler.audio.archive",
+    ("handler.model_names", "handler.audio.spool", "handler.audio.archive",
      "handler.schema", "handler.whisper.ctranslate2", "handler.whisper.dims", "handler.whisper.linear",
      "handler.whisper.safefile", "handler.whisper.tokenizer"),
     ("handler.settings", "handler.scheduler", "handler.longform", "handler.fallback", "handler.coverage",

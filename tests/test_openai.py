@@ -125,7 +125,8 @@ def test_what_is_refused_has_the_right_kind_code_and_field(client: openai.OpenAI
         create(file=file(), model="whisper-2")
     assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
     bad: list[tuple[dict[str, Any], str | None]] = [
-        ({"response_format": "docx"}, "response_format"), ({"language": "klingon"}, "language"), ({"temperature": 3}, "temperature"),
+        ({"response_format": "docx"}, "response_format"), ({"language": "klingon"}, "language"),
+        ({"language": "de"}, "language"), ({"temperature": 3}, "temperature"),
         ({"timestamp_granularities": ["word"]}, "timestamp_granularities"), ({"stream": True, "response_format": "srt"}, "stream"),
         ({"include": ["logprobs"], "response_format": "text"}, "include"), ({"include": ["item"]}, "include"),
         ({"chunking_strategy": {"type": "server_vad", "threshold": 0.9}}, "chunking_strategy"),

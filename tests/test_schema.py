@@ -41,6 +41,13 @@ def test_an_option_that_is_unknown_or_bad_is_refused_by_name(given: dict[str, ob
         Options.parse(given)
 
 
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Options)])
+def test_a_refused_value_says_which_option_it_was(name: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        Options.parse({name: object()})
+    assert caught.value.field == name
+
+
 def test_numbers_come_as_numbers_or_as_text_of_a_query() -> None:
     assert Options.parse({"temperature": "0.5", "beam_size": "5"}) == Options.parse({"temperature": 0.5, "beam_size": 5})
     assert Options.parse({"language": "Multi"}).language == "multi"

@@ -47,7 +47,7 @@ class Fetcher:
         try:
             return io.BytesIO(base64.b64decode(body.encode("ascii").translate(None, BLANK), validate=True))
         except (binascii.Error, UnicodeEncodeError):
-            raise InvalidRequest("audio_base64 must be a file's bytes in base64") from None
+            raise InvalidRequest("audio_base64 must be a file's bytes in base64", "audio_base64") from None
 
     def fill(self, url: str, spool: Spool) -> None:
         """Write all of what an address holds into a spool, whose readers meet whatever goes wrong. Runs in a thread of its own."""
@@ -68,7 +68,7 @@ class Fetcher:
             return self._s3(url, spool)
         if scheme in ("http", "https"):
             return self._http(url, spool)
-        raise InvalidRequest(f"url must begin with http://, https:// or s3://; got {public_url(url) or 'none of them'}")
+        raise InvalidRequest(f"url must begin with http://, https:// or s3://; got {public_url(url) or 'none of them'}", "url")
 
     def _limit(self, spool: Spool, shown: str) -> None:
         seconds = self._settings.download_timeout_s
