@@ -43,6 +43,8 @@ class Reader:
         warnings = list(first.warnings)
         for start, end in gaps(window.speech, segments):
             part = window.part(round((start - REACH_S) * SAMPLE_RATE), round((end + REACH_S) * SAMPLE_RATE))
+            if not segments and len(part.samples) == len(window.samples):
+                continue  # the same window once more would say the same
             again = await self._through(part.asked(language=window.how.language or (segments[0].language if segments else None)))
             if again.accepted:  # the model passed over it once: what is said of it now has to be good
                 segments = _inserted(_new(again.segments, segments, start), segments, start)

@@ -44,6 +44,12 @@ async def read(engine: Engine, options: Options | None = None, audio: Window | N
     return text_of(reading.segments), reading
 
 
+async def test_a_window_without_any_text_is_not_decoded_the_same_way_twice() -> None:
+    engine = Engine(lambda asked: says())
+    assert (await read(engine))[0] == ""
+    assert len(engine.asked) == 1
+
+
 async def test_text_found_in_gaps_goes_where_it_was_said() -> None:
     early, late = words("a b c d e f g h", 0.0), words("u v w x y z", 17.0)
     middle = words("l m n o", 9.0)
