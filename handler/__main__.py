@@ -4,10 +4,9 @@ import os
 import sys
 
 from handler.errors import AsrError
+from handler.exit_codes import CANNOT_START, DEVICE_LOST
 from handler.settings import SettingsError
 
-CANNOT_START = 3  # exit code: a setting or the model, as stderr says
-DEVICE_LOST = 4  # exit code
 CONCURRENCY = 4  # times the rows of the batch: so many jobs in work, where nobody says how many
 
 
@@ -19,7 +18,7 @@ def main() -> None:
     except (AsrError, SettingsError) as exc:
         print(f"cannot start: {exc}", file=sys.stderr)
         sys.exit(CANNOT_START)
-    from handler.scaler import serve
+    from handler.jobs.worker_loop import serve
 
     settings, rows = worker.settings, worker.pipeline.engine.rows
     # Constant, since the SDK waits until it is idle to change it; some wait while others are decoded.

@@ -102,7 +102,7 @@ def _var(name: str, default: Any, parse: Callable[[str, str], Any], doc: str, se
     return field(default=default, repr=not secret, metadata={"name": name, "parse": parse, "doc": doc})
 
 
-_GIB = 1024**3
+GIB = 1024**3
 _DAY_S = 24 * 3600
 
 
@@ -142,7 +142,7 @@ class Settings:
         "STARTUP_CHECK", True, _flag, "`0` starts also where the model does not understand the English sentence that it is tried with"
     )
     max_requests: int = _var("MAX_REQUESTS", 128, _whole(1, 4096), "requests in work at once; more are `overloaded`")
-    max_bytes: int = _var("MAX_BYTES", 4 * _GIB, _whole(1, 1024 * _GIB), "largest file, bytes")
+    max_bytes: int = _var("MAX_BYTES", 4 * GIB, _whole(1, 1024 * GIB), "largest file, bytes")
     max_duration_s: float = _var("MAX_DURATION_S", _DAY_S, _seconds(1, 100 * _DAY_S), "longest audio, seconds")
     download_timeout_s: float = _var("DOWNLOAD_TIMEOUT_S", 600.0, _seconds(0.01, _DAY_S), "time for one whole download, seconds")
     upload_silence_s: float = _var(
@@ -166,7 +166,7 @@ class Settings:
         "PROGRESS_INTERVAL_S", 2.0, _seconds(0, _DAY_S), "least time between two updates on a job of the queue, seconds; `0` sends none"
     )
     max_result_bytes: int = _var(
-        "MAX_RESULT_BYTES", 10_000_000, _whole(10_000, _GIB), "largest answer to a job of the queue, bytes; more goes to a bucket"
+        "MAX_RESULT_BYTES", 10_000_000, _whole(10_000, GIB), "largest answer to a job of the queue, bytes; more goes to a bucket"
     )
     bucket_endpoint_url: str | None = _var("BUCKET_ENDPOINT_URL", None, _web_address, "address of the S3 service that takes large answers")
     bucket_region: str | None = _var("BUCKET_REGION", None, _text, "its region, where the address does not name it")
@@ -180,7 +180,7 @@ class Settings:
         _folder,
         "folder where finished windows are kept, so that a job which comes again goes on; it holds people's text",
     )
-    resume_bytes: int = _var("RESUME_BYTES", _GIB, _whole(0, 1024 * _GIB), "most that is kept there, bytes")
+    resume_bytes: int = _var("RESUME_BYTES", GIB, _whole(0, 1024 * GIB), "most that is kept there, bytes")
     resume_age_s: float = _var("RESUME_AGE_S", 7 * _DAY_S, _seconds(1, 1000 * _DAY_S), "longest that a window is kept unused, seconds")
     api_keys: tuple[str, ...] = _var(
         "API_KEY", (), _names, "keys of which the HTTP server asks for one, comma-separated; unset: it is open", secret=True

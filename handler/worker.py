@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from handler import logs
-from handler.desk import Desk
+from handler.jobs.job_handler import Desk
 from handler.settings import Settings
-from handler.start import build
+from handler.startup.bootstrap import build
 from handler.timeline import Timeline
 
 settings = Settings.from_env(os.environ)
@@ -18,7 +18,7 @@ timeline = Timeline.of_process()
 
 def _scaler() -> Any:
     """The module with the SDK's loop; imported beside the weights, since it takes long."""
-    return importlib.import_module("handler.scaler")
+    return importlib.import_module("handler.jobs.worker_loop")
 
 
 def _import_sdk() -> None:

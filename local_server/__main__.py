@@ -1,19 +1,25 @@
 """`python -m local_server`: the HTTP server on HOST and PORT, and on PORT_HEALTH where that is another one."""
 
+from __future__ import annotations
+
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from handler import logs
+from handler.exit_codes import CANNOT_START
 from handler.settings import Settings, SettingsError
-from handler.start import build
-from local_server.front import Asgi, Build, Front, House
+from handler.startup.bootstrap import build
+from local_server.lifespan import Build, Front
+from local_server.state import House
 
-CANNOT_START = 3  # exit code: a setting, the model or the port, as stderr says
+if TYPE_CHECKING:  # a starting process has no use for starlette
+    from starlette.types import ASGIApp
 
 
 def create_app(settings: Settings, build: Build, on_fault: Callable[[], None] = lambda: None) -> Front:
@@ -21,7 +27,7 @@ def create_app(settings: Settings, build: Build, on_fault: Callable[[], None] = 
     return Front(House(settings), build, _make_app, on_fault)
 
 
-def _make_app(house: House) -> Asgi:
+def _make_app(house: House) -> ASGIApp:
     from local_server.app import make_app
 
     return make_app(house)

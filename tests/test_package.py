@@ -50,7 +50,7 @@ def test_the_sdk_is_imported_without_the_process_that_measures_the_processor() -
     code = """
 import sys
 sys.addaudithook(lambda event, _: sys.exit(event) if event.startswith(('subprocess.', 'os.posix_spawn', 'os.fork')) else None)
-from handler.sdk import sdk
+from handler.runpod_sdk import sdk
 assert sdk().serverless.start
 debugger = sdk('runpod.serverless.utils.rp_debugger')
 assert 'cpuinfo' not in sys.modules

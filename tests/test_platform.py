@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from handler import health
-from handler.job import parse_job
-from handler.schema import Options
+from handler.jobs.job import parse_job
+from handler.schema.options import Options
 from handler.settings import Settings
 from tests.conftest import ROOT
-from tests.loopback import Loopback, QuietHandler
+from tests.support.loopback import Loopback, QuietHandler
 
 HUB = json.loads((ROOT / ".runpod/hub.json").read_text())
 TESTS = json.loads((ROOT / ".runpod/tests.json").read_text())

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from handler.audio.spool import SpoolReader
 from handler.errors import CorruptMedia, NoAudioStream, UnsupportedMedia
-from handler.schema import SAMPLE_RATE
+from handler.schema.window import SAMPLE_RATE
 
 Planes = NDArray[np.float32]  # [n, channels], at the file's own rate
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from handler import logs
 from handler.audio.spool import Spool
 from handler.errors import AsrError, DownloadBlocked, DownloadFailed, InvalidRequest, TooLarge
-from handler.sdk import sdk
+from handler.runpod_sdk import sdk
 from handler.settings import Settings
 
 CHUNK = 256 * 1024  # bytes asked for at a time

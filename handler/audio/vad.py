@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from handler.audio.archive import tensors_in
+from handler.audio.torchscript import tensors_in
 
 FRAME = 512  # samples at 16 kHz: 32 ms
 _CONTEXT = 64  # samples before a frame that it sees
@@ -54,7 +54,7 @@ class VoiceActivity:
         with torch.inference_mode():
             frames = torch.from_numpy(samples).unfold(0, _CONTEXT + FRAME, FRAME)[:count]  # [count, _CONTEXT + FRAME]
             probabilities, self._state = self._network(frames, self._state)
-            return probabilities.numpy()  # type: ignore[no-any-return]
+            return probabilities.numpy()
 
 
 class _Network(nn.Module):

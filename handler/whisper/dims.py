@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-SAMPLE_RATE = 16_000  # Hz
+from handler.schema.window import SAMPLE_RATE
+
 N_FFT = 400  # samples: 25 ms
 HOP_LENGTH = 160  # samples: 10 ms
 FRAMES_PER_POSITION = 2  # the encoder's second convolution has stride 2

@@ -6,55 +6,34 @@ Satisfies longform.Engine. Knows no request, no file, no schedule and no policy:
 import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, groupby
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from handler import logs
-from handler.device import (
-    choose_attention,
-    choose_device,
-    choose_dtype,
-    choose_short_context,
-    device_name,
-    free_memory,
-    large_blocks_apart,
-)
 from handler.errors import OutOfMemory
-from handler.longform import Samples, Window, WindowResult
-from handler.schema import SAMPLE_RATE
-from handler.settings import Settings
+from handler.schema.window import SAMPLE_RATE, Samples, Window, WindowResult
 from handler.timeline import Timeline
-from handler.whisper import dims as clock
-from handler.whisper.cache import Cache
-from handler.whisper.dims import Dims
-from handler.whisper.heads import alignment_heads
-from handler.whisper.kept import Kept
+from handler.whisper.alignment import rise
+from handler.whisper.alignment_heads import alignment_heads
+from handler.whisper.batch import Batch, Job
+from handler.whisper.cuda_graphs import Graphs, cuda_capture, sizes_up_to
+from handler.whisper.kv_cache import Cache
+from handler.whisper.logit_rules import suppression
 from handler.whisper.model import LogMel, Whisper
-from handler.whisper.outcome import Outcomes
-from handler.whisper.rules import suppression
-from handler.whisper.search import Batch, Job
-from handler.whisper.step import Graphs, Step, cuda_capture, sizes_up_to
+from handler.whisper.results import Outcomes
+from handler.whisper.step import Step
 from handler.whisper.tokenizer import Tokenizer
-from handler.whisper.weights import load, open_checkpoint
-from handler.whisper.words import rise
 
 # A short window is encoded with so much silence behind it, and in no less than so much in all: with less of either, the
 # network, trained on 30 s always, begins to repeat itself. Measured on Whisper tiny.en and base: no more word errors.
 SILENCE_BEHIND_S = 6.0
 SHORTEST_CONTEXT_S = 10.0
 CONTEXT_STEP_S = 2.0  # contexts are multiples of it: the fewer lengths, the fewer kernels to set up
-MEMORY_SHARE = 0.7  # of the free memory that rows may take
-MOST_ROWS = {"cpu": 16}  # more of them win nothing: a CPU waits for memory either way
 TOGETHER = {"cpu": 1}  # windows encoded at once: one fills a CPU, and a short request that comes meanwhile waits for no more
-
-assert SAMPLE_RATE == clock.SAMPLE_RATE
 
 
 @dataclass(slots=True)
@@ -115,7 +94,7 @@ class WhisperEngine:
         self._heard.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        with _memory_errors():
+        with memory_errors():
             self._allocate(self.rows // 2)
 
     def _graphs(self, step: Step) -> Graphs | None:
@@ -252,58 +231,8 @@ class WhisperEngine:
         return results
 
 
-def load_engine(folder: Path, settings: Settings, kept: Kept | None = None, timeline: Timeline | None = None) -> WhisperEngine:
-    """The engine for a folder with a Whisper checkpoint. Raises ModelUnavailable, OutOfMemory, SettingsError."""
-    timeline = timeline or Timeline()
-    device = choose_device(settings.device)
-    dtype = choose_dtype(settings.dtype, device)
-    attention, why = choose_attention(settings.flash_attention_2, device, dtype)
-    checkpoint = open_checkpoint(folder)
-    settings.check_window(checkpoint.dims.window_samples / SAMPLE_RATE)
-    with ThreadPoolExecutor(1, "vocabulary") as beside, _memory_errors():
-        reading = beside.submit(_vocabulary, folder, checkpoint.dims.n_vocab, timeline)
-        with large_blocks_apart():
-            with timeline.span("weights_read"):
-                model = load(checkpoint, device, dtype, kept)
-            with timeline.span("weights_packed"):
-                model.pack()
-        tokenizer = reading.result()
-        slots = settings.batch_size or rows_that_fit(checkpoint.dims, dtype, free_memory(device), device.type)
-        with timeline.span("engine_built"):
-            engine = WhisperEngine(
-                settings.model_id,
-                model,
-                tokenizer,
-                checkpoint.suppress or tokenizer.non_speech,
-                device_name=device_name(device),
-                attention=attention,
-                slots=slots,
-                max_new_tokens=settings.max_new_tokens,
-                named_heads=checkpoint.alignment_heads,
-                short_context=choose_short_context(settings.audio_context, device),
-                timeline=timeline,
-            )
-    logs.info(
-        "engine_loaded", model=settings.model_id, device=engine.device_name, dtype=str(dtype).removeprefix("torch."),
-        attention=attention, attention_reason=why, slots=slots,
-    )  # fmt: skip
-    return engine
-
-
-def _vocabulary(folder: Path, n_vocab: int, timeline: Timeline) -> Tokenizer:
-    with timeline.span("vocabulary_read"):
-        return Tokenizer.from_folder(folder, n_vocab)
-
-
-def rows_that_fit(dims: Dims, dtype: torch.dtype, memory: int, kind: str) -> int:
-    """Rows for BATCH_SIZE=auto: as many as `memory` bytes hold beside their windows' way through the encoder, up to what pays."""
-    encoding = 16 * dims.n_audio_ctx * dims.n_audio_state * dtype.itemsize  # a window's widest layer, and its neighbours
-    fitting = round(MEMORY_SHARE * memory) // (Cache.slot_bytes(dims, dtype) + encoding)
-    return max(1, min(fitting, MOST_ROWS.get(kind, 64)))
-
-
 @contextmanager
-def _memory_errors() -> Iterator[None]:
+def memory_errors() -> Iterator[None]:
     """A device's lack of memory as an error of ours."""
     try:
         yield
@@ -314,5 +243,5 @@ def _memory_errors() -> Iterator[None]:
 @contextmanager
 def _on_device() -> Iterator[None]:
     """Inference."""
-    with _memory_errors(), torch.inference_mode():
+    with memory_errors(), torch.inference_mode():
         yield

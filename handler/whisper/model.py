@@ -4,20 +4,18 @@ B batch rows, T tokens, S audio positions, C channels of a layer, H heads, D cha
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from handler.whisper.cache import Cache, Listening
-from handler.whisper.dims import FRAMES_PER_POSITION, HOP_LENGTH, N_FFT, SAMPLE_RATE, Dims
-from handler.whisper.linear import Convolution, Embedding, Linear, Norm, Vocabulary, packs
-
-QUERY_BLOCK = 500  # queries of one blocked attention product: its scores stay in a processor's cache
+from handler.schema.window import SAMPLE_RATE
+from handler.whisper.attention import ATTENTIONS, Attention, CrossAttention, Listening, SelfAttention, merge_heads, split_heads
+from handler.whisper.dims import FRAMES_PER_POSITION, HOP_LENGTH, N_FFT, Dims
+from handler.whisper.kv_cache import Cache
+from handler.whisper.layers import Convolution, Embedding, Linear, Norm, Vocabulary, packs
 
 
 def mel_filters(n_mels: int) -> Tensor:
@@ -59,98 +57,6 @@ class LogMel(nn.Module):
         log = ((parts * parts) @ self.filters).clamp_(min=1e-10).log10_()  # [B, frames, n_mels]
         log = torch.maximum(log, log.amax(dim=(1, 2), keepdim=True) - 8.0)  # 80 dB below each window's own peak
         return ((log + 4.0) / 4.0).transpose(1, 2)
-
-
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """[B, T, H * D] → [B, H, T, D]."""
-    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    """[B, H, T, D] → [B, T, H * D]."""
-    return x.transpose(1, 2).flatten(2)
-
-
-def blocked_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention without a mask, one head and QUERY_BLOCK queries at a time, for CPUs. [B, H, S, D] each → the same."""
-    rows, heads, length, depth = q.shape
-    out = q.new_empty(rows, length, heads, depth)
-    scores = q.new_empty(min(length, QUERY_BLOCK), length)
-    for row in range(rows):
-        for head in range(heads):
-            for queries, found in zip(q[row, head].split(QUERY_BLOCK), out[row, :, head].split(QUERY_BLOCK), strict=True):
-                here = torch.mm(queries, k[row, head].T, out=scores[: len(queries)])
-                found.copy_(here.softmax(-1) @ v[row, head])
-    return out.transpose(1, 2)
-
-
-def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention without a mask by whichever kernel PyTorch chooses. [B, H, S, D] each → the same."""
-    return F.scaled_dot_product_attention(q, k, v, scale=1.0)
-
-
-def flash_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention without a mask by FlashAttention-2 and nothing else. [B, H, S, D] each → the same."""
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        return F.scaled_dot_product_attention(q, k, v, scale=1.0)
-
-
-def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Attention as two products: for few queries faster than a fused kernel on CPUs without a matrix unit.
-
-    q [B, H, T, D]; k and v [B, H, S, D]; bias broadcast to [B, H, T, S], −inf where a query may not look → [B, H, T, D].
-    """
-    return (q @ k.transpose(-1, -2)).add_(bias).softmax(-1) @ v
-
-
-def fused_biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """The same by whichever kernel PyTorch chooses."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """The kernels that a device does best with."""
-
-    whole: Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v: every query looks everywhere
-    biased: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # q, k, v, bias
-
-
-ATTENTIONS = {
-    "blocked": Attention(blocked_attention, biased_attention),
-    "sdpa": Attention(fused_attention, biased_attention),
-    "sdpa_throughout": Attention(fused_attention, fused_biased_attention),
-    "flash_attention_2": Attention(flash_attention, biased_attention),
-}
-
-
-class SelfAttention(nn.Module):
-    """Queries, keys and values by one product. Queries leave it scaled: the factor lies in the weights."""
-
-    def __init__(self, state: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = Linear(state, 3 * state)
-        self.out = Linear(state, state)
-
-    def project(self, x: Tensor) -> list[Tensor]:
-        """x [B, T, C] → q, k, v, [B, H, T, D] each."""
-        return [split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1)]
-
-
-class CrossAttention(nn.Module):
-    """Queries from the text, keys and values from the audio, these made once a window."""
-
-    def __init__(self, state: int, audio_state: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q = Linear(state, state)
-        self.kv = Linear(audio_state, 2 * state)
-        self.out = Linear(state, state)
-
-    def keys_values(self, audio: Tensor) -> list[Tensor]:
-        """audio [B, S, C] → k, v, [B, H, S, D] each."""
-        return [split_heads(part, self.heads) for part in self.kv(audio).chunk(2, dim=-1)]
 
 
 class Mlp(nn.Module):
@@ -208,7 +114,7 @@ class Encoder(nn.Module):
         x = x + self.positions[: x.shape[1]]
         for layer in self.layers:
             x = layer(x, self.attention)
-        return self.norm(x)  # type: ignore[no-any-return]
+        return self.norm(x)
 
 
 class DecoderLayer(nn.Module):
@@ -280,7 +186,7 @@ class Decoder(nn.Module):
                     return x
             x = layer.attend_audio(x, q, k, v, unheard, self.attention)
             x = clamp_half(layer.mlp.added(layer.mlp_norm(x), x))
-        return self.norm(x)  # type: ignore[no-any-return]
+        return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[B, C] → [B, n_vocab], float32; of the packed network less the same for all tokens of a row."""

@@ -1,0 +1,1 @@
+"""One device that many requests share; knows no model."""

@@ -1,0 +1,1 @@
+"""From a cold process to a warm pipeline."""

@@ -1,0 +1,141 @@
+"""Open a checkpoint of CTranslate2: one model.bin. Knows no other layout."""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from handler.whisper.checkpoint.layout import Checkpoint, TensorNames, head_pairs, read_config
+from handler.whisper.dims import Dims
+
+NAMES = TensorNames(
+    layer="{side}/layer_",
+    in_layer={
+        "attn_norm": "self_attention/layer_norm",
+        "attn.qkv": "self_attention/linear_0",
+        "attn.out": "self_attention/linear_1",
+        "cross_norm": "attention/layer_norm",
+        "cross.q": "attention/linear_0",
+        "cross.kv": "attention/linear_1",
+        "cross.out": "attention/linear_2",
+        "mlp_norm": "ffn/layer_norm",
+        "mlp.up": "ffn/linear_0",
+        "mlp.down": "ffn/linear_1",
+    },
+    modules={
+        "encoder.conv1": "encoder/conv1",
+        "encoder.conv2": "encoder/conv2",
+        "encoder.norm": "encoder/layer_norm",
+        "decoder.tokens": "decoder/embeddings",
+        "decoder.norm": "decoder/layer_norm",
+    },
+    tensors={
+        "encoder.positions": "encoder/position_encodings/encodings",
+        "decoder.positions": "decoder/position_encodings/encodings",
+    },
+    separator="/",
+    norm_parameters={"weight": "gamma", "bias": "beta"},
+)
+Variable = tuple[tuple[int, ...], torch.dtype, int, int]  # shape, type, place and size in bytes
+TYPES = (torch.float32, torch.int8, torch.int16, torch.int32, torch.float16, torch.bfloat16)
+
+
+def variables_in(file: BinaryIO) -> Iterator[tuple[str, Variable]]:
+    """Name, shape, type, place and size in bytes of each variable. Source: OpenNMT/CTranslate2, src/models/model.cc."""
+
+    def take(form: str) -> tuple[Any, ...]:
+        size = struct.calcsize("<" + form)
+        raw = file.read(size)
+        return struct.unpack("<" + form, raw)
+
+    def string() -> str:
+        raw: bytes = file.read(take("H")[0])
+        return raw.rstrip(b"\0").decode()
+
+    end = file.seek(0, 2)
+    file.seek(0)
+    (version,) = take("I")
+    spec = string() if 2 <= version <= 6 else ""
+    if spec != "WhisperSpec":
+        raise ValueError(f"expected a CTranslate2 model of spec WhisperSpec; found {spec or 'something else'!r}")
+    _, count = take("II")
+    for _ in range(count):
+        name = string()
+        (rank,) = take("B")
+        shape = take(f"{rank}I")
+        kind, size = take("BI")
+        at = file.tell()
+        if at + size > end:
+            raise EOFError(f"the file ends inside {name}")
+        yield name, (shape, TYPES[kind], at, size)
+        file.seek(size, 1)
+
+
+class _ModelFile:
+    """The variables of a model.bin, read from mapped memory by name."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self._variables = dict(variables_in(file))
+        self._mapped = np.memmap(path, dtype=np.uint8, mode="r")
+
+    def stored(self, name: str) -> Tensor | None:
+        """Return a variable as it is stored; None when there is none of the name."""
+        if name not in self._variables:
+            return None
+        shape, dtype, at, size = self._variables[name]
+        return torch.from_numpy(self._mapped[at : at + size].copy()).view(dtype).reshape(shape)
+
+    def read(self, name: str) -> Tensor | None:
+        """Return a variable with its scale applied, where it was quantised."""
+        tensor, scale = self.stored(name), self.stored(f"{name}_scale")
+        if tensor is None or scale is None:
+            return tensor
+        return tensor.float() / scale.float().reshape(-1, *[1] * (tensor.dim() - 1))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a variable's shape. Raises ValueError when there is none of the name."""
+        if name not in self._variables:
+            raise ValueError(f"it has no variable {name}")
+        return self._variables[name][0]
+
+    def heads(self, side: str) -> int:
+        """Return the attention heads of the encoder or decoder: as stored, else one for every 64 channels."""
+        tensor = self.stored(f"{side}/num_heads")
+        return int(tensor) if tensor is not None else self.shape(f"{side}/position_encodings/encodings")[1] // 64
+
+    def layers(self, side: str) -> int:
+        """Return how many layers the encoder or decoder has."""
+        prefix = f"{side}/layer_"
+        return len({name.split("/")[1] for name in self._variables if name.startswith(prefix) and "/ffn/" in name})
+
+
+def open_ctranslate2(path: Path) -> Checkpoint:
+    """Open the model.bin at `path`. Raises what its readers raise."""
+    model = _ModelFile(path)
+    config = read_config(path.parent, "config.json", required=False)
+    state, n_mels, _ = model.shape("encoder/conv1/weight")
+    n_vocab, text_state = model.shape("decoder/embeddings/weight")
+    return Checkpoint(
+        path.name,
+        NAMES,
+        Dims(
+            n_mels=n_mels,
+            n_audio_ctx=model.shape("encoder/position_encodings/encodings")[0],
+            n_audio_state=state,
+            n_audio_head=model.heads("encoder"),
+            n_audio_layer=model.layers("encoder"),
+            n_vocab=n_vocab,
+            n_text_ctx=model.shape("decoder/position_encodings/encodings")[0],
+            n_text_state=text_state,
+            n_text_head=model.heads("decoder"),
+            n_text_layer=model.layers("decoder"),
+        ),
+        model.read,
+        tuple(config["suppress_ids"]) if config.get("suppress_ids") else None,
+        head_pairs(config.get("alignment_heads")),
+    )

@@ -1,0 +1,202 @@
+"""What `/docs` says of requests and answers, made from the schema so that it is said once. Knows no route."""
+
+from collections.abc import Callable
+from typing import Any
+
+from handler import __version__
+from handler.errors import AsrError, all_kinds
+from handler.output.formats import TEXTS
+from handler.schema.options import Options
+from local_server.errors import STATUS
+
+_OPTIONS = Options.json_schema()
+
+
+def _given(schema: dict[str, Any]) -> dict[str, Any]:
+    """An option as a JSON body may give it: null is as if it were not there, and a number or a flag may come as text."""
+    if "type" not in schema:
+        return {"anyOf": [{name: value for name, value in schema.items() if name == "oneOf"}, {"type": "null"}], **_about(schema)}
+    kinds = [schema["type"], "null", *(["string"] if schema["type"] != "string" else [])]
+    return {**schema, "type": kinds, **({"enum": [*schema["enum"], None]} if "enum" in schema else {})}
+
+
+def _about(schema: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in schema.items() if name in ("description", "examples")}
+
+
+_EXAMPLE = {
+    "text": "The quick brown fox jumps over the lazy dog.",
+    "chunks": [{"timestamp": [0.0, 2.6], "text": "The quick brown fox jumps over the lazy dog."}],
+    "language": "en",
+    "language_probability": 0.99,
+    "task": "transcribe",
+    "duration": 2.8,
+    "model": "openai/whisper-large-v3",
+    "timing": {"decode": 0.01, "vad": 0.01, "wait": 0.0, "device": 0.09, "transcribe": 0.1, "total": 0.11},
+    "account": {
+        "audio_s": 2.5,
+        "total_s": 0.11,
+        "real_time_factor": 22.7,
+        "device_s": 0.09,
+        "cold": False,
+        "model": "openai/whisper-large-v3",
+        "revision": "06f233fe06e710322aca913c1bc4249a0d71fce1",
+        "dtype": "float16",
+        "attention": "sdpa",
+        "device": "NVIDIA L4",
+        "version": "0.1.0",
+    },
+    "coverage": {"speech_s": 2.3, "covered_s": 2.3, "gaps": []},
+    "warnings": [],
+}
+_NULLABLE_NUMBER = {"type": ["number", "null"]}
+_SECONDS = {"type": "number", "description": "Seconds."}
+_WORD = {
+    "type": "object",
+    "required": ["word", "start", "end", "probability"],
+    "properties": {"word": {"type": "string"}, "start": _SECONDS, "end": _SECONDS, "probability": {"type": "number"}},
+}
+_COVERAGE = {
+    "type": "object",
+    "required": ["speech_s", "covered_s", "gaps"],
+    "properties": {
+        "speech_s": {"type": "number", "description": "Seconds of speech heard."},
+        "covered_s": {"type": "number", "description": "Seconds of it that have text."},
+        "gaps": {
+            "type": "array",
+            "description": "Speech that has no text, though it was decoded once more on its own.",
+            "items": {
+                "type": "object",
+                "required": ["start", "end"],
+                "properties": {"start": _SECONDS, "end": _SECONDS, "channel": {"type": "integer"}},
+            },
+        },
+    },
+}
+_TRANSCRIPT = {
+    "type": "object",
+    "required": list(_EXAMPLE),
+    "properties": {
+        "text": {"type": "string"},
+        "chunks": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["timestamp", "text"],
+                "properties": {
+                    "timestamp": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2, "description": "Seconds."},
+                    "text": {"type": "string"},
+                    "channel": {"type": "integer", "description": "With channels=split: from 0."},
+                    "language": {"type": "string", "description": "With language=multi: its code."},
+                    "words": {"type": "array", "items": _WORD, "description": "With timestamps=word."},
+                },
+            },
+        },
+        "language": {"type": ["string", "null"]},
+        "language_probability": _NULLABLE_NUMBER,
+        "task": {"type": "string"},
+        "duration": {"type": "number", "description": "Seconds of audio."},
+        "model": {"type": "string"},
+        "timing": {
+            "type": "object",
+            "properties": {
+                "cold_start": {
+                    "type": "object",
+                    "additionalProperties": {"type": "number"},
+                    "description": "In the first answer of a process: where the time went since it began, seconds by stage.",
+                }
+            },
+            "additionalProperties": {"type": "number"},
+            "description": "Seconds by stage.",
+        },
+        "account": {
+            "type": "object",
+            "description": "What the request took of the device, and of which process; `price` where GPU_PRICE_PER_SECOND is set.",
+        },
+        "coverage": _COVERAGE,
+        "warnings": {"type": "array", "items": {"type": "string"}},
+        "resume_at": {"type": "number", "description": "With partial: seconds from which on it is missing, for want of time."},
+        "segments": {"type": "array", "items": {"type": "object"}, "description": "With verbose_json: segments with their evidence."},
+    },
+}
+_FILE = {"schema": {"type": "string", "format": "binary"}}
+_JSON_BODY = {
+    "schema": {
+        "type": "object",
+        "required": ["url"],
+        "additionalProperties": False,
+        "properties": {
+            "url": {"type": "string", "description": "http, https or s3 address of an audio or video file."},
+            **{name: _given(schema) for name, schema in _OPTIONS.items()},
+        },
+    },
+    "example": {"url": "https://example.com/audio.mp3", "language": "en"},
+}
+_FORM_BODY = {
+    "schema": {
+        "type": "object",
+        "required": ["file"],
+        "properties": {"file": {"type": "string", "format": "binary"}, **_OPTIONS},
+    }
+}
+
+
+def _json(schema: dict[str, Any], example: object) -> dict[str, Any]:
+    return {"application/json": {"schema": schema, "example": example}}
+
+
+def error_schema(fields: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an envelope with these fields under `error`."""
+    return {
+        "type": "object",
+        "required": ["error"],
+        "properties": {"error": {"type": "object", "required": list(fields), "properties": fields}},
+    }
+
+
+def error_responses(schema: dict[str, Any], shown: Callable[[AsrError], dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """What every status of an error says, with an example of the first of its kinds."""
+    kinds: dict[int, list[type[AsrError]]] = {}
+    for kind in sorted(all_kinds(), key=lambda kind: kind.code):
+        if "code" in vars(kind) and kind is not AsrError:
+            kinds.setdefault(STATUS[kind.code], []).append(kind)
+    return {
+        status: {
+            "description": " or ".join(kind.code for kind in found),
+            "content": _json(schema, shown(found[0]("what was expected and what came"))),
+        }
+        for status, found in kinds.items()
+    }
+
+
+ASR_REQUEST: dict[str, Any] = {
+    "parameters": [
+        {"name": name, "in": "query", "description": f"For a file as the body: {schema['description']}", "schema": schema}
+        for name, schema in _OPTIONS.items()
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": _JSON_BODY,
+            "multipart/form-data": _FORM_BODY,
+            "audio/*": _FILE,
+            "video/*": _FILE,
+            "application/octet-stream": _FILE,
+        },
+    },
+}
+ASR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The transcript.",
+        "content": {**_json(_TRANSCRIPT, _EXAMPLE), **{media: {"schema": {"type": "string"}} for _, media in TEXTS.values()}},
+    },
+    **error_responses(
+        error_schema({"code": {"type": "string", "enum": sorted(STATUS)}, "message": {"type": "string"}, "retryable": {"type": "boolean"}}),
+        lambda error: {"error": error.as_dict()},
+    ),
+}
+HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Ready.", "content": _json({"type": "object"}, {"status": "ok", "version": __version__})},
+    204: {"description": "Starting, where PORT_HEALTH is set."},
+    503: {"description": "Starting, or failed.", "content": _json({"type": "object"}, {"status": "starting"})},
+}

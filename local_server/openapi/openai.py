@@ -1,0 +1,131 @@
+"""Request and response schemas of OpenAI's audio API, with examples, for /docs. Knows no route.
+
+Source: the types of the public `openai` package.
+"""
+
+from typing import Any
+
+from local_server.errors import STATUS, openai_error
+from local_server.openapi.asr import error_responses, error_schema
+
+_ERROR = error_schema(
+    {
+        "message": {"type": "string"},
+        "type": {"type": "string"},
+        "param": {"type": ["string", "null"]},
+        "code": {"type": "string", "enum": sorted({*STATUS, "invalid_api_key"})},
+    }
+)
+_SECONDS = {"type": "number", "description": "Seconds."}
+_WORD = {
+    "type": "object",
+    "required": ["word", "start", "end"],
+    "properties": {"word": {"type": "string"}, "start": _SECONDS, "end": _SECONDS},
+}
+_SEGMENT = {
+    "type": "object",
+    "required": ["id", "seek", "start", "end", "text", "tokens"],
+    "properties": {
+        "id": {"type": "integer"}, "seek": {"type": "integer"}, "start": _SECONDS, "end": _SECONDS, "text": {"type": "string"},
+        "tokens": {"type": "array", "items": {"type": "integer"}}, "temperature": {"type": "number"}, "avg_logprob": {"type": "number"},
+        "compression_ratio": {"type": "number"}, "no_speech_prob": {"type": "number"},
+    },
+}  # fmt: skip
+_LOGPROB = {
+    "type": "object",
+    "required": ["token", "logprob", "bytes"],
+    "properties": {
+        "token": {"type": "string", "description": "A word."},
+        "logprob": {"type": "number"},
+        "bytes": {"type": "array", "items": {"type": "integer"}},
+    },
+}
+_TEXT = {
+    "type": "object",
+    "required": ["text", "usage"],
+    "properties": {
+        "text": {"type": "string"},
+        "usage": {
+            "type": "object",
+            "required": ["type", "seconds"],
+            "properties": {"type": {"const": "duration"}, "seconds": {"type": "number"}},
+        },
+        "task": {"type": "string", "description": "With verbose_json."},
+        "language": {"type": "string", "description": "With verbose_json: its English name."},
+        "duration": {"type": "number", "description": "With verbose_json: seconds."},
+        "segments": {"type": "array", "items": _SEGMENT, "description": "With verbose_json."},
+        "words": {"type": "array", "items": _WORD, "description": "With verbose_json and timestamp_granularities word."},
+        "logprobs": {"type": "array", "items": _LOGPROB, "description": "With include logprobs: by token."},
+    },
+}
+_EXAMPLE = {"text": "The quick brown fox jumps over the lazy dog.", "usage": {"type": "duration", "seconds": 3}}
+_STRING = {"type": "string"}
+_FIELDS: dict[str, Any] = {
+    "file": {"type": "string", "format": "binary", "description": "An audio or video file."},
+    "url": {"type": "string", "description": "Instead of file: an http, https or s3 address. An extension."},
+    "model": {"type": "string", "description": "The loaded model's id, or one of MODEL_ALIASES.", "examples": ["whisper-1"]},
+    "prompt": {"type": "string", "description": "Text that is taken to precede every window."},
+    "response_format": {"type": "string", "enum": ["json", "text", "srt", "verbose_json", "vtt"], "default": "json"},
+    "temperature": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
+}
+_MORE: dict[str, Any] = {
+    "language": {"type": "string", "description": "As a code or an English name; where not given, it is found out.", "examples": ["en"]},
+    "languages": {"type": "array", "items": _STRING, "maxItems": 1, "description": "The same as an array; one at most."},
+    "keywords": {"type": "array", "items": _STRING, "description": "Names and terms that may come up."},
+    "timestamp_granularities": {"type": "array", "items": {"type": "string", "enum": ["segment", "word"]}},
+    "include": {
+        "type": "array",
+        "items": {"type": "string", "enum": ["logprobs"]},
+        "description": "With json: log-probabilities by token.",
+    },
+    "stream": {"type": "boolean", "default": False, "description": "With json and text: server-sent events."},
+    "chunking_strategy": {"type": "string", "enum": ["auto"], "description": "Speech is looked for in any case."},
+}
+_MODEL = {
+    "type": "object",
+    "required": ["id", "object", "created", "owned_by"],
+    "properties": {"id": _STRING, "object": {"const": "model"}, "created": {"type": "integer"}, "owned_by": _STRING},
+}
+
+
+def _form(fields: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "required": ["file", "model"], "properties": fields, "additionalProperties": False}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+TRANSCRIPTION_REQUEST = _form({**_FIELDS, **_MORE})
+TRANSLATION_REQUEST = _form(_FIELDS)
+_FAILURES = error_responses(_ERROR, openai_error)
+TRANSCRIPTION_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The text.",
+        "content": {
+            "application/json": {"schema": _TEXT, "example": _EXAMPLE},
+            "text/plain": {"schema": _STRING},
+            "application/x-subrip": {"schema": _STRING},
+            "text/vtt": {"schema": _STRING},
+            "text/event-stream": {"schema": _STRING},
+        },
+    },
+    **_FAILURES,
+}
+MODELS_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Models.",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "anyOf": [
+                        _MODEL,
+                        {
+                            "type": "object",
+                            "required": ["object", "data"],
+                            "properties": {"object": {"const": "list"}, "data": {"type": "array", "items": _MODEL}},
+                        },
+                    ]
+                }
+            }
+        },
+    },
+    **_FAILURES,
+}

@@ -1,0 +1,26 @@
+"""`/hc` and `/metrics`: whether the server can take work, and what it has done. Knows no other route."""
+
+import asyncio
+
+from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST as METRICS_TYPE
+
+from local_server.metrics import Metrics
+from local_server.openapi.asr import HEALTH_RESPONSES
+from local_server.state import House
+
+
+def add_health(app: FastAPI, house: House, metrics: Metrics) -> None:
+    """Add the routes."""
+
+    @app.get("/hc", responses=HEALTH_RESPONSES)
+    async def health() -> Response:
+        """Whether the server can take work."""  # behind a Front that answers it itself, this tells /docs of it
+        status, content = house.health()
+        return Response(status_code=status) if content is None else JSONResponse(content, status)
+
+    @app.get("/metrics", include_in_schema=False)
+    async def figures() -> Response:
+        """Figures for Prometheus."""
+        return Response(await asyncio.to_thread(metrics.text), media_type=METRICS_TYPE)

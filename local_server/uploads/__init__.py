@@ -1,0 +1,1 @@
+"""Request bodies, read while they arrive."""

@@ -1,0 +1,62 @@
+"""Audio to measure with, and what is found in it: folders with a manifest, one long file of many short ones, word errors."""
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from handler.schema.window import SAMPLE_RATE
+
+JOINED_S = 1191.0  # 19 min 51 s: as long as the file that asr-api's README measures with
+GAPS_S = (0.3, 1.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A file and what is said in it."""
+
+    path: Path
+    text: str
+    seconds: float
+
+
+def spoken_in(folder: Path) -> list[Spoken]:
+    """The files of a folder's manifest.jsonl, whose lines are {"audio": "a.flac", "text": "what is said"}."""
+    rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines() if line.strip()]
+    if not rows:
+        raise SystemExit(f"{folder}/manifest.jsonl names no file")
+    return [Spoken(folder / row["audio"], row["text"], soundfile.info(folder / row["audio"]).duration) for row in rows]
+
+
+def joined(clips: Sequence[Spoken], seconds: float, target: Path) -> Spoken:
+    """Clips one after the other, in random order and with pauses, in a file of about so many seconds; the same for the same clips."""
+    texts: list[str] = []
+    length = 0
+    with soundfile.SoundFile(target, "w", SAMPLE_RATE, 1, "PCM_16") as file:
+        for clip, samples, pause in _shuffled(clips):
+            if length + len(samples) + pause > seconds * SAMPLE_RATE:
+                break
+            file.write(np.concatenate((samples, np.zeros(pause, np.float32))))
+            length += len(samples) + pause
+            texts.append(clip.text)
+    return Spoken(target, " ".join(texts), length / SAMPLE_RATE)
+
+
+def _shuffled(clips: Sequence[Spoken]) -> Iterator[tuple[Spoken, NDArray[np.float32], int]]:
+    """Clips over and over, each time in another order, with their samples and the pause behind them."""
+    chance = random.Random(0)
+    read = {clip.path: _samples(clip.path) for clip in clips}
+    while True:
+        for clip in chance.sample(list(clips), len(clips)):
+            yield clip, read[clip.path], round(chance.uniform(*GAPS_S) * SAMPLE_RATE)
+
+
+def _samples(path: Path) -> NDArray[np.float32]:
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return np.asarray(soxr.resample(samples.mean(1), rate, SAMPLE_RATE), np.float32)

@@ -1,0 +1,89 @@
+"""Options: parsed the same for every door, refused by name."""
+
+import dataclasses
+
+import pytest
+
+from handler.audio.source import AudioSource
+from handler.errors import InvalidRequest
+from handler.languages import LANGUAGES, language_code
+from handler.schema.options import Options
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"colour": "red"}, "unknown option 'colour'"),
+        ({"language": "klingon"}, "language must be"),
+        ({"language": 7}, "language must be a string"),
+        ({"task": "sing"}, "task must be one of transcribe, translate"),
+        ({"timestamps": "syllable"}, "timestamps must be one of"),
+        ({"format": "pdf"}, "format must be one of"),
+        ({"vad": "perhaps"}, "vad must be true or false"),
+        ({"condition_on_previous_text": 2}, "condition_on_previous_text must be true or false"),
+        ({"prompt": ["a"]}, "prompt must be a string"),
+        ({"hotwords": 3}, "hotwords must be a string"),
+        ({"temperature": 1.5}, "temperature must be a number from 0 to 1"),
+        ({"temperature": "warm"}, "temperature must be a number"),
+        ({"temperature": "nan"}, "temperature must be a number"),
+        ({"temperature": 10**400}, "temperature must be a number"),
+        ({"temperature": True}, "temperature must be a number"),
+        ({"beam_size": 0}, "beam_size must be a number from 1 to 64"),
+        ({"beam_size": 2.5}, "beam_size must be a whole number from 1 to 64"),
+        ({"best_of": [5]}, "best_of must be a number"),
+        ({"logprob_threshold": 1}, "logprob_threshold must be a number from -1000 to 0"),
+        ({"no_speech_threshold": -1}, "no_speech_threshold must be a number from 0 to 1"),
+        ({"compression_ratio_threshold": None, "channels": "left"}, "channels must be one of mix, split"),
+    ],
+)
+def test_an_option_that_is_unknown_or_bad_is_refused_by_name(given: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        Options.parse(given)
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Options)])
+def test_a_refused_value_says_which_option_it_was(name: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        Options.parse({name: object()})
+    assert caught.value.field == name
+
+
+def test_numbers_come_as_numbers_or_as_text_of_a_query() -> None:
+    assert Options.parse({"temperature": "0.5", "beam_size": "5"}) == Options.parse({"temperature": 0.5, "beam_size": 5})
+    assert Options.parse({"language": "Multi"}).language == "multi"
+
+
+def test_options_that_are_not_given_have_their_defaults() -> None:
+    assert Options.parse({"language": None, "task": None}) == Options()
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("de", "de"), ("German", "de"), (" FRENCH ", "fr"), ("mandarin", "zh"), ("", None), ("xx", None)]
+)
+def test_a_language_may_be_given_by_code_or_name(text: str, code: str | None) -> None:
+    assert language_code(text) == code
+
+
+def test_the_table_of_languages_is_that_of_the_field() -> None:
+    from whisper.tokenizer import LANGUAGES as theirs
+
+    assert list(LANGUAGES.items()) == list(theirs.items())
+
+
+def test_a_long_value_is_shown_short_in_an_error() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        Options.parse({"task": "x" * 10_000})
+    assert len(caught.value.message) < 200
+
+
+def test_a_source_is_exactly_one() -> None:
+    with pytest.raises(InvalidRequest):
+        AudioSource()
+    with pytest.raises(InvalidRequest):
+        AudioSource(url="http://a/b", base64="AA==")
+
+
+def test_every_option_stands_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert [field.name for field in dataclasses.fields(Options) if f"| `{field.name}` |" not in readme] == []

@@ -1,0 +1,1 @@
+"""Servers, clients, speech and fakes that tests and scripts share."""

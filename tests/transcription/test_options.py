@@ -1,0 +1,105 @@
+"""Options that steer the search, on real weights and by their rules alone."""
+
+import asyncio
+
+import numpy as np
+import pytest
+import torch
+
+from handler.errors import InvalidRequest
+from handler.schema.options import Options
+from handler.schema.window import Decoding, Window
+from handler.transcription.fallback import ladder
+from handler.transcription.pipeline import Pipeline
+from handler.whisper.batch import Hypothesis, Job
+from handler.whisper.tokenizer import Specials
+from tests.support.asking import upload
+from tests.support.speech import FOX, SENTENCES, say, silence, wav
+from tests.support.word_errors import word_error_rate
+
+FOX_TOKEN = 21831  # " fox" in the English vocabulary
+
+
+async def test_a_suppressed_token_never_comes_and_no_other_request_notices(pipeline: Pipeline) -> None:
+    data = wav(say(FOX))
+    without, usual, beams = await asyncio.gather(
+        pipeline.transcribe(upload(data), Options(suppress_tokens=(-1, FOX_TOKEN))),
+        pipeline.transcribe(upload(data), Options()),
+        pipeline.transcribe(upload(data), Options(suppress_tokens=(FOX_TOKEN,), beam_size=2)),
+    )
+    assert word_error_rate(FOX, usual.text) == 0
+    for changed in (without, beams):
+        assert " fox" not in changed.text
+        assert "The quick brown" in changed.text
+
+
+async def test_the_usual_tokens_may_be_named_as_such(pipeline: Pipeline) -> None:
+    data = wav(say(FOX))
+    named, usual = [await pipeline.transcribe(upload(data), options) for options in (Options(suppress_tokens=(-1,)), Options())]
+    assert named.segments == usual.segments
+
+
+def job(**how: object) -> Job:
+    window = Window(0, np.zeros(16_000, np.float32), how=Decoding(rows=4, **how))  # type: ignore[arg-type]
+    return Job(window, (1,), "en", {}, torch.zeros(1), 50)
+
+
+@pytest.mark.parametrize(("patience", "wanted"), [(1.0, 4), (2.0, 8), (0.5, 2), (0.1, 1)])
+def test_patience_says_how_many_texts_have_to_end(patience: float, wanted: int) -> None:
+    assert job(patience=patience).wanted == wanted
+
+
+def test_a_length_penalty_prefers_longer_texts_the_greater_it_is() -> None:
+    ids = Specials.of_vocab(51_864)
+    short, long = Hypothesis([1, 2], [-1.0, -1.0]), Hypothesis([1, 2, 3, 4], [-0.9, -0.9, -0.9, -0.9])
+    assert [_best(penalty, ids, short, long) for penalty in (None, 0.0, 4.0)] == [long, short, long]
+
+
+def _best(penalty: float | None, ids: Specials, *found: Hypothesis) -> Hypothesis:
+    asked = job(length_penalty=penalty)
+    asked.found = list(found)
+    return asked.best(ids)
+
+
+async def test_patience_and_a_length_penalty_leave_clear_speech_as_it_is(pipeline: Pipeline) -> None:
+    got = await pipeline.transcribe(upload(wav(say(FOX))), Options(beam_size=3, patience=2.0, length_penalty=1.0))
+    assert word_error_rate(FOX, got.text) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (Options(temperature_increment_on_fallback=0.5), [0.0, 0.5, 1.0]),
+        (Options(temperature_increment_on_fallback=0), [0.0]),
+        (Options(temperature=0.4, temperature_increment_on_fallback=0.3), [0.4, 0.7, 1.0]),
+        (Options(temperature=1, temperature_increment_on_fallback=0.3), [1.0]),
+    ],
+)
+def test_the_step_of_the_fallback_may_be_given(options: Options, expected: list[float]) -> None:
+    assert list(ladder(options)) == expected
+
+
+@pytest.mark.parametrize(("given", "expected"), [("-1", (-1,)), ("-1, 50", (-1, 50)), ("", ()), ([50, 51], (50, 51)), ("7", (7,))])
+def test_tokens_come_as_a_text_or_a_list(given: object, expected: tuple[int, ...]) -> None:
+    assert Options.parse({"suppress_tokens": given}).suppress_tokens == expected
+
+
+@pytest.mark.parametrize("given", ["a", "-2", [1.5], ["5"], [True], 7, {"a": 1}, [None], "1-2"])
+def test_what_is_no_token_is_refused(given: object) -> None:
+    with pytest.raises(InvalidRequest, match="suppress_tokens"):
+        Options.parse({"suppress_tokens": given})
+
+
+async def test_a_start_within_the_audio_leaves_out_what_is_before_it(pipeline: Pipeline) -> None:
+    first, second = say(SENTENCES[0]), say(SENTENCES[1])
+    data = wav(np.concatenate((first, silence(4.0), second)))
+    start = len(first) / 16_000 + 2.0
+    got = await pipeline.transcribe(upload(data), Options(start_at=start))
+    assert word_error_rate(SENTENCES[1], got.text) <= 0.15
+    assert got.segments[0].start >= start
+    assert got.duration == pytest.approx(start + 2.0 + len(second) / 16_000, abs=0.05)
+
+
+def test_a_step_that_would_try_hundreds_of_times_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="temperature_increment_on_fallback must be 0, or at least"):
+        Options.parse({"temperature_increment_on_fallback": 1e-9})

@@ -1,0 +1,69 @@
+"""What only a GPU can show: graphs, no look back within a step, FlashAttention-2, memory. `scripts/test -m requires_cuda` runs it there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from handler.schema.options import Options
+from handler.startup.bootstrap import build
+from handler.transcription.pipeline import Pipeline
+from handler.whisper.cuda_graphs import cuda_capture
+from handler.whisper.engine import WhisperEngine
+from tests.conftest import settings
+from tests.support.asking import upload
+from tests.support.speech import FOX, PANGRAM, SENTENCES, say, wav
+from tests.support.word_errors import word_error_rate
+from tests.whisper.test_step import replayed_and_eager
+
+pytestmark = [pytest.mark.requires_cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture(params=[False, True], ids=["sdpa", "flash"])
+def on_gpu(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
+    pipeline = build(settings(device="cuda", dtype="auto", flash_attention_2=request.param))
+    yield pipeline
+    pipeline.close()
+
+
+@contextmanager
+def no_look_back() -> Iterator[None]:
+    """Whatever makes the host wait for the device fails."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@torch.inference_mode()
+def test_a_captured_step_equals_the_eager_one_and_never_waits_for_the_host() -> None:
+    for replayed, eager in replayed_and_eager(CUDA, cuda_capture(), no_look_back):
+        assert replayed[0].tolist() == eager[0].tolist()
+
+
+async def test_a_gpu_understands_the_same_words(on_gpu: Pipeline) -> None:
+    for text in (FOX, PANGRAM, *SENTENCES):
+        got = await on_gpu.transcribe(upload(wav(say(text))), Options(timestamps="word"))
+        assert word_error_rate(text, got.text) <= 0.1
+        assert all(word.end >= word.start for segment in got.segments for word in segment.words)
+
+
+async def test_half_of_the_rows_are_enough(on_gpu: Pipeline) -> None:
+    rows = on_gpu.engine.rows
+    on_gpu.engine.halve()
+    assert on_gpu.engine.rows == rows // 2
+    assert word_error_rate(FOX, (await on_gpu.transcribe(upload(wav(say(FOX))), Options())).text) == 0
+
+
+def test_an_automatic_batch_is_as_large_as_pays() -> None:
+    pipeline = build(settings(device="cuda", dtype="auto", batch_size=None))
+    try:
+        assert isinstance(pipeline.engine, WhisperEngine)
+        assert 16 <= pipeline.engine.rows <= 64
+        assert pipeline.engine.device_name == torch.cuda.get_device_name()
+    finally:
+        pipeline.close()

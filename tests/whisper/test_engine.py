@@ -1,0 +1,337 @@
+"""The engine on real weights: the same tokens as `transformers`' own Whisper, and the same alone as in a batch."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from handler.schema.window import SAMPLE_RATE, Decoding, Window, WindowResult
+from handler.whisper.batch import Hypothesis, Job
+from handler.whisper.dims import Dims
+from handler.whisper.engine import WhisperEngine
+from handler.whisper.loading import load_engine, rows_that_fit
+from handler.whisper.timestamps import split_segments
+from handler.whisper.tokenizer import Specials
+from tests.conftest import settings
+from tests.support.layouts import write_transformers
+from tests.support.speech import FOX, PANGRAM, SENTENCES, Samples, say, silence
+from tests.support.word_errors import word_error_rate
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folder: Path) -> WhisperEngine:
+    return load_engine(tiny_folder, settings(batch_size=4, audio_context="full"))
+
+
+@pytest.fixture(scope="module")
+def base(base_folder: Path) -> WhisperEngine:
+    return load_engine(base_folder, settings(batch_size=4, audio_context="full"))
+
+
+def counted(name: str, plain: Callable[..., Any], seen: list[str]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        seen.append(name)
+        return plain(*args)
+
+    return call
+
+
+def test_a_step_looks_at_the_device_once(tiny: WhisperEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = list[str]()
+    tiny.admit([Window(0, say(FOX)), Window(1, say(PANGRAM))])
+    for name in ("tolist", "item", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__"):
+        plain = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, counted(name, plain, looks))
+    assert tiny.advance() == []
+    assert looks == ["tolist"]
+    monkeypatch.undo()
+    while tiny.free() < tiny.rows:
+        tiny.advance()
+
+
+def run(engine: WhisperEngine, windows: list[Window]) -> list[WindowResult]:
+    """Results in order; windows enter as soon as there is room."""
+    waiting, done = list(windows), dict[Window, WindowResult]()
+    while len(done) < len(windows):
+        room, entering = engine.free(), list[Window]()
+        while waiting and (room := room - waiting[0].how.rows) >= 0:
+            entering.append(waiting.pop(0))
+        if entering:
+            engine.admit(entering)
+        done |= dict(engine.advance())
+    return [done[window] for window in windows]
+
+
+def tokens_of(result: WindowResult) -> list[int]:
+    return [token for segment in result.segments for token in segment.tokens]
+
+
+def text_of(result: WindowResult) -> str:
+    return "".join(segment.text for segment in result.segments)
+
+
+def theirs(folder: Path, target: Path, samples: Samples, **options: Any) -> list[int]:
+    """Text tokens by transformers.WhisperForConditionalGeneration, greedy, in float32."""
+    from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+    from handler.whisper.checkpoint.reader import open_checkpoint
+
+    if not target.exists():
+        write_transformers(folder, target)
+    ids = Specials.of_vocab(open_checkpoint(folder).dims.n_vocab)
+    model = WhisperForConditionalGeneration.from_pretrained(target, dtype=torch.float32).eval()
+    features = WhisperFeatureExtractor(feature_size=80)(samples, sampling_rate=16_000, return_tensors="pt")
+    with torch.inference_mode():
+        out = model.generate(features.input_features, return_timestamps=True, num_beams=1, do_sample=False, **options)
+    return [token for token in out[0].tolist() if token < ids.eot]
+
+
+LONG = " ".join(SENTENCES[:4])
+
+
+@pytest.mark.filterwarnings("ignore")  # of transformers' own
+@pytest.mark.parametrize("text", [FOX, PANGRAM, LONG])
+def test_tiny_en_decodes_the_same_tokens_as_transformers(tiny: WhisperEngine, tiny_folder: Path, shared: Path, text: str) -> None:
+    expected = theirs(tiny_folder, shared / "tiny", say(text))
+    assert tokens_of(run(tiny, [Window(0, say(text))])[0]) == expected
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("task", ["transcribe", "translate"])
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_base_decodes_the_same_tokens_as_transformers(
+    base: WhisperEngine, base_folder: Path, shared: Path, language: str, task: str
+) -> None:
+    expected = theirs(base_folder, shared / "base", say(PANGRAM), language=language, task=task)
+    assert tokens_of(run(base, [Window(0, say(PANGRAM), how=Decoding(language=language, task=task))])[0]) == expected
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for converted checkpoints."""
+    return tmp_path_factory.mktemp("transformers")
+
+
+def test_a_short_window_is_heard_in_a_short_context_and_a_long_one_in_full(tiny_folder: Path) -> None:
+    engine = load_engine(tiny_folder, settings(batch_size=3, audio_context="short"))
+    short, padded, full = Window(0, say(FOX)[: 3 * SAMPLE_RATE]), Window(0, say(FOX)), Window(0, say(LONG))
+    assert [len(heard.audio) for heard in engine._encode([short, padded])] == [500, math.ceil((padded.seconds + 6) / 2) * 100]
+    texts = [text_of(result) for result in run(engine, [padded, full, short])]
+    assert word_error_rate(FOX, texts[0]) == 0
+    assert word_error_rate(LONG, texts[1]) <= 0.12
+    assert texts == [text_of(run(engine, [window])[0]) for window in (padded, full, short)]
+
+
+def test_known_words_are_understood(tiny: WhisperEngine) -> None:
+    for sentence in SENTENCES[:3]:
+        assert word_error_rate(sentence, text_of(run(tiny, [Window(0, say(sentence))])[0])) <= 0.1
+
+
+def test_a_window_decodes_the_same_alone_and_in_a_batch_that_others_enter_and_leave(tiny: WhisperEngine) -> None:
+    texts = [*SENTENCES, FOX, LONG, PANGRAM]
+    together = run(tiny, [Window(0, say(text)) for text in texts])
+    alone = [run(tiny, [Window(0, say(text))])[0] for text in texts]
+    assert [tokens_of(result) for result in together] == [tokens_of(result) for result in alone]
+
+
+def test_dropping_a_window_leaves_the_others_as_they_were(tiny: WhisperEngine) -> None:
+    windows = [Window(0, say(text)) for text in (LONG, FOX, PANGRAM)]
+    expected = [tokens_of(run(tiny, [window])[0]) for window in windows[1:]]
+    tiny.admit(windows)
+    done = dict(tiny.advance())
+    tiny.drop([windows[0]])
+    assert tiny.free() == 2
+    while len(done) < 2:
+        done |= dict(tiny.advance())
+    assert [tokens_of(done[window]) for window in windows[1:]] == expected
+    assert tiny.free() == 4
+
+
+def test_a_window_that_reaches_max_new_tokens_is_continued(tiny: WhisperEngine, tiny_folder: Path) -> None:
+    short = load_engine(tiny_folder, settings(batch_size=1, max_new_tokens=5))
+    expected = run(tiny, [Window(0, say(LONG))])[0]
+    assert len(tokens_of(expected)) > 40
+    assert tokens_of(run(short, [Window(0, say(LONG))])[0]) == tokens_of(expected)
+
+
+def test_max_new_tokens_is_where_a_loop_is_looked_for(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[int]()
+
+    def look(tokens: list[int]) -> None:
+        seen.append(len(tokens))
+
+    monkeypatch.setattr("handler.whisper.batch.loop_start", look)
+    run(load_engine(tiny_folder, settings(batch_size=1, max_new_tokens=16)), [Window(0, say(LONG))])
+    assert len(seen) >= 2
+
+
+def test_the_language_is_detected(base: WhisperEngine) -> None:
+    (result,) = run(base, [Window(0, say(PANGRAM))])
+    assert result.language == "en"
+    assert result.languages["en"] > 0.9
+    (only,) = run(base, [Window(0, say(PANGRAM), how=Decoding(detect_only=True))])
+    assert (only.language, only.segments) == ("en", ())
+
+
+def test_a_prompt_is_taken_into_account_and_never_echoed(tiny: WhisperEngine) -> None:
+    spoken = say("My colleague Kaylee Smyth wrote to Jon.")
+    plain = text_of(run(tiny, [Window(0, spoken)])[0])
+    prompted = text_of(run(tiny, [Window(0, spoken, how=Decoding(prompt="A letter from Kaylee Smyth to Jon."))])[0])
+    assert "Smyth" in prompted
+    assert "Smyth" not in plain
+    assert "letter" not in prompted
+
+
+def test_a_prompt_too_long_keeps_its_end(tiny: WhisperEngine) -> None:
+    spoken = say("My colleague Kaylee Smyth wrote to Jon.")
+    prompted = text_of(
+        run(tiny, [Window(0, spoken, how=Decoding(prompt=" ".join(SENTENCES * 3) + " A letter from Kaylee Smyth to Jon."))])[0]
+    )
+    assert "Smyth" in prompted
+
+
+def test_silence_and_noise_have_evidence_against_them(tiny: WhisperEngine) -> None:
+    (result,) = run(tiny, [Window(0, silence(5))])
+    assert result.evidence is not None
+    assert result.evidence.no_speech_prob > 0.5
+
+
+def test_evidence_of_clear_speech(tiny: WhisperEngine) -> None:
+    evidence = run(tiny, [Window(0, say(FOX))])[0].evidence
+    assert evidence is not None
+    assert -0.5 < evidence.avg_logprob < 0
+    assert evidence.no_speech_prob < 0.1
+    assert 0.5 < evidence.compression_ratio < 2.4
+    assert not evidence.looped
+
+
+def test_words_have_the_tokens_of_their_segment_and_these_the_mean_that_is_evidence(tiny: WhisperEngine) -> None:
+    (segment,) = run(tiny, [Window(0, say(FOX))])[0].segments
+    tokens = [pair for word in segment.words for pair in word.tokens]
+    assert tuple(token for token, _ in tokens) == segment.tokens
+    assert b"".join(tiny.spelled(token) for token, _ in tokens).decode() == segment.text
+    assert segment.evidence is not None
+    others = segment.evidence.tokens - len(tokens)  # timestamps and the end of text
+    assert sum(logprob for _, logprob in tokens) >= segment.evidence.avg_logprob * segment.evidence.tokens
+    assert others in (2, 3)
+
+
+def test_the_openai_layout_and_the_ctranslate2_layout_give_the_same_text(tiny: WhisperEngine, tiny_folder: Path, tmp_path: Path) -> None:
+    from tests.support.layouts import write_openai
+
+    other = load_engine(write_openai(tiny_folder, tmp_path / "pt"), settings(batch_size=1))
+    assert tokens_of(run(other, [Window(0, say(PANGRAM))])[0]) == tokens_of(run(tiny, [Window(0, say(PANGRAM))])[0])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_other_dtypes_understand_the_same_words(tiny_folder: Path, dtype: str) -> None:
+    engine = load_engine(tiny_folder, settings(batch_size=2, dtype=dtype))
+    assert engine.dtype == getattr(torch, dtype)
+    assert word_error_rate(PANGRAM, text_of(run(engine, [Window(0, say(PANGRAM))])[0])) <= 0.06
+
+
+def test_flash_attention_on_a_cpu_falls_back_and_says_why(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from handler import logs
+
+    logs.configure("INFO")
+    load_engine(tiny_folder, settings(batch_size=1, flash_attention_2=True))
+    line = json.loads(capsys.readouterr().err.splitlines()[-1])
+    logs.configure("ERROR")
+    assert line["attention"] == "blocked"
+    assert "needs a CUDA device" in line["attention_reason"]
+
+
+SMALL_CONTEXT = 40  # tokens: far fewer than a long window needs
+
+
+@pytest.fixture(scope="module")
+def cramped(tiny_folder: Path) -> WhisperEngine:
+    """tiny.en with a context too small for a full window."""
+    engine = load_engine(tiny_folder, settings(batch_size=1))
+    engine._model.dims = replace(engine._model.dims, n_text_ctx=SMALL_CONTEXT)
+    engine._cache.context = SMALL_CONTEXT
+    return engine
+
+
+def test_a_window_whose_context_runs_out_is_left_off_behind_its_last_whole_segment(cramped: WhisperEngine) -> None:
+    window = Window(0, say(LONG))
+    (first,) = run(cramped, [window])
+    assert first.rest_s is not None
+    assert first.evidence is not None
+    assert first.evidence.exhausted
+    assert first.segments[-1].start < first.rest_s < window.seconds
+    texts = [text_of(first)]
+    result = first
+    while result.rest_s:
+        window = window.part(window.start + round(result.rest_s * SAMPLE_RATE), window.end)
+        (result,) = run(cramped, [window])
+        texts.append(text_of(result))
+    assert word_error_rate(LONG, " ".join(texts)) <= 0.12
+
+
+def test_a_loop_is_cut_told_and_what_follows_is_left_to_be_decoded(tiny: WhisperEngine) -> None:
+    ids = tiny._tokenizer.specials
+    said = tiny._tokenizer.encode(" The fox jumps.")
+    loop = tiny._tokenizer.encode(" over and")
+
+    def result(tokens: list[int]) -> tuple[str, float | None]:
+        job = Job(Window(0, silence(20)), (ids.sot,), "en", {}, torch.zeros(0), 1500, found=[Hypothesis(tokens, [0.0] * len(tokens))])
+        text = tiny._outcomes._text(job)
+        assert text.evidence is not None
+        assert text.evidence.looped
+        return "".join(tiny._tokenizer.decode(part.ids) for part in text.parts), text.rest_s
+
+    end = ids.timestamp_begin + 250
+    assert result([ids.timestamp_begin, *said, end, end, *loop * 30, ids.eot]) == (" The fox jumps.", 5.0)
+    assert result([ids.timestamp_begin, *loop * 30, ids.eot]) == (" over and", None)
+
+
+T = 50_363  # timestamp_begin of an English-only vocabulary
+
+
+@pytest.mark.parametrize(
+    ("tokens", "parts", "rest"),
+    [
+        ([T, 5, 6, T + 100], [(0, 2, [5, 6])], None),
+        ([T, 5, T + 100, T + 100], [(0, 2, [5])], 2.0),
+        ([T, 5, T + 100, T + 100, 6], [(0, 2, [5]), (2, 10, [6])], None),
+        ([T, 5, T + 100, T + 150, 6, T + 200], [(0, 2, [5]), (3, 4, [6])], None),
+        ([T, 5, T + 1500], [(0, 10, [5])], None),
+        ([], [], None),
+    ],
+)
+def test_segments_lie_between_timestamps(tokens: list[int], parts: list[tuple[float, float, list[int]]], rest: float | None) -> None:
+    found, begins = split_segments(tokens, 10.0, Specials.of_vocab(51_864))
+    assert [(part.start, part.end, part.ids) for part in found] == parts
+    assert begins == rest
+
+
+def test_a_batch_cut_in_half_decodes_what_begins_anew(tiny_folder: Path) -> None:
+    engine = load_engine(tiny_folder, settings(batch_size=4))
+    windows = [Window(0, say(text)) for text in SENTENCES[:3]]
+    engine.admit(windows)
+    engine.advance()
+    engine.halve()
+    assert (engine.rows, engine.free()) == (2, 2)
+    for window, sentence in zip(windows, SENTENCES, strict=False):
+        assert word_error_rate(sentence, text_of(run(engine, [window])[0])) <= 0.1
+
+
+def test_the_largest_batch_is_what_the_memory_holds() -> None:
+    dims = Dims(128, 1500, 1280, 20, 32, 51_866, 448, 1280, 20, 32)  # large-v3: about 340 MB a row with its text
+    gib = 1024**3
+    assert rows_that_fit(dims, torch.float16, 0, "cuda") == 1
+    few, many = (rows_that_fit(dims, torch.float16, memory * gib, "cuda") for memory in (10, 20))
+    assert 10 < few < many < 64
+    assert rows_that_fit(dims, torch.float16, 1000 * gib, "cuda") == 64
+    assert rows_that_fit(dims, torch.bfloat16, 1000 * gib, "cpu") == 16
+    assert rows_that_fit(dims, torch.float32, 10 * gib, "cuda") < few
+
+
+def test_an_automatic_batch_size_takes_what_is_free(tiny_folder: Path) -> None:
+    assert load_engine(tiny_folder, settings(batch_size=None)).rows == 16
