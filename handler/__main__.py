@@ -20,7 +20,7 @@ def main() -> None:
         sys.exit(CANNOT_START)
     from handler.jobs.worker_loop import serve
 
-    settings, rows = worker.settings, worker.pipeline.engine.rows
+    settings, rows = worker.settings, worker.pipeline.engine.max_batch_size
     # Constant, since the SDK waits until it is idle to change it; some wait while others are decoded.
     concurrency = settings.concurrency or min(settings.max_requests, CONCURRENCY * rows)
     config = {

@@ -12,7 +12,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 _importing = threading.Lock()
 
 
-def sdk(name: str = "runpod") -> ModuleType:
+def import_sdk(name: str = "runpod") -> ModuleType:
     """The SDK or a module of it; from any thread."""
     with _importing:
         if "runpod" not in sys.modules:

@@ -10,16 +10,16 @@ def one_of(values: tuple[str, ...]) -> Callable[[str, object], str]:
 
     def parse(name: str, value: object) -> str:
         if value not in values:
-            raise InvalidRequest(f"{name} must be one of {', '.join(values)}; got {shown(value)}", name)
+            raise InvalidRequest(f"{name} must be one of {', '.join(values)}; got {short_repr(value)}", name)
         return str(value)
 
     return parse
 
 
-def text(name: str, value: object) -> str:
+def string(name: str, value: object) -> str:
     """A string."""
     if not isinstance(value, str):
-        raise InvalidRequest(f"{name} must be a string; got {shown(value)}", name)
+        raise InvalidRequest(f"{name} must be a string; got {short_repr(value)}", name)
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -27,13 +27,13 @@ def text(name: str, value: object) -> str:
     return value
 
 
-def flag(name: str, value: object) -> bool:
+def boolean(name: str, value: object) -> bool:
     """True or false, also as 1 or 0."""
     known = {"true": True, "1": True, "false": False, "0": False}
     if isinstance(value, bool):
         return value
     if not isinstance(value, str) or value.lower() not in known:
-        raise InvalidRequest(f"{name} must be true or false; got {shown(value)}", name)
+        raise InvalidRequest(f"{name} must be true or false; got {short_repr(value)}", name)
     return known[value.lower()]
 
 
@@ -46,26 +46,26 @@ def number(low: float, high: float) -> Callable[[str, object], float]:
         except (ValueError, OverflowError):
             number = float("nan")
         if not low <= number <= high:
-            raise InvalidRequest(f"{name} must be a number from {low:g} to {high:g}; got {shown(value)}", name)
+            raise InvalidRequest(f"{name} must be a number from {low:g} to {high:g}; got {short_repr(value)}", name)
         return number
 
     return parse
 
 
-def whole(low: int, high: int) -> Callable[[str, object], int]:
+def integer(low: int, high: int) -> Callable[[str, object], int]:
     """A whole number from `low` to `high`."""
     read = number(low, high)
 
     def parse(name: str, value: object) -> int:
         found = read(name, value)
         if found != int(found):
-            raise InvalidRequest(f"{name} must be a whole number from {low} to {high}; got {shown(value)}", name)
+            raise InvalidRequest(f"{name} must be a whole number from {low} to {high}; got {short_repr(value)}", name)
         return int(found)
 
     return parse
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """A value as an error shows it: short, whatever came."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

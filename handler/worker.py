@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from handler import logs
-from handler.jobs.job_handler import Desk
+from handler.jobs.job_handler import JobHandler
 from handler.settings import Settings
 from handler.startup.bootstrap import build
 from handler.timeline import Timeline
@@ -36,7 +36,7 @@ def _lost() -> None:
 
 
 pipeline = build(settings, timeline, beside=_import_sdk)
-_desk = Desk(pipeline, settings, _post, _lost)
+_desk = JobHandler(pipeline, settings, _post, _lost)
 
 
 async def handler(event: Mapping[str, Any]) -> dict[str, Any]:

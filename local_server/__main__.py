@@ -15,19 +15,19 @@ from handler import logs
 from handler.exit_codes import CANNOT_START
 from handler.settings import Settings, SettingsError
 from handler.startup.bootstrap import build
-from local_server.lifespan import Build, Front
-from local_server.state import House
+from local_server.lifespan import Build, LifespanApp
+from local_server.state import ServerState
 
 if TYPE_CHECKING:  # a starting process has no use for starlette
     from starlette.types import ASGIApp
 
 
-def create_app(settings: Settings, build: Build, on_fault: Callable[[], None] = lambda: None) -> Front:
+def create_app(settings: Settings, build: Build, on_fault: Callable[[], None] = lambda: None) -> LifespanApp:
     """The whole server as an ASGI application."""
-    return Front(House(settings), build, _make_app, on_fault)
+    return LifespanApp(ServerState(settings), build, _make_app, on_fault)
 
 
-def _make_app(house: House) -> ASGIApp:
+def _make_app(house: ServerState) -> ASGIApp:
     from local_server.app import make_app
 
     return make_app(house)

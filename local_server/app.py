@@ -12,21 +12,21 @@ from handler import __version__, logs
 from handler.errors import AsrError, Internal, InvalidRequest
 from local_server.errors import error_response
 from local_server.metrics import Metrics
-from local_server.middleware.access import Gate
-from local_server.middleware.lingering_close import Linger
+from local_server.middleware.access import AccessMiddleware
+from local_server.middleware.lingering_close import LingeringCloseMiddleware
 from local_server.routers.asr import add_asr
 from local_server.routers.health import add_health
 from local_server.routers.openai import add_openai
 from local_server.routers.web_page import add_page
-from local_server.state import House
+from local_server.state import ServerState
 
 
-def make_app(house: House) -> ASGIApp:
+def make_app(house: ServerState) -> ASGIApp:
     """The application with every route, behind its gate; the life of the pipeline is somebody else's."""
     settings, metrics = house.settings, Metrics(house)
     if not settings.api_keys:
         logs.warning("server_is_open", expected="API_KEY, where others can reach this server")
-    app: ASGIApp = Linger(Gate(_routes(house, metrics), settings.api_keys, metrics))
+    app: ASGIApp = LingeringCloseMiddleware(AccessMiddleware(_routes(house, metrics), settings.api_keys, metrics))
     if settings.cors_origins:
         app = CORSMiddleware(
             app, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=["*"]
@@ -34,7 +34,7 @@ def make_app(house: House) -> ASGIApp:
     return app
 
 
-def _routes(house: House, metrics: Metrics) -> FastAPI:
+def _routes(house: ServerState, metrics: Metrics) -> FastAPI:
     app = FastAPI(title="asr-handler", version=__version__, description="Speech to text.")
     app.add_exception_handler(AsrError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)

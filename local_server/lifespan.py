@@ -15,7 +15,7 @@ from handler import logs
 from handler.errors import AsrError
 from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
-from local_server.state import House
+from local_server.state import ServerState
 
 if TYPE_CHECKING:  # a starting process has no use for starlette
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -23,10 +23,10 @@ if TYPE_CHECKING:  # a starting process has no use for starlette
 Build = Callable[[Settings], Pipeline]
 
 
-class Front:
+class LifespanApp:
     """The ASGI application. It listens at once and builds the pipeline in a thread; `on_fault` is called where that fails."""
 
-    def __init__(self, house: House, build: Build, make_app: Callable[[House], ASGIApp], on_fault: Callable[[], None]) -> None:
+    def __init__(self, house: ServerState, build: Build, make_app: Callable[[ServerState], ASGIApp], on_fault: Callable[[], None]) -> None:
         self._house = house
         self._build = build
         self._make_app = make_app

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from handler import __version__
-from local_server.state import House
+from local_server.state import ServerState
 
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)  # seconds
 READY = 200  # the status of /hc
@@ -29,7 +29,7 @@ _SUMS = {
 class Metrics:
     """All figures of one server."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: ServerState) -> None:
         self._registry = CollectorRegistry()
         labels = ("door", "code", "kind")
         self._requests = Counter("asr_requests", "Requests by route, code and kind of source.", labels, registry=self._registry)
@@ -50,7 +50,7 @@ class Metrics:
 class _House(Collector):
     """The pipeline as it is when somebody asks."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: ServerState) -> None:
         self._house = house
 
     def collect(self) -> Iterator[Metric]:

@@ -6,7 +6,7 @@ from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
 
 
-class House:
+class ServerState:
     """The pipeline, while it is being built, once it is, or the reason why it is not."""
 
     def __init__(self, settings: Settings) -> None:

@@ -14,11 +14,11 @@ from starlette.types import Receive, Scope, Send
 from handler import logs
 from handler.audio.source import AudioSource
 from handler.errors import AsrError, Cancelled, Internal
-from handler.output.json_encoding import encoded
+from handler.output.json_encoding import encode_json
 from handler.schema.options import Options
 from handler.schema.transcript import Progress, Transcript
 from handler.transcription.pipeline import Pipeline
-from local_server.uploads.request_body import ENDING, Incoming
+from local_server.uploads.request_body import ENDING, RequestBody
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 Told = AsyncGenerator[Progress | Transcript]  # how far a request is, again and again, then its transcript
@@ -46,14 +46,16 @@ async def _end(task: asyncio.Task[Any]) -> None:
 
 def event(content: dict[str, Any], name: str | None = None) -> str:
     """One event."""
-    data = encoded(content).decode()
+    data = encode_json(content).decode()
     return f"event: {name}\ndata: {data}\n\n" if name else f"data: {data}\n\n"
 
 
 class Events(StreamingResponse):
     """A stream of events, which ends where the client leaves; what its request needs is given back then."""
 
-    def __init__(self, events: AsyncGenerator[str], last: str, incoming: Incoming, stack: AsyncExitStack, headers: dict[str, str]) -> None:
+    def __init__(
+        self, events: AsyncGenerator[str], last: str, incoming: RequestBody, stack: AsyncExitStack, headers: dict[str, str]
+    ) -> None:
         """`last`: the event that says that the server ends."""
         super().__init__(events, media_type="text/event-stream", headers={**HEADERS, **headers})
         self._last = last.encode()
@@ -71,7 +73,7 @@ class Events(StreamingResponse):
 
 
 async def response(
-    incoming: Incoming, events: AsyncGenerator[str], stack: AsyncExitStack, failed: Callable[[AsrError], str], headers: dict[str, str]
+    incoming: RequestBody, events: AsyncGenerator[str], stack: AsyncExitStack, failed: Callable[[AsrError], str], headers: dict[str, str]
 ) -> Events:
     """A stream of events. Raises what happens before the first one, so that it still has its status; `failed` tells later errors.
 

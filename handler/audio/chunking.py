@@ -5,7 +5,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from handler.audio.silence import quietest, trimmed
+from handler.audio.silence import quietest_cut, trim_silence
 from handler.schema.window import SAMPLE_RATE, Samples, Window
 
 ON, OFF = 0.5, 0.35  # speech begins at a probability of ON and ends below OFF, as Silero's own code has it
@@ -44,7 +44,7 @@ class Detector(Protocol):
         """No more samples will come: the probability of the last frame, where there is one."""
 
 
-class SpeechCutter:
+class SpeechChunker:
     """Cuts a stream into windows of at most `longest_s` seconds that hold its speech, packed, and leaves out what is none.
 
     Speech that goes on for longer than a window is cut at the least likely frame within `stride_s` of its end; where no
@@ -104,11 +104,11 @@ class SpeechCutter:
         """A window with everything that comes next; none where that is silent."""
         count = len(self._probabilities)
         if count > self._longest:
-            count = quietest(self._samples[: self._longest * self._frame], self._stride * self._frame) // self._frame
+            count = quietest_cut(self._samples[: self._longest * self._frame], self._stride * self._frame) // self._frame
         speaking = any(start < count < end for start, end in spans)
         window = self._taken(count, count, spans)
         self._speaking = speaking
-        return trimmed(window)
+        return trim_silence(window)
 
     def _packed(self, spans: list[Span], final: bool) -> list[Window]:
         """A window with the speech that comes next; none where there is none, or where it is not whole yet."""

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from handler import logs
 from handler.audio.spool import Spool
 from handler.errors import AsrError, DownloadBlocked, DownloadFailed, InvalidRequest, TooLarge
-from handler.runpod_sdk import sdk
+from handler.runpod_sdk import import_sdk
 from handler.settings import Settings
 
 CHUNK = 256 * 1024  # bytes asked for at a time
@@ -33,7 +33,7 @@ class Fetcher:
     @staticmethod
     def prepare() -> None:
         """Import what the first download would have to wait for."""
-        sdk(GUARD)
+        import_sdk(GUARD)
 
     def spool(self) -> Spool:
         """An empty spool under the cap on bytes."""
@@ -78,7 +78,7 @@ class Fetcher:
         from requests import RequestException
         from urllib3.exceptions import HTTPError
 
-        guard = sdk(GUARD)
+        guard = import_sdk(GUARD)
         shown = public_url(url)
         self._limit(spool, shown)  # from here on: the client's first import takes longer than many a download
         timeout = min(READ_TIMEOUT_S, self._settings.download_timeout_s)

@@ -23,7 +23,7 @@ def loudness(samples: Samples) -> Samples:
     return levels
 
 
-def quietest(samples: Samples, stride: int) -> int:
+def quietest_cut(samples: Samples, stride: int) -> int:
     """Where to cut: the middle of the quietest QUIET_FRAMES within the last `stride` samples, or the end where that is too short."""
     levels = loudness(samples[len(samples) - stride :])
     if len(levels) < QUIET_FRAMES:
@@ -32,7 +32,7 @@ def quietest(samples: Samples, stride: int) -> int:
     return len(samples) - stride + (int(smooth.argmin()) + QUIET_FRAMES // 2) * FRAME
 
 
-def trimmed(window: Window) -> list[Window]:
+def trim_silence(window: Window) -> list[Window]:
     """The window without the silence at its two ends but for a margin; no window where it is silent throughout."""
     samples = window.samples
     padded = np.pad(samples, (0, -len(samples) % FRAME))

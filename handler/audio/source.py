@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Protocol
 from handler.errors import InvalidRequest
 
 
-class Growing(Protocol):
+class GrowingFile(Protocol):
     """A file that is still being written, for several readers."""
 
     def reader(self, idle: Callable[[], AbstractContextManager[None]]) -> Any:
@@ -25,7 +25,7 @@ class AudioSource:
     url: str | None = None  # http, https or s3
     base64: str | None = None  # the file's bytes, encoded; a data: URL is taken too
     file: BinaryIO | None = None  # readable and seekable, at its start; closing it is the giver's business
-    growing: Growing | None = None  # closing it is the giver's business, too
+    growing: GrowingFile | None = None  # closing it is the giver's business, too
 
     def __post_init__(self) -> None:
         if sum(value is not None for value in (self.url, self.base64, self.file, self.growing)) != 1:

@@ -10,7 +10,7 @@ from pathlib import Path
 from handler import __version__
 from handler.errors import AsrError
 from handler.settings import GIB, Settings, SettingsError
-from handler.startup.model_locator import placed_model, weights_in
+from handler.startup.model_locator import find_local, weights_in
 from handler.timeline import Timeline
 from handler.transcription.pipeline import Pipeline
 
@@ -47,7 +47,7 @@ def started(settings: Settings, timeline: Timeline, build: Build) -> Iterator[Fi
         yield Finding("start", "failed", str(exc) if isinstance(exc, (AsrError, SettingsError)) else repr(exc))
         return
     pipeline.close()
-    yield Finding("batch", f"{pipeline.engine.rows} windows")
+    yield Finding("batch", f"{pipeline.engine.max_batch_size} windows")
     for span in timeline.spans():
         yield Finding(f"start: {span.name}", f"{span.seconds:.3f} s" + (f", from {span.at:.3f} s on" if span.at else ""))
 
@@ -80,7 +80,7 @@ def _device(settings: Settings) -> Iterator[Finding]:
 def _model(settings: Settings) -> Iterator[tuple[Finding, int]]:
     """Findings, each with the bytes of the weights as far as they are known."""
     try:
-        folder = placed_model(settings.model_id, settings.cache_dir, settings.model_revision)
+        folder = find_local(settings.model_id, settings.cache_dir, settings.model_revision)
     except AsrError as exc:
         yield Finding("model", settings.model_id, exc.message), 0
         return

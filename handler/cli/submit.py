@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from handler.audio.fetch import public_url
 from handler.errors import InvalidRequest, all_kinds
-from handler.runpod_sdk import sdk
+from handler.runpod_sdk import import_sdk
 from handler.schema.options import Options
-from handler.validators import shown
+from handler.validators import short_repr
 
 POLL_S = (0.5, 10.0)  # between two questions about a job: at first, and at most
 BACK_OFF_S = (1.0, 60.0)  # before something is tried once more: at first, and at most
@@ -112,7 +112,7 @@ def _input(line: str, where: str) -> dict[str, Any]:
     try:
         found = json.loads(line)
     except ValueError:
-        raise InvalidRequest(f"{where}: expected an address or a JSON object; got {shown(line)}") from None
+        raise InvalidRequest(f"{where}: expected an address or a JSON object; got {short_repr(line)}") from None
     if not isinstance(found.get("url"), str):
         raise InvalidRequest(f"{where}: expected a JSON object with url, as a string")
     return dict(found)
@@ -125,7 +125,7 @@ class Submission:
         """Raises RuntimeError where there is no `key`, and the SDK finds none either."""
         self.sums = Sums()  # of this run
         self.before = Sums()  # of runs before it
-        self._endpoint = sdk().Endpoint(endpoint, api_key=key)
+        self._endpoint = import_sdk().Endpoint(endpoint, api_key=key)
         self._client = self._endpoint.rp_client
         self._id = endpoint
         self._output = output

@@ -13,7 +13,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc, malloc/malloc.h
 _APART_BYTES, _USUAL_BYTES = 512 * 1024, 32 * 1024**2  # blocks of their own from so many bytes on; the second as glibc has it at most
 
 
-def work_alone() -> None:
+def use_one_thread() -> None:
     """From here on, PyTorch's work in this thread stays in it; to be called at its start.
 
     OpenMP keeps helpers for each thread that has ever asked for any. As soon as there are more helpers than processors it
@@ -25,7 +25,7 @@ def work_alone() -> None:
 
 
 @contextmanager
-def large_blocks_apart() -> Iterator[None]:
+def return_freed_memory() -> Iterator[None]:
     """While weights are loaded and laid out, what is freed of them goes back to the system, where the C library is glibc.
 
     Else each thread's heap keeps it, and a process holds twice and a half what it has. Behind it the allocator works as it

@@ -18,7 +18,7 @@ FATAL_FAILURES = 3  # turns that fail with no window done between them: the devi
 
 
 @dataclass(slots=True)
-class Spent:
+class Usage:
     """What a request has taken."""
 
     since: float  # when its first window came, on the clock
@@ -37,7 +37,7 @@ class Runner:
         self._work = threading.Condition()
         self._closed = False
         self._failures = 0  # turns that ended in a fault since a window was done
-        self._spent: dict[Hashable, Spent] = {}
+        self._spent: dict[Hashable, Usage] = {}
         self.device_s = 0.0  # that the device has worked
         self.fault: DeviceLost | None = None  # why nothing will ever run again
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
@@ -52,11 +52,15 @@ class Runner:
                 raise Cancelled("the worker is shutting down")
             if self.fault is not None:
                 raise self.fault
-            if window.how.rows > self.engine.rows:  # since the batch was halved: it would wait for ever, and all others with it
-                raise OutOfMemory(f"the device has memory for {self.engine.rows} rows; the request needs {window.how.rows}")
+            if (
+                window.params.num_hypotheses > self.engine.max_batch_size
+            ):  # since the batch was halved: it would wait for ever, and all others with it
+                raise OutOfMemory(
+                    f"the device has memory for {self.engine.max_batch_size} rows; the request needs {window.params.num_hypotheses}"
+                )
             self._futures[window] = future
-            self._spent.setdefault(request, Spent(time.perf_counter()))
-            self._scheduler.submit(request, window, window.how.rows)
+            self._spent.setdefault(request, Usage(time.perf_counter()))
+            self._scheduler.submit(request, window, window.params.num_hypotheses)
             self._work.notify()
         return future
 
@@ -128,7 +132,7 @@ class Runner:
         if dropped:
             self.engine.drop(dropped)
         with self._work:
-            return self._scheduler.admit(self.engine.free(), self.engine.together)
+            return self._scheduler.admit(self.engine.free(), self.engine.encode_batch_size)
 
     def _charge(self, seconds: float) -> None:
         """Divide the time of a turn among the requests that were in it."""
@@ -151,7 +155,7 @@ class Runner:
 
     def _make_room(self, error: OutOfMemory) -> None:
         """Begin all running windows once more with half of the rows; where there is but one, they fail."""
-        if self.engine.rows == 1:
+        if self.engine.max_batch_size == 1:
             self._fail(error)
             return
         try:
@@ -160,10 +164,10 @@ class Runner:
             logs.error("engine_failed", exc)
             self._fail(error, for_good=True)
             return
-        logs.warning("batch_halved", rows=self.engine.rows)
+        logs.warning("batch_halved", rows=self.engine.max_batch_size)
         with self._work:
             self._scheduler.again()
-            futures = [self._futures.pop(window, None) for window in self._scheduler.forget_wide(self.engine.rows)]
+            futures = [self._futures.pop(window, None) for window in self._scheduler.forget_wide(self.engine.max_batch_size)]
         for future in futures:
             if future is not None:
                 future.set_exception(error)

@@ -11,7 +11,7 @@ from handler.errors import InvalidRequest
 from handler.output.formats import to_srt, to_verbose_json, to_vtt
 from handler.schema.model_names import check_model
 from handler.schema.transcript import Transcript
-from handler.validators import flag, one_of, text
+from handler.validators import boolean, one_of, string
 
 OPTIONS = {"initial_prompt": "prompt", "enable_vad": "vad"}  # options that have another name here
 FORMATS = ("plain_text", "formatted_text", "srt", "vtt")
@@ -20,7 +20,7 @@ ONLY_THEIRS = frozenset({"audio", "model", "transcription", "translate", "transl
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class CompatFormat:
     """What such a job wants to read beside our own object."""
 
     transcription: str  # one of FORMATS
@@ -28,29 +28,29 @@ class Shape:
     word_timestamps: bool
 
 
-def taken(given: Mapping[str, Any], model_id: str, aliases: tuple[str, ...]) -> tuple[dict[str, Any], Shape | None]:
+def taken(given: Mapping[str, Any], model_id: str, aliases: tuple[str, ...]) -> tuple[dict[str, Any], CompatFormat | None]:
     """The fields of a job under our names, and its shape where a field is only theirs. Raises InvalidRequest."""
     ours = {name: value for name, value in given.items() if name not in ONLY_THEIRS}
     theirs = {name: value for name, value in given.items() if name in ONLY_THEIRS and value is not None}
     if not theirs:
         return ours, None
     if "model" in theirs:
-        check_model(text("model", theirs["model"]), model_id, aliases, InvalidRequest)
+        check_model(string("model", theirs["model"]), model_id, aliases, InvalidRequest)
     for name, own in {**OPTIONS, "audio": "url", "word_timestamps": "timestamps"}.items():
         if name in theirs and ours.get(own) is not None:
             raise InvalidRequest(f"{name} and {own} are the same; expected one of them", name)
     ours |= {OPTIONS[name]: value for name, value in theirs.items() if name in OPTIONS}
     if "audio" in theirs:
-        ours["url"] = text("audio", theirs["audio"])
-    words = flag("word_timestamps", theirs.get("word_timestamps", False))
+        ours["url"] = string("audio", theirs["audio"])
+    words = boolean("word_timestamps", theirs.get("word_timestamps", False))
     if words:
         ours["timestamps"] = "word"
     formats = {name: one_of(FORMATS)(name, theirs.get(name, FORMATS[0])) for name in ("transcription", "translation")}
-    translates = flag(TRANSLATES, theirs.get(TRANSLATES, False))
-    return ours, Shape(formats["transcription"], formats["translation"] if translates else None, words)
+    translates = boolean(TRANSLATES, theirs.get(TRANSLATES, False))
+    return ours, CompatFormat(formats["transcription"], formats["translation"] if translates else None, words)
 
 
-def answer(shape: Shape, transcript: Transcript, translated: Transcript | None) -> dict[str, Any]:
+def answer(shape: CompatFormat, transcript: Transcript, translated: Transcript | None) -> dict[str, Any]:
     """What the clients of such a job read."""
     fields: dict[str, Any] = {
         "segments": [{"seek": round(one["start"] * 100), **one} for one in to_verbose_json(transcript)["segments"]],

@@ -6,11 +6,11 @@ from typing import Any
 
 from handler.audio.source import AudioSource
 from handler.errors import InvalidRequest
-from handler.jobs.faster_whisper_compat import Shape, taken
-from handler.jobs.object_store import Bucket, Place, place_at
+from handler.jobs.faster_whisper_compat import CompatFormat, taken
+from handler.jobs.object_store import Bucket, UploadTarget, place_at
 from handler.schema.options import Options
 from handler.settings import Settings
-from handler.validators import one_of, shown, text
+from handler.validators import one_of, short_repr, string
 
 MOST_FILES = 1000  # of one job
 UPLOADS = ("auto", "always")
@@ -26,10 +26,10 @@ class Job:
     sources: tuple[AudioSource, ...]
     many: bool  # it gave a list, and wants one
     options: Options
-    shape: Shape | None  # as which other worker's answer it reads ours
+    shape: CompatFormat | None  # as which other worker's answer it reads ours
     limit_s: float  # that the platform gives it
     upload_always: bool  # its result goes to a bucket, whatever its size
-    upload_to: Place | None  # takes the result by PUT
+    upload_to: UploadTarget | None  # takes the result by PUT
     bucket: Bucket | None  # its own
 
 
@@ -49,7 +49,7 @@ def parse_job(event: Mapping[str, Any], settings: Settings) -> Job:
         shape=shape,
         limit_s=_limit(event.get("policy"), settings),
         upload_always=one_of(UPLOADS)("upload", fields.get("upload") or "auto") == "always",
-        upload_to=None if upload_url is None else place_at(text("upload_url", upload_url)),
+        upload_to=None if upload_url is None else place_at(string("upload_url", upload_url)),
         bucket=_bucket(event.get("s3Config")),
     )
 
@@ -63,7 +63,7 @@ def _sources(fields: Mapping[str, Any]) -> tuple[tuple[AudioSource, ...], bool]:
         if not isinstance(value, list) or not 0 < len(value) <= MOST_FILES or not all(isinstance(url, str) for url in value):
             raise InvalidRequest(f"urls must be a list of 1 to {MOST_FILES} strings; got {_kind(value)}", "urls")
         return tuple(AudioSource(url=url) for url in value), True
-    value = text(name, value)
+    value = string(name, value)
     return (AudioSource(url=value) if name == "url" else AudioSource(base64=value),), False
 
 
@@ -78,7 +78,7 @@ def _limit(policy: object, settings: Settings) -> float:
     if given is None:
         return settings.execution_timeout_s
     if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < 1e12:
-        raise InvalidRequest(f"policy.executionTimeout must be milliseconds; got {shown(given)}", "policy.executionTimeout")
+        raise InvalidRequest(f"policy.executionTimeout must be milliseconds; got {short_repr(given)}", "policy.executionTimeout")
     return given / 1000
 
 

@@ -14,11 +14,11 @@ from handler.audio.source import AudioSource
 from handler.errors import AsrError, DeadlineExceeded, DeviceLost, Internal
 from handler.jobs.faster_whisper_compat import answer as as_theirs
 from handler.jobs.job import Job, parse_job
-from handler.jobs.job_stream import CHUNK_BYTES, PARTED, Parting
-from handler.jobs.progress import Updates
+from handler.jobs.job_stream import CHUNK_BYTES, PARTED, StreamPartitioner
+from handler.jobs.progress import ProgressPublisher
 from handler.jobs.result_delivery import ENVELOPE, deliver
 from handler.output.formats import to_object
-from handler.output.json_encoding import encoded, sendable
+from handler.output.json_encoding import encode_json, to_jsonable
 from handler.schema.transcript import Progress, ProgressCallback, Segment, Transcript
 from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
@@ -31,7 +31,7 @@ Post = Callable[[str, Any], Awaitable[None]]
 T = TypeVar("T")
 
 
-class Desk:
+class JobHandler:
     """Answers jobs by one pipeline."""
 
     def __init__(self, pipeline: Pipeline, settings: Settings, post: Post, lost: Callable[[], None]) -> None:
@@ -80,7 +80,7 @@ class Desk:
         if not self._settings.progress_interval_s:
             yield None
             return
-        updates = Updates(lambda content: self._post(job.id, sendable(content)), self._settings.progress_interval_s)
+        updates = ProgressPublisher(lambda content: self._post(job.id, to_jsonable(content)), self._settings.progress_interval_s)
         try:
             yield updates.tell
         finally:
@@ -168,19 +168,21 @@ class Desk:
 
         async def transcribe() -> Transcript:
             async with self._admitted(job, began) as limit_s:
-                return await self._pipeline.transcribe(job.sources[0], job.options, lambda told: news.put_nowait(told.settled), limit_s())
+                return await self._pipeline.transcribe(
+                    job.sources[0], job.options, lambda told: news.put_nowait(told.final_segments), limit_s()
+                )
 
         task = asyncio.create_task(transcribe())
         task.add_done_callback(lambda _: news.put_nowait(None))
         if (owner := asyncio.current_task()) is not None:
             # A job that is cancelled while the SDK sends a part leaves this generator where it stands.
             owner.add_done_callback(lambda _: task.cancel())
-        parting = Parting(job.options)
+        parting = StreamPartitioner(job.options)
         last = min(CHUNK_BYTES, self._settings.max_result_bytes // 4)  # bytes kept for the last part
         room = self._settings.max_result_bytes - ENVELOPE - last
         try:
-            while (settled := await news.get()) is not None:
-                for part in parting.parts(settled):
+            while (final_segments := await news.get()) is not None:
+                for part in parting.parts(final_segments):
                     if parting.bytes <= room:
                         yield part
             transcript = await task
@@ -188,9 +190,9 @@ class Desk:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         found = await asyncio.to_thread(to_object, transcript, job.options.format)
-        rest = sendable({name: value for name, value in found.items() if name not in PARTED})
+        rest = to_jsonable({name: value for name, value in found.items() if name not in PARTED})
         formatted = list(parting.formatted(found.get("formatted", "")))
-        if parting.bytes <= room and len(encoded(rest)) <= last:
+        if parting.bytes <= room and len(encode_json(rest)) <= last:
             for part in formatted:
                 yield part
             yield rest

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from handler.output.formats import chunk, verbose
-from handler.output.json_encoding import encoded, sendable
+from handler.output.json_encoding import encode_json, to_jsonable
 from handler.schema.options import Options
 from handler.schema.transcript import Segment
 
@@ -17,7 +17,7 @@ CHUNK_BYTES = 900_000  # of one part of a stream: the platform takes 1 MB
 PARTED = ("text", "chunks", "segments", "formatted")  # fields that the parts of a stream have told
 
 
-class Parting:
+class StreamPartitioner:
     """Segments to the parts of a stream, whose texts one behind the other are the whole text."""
 
     def __init__(self, options: Options) -> None:
@@ -30,7 +30,7 @@ class Parting:
         held: list[Segment] = []
         size = 0
         for segment in segments:
-            length = len(encoded(sendable(self._part([segment]))))
+            length = len(encode_json(to_jsonable(self._part([segment]))))
             if held and size + length > CHUNK_BYTES:
                 yield self._told(held)
                 held, size = [], 0
@@ -43,14 +43,14 @@ class Parting:
         """The parts for a whole that is text."""
         size = CHUNK_BYTES // 6  # characters: none is longer than six bytes, escaped
         for at in range(0, len(text), size):
-            part: dict[str, Any] = sendable({"formatted": text[at : at + size]})
-            self.bytes += len(encoded(part)) + BETWEEN
+            part: dict[str, Any] = to_jsonable({"formatted": text[at : at + size]})
+            self.bytes += len(encode_json(part)) + BETWEEN
             yield part
 
     def _told(self, segments: Sequence[Segment]) -> dict[str, Any]:
-        part: dict[str, Any] = sendable(self._part(segments))
+        part: dict[str, Any] = to_jsonable(self._part(segments))
         self._count += len(segments)
-        self.bytes += len(encoded(part)) + BETWEEN
+        self.bytes += len(encode_json(part)) + BETWEEN
         return part
 
     def _part(self, segments: Sequence[Segment]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from handler.audio.fetch import GUARD, public_url, refusal
 from handler.errors import DownloadFailed, InvalidRequest, UploadFailed
-from handler.runpod_sdk import sdk
+from handler.runpod_sdk import import_sdk
 
 CONNECT_S, SILENCE_S = 10.0, 60.0  # longest wait for a connection, and for an answer
 KEPT_S = 7 * 24 * 3600  # how long an address that was signed can be read: the longest that S3 allows
@@ -20,7 +20,7 @@ _TAKEN = (200, 201, 202, 204)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class UploadTarget:
     """Where a result goes, and where it can then be read."""
 
     put_url: str
@@ -41,7 +41,7 @@ class Bucket:
     def __repr__(self) -> str:
         return f"Bucket({self.name})"
 
-    def place(self, key: str, guarded: bool) -> Place:
+    def place(self, key: str, guarded: bool) -> UploadTarget:
         """Addresses for an object, signed here: nobody is asked. Raises InvalidRequest."""
         import boto3
         from botocore.config import Config
@@ -61,10 +61,10 @@ class Bucket:
             put, read = (client.generate_presigned_url(call, Params=named, ExpiresIn=KEPT_S) for call in ("put_object", "get_object"))
         except (BotoCoreError, ValueError) as exc:
             raise InvalidRequest(f"the bucket's address or name cannot be used: {type(exc).__name__}") from None
-        return Place(put, read, guarded)
+        return UploadTarget(put, read, guarded)
 
 
-def place_at(url: str) -> Place:
+def place_at(url: str) -> UploadTarget:
     """The place that an address stands for; it can be read without what signs it. Raises InvalidRequest."""
     try:
         parts = urlsplit(url)
@@ -73,15 +73,15 @@ def place_at(url: str) -> Place:
         known = False
     if not known:
         raise InvalidRequest("upload_url must be an http:// or https:// address", "upload_url")
-    return Place(url, urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")), guarded=True)
+    return UploadTarget(url, urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")), guarded=True)
 
 
-def upload(body: bytes, place: Place) -> None:
+def upload(body: bytes, place: UploadTarget) -> None:
     """PUT JSON to a place; blocks. Raises DownloadBlocked, UploadFailed."""
     import requests
     from urllib3.exceptions import HTTPError
 
-    guard = sdk(GUARD)
+    guard = import_sdk(GUARD)
     shown = public_url(place.put_url)
     failure = "no address answered"
     for address in _addresses(place, shown):
@@ -98,11 +98,11 @@ def upload(body: bytes, place: Place) -> None:
     raise UploadFailed(f"{shown} could not be reached ({failure}); expected an address that takes the result by PUT")
 
 
-def _addresses(place: Place, shown: str) -> list[str | None]:
+def _addresses(place: UploadTarget, shown: str) -> list[str | None]:
     """Those that a place's host has; None stands for whatever the host's name says."""
     if not place.guarded:
         return [None]
-    guard, parts = sdk(GUARD), urlsplit(place.put_url)
+    guard, parts = import_sdk(GUARD), urlsplit(place.put_url)
     try:
         return list(guard.resolve_and_validate(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)))
     except guard.SSRFError as exc:

@@ -14,7 +14,7 @@ MOST_TEXT = 100_000  # characters of text in an update: its end
 Post = Callable[[Any], Awaitable[None]]
 
 
-class Updates:
+class ProgressPublisher:
     """Tells how far a job is, every `every_s` seconds at most."""
 
     def __init__(self, post: Post, every_s: float) -> None:
@@ -31,7 +31,7 @@ class Updates:
 
     def tell(self, progress: Progress) -> None:
         """Take in how far the job is."""
-        for segment in progress.settled:
+        for segment in progress.final_segments:
             self._text.append(segment.text)
             self._length += len(segment.text)
         while self._length - len(self._text[0] if self._text else "") >= MOST_TEXT:

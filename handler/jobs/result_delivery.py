@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from handler.errors import TooLarge, UploadFailed
 from handler.jobs.job import Job
-from handler.jobs.object_store import Bucket, Place, upload
-from handler.output.json_encoding import encoded, sendable
+from handler.jobs.object_store import Bucket, UploadTarget, upload
+from handler.output.json_encoding import encode_json, to_jsonable
 from handler.settings import Settings
 
 UPLOAD_S = 300.0  # longest that a result may take on its way to a bucket
@@ -40,15 +40,15 @@ async def deliver(answer: dict[str, Any], job: Job, settings: Settings, room: in
     await _uploaded(body, place, min(UPLOAD_S, job.limit_s))
     result = {"url": place.read_url, "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
     short = {name: value for name, value in plain.items() if name not in LONG} | {"result": result}
-    return await asyncio.to_thread(_fitting, short, room)
+    return await asyncio.to_thread(truncate_to, short, room)
 
 
 def _encoded(answer: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    plain = sendable(answer)
-    return plain, encoded(plain)
+    plain = to_jsonable(answer)
+    return plain, encode_json(plain)
 
 
-async def _uploaded(body: bytes, place: Place, seconds: float) -> None:
+async def _uploaded(body: bytes, place: UploadTarget, seconds: float) -> None:
     """Upload in a thread that nobody waits for longer than so many seconds, the end of the process included."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
@@ -73,7 +73,7 @@ async def _uploaded(body: bytes, place: Place, seconds: float) -> None:
         raise UploadFailed(f"the result was not taken within {seconds:g} s") from None
 
 
-def _place(job: Job, settings: Settings) -> Place | None:
+def _place(job: Job, settings: Settings) -> UploadTarget | None:
     if job.upload_to is not None:
         return job.upload_to
     key = f"results/{quote(job.id, safe='') or 'job'}.json"
@@ -86,16 +86,16 @@ def _place(job: Job, settings: Settings) -> Place | None:
     return Bucket(url, name, key_id, secret, settings.bucket_region).place(key, guarded=False)
 
 
-def _fitting(short: dict[str, Any], room: int) -> dict[str, Any]:
+def truncate_to(short: dict[str, Any], room: int) -> dict[str, Any]:
     """A short form with as much of its text as there is room for; of a very long file also the places that lack text give way."""
-    if len(encoded(short)) <= room:
+    if len(encode_json(short)) <= room:
         return short
     cut = {**short, "text": "", "text_truncated": True}
-    if len(encoded(cut)) > room // 2:
+    if len(encode_json(cut)) > room // 2:
         cut["warnings"] = cut.get("warnings", [])[:MOST_WARNINGS]
         cut["coverage"] = {**cut.get("coverage", {}), "gaps": cut.get("coverage", {}).get("gaps", [])[:MOST_WARNINGS]}
     text = short.get("text", "")
-    allowed = max(0, room - len(encoded(cut)))
-    while text and (size := len(encoded(text))) > allowed:
+    allowed = max(0, room - len(encode_json(cut)))
+    while text and (size := len(encode_json(text))) > allowed:
         text = text[: min(len(text) - 1, len(text) * allowed // size)]
     return {**cut, "text": text}

@@ -12,23 +12,23 @@ from functools import partial
 from typing import Any, TypeVar
 
 from handler import logs
-from handler.runpod_sdk import sdk
+from handler.runpod_sdk import import_sdk
 
 STOP_PAUSE_S = 0.5  # between two polls for cancels while jobs are drained, where nobody is to be cancelled
 TAKE_PAUSE_S = 1.0  # before a queue that could not be reached is asked once more
 POST_S = 10.0  # longest that an update may take on its way
 T = TypeVar("T")
-_scale = sdk("runpod.serverless.modules.rp_scale")
-_job = sdk("runpod.serverless.modules.rp_job")
-_http = sdk("runpod.serverless.modules.rp_http")
+_scale = import_sdk("runpod.serverless.modules.rp_scale")
+_job = import_sdk("runpod.serverless.modules.rp_job")
+_http = import_sdk("runpod.serverless.modules.rp_http")
 _session: ContextVar[Any] = ContextVar("session")  # the SDK's, of the job that the current task runs
 
 
-class Scaler(_scale.JobScaler):  # type: ignore[misc,name-defined]
+class DrainingWorkerLoop(_scale.JobScaler):  # type: ignore[misc,name-defined]
     """Takes jobs and runs them. `stop_taking` may be called from any thread and as often as one likes."""
 
     drain_s = 60.0  # what jobs in work get after SIGTERM
-    running: "Scaler | None" = None  # the one of this process
+    running: "DrainingWorkerLoop | None" = None  # the one of this process
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__(config)
@@ -120,14 +120,14 @@ class Scaler(_scale.JobScaler):  # type: ignore[misc,name-defined]
 
 def serve(config: dict[str, Any], drain_s: float) -> None:
     """The SDK's `start` with this loop; returns when the worker has ended."""
-    Scaler.drain_s = drain_s
-    _scale.JobScaler = Scaler  # type: ignore[attr-defined]
-    sdk().serverless.start(config)
+    DrainingWorkerLoop.drain_s = drain_s
+    _scale.JobScaler = DrainingWorkerLoop  # type: ignore[attr-defined]
+    import_sdk().serverless.start(config)
 
 
 def ask_for_new_worker() -> None:
     """Every answer from here on asks the platform for a new worker, and no job is taken any more."""
-    scaler = Scaler.running
+    scaler = DrainingWorkerLoop.running
     if scaler is not None:
         scaler.config["refresh_worker"] = True
         scaler.stop_taking(scaler.drain_s)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 
-def sendable(value: Any) -> Any:
+def to_jsonable(value: Any) -> Any:
     """The same in JSON's types: a number that is none becomes null, half a character the mark that stands for one.
 
     What has no counterpart becomes its text: an answer with one odd field is better than none.
@@ -20,15 +20,15 @@ def sendable(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {sendable(str(name)): sendable(item) for name, item in value.items()}
+        return {to_jsonable(str(name)): to_jsonable(item) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [sendable(item) for item in value]
+        return [to_jsonable(item) for item in value]
     if isinstance(value, np.ndarray | np.generic):
-        return sendable(value.tolist())
-    return sendable(str(value))
+        return to_jsonable(value.tolist())
+    return to_jsonable(str(value))
 
 
-def encoded(value: Any) -> bytes:
+def encode_json(value: Any) -> bytes:
     """JSON as the SDK encodes it. Item by item, since the interpreter does nothing else while it encodes one.
 
     Source: runpod/serverless/modules/rp_http.py.

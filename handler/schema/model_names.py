@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from handler.errors import AsrError, ModelNotFound
-from handler.validators import shown
+from handler.validators import short_repr
 
 _PREFIXES = ("faster-distil-whisper-", "faster-whisper-", "whisper-")
 _SHORT_NAMES = {"large-v3": "large", "large-v3-turbo": "turbo"}
@@ -23,4 +23,4 @@ def check_model(name: str, model_id: str, aliases: Iterable[str], error: type[As
     names = model_names(model_id, aliases)
     if name not in names:
         expected = f"this worker has {model_id} (MODEL_ID), and expected one of {', '.join(sorted(names))}"
-        raise error(f"model {shown(name)} is not loaded; {expected}", "model")
+        raise error(f"model {short_repr(name)} is not loaded; {expected}", "model")

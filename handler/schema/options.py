@@ -6,7 +6,7 @@ from typing import Any
 
 from handler.errors import InvalidRequest
 from handler.languages import language_code
-from handler.validators import flag, number, one_of, shown, text, whole
+from handler.validators import boolean, number, one_of, short_repr, string, integer
 
 FORMATS = ("json", "verbose_json", "text", "srt", "vtt", "tsv")
 TASKS = ("transcribe", "translate")
@@ -17,11 +17,11 @@ MULTI = "multi"  # a language that is decided window by window
 
 
 def _language(name: str, value: object) -> str | None:
-    given = text(name, value)
+    given = string(name, value)
     code = MULTI if given.strip().lower() == MULTI else language_code(given)
     if code is None and given.strip():
         raise InvalidRequest(
-            f"{name} must be a language's code or English name such as 'de' or 'german', or 'multi'; got {shown(value)}", name
+            f"{name} must be a language's code or English name such as 'de' or 'german', or 'multi'; got {short_repr(value)}", name
         )
     return code
 
@@ -29,7 +29,7 @@ def _language(name: str, value: object) -> str | None:
 def _step(name: str, value: object) -> float:
     found = number(0, 1)(name, value)
     if 0 < found < LEAST_STEP:
-        raise InvalidRequest(f"{name} must be 0, or at least {LEAST_STEP:g}; got {shown(value)}", name)
+        raise InvalidRequest(f"{name} must be 0, or at least {LEAST_STEP:g}; got {short_repr(value)}", name)
     return found
 
 
@@ -40,7 +40,9 @@ def _token_ids(name: str, value: object) -> tuple[int, ...]:
         strange = isinstance(value, list) and any(isinstance(item, str) for item in value)
         if not strange and all(isinstance(item, int) and not isinstance(item, bool) and item >= -1 for item in numbers):
             return tuple(numbers)
-    raise InvalidRequest(f"{name} must be token ids, comma-separated or as a list; -1 stands for the usual ones; got {shown(value)}", name)
+    raise InvalidRequest(
+        f"{name} must be token ids, comma-separated or as a list; -1 stands for the usual ones; got {short_repr(value)}", name
+    )
 
 
 def _option(default: Any, doc: str, parse: Callable[[str, object], Any], schema: dict[str, Any]) -> Any:
@@ -57,7 +59,7 @@ def _ranged(default: float | None, doc: str, low: float, high: float) -> Any:
 
 
 def _counted(default: int | None, doc: str, low: int, high: int) -> Any:
-    return _option(default, doc, whole(low, high), {"type": "integer", "minimum": low, "maximum": high})
+    return _option(default, doc, integer(low, high), {"type": "integer", "minimum": low, "maximum": high})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +85,13 @@ class Options:
     prompt: str = _option(
         "",
         "Text that is taken to precede every window: names, spelling, style. Its end is kept where it is too long.",
-        text,
+        string,
         {"type": "string", "examples": ["Gutenberg, Fust and Schoeffer."]},
     )
     hotwords: str = _option(
         "",
         "Names and terms that may come up, comma-separated; the model reads them before every window.",
-        text,
+        string,
         {"type": "string", "examples": ["Schoeffer, Subiaco"]},
     )
     temperature: float = _ranged(
@@ -156,7 +158,7 @@ class Options:
     condition_on_previous_text: bool = _option(
         False,
         "Decode each window after the text of the one before: names stay the same, but a file's windows no longer run side by side.",
-        flag,
+        boolean,
         {"type": "boolean"},
     )
     channels: str = _choice(
@@ -167,7 +169,7 @@ class Options:
     vad: bool = _option(
         True,
         "Leave out what is no speech before decoding; `false` decodes everything.",
-        flag,
+        boolean,
         {"type": "boolean"},
     )
     start_at: float = _ranged(
@@ -179,7 +181,7 @@ class Options:
     partial: bool = _option(
         False,
         "Where the time for the request does not suffice, answer with what is done by then, and with `resume_at`, instead of an error.",
-        flag,
+        boolean,
         {"type": "boolean"},
     )
     format: str = _choice(
@@ -197,7 +199,7 @@ class Options:
         known = {f.name: f for f in fields(cls)}
         unknown = sorted(set(given) - set(known))
         if unknown:
-            raise InvalidRequest(f"unknown option {shown(unknown[0])}; expected one of {', '.join(known)}")
+            raise InvalidRequest(f"unknown option {short_repr(unknown[0])}; expected one of {', '.join(known)}")
         parsed = {name: known[name].metadata["parse"](name, value) for name, value in given.items() if value is not None}
         return cls(**parsed)
 

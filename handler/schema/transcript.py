@@ -87,7 +87,7 @@ class Progress:
 
     done_s: float  # seconds of audio decoded
     total_s: float | None  # seconds of audio in all, where it is known
-    settled: tuple[Segment, ...] = ()  # what can change no more, and was not told before: in the end, all segments in order
+    final_segments: tuple[Segment, ...] = ()  # what can change no more, and was not told before: in the end, all segments in order
 
 
 ProgressCallback = Callable[[Progress], None]

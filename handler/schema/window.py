@@ -14,7 +14,7 @@ Samples = NDArray[np.float32]  # [n], mono, SAMPLE_RATE, in [-1, 1]
 
 
 @dataclass(frozen=True, slots=True)
-class Decoding:
+class DecodingParams:
     """How a window is to be decoded."""
 
     language: str | None = None  # code; None: the engine finds out
@@ -25,7 +25,7 @@ class Decoding:
     patience: float = 1.0  # how many times as many beams' texts have to end
     length_penalty: float | None = None  # power of ((5 + tokens) / 6) that texts are ranked by; None: their number is taken
     suppress: tuple[int, ...] | None = None  # ids of text tokens that never come, −1 for the engine's own; None: only these
-    rows: int = 1  # texts worked on at once, the best of which is the result: beams at temperature 0, samples above
+    num_hypotheses: int = 1  # texts worked on at once, the best of which is the result: beams at temperature 0, samples above
     detect_only: bool = False  # find out the language and decode nothing
 
 
@@ -37,7 +37,7 @@ class Window:
     samples: Samples  # [n]
     speech: tuple[tuple[int, int], ...] = ()  # where in the audio speech was heard, samples, ordered, inside the window
     channel: int | None = None  # None: all channels mixed
-    how: Decoding = Decoding()
+    params: DecodingParams = DecodingParams()
     shared: int = 0  # samples at its end that the next window begins with
 
     @property
@@ -61,9 +61,9 @@ class Window:
         speech = tuple((max(a, start), min(b, end)) for a, b in self.speech if a < end and b > start)
         return replace(self, start=start, samples=self.samples[start - self.start : end - self.start], speech=speech)
 
-    def asked(self, **how: Any) -> "Window":
+    def with_params(self, **changes: Any) -> "Window":
         """The same window to be decoded in another way."""
-        return replace(self, how=replace(self.how, **how))
+        return replace(self, params=replace(self.params, **changes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class WindowResult:
     evidence: Evidence | None  # None where nothing was decoded
     language: str | None = None
     languages: Mapping[str, float] = field(default_factory=dict)  # probability of each language, where the engine detected it
-    rest_s: float | None = None  # from here on the engine did not get to it; None: all of it is done
+    seek_s: float | None = None  # from here on the engine did not get to it; None: all of it is done
 
 
 class Engine(Protocol):
@@ -84,8 +84,8 @@ class Engine(Protocol):
     rows as it asks for.
     """
 
-    rows: int  # in all
-    together: int  # windows that are best admitted at once: what a step waits for the others
+    max_batch_size: int  # rows in all
+    encode_batch_size: int  # windows that are best admitted at once: what a step waits for the others
     model_id: str
     device_name: str
     longest_window_s: float

@@ -17,11 +17,11 @@ from pathlib import Path
 from handler import logs
 from handler.errors import OutOfMemory
 from handler.settings import Settings, SettingsError
-from handler.startup.model_locator import BAKED, find_model, mirror, placed_model, revision, weights_in
+from handler.startup.model_locator import BAKED, find_model, mirror, find_local, revision, weights_in
 from handler.startup.self_test import self_test
 from handler.timeline import Timeline
 from handler.transcription.pipeline import Pipeline
-from handler.whisper.checkpoint.conversion_cache import Kept, read_ahead
+from handler.whisper.checkpoint.conversion_cache import ConversionCache, read_ahead
 
 TURN_S = 0.0005  # how long a thread may keep the interpreter from the others while the process starts
 CONVERTED = (".bin", ".pt")  # endings of weights that are not as they are served
@@ -34,7 +34,7 @@ def build(settings: Settings, timeline: Timeline | None = None, beside: Callable
     """
     timeline = timeline or Timeline.of_process()
     imported = threading.Event()
-    with _brisk(), ThreadPoolExecutor(1, "loader") as loader:  # the helpers that OpenMP gives it leave with it
+    with fast_imports(), ThreadPoolExecutor(1, "loader") as loader:  # the helpers that OpenMP gives it leave with it
         building = loader.submit(_build, settings, timeline, imported)
         building.add_done_callback(lambda _: imported.set())
         imported.wait()
@@ -56,7 +56,7 @@ def build(settings: Settings, timeline: Timeline | None = None, beside: Callable
     return pipeline
 
 
-def _keep(kept: Kept | None, cache_dir: Path) -> None:
+def _keep(kept: ConversionCache | None, cache_dir: Path) -> None:
     """Keep for the next process what this one has downloaded and converted; also on the network volume, where there is one."""
     if kept is not None:
         kept.write()
@@ -65,7 +65,7 @@ def _keep(kept: Kept | None, cache_dir: Path) -> None:
 
 
 @contextmanager
-def _brisk() -> Iterator[None]:
+def fast_imports() -> Iterator[None]:
     """While much is imported and made, no garbage is looked for, and threads take short turns."""
     turn, collects = sys.getswitchinterval(), gc.isenabled()
     sys.setswitchinterval(TURN_S)
@@ -78,16 +78,16 @@ def _brisk() -> Iterator[None]:
             gc.enable()
 
 
-def _build(settings: Settings, timeline: Timeline, imported: threading.Event) -> tuple[Pipeline, Kept | None]:
+def _build(settings: Settings, timeline: Timeline, imported: threading.Event) -> tuple[Pipeline, ConversionCache | None]:
     where = settings.model_id, settings.cache_dir, settings.model_revision
     over = threading.Event()
-    with ThreadPoolExecutor(2, "ahead") as ahead, _ends(over):
+    with ThreadPoolExecutor(2, "ahead") as ahead, stop_on_exit(over):
         find = partial(_find, settings=settings, timeline=timeline, over=over, ahead=ahead)
-        finding = ahead.submit(find, partial(placed_model, *where))
+        finding = ahead.submit(find, partial(find_local, *where))
         with timeline.span("import_torch"):
             import torch
         with timeline.span("import_engine"):
-            from handler.engine.cpu_tuning import work_alone
+            from handler.engine.cpu_tuning import use_one_thread
             from handler.engine.device import choose_device
             from handler.whisper.loading import load_engine
         imported.set()
@@ -103,7 +103,7 @@ def _build(settings: Settings, timeline: Timeline, imported: threading.Event) ->
         assert found is not None
         folder, kept = found
         over.set()  # from here on whoever loads the weights reads them
-        hearing = ahead.submit(_load_vad, work_alone, timeline)
+        hearing = ahead.submit(_load_vad, use_one_thread, timeline)
         engine = load_engine(folder, settings, kept, timeline)
         hearing.result()
     about = {"revision": revision(folder), "dtype": engine.dtype_name, "attention": engine.attention}
@@ -111,7 +111,7 @@ def _build(settings: Settings, timeline: Timeline, imported: threading.Event) ->
 
 
 @contextmanager
-def _ends(over: threading.Event) -> Iterator[None]:
+def stop_on_exit(over: threading.Event) -> Iterator[None]:
     """What still runs beside a block that has ended is told to end."""
     try:
         yield
@@ -121,7 +121,7 @@ def _ends(over: threading.Event) -> Iterator[None]:
 
 def _find(
     search: Callable[[], Path | None], settings: Settings, timeline: Timeline, over: threading.Event, ahead: ThreadPoolExecutor
-) -> tuple[Path, Kept | None] | None:
+) -> tuple[Path, ConversionCache | None] | None:
     """The folder of the model and what is kept of it, read once; None where `search` finds none. Other weights are read on, behind this."""
     with timeline.span("find_model"):
         folder = search()
@@ -131,7 +131,7 @@ def _find(
     kept = None
     if files and files[0].suffix in CONVERTED and (settings.cache_dir.is_dir() or settings.cache_dir != Settings().cache_dir):
         with timeline.span("conversion_read"), suppress(OSError):  # of the checkpoint: whoever loads it says what is wrong
-            kept = Kept((BAKED, settings.cache_dir), files[0], over)
+            kept = ConversionCache((BAKED, settings.cache_dir), files[0], over)
             kept.check(None if settings.dtype == "auto" else settings.dtype)
     if kept is None or not kept.any():
         ahead.submit(_read_ahead, files, timeline, over)
@@ -144,8 +144,8 @@ def _read_ahead(files: Sequence[Path], timeline: Timeline, over: threading.Event
             read_ahead(file, over)
 
 
-def _load_vad(work_alone: Callable[[], None], timeline: Timeline) -> None:
-    work_alone()
+def _load_vad(use_one_thread: Callable[[], None], timeline: Timeline) -> None:
+    use_one_thread()
     with timeline.span("load_vad"):
         from handler.audio.vad import VoiceActivity
 

@@ -12,25 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from handler.errors import ModelUnavailable
-from handler.runpod_sdk import sdk
+from handler.runpod_sdk import import_sdk
 from handler.startup.hub_download import MAIN, download_snapshot, folder_name
 from handler.whisper.checkpoint.fingerprint import fingerprint
 
 BAKED = Path("/opt/models")  # where an image carries its model
 VOLUME = Path("/runpod-volume")  # where RunPod mounts a network volume
 PLATFORM_CACHE = VOLUME / "huggingface-cache/hub"  # where RunPod places a model named in an endpoint's settings
-PLACES = (BAKED, PLATFORM_CACHE)  # folders of the Hub's cache layout, looked at in this order and before CACHE_DIR
+SEARCH_PATHS = (BAKED, PLATFORM_CACHE)  # folders of the Hub's cache layout, looked at in this order and before CACHE_DIR
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _ONE_FILE = ("model.safetensors", "model.bin")
 
 
-def find_model(model_id: str, cache_dir: Path, revision: str | None = None, places: Sequence[Path] = PLACES, volume: Path = VOLUME) -> Path:
+def find_model(
+    model_id: str, cache_dir: Path, revision: str | None = None, places: Sequence[Path] = SEARCH_PATHS, volume: Path = VOLUME
+) -> Path:
     """The folder of a model, copied into `cache_dir` from a network volume or downloaded where it has to be. Raises ModelUnavailable."""
     asked = model_id, cache_dir, revision
-    return placed_model(*asked, places) or _mirrored(*asked, volume) or download_snapshot(*asked)
+    return find_local(*asked, places) or _mirrored(*asked, volume) or download_snapshot(*asked)
 
 
-def placed_model(model_id: str, cache_dir: Path, revision: str | None = None, places: Sequence[Path] = PLACES) -> Path | None:
+def find_local(model_id: str, cache_dir: Path, revision: str | None = None, places: Sequence[Path] = SEARCH_PATHS) -> Path | None:
     """The folder of a model that is on this machine; None where it has to be downloaded. Raises ModelUnavailable."""
     if model_id.startswith("pkg:"):
         return _package_folder(model_id)
@@ -93,7 +95,7 @@ def mirror(cache_dir: Path, volume: Path = VOLUME) -> Any | None:
     """The SDK's mirror of `cache_dir` on a network volume; None where there is no volume, no endpoint, or the folder lies on it."""
     if not volume.is_dir() or cache_dir.resolve().is_relative_to(volume.resolve()):
         return None
-    found = sdk("runpod.serverless.utils.rp_volume_cache").VolumeCache([cache_dir], volume_path=volume)
+    found = import_sdk("runpod.serverless.utils.rp_volume_cache").VolumeCache([cache_dir], volume_path=volume)
     return found if found.available else None
 
 
@@ -102,4 +104,4 @@ def _mirrored(model_id: str, cache_dir: Path, revision: str | None, volume: Path
     mirrored = mirror(cache_dir, volume)
     if mirrored is None or not mirrored.hydrate():
         return None
-    return placed_model(model_id, cache_dir, revision, places=())
+    return find_local(model_id, cache_dir, revision, places=())

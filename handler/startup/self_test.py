@@ -17,7 +17,7 @@ CHECK_WORDS = ("good", "morning")
 
 def self_test(pipeline: Pipeline, settings: Settings) -> None:
     """Decode a second of speech: what is set up at the first window is, and weights that understand nothing are found out."""
-    window = Window(0, _samples(CHECK)).asked(language="en")
+    window = Window(0, _samples(CHECK)).with_params(language="en")
     text = "".join(segment.text for segment in pipeline.runner.submit(CHECK, window).result().segments)
     pipeline.runner.cancel(CHECK)  # forget the request
     if settings.startup_check and not any(word in letters(text) for word in CHECK_WORDS):

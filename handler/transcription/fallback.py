@@ -20,7 +20,7 @@ class Verdict(Enum):
     RETRY = "retry"
 
 
-def ladder(options: Options) -> Iterator[float]:
+def fallback_temperatures(options: Options) -> Iterator[float]:
     """The temperatures to decode at, one after the other, until a text is accepted."""
     step = options.temperature_increment_on_fallback
     if step is None:
@@ -29,7 +29,7 @@ def ladder(options: Options) -> Iterator[float]:
     return (round(options.temperature + step * rung, 6) for rung in range(rungs + 1))
 
 
-def judge(evidence: Evidence, options: Options) -> Verdict:
+def check_thresholds(evidence: Evidence, options: Options) -> Verdict:
     """What becomes of a text, by the thresholds of the request."""
     unsure = evidence.avg_logprob < options.logprob_threshold
     if unsure and evidence.no_speech_prob > options.no_speech_threshold:
@@ -39,6 +39,6 @@ def judge(evidence: Evidence, options: Options) -> Verdict:
     return Verdict.ACCEPT
 
 
-def merit(evidence: Evidence, options: Options) -> tuple[bool, float, float]:
+def rank_key(evidence: Evidence, options: Options) -> tuple[bool, float, float]:
     """What orders texts none of which was accepted, the greatest being kept: no loop, the least repetition, the likeliest."""
     return not evidence.looped, -max(evidence.compression_ratio, options.compression_ratio_threshold), evidence.avg_logprob

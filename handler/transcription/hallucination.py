@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 from handler.schema.transcript import Segment, Word
-from handler.transcription.word_edits import kept, letters, plain, words_of
+from handler.transcription.word_edits import keep_words, letters, plain, words_of
 
 LONGEST_PHRASE = 8  # words
 REPEATS = 3  # a phrase said so often running may have been said
@@ -14,7 +14,7 @@ ALIKE = 0.6  # share of letters in which two spellings of the same speech agree
 NEARBY_S = 0.5  # how far apart two readings may time a word
 
 
-def without_repeats(segments: Sequence[Segment]) -> list[Segment]:
+def remove_repeats(segments: Sequence[Segment]) -> list[Segment]:
     """Segments with every phrase that comes more than REPEATS times running said once, unless there was time to say it so often.
 
     Segments without words are left as they are.
@@ -33,7 +33,7 @@ def without_repeats(segments: Sequence[Segment]) -> list[Segment]:
                 at += times * length - 1
                 break
         at += 1
-    return kept(segments, lambda word: id(word) not in gone) if gone else list(segments)
+    return keep_words(segments, lambda word: id(word) not in gone) if gone else list(segments)
 
 
 def _sayable(words: Sequence[Word]) -> bool:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from handler.audio.chunking import LONGEST_GAP_S, SpeechCutter
+from handler.audio.chunking import LONGEST_GAP_S, SpeechChunker
 from handler.audio.decode import AudioDecoder
 from handler.audio.fetch import Fetcher
 from handler.audio.source import AudioSource
@@ -23,7 +23,7 @@ from handler.schema.options import MULTI, Options
 from handler.schema.window import SAMPLE_RATE, Samples, Window
 from handler.settings import Settings
 from handler.timeline import Timeline
-from handler.transcription.window_quota import Share
+from handler.transcription.window_quota import RequestQuota
 
 LANGUAGE_WINDOWS = 4  # at most so many windows decide on the language of a request before one of them is decoded
 MULTI_GAP_S = 0.8  # where languages change, they do so after a pause: a window ends sooner
@@ -32,17 +32,17 @@ FLOOR_S = 2.0  # of audio between two notes on how far a channel is
 
 
 @dataclass(frozen=True, slots=True)
-class Floor:
+class Watermark:
     """No window of a channel will begin before a place."""
 
     channel: int | None
     seconds: float
 
 
-Deliver = Callable[[Window | Floor | BaseException | None], None]
+Deliver = Callable[[Window | Watermark | BaseException | None], None]
 
 
-class Intake:
+class WindowProducer:
     """Hands the windows of one source to `deliver`, and how far it is; then None, or whatever ended it before."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Intake:
         threads: ThreadPoolExecutor,
         timeline: Timeline,
         deliver: Deliver,
-        room: Share,
+        room: RequestQuota,
         workers: threading.Semaphore,
     ) -> None:
         self.seconds = 0.0  # of audio, decoded to samples
@@ -146,7 +146,7 @@ class Intake:
             self._fetcher.fill(url, spool)
 
     def _read(self, file: BinaryIO, options: Options) -> None:
-        cutters: list[SpeechCutter] = []
+        cutters: list[SpeechChunker] = []
         noted = 0.0
         skip = round(options.start_at * SAMPLE_RATE)  # samples still to be left out
         self._decoder = AudioDecoder(file, split=options.channels == "split")
@@ -165,7 +165,7 @@ class Intake:
             if self.seconds - noted >= FLOOR_S:
                 noted = self.seconds
                 for cutter, channel in zip(cutters, self.channels, strict=True):
-                    self._deliver(Floor(channel, cutter.place_s))
+                    self._deliver(Watermark(channel, cutter.place_s))
         if options.start_at and self.seconds <= options.start_at:
             raise InvalidRequest(f"start_at must lie before the end of the audio, which is {self.seconds:.3f} s long", "start_at")
         for cutter in cutters:
@@ -179,10 +179,10 @@ class Intake:
         finally:
             self._vad_s += time.thread_time() - began
 
-    def _cutter(self, options: Options, channel: int | None) -> SpeechCutter:
+    def _cutter(self, options: Options, channel: int | None) -> SpeechChunker:
         from handler.audio.vad import VoiceActivity
 
-        return SpeechCutter(
+        return SpeechChunker(
             self._settings.chunk_length_s,
             self._settings.stride_length_s,
             VoiceActivity(),

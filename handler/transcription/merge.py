@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from handler.schema.transcript import Coverage, Gap, Segment, Word
 from handler.schema.window import SAMPLE_RATE
 from handler.transcription.coverage import between, covered_by, in_seconds, length, without, worth_telling
-from handler.transcription.word_edits import kept, plain, words_of
+from handler.transcription.word_edits import keep_words, plain, words_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Passage:
     segments: list[Segment]
 
 
-def assembled(passages: Sequence[Passage]) -> list[Segment]:
+def merge_windows(passages: Sequence[Passage]) -> list[Segment]:
     """The segments of all passages in order of time; where two of a channel heard the same, it is said once."""
     channels: dict[int | None, list[Passage]] = defaultdict(list)
     for passage in sorted(passages, key=lambda passage: passage.start):
@@ -36,14 +36,14 @@ def assembled(passages: Sequence[Passage]) -> list[Segment]:
             while first and told[first - 1].end > overlap[0]:
                 first -= 1
             told[first:] = (
-                joined(told[first:], passage.segments, overlap) if overlap[0] < overlap[1] else [*told[first:], *passage.segments]
+                join_overlap(told[first:], passage.segments, overlap) if overlap[0] < overlap[1] else [*told[first:], *passage.segments]
             )
             end = max(end, passage.end)
         found += told
     return sorted(found, key=lambda segment: (segment.start, segment.channel or 0))
 
 
-def measured(passages: Sequence[Passage], segments: Sequence[Segment]) -> Coverage:
+def measure_coverage(passages: Sequence[Passage], segments: Sequence[Segment]) -> Coverage:
     """How much of the speech in passages is covered by the words of segments."""
     speech_s = covered_s = 0.0
     missed: list[Gap] = []
@@ -73,7 +73,7 @@ def most_spoken(segments: Sequence[Segment]) -> str | None:
 SAME_TIME_S = 0.7  # two windows that hear one word time it no further apart
 
 
-def joined(left: Sequence[Segment], right: Sequence[Segment], overlap: tuple[float, float]) -> list[Segment]:
+def join_overlap(left: Sequence[Segment], right: Sequence[Segment], overlap: tuple[float, float]) -> list[Segment]:
     """The segments of two windows that both heard `overlap`, seconds: in it, one takes over from the other where they agree.
 
     They agree on the longest run of equal words said at about the same time; where there is none, the middle of the overlap
@@ -87,9 +87,9 @@ def joined(left: Sequence[Segment], right: Sequence[Segment], overlap: tuple[flo
     size, at, other = _agreement(before, after)
     if size:
         gone = {id(word) for word in (*before[at + size // 2 :], *after[: other + size // 2])}
-        return kept([*left, *right], lambda word: id(word) not in gone)
+        return keep_words([*left, *right], lambda word: id(word) not in gone)
     middle = (start + end) / 2
-    return [*kept(left, lambda w: w.start + w.end < 2 * middle), *kept(right, lambda w: w.start + w.end >= 2 * middle)]
+    return [*keep_words(left, lambda w: w.start + w.end < 2 * middle), *keep_words(right, lambda w: w.start + w.end >= 2 * middle)]
 
 
 def _agreement(before: Sequence[Word], after: Sequence[Word]) -> tuple[int, int, int]:

@@ -23,15 +23,15 @@ from handler.settings import Settings
 from handler.timeline import Timeline
 from handler.transcription.ingest import LANGUAGE_WINDOWS
 from handler.transcription.request import Request, Shared
-from handler.transcription.usage import Tally
-from handler.transcription.window_cache import Readings
-from handler.transcription.window_quota import Budget
+from handler.transcription.usage import Counters
+from handler.transcription.window_cache import WindowCache
+from handler.transcription.window_quota import WindowQuota
 
 __all__ = ["Pipeline", "Progress", "ProgressCallback"]
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class PipelineStats:
     """How busy a pipeline is."""
 
     requests: int  # in work
@@ -66,11 +66,11 @@ class Pipeline:
             threads=self.threads,
             workers=threading.Semaphore(max(1, (os.cpu_count() or 1) // 2)),
             # The few that settle the language, for everybody; and for whoever is alone, what fills all rows while these wait.
-            windows=Budget(LANGUAGE_WINDOWS, engine.rows),
+            windows=WindowQuota(LANGUAGE_WINDOWS, engine.max_batch_size),
             readings=self._readings(),
             about={"model": engine.model_id, **(about or {}), "device": engine.device_name, "version": __version__},
             cold_start=self.cold_start,
-            tally=Tally(),
+            counters=Counters(),
         )
         self._requests: set[Request] = set()
         self._places = 0  # that doors have taken
@@ -99,18 +99,20 @@ class Pipeline:
             request.close()
             await asyncio.shield(asyncio.to_thread(request.free))
 
-    def _readings(self) -> Readings | None:
+    def _readings(self) -> WindowCache | None:
         """What is kept of windows, where it is."""
         given = self.settings
         if given.resume_dir is None:
             return None
-        also = (given.audio_context, given.max_new_tokens, self.engine.rows)
-        return Readings(given.resume_dir, given.resume_bytes, given.resume_age_s, also)
+        also = (given.audio_context, given.max_new_tokens, self.engine.max_batch_size)
+        return WindowCache(given.resume_dir, given.resume_bytes, given.resume_age_s, also)
 
-    def load(self) -> Load:
+    def load(self) -> PipelineStats:
         """How busy it is, and what it has done. From any thread."""
         waiting, busy = self.runner.load()
-        return Load(len(self._requests), self._places, waiting, busy, self.engine.rows, self._ready_s, self._shared.tally.sums())
+        return PipelineStats(
+            len(self._requests), self._places, waiting, busy, self.engine.max_batch_size, self._ready_s, self._shared.counters.sums()
+        )
 
     def cold_start(self) -> dict[str, float] | None:
         """Where the time of this process went until its first transcript, seconds; None from the second one on."""
@@ -150,7 +152,7 @@ class Pipeline:
         self.threads.shutdown(wait=False, cancel_futures=True)
 
     def _check(self, options: Options) -> None:
-        languages, rows = self.engine.languages, self.engine.rows
+        languages, rows = self.engine.languages, self.engine.max_batch_size
         if max(options.beam_size, options.best_of or 1) > rows:
             name = "beam_size" if options.beam_size > rows else "best_of"
             raise InvalidRequest(f"{name} must be at most BATCH_SIZE, which is {rows}; got {getattr(options, name)}", name)
@@ -171,6 +173,6 @@ class Pipeline:
 
 
 def _work_alone() -> None:
-    from handler.engine.cpu_tuning import work_alone
+    from handler.engine.cpu_tuning import use_one_thread
 
-    work_alone()
+    use_one_thread()

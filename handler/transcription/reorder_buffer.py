@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from handler.schema.transcript import Segment
 from handler.schema.window import SAMPLE_RATE, Window
-from handler.transcription.merge import Passage, assembled
+from handler.transcription.merge import Passage, merge_windows
 
 
 @dataclass(slots=True)
@@ -23,7 +23,7 @@ class _Group:
     closed: bool = False  # no other window joins it
 
 
-class Order:
+class ReorderBuffer:
     """Takes windows in the order of their channel as they are cut, and passages in any order as they are decoded."""
 
     def __init__(self) -> None:
@@ -61,21 +61,21 @@ class Order:
             for group in groups:
                 group.closed = True
 
-    def settle(self, channels: Sequence[int | None]) -> list[Segment]:
+    def finalize(self, channels: Sequence[int | None]) -> list[Segment]:
         """The segments that have become settled since the last call, in order of time; `channels` are those that there are."""
         for channel, groups in self._groups.items():
             while groups and groups[0].closed and not groups[0].left:
                 group = groups.popleft()
                 self.passages += group.passages
-                self._pending += assembled(group.passages)
+                self._pending += merge_windows(group.passages)
                 self.floor(channel, max(passage.end for passage in group.passages) / SAMPLE_RATE)
         whole = self._ended and not any(self._groups.values())
         reached = float("inf") if whole else self.reached(channels)
         self._pending.sort(key=lambda segment: (segment.start, segment.channel or 0))
         count = next((at for at, segment in enumerate(self._pending) if segment.start >= reached), len(self._pending))
-        settled, self._pending = self._pending[:count], self._pending[count:]
-        self.segments += settled
-        return settled
+        final_segments, self._pending = self._pending[:count], self._pending[count:]
+        self.segments += final_segments
+        return final_segments
 
     def reached(self, channels: Sequence[int | None]) -> float:
         """Up to where all channels are settled, seconds."""

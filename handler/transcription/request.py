@@ -15,14 +15,14 @@ from handler.schema.transcript import Progress, ProgressCallback, Transcript, te
 from handler.schema.window import SAMPLE_RATE, Engine, Window, WindowResult
 from handler.settings import Settings
 from handler.timeline import Timeline
-from handler.transcription.ingest import LANGUAGE_WINDOWS, Floor, Intake
-from handler.transcription.merge import Passage, gap_warnings, measured, most_spoken
-from handler.transcription.reorder_buffer import Order
-from handler.transcription.usage import Tally
-from handler.transcription.window_cache import Readings
-from handler.transcription.window_decoder import CONTEXT, Reader, Reading
-from handler.transcription.window_quota import Budget
-from handler.transcription.word_edits import kept
+from handler.transcription.ingest import LANGUAGE_WINDOWS, Watermark, WindowProducer
+from handler.transcription.merge import Passage, gap_warnings, measure_coverage, most_spoken
+from handler.transcription.reorder_buffer import ReorderBuffer
+from handler.transcription.usage import Counters
+from handler.transcription.window_cache import WindowCache
+from handler.transcription.window_decoder import CONTEXT, WindowDecoder, DecodedWindow
+from handler.transcription.window_quota import WindowQuota
+from handler.transcription.word_edits import keep_words
 
 SURE = 0.9  # probability of a language that needs no more windows
 TRUSTED = 0.5  # temperature above which a text does not help the next window. Source: SYSTRAN/faster-whisper, prompt_reset_on_temperature
@@ -40,11 +40,11 @@ class Shared:
     fetcher: Fetcher
     threads: ThreadPoolExecutor  # for what blocks
     workers: threading.Semaphore  # threads that decode audio at a time
-    windows: Budget
-    readings: Readings | None  # of this process and of others before it
+    windows: WindowQuota
+    readings: WindowCache | None  # of this process and of others before it
     about: Mapping[str, str]  # what an account says of the process
     cold_start: Callable[[], dict[str, float] | None]
-    tally: Tally  # of what they have done
+    counters: Counters  # of what they have done
     decoded_s: float = 0.0  # seconds of windows that the device has decoded
 
 
@@ -61,8 +61,8 @@ class Request:
         self._limited = limit_s is not None and limit_s < shared.settings.request_timeout_s
         self._limit_s = min(shared.settings.request_timeout_s, shared.settings.request_timeout_s if limit_s is None else limit_s)
         self._loop = asyncio.get_running_loop()
-        self._cut: asyncio.Queue[Window | Floor | BaseException | None] = asyncio.Queue()
-        self._intake = Intake(
+        self._cut: asyncio.Queue[Window | Watermark | BaseException | None] = asyncio.Queue()
+        self._intake = WindowProducer(
             shared.settings,
             shared.fetcher,
             shared.threads,
@@ -71,8 +71,8 @@ class Request:
             shared.windows.share(own_only=options.condition_on_previous_text),
             shared.workers,
         )
-        self._reader = Reader(self._submit, options, shared.engine.rows)
-        self._order = Order()
+        self._reader = WindowDecoder(self._submit, options, shared.engine.max_batch_size)
+        self._order = ReorderBuffer()
         self._warnings: list[tuple[float, str]] = []
         self._windows = 0  # decoded
         self._heard_s = 0.0  # seconds of them
@@ -121,14 +121,14 @@ class Request:
     def _expected(self) -> str:
         return f"expected an answer within {self._limit_s:g} s ({'the execution timeout' if self._limited else 'REQUEST_TIMEOUT_S'})"
 
-    def _hand_over(self, item: Window | Floor | BaseException | None) -> None:
+    def _hand_over(self, item: Window | Watermark | BaseException | None) -> None:
         """Take what the intake delivers; from any thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._cut.put_nowait, item)
 
     async def _next(self) -> Window | None:
         """The next window, or None after the last one. Raises what the intake met."""
-        while isinstance(item := await self._cut.get(), Floor):
+        while isinstance(item := await self._cut.get(), Watermark):
             self._order.floor(item.channel, item.seconds)
         if isinstance(item, BaseException):
             raise item
@@ -139,7 +139,7 @@ class Request:
     async def _submit(self, window: Window) -> WindowResult:
         result = await asyncio.wrap_future(self._shared.runner.submit(self, window))
         tokens = result.evidence.tokens if result.evidence else 0
-        self._shared.tally.add(windows=1, tokens=tokens, fallbacks=window.how.temperature > self._options.temperature)
+        self._shared.counters.add(windows=1, tokens=tokens, fallbacks=window.params.temperature > self._options.temperature)
         return result
 
     async def _consume(self) -> None:
@@ -161,7 +161,7 @@ class Request:
             return ahead
         heard: dict[str, float] = {}  # probability by language, weighed by seconds
         while (window := ahead[-1]) is not None:
-            result = await self._submit(window.asked(detect_only=True))
+            result = await self._submit(window.with_params(detect_only=True))
             if not result.languages:
                 self._language = result.language
                 break
@@ -177,7 +177,7 @@ class Request:
     def _asked(self, window: Window, said: str) -> Window:
         """A window as the options want it decoded, after what was said."""
         options = self._options
-        return window.asked(language=self._language, task=options.task, prompt=said, hotwords=options.hotwords.strip()[:CONTEXT])
+        return window.with_params(language=self._language, task=options.task, prompt=said, hotwords=options.hotwords.strip()[:CONTEXT])
 
     async def _decode(self, window: Window, before: asyncio.Task[str] | None) -> str:
         """Decode a window; gives back the text that the next one is to be decoded after."""
@@ -193,7 +193,7 @@ class Request:
         self._tell(min(self._done_s, self._intake.duration or self._done_s))
         return self._following(said, reading)
 
-    async def _read(self, window: Window) -> Reading:
+    async def _read(self, window: Window) -> DecodedWindow:
         """What a window says; from what was kept of it, where it was."""
         readings = self._shared.readings
         if readings is None:
@@ -205,17 +205,17 @@ class Request:
             await asyncio.to_thread(readings.put, key, reading)
         return reading
 
-    async def _decoded(self, window: Window) -> Reading:
+    async def _decoded(self, window: Window) -> DecodedWindow:
         reading = await self._reader.read(window)
         self._shared.decoded_s += window.seconds
         return reading
 
     def _tell(self, done_s: float) -> None:
         """Tell how far it is, and what has become settled by now."""
-        settled = tuple(self._order.settle(self._intake.channels))
+        final_segments = tuple(self._order.finalize(self._intake.channels))
         if self._progress is not None:
             total = self._intake.seconds if done_s == self._intake.seconds else self._intake.duration
-            self._progress(Progress(done_s, total, settled))
+            self._progress(Progress(done_s, total, final_segments))
 
     def _check_time(self) -> None:
         """Raise TooLong as soon as it is plain that the time will not suffice, even if the device does nothing else."""
@@ -229,7 +229,7 @@ class Request:
             shown = f"{total:.0f} s of audio would take about {elapsed_s + needed_s:.0f} s here"
             raise TooLong(f"{self._expected()}; {shown}: allow more (policy.executionTimeout), or ask for a part (partial, start_at)")
 
-    def _following(self, said: str, reading: Reading) -> str:
+    def _following(self, said: str, reading: DecodedWindow) -> str:
         """What was said, with the text of a window behind it; without all of it where that text was little more than a guess."""
         trusted = max(TRUSTED, self._options.temperature)
         if reading.accepted and all(s.evidence is None or s.evidence.temperature <= trusted for s in reading.segments):
@@ -240,14 +240,14 @@ class Request:
         segments = self._order.segments
         reached = max(self._options.start_at, self._order.reached(self._intake.channels)) if late else None
         if reached is not None:  # of several channels, one may have told more; whoever goes on there hears that again
-            segments = kept(segments, lambda word: word.start < reached)
+            segments = keep_words(segments, lambda word: word.start < reached)
         passages = [one for one in self._order.passages if reached is None or one.end / SAMPLE_RATE <= reached]
-        coverage = measured(passages, segments)
+        coverage = measure_coverage(passages, segments)
         language, probability = self._language, self._language_probability
         if self._options.language == MULTI or (language is None and segments):
             language = most_spoken(segments)
         cold_start = self._shared.cold_start()
-        self._shared.tally.add(
+        self._shared.counters.add(
             audio_s=self._intake.seconds,
             device_s=self._timeline.seconds()["device"],
             speech_s=coverage.speech_s,

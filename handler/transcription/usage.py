@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 
 
-class Tally:
+class Counters:
     """Sums by name."""
 
     def __init__(self) -> None:

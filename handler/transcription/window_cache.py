@@ -20,13 +20,13 @@ from handler import logs
 from handler.schema.options import Options
 from handler.schema.transcript import Evidence, Segment, Word
 from handler.schema.window import Window
-from handler.transcription.window_decoder import Reading
+from handler.transcription.window_decoder import DecodedWindow
 
 IRRELEVANT = ("format", "timestamps", "start_at", "partial", "language")  # options that do not change what is read, or that `how` has
 LOOK_EVERY = 64  # readings written between two looks at how much there is
 
 
-class Readings:
+class WindowCache:
     """Readings in a folder, of at most `most` bytes together and none unused for longer than `age_s` seconds. From any thread."""
 
     def __init__(self, folder: Path, most: int, age_s: float, also: Sequence[object] = ()) -> None:
@@ -41,22 +41,24 @@ class Readings:
     def key(self, window: Window, options: Options, about: Mapping[str, str]) -> str:
         """What the reading of a window is known by."""
         decides = {name: value for name, value in asdict(options).items() if name not in IRRELEVANT}
-        told = [self._also, dict(about), decides, asdict(window.how), window.start, window.channel, window.speech]
+        told = [self._also, dict(about), decides, asdict(window.params), window.start, window.channel, window.speech]
         digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
         digest.update(window.samples.tobytes())
         return digest.hexdigest()
 
-    def get(self, key: str) -> Reading | None:
+    def get(self, key: str) -> DecodedWindow | None:
         """What was kept under a key; None where there is nothing, or nothing that can be used."""
         path = self._path(key)
         try:
             told = json.loads(path.read_bytes())
             os.utime(path)
-            return Reading([_segment(one) for one in told["segments"]], told["accepted"], [(at, text) for at, text in told["warnings"]])
+            return DecodedWindow(
+                [_segment(one) for one in told["segments"]], told["accepted"], [(at, text) for at, text in told["warnings"]]
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def put(self, key: str, reading: Reading) -> None:
+    def put(self, key: str, reading: DecodedWindow) -> None:
         """Keep a reading. A disk that is full or cannot be written is told and changes nothing."""
         path = self._path(key)
         draft: Path | None = None

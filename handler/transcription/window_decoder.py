@@ -3,14 +3,14 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
-from handler.audio.silence import trimmed
+from handler.audio.silence import trim_silence
 from handler.schema.options import Options
 from handler.schema.transcript import Segment, Word
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 from handler.transcription.coverage import REACH_S, between, gaps, lasting
-from handler.transcription.fallback import Verdict, judge, ladder, merit
-from handler.transcription.hallucination import FASTEST, echo, is_heard_in, spoken_length, without_repeats
-from handler.transcription.word_edits import kept, placed, plain, words_of
+from handler.transcription.fallback import Verdict, check_thresholds, fallback_temperatures, rank_key
+from handler.transcription.hallucination import FASTEST, echo, is_heard_in, spoken_length, remove_repeats
+from handler.transcription.word_edits import keep_words, place_segments, plain, words_of
 
 CONTEXT = 2000  # characters of prompt or hotwords: more than the tokens that a model reads of them
 BEST_OF = 5  # texts sampled at a temperature above 0, where the request does not say
@@ -22,7 +22,7 @@ Submit = Callable[[Window], Awaitable[WindowResult]]
 
 
 @dataclass(slots=True)
-class Reading:
+class DecodedWindow:
     """What a window or a part of it says."""
 
     segments: list[Segment] = field(default_factory=list)
@@ -30,7 +30,7 @@ class Reading:
     warnings: list[tuple[float, str]] = field(default_factory=list)  # what may be wrong with the text, each with its second
 
 
-class Reader:
+class WindowDecoder:
     """Reads the windows of one request on an engine with `rows` rows."""
 
     def __init__(self, submit: Submit, options: Options, rows: int) -> None:
@@ -39,7 +39,7 @@ class Reader:
         self._best_of = options.best_of or min(BEST_OF, rows)
         self._ranking = {"patience": options.patience, "length_penalty": options.length_penalty, "suppress": options.suppress_tokens}
 
-    async def read(self, window: Window) -> Reading:
+    async def read(self, window: Window) -> DecodedWindow:
         """All that is said in a window, in order; speech that got no text is decoded once more on its own."""
         first = await self._through(window)
         segments = first.segments
@@ -48,25 +48,25 @@ class Reader:
             part = window.part(round((start - REACH_S) * SAMPLE_RATE), round((end + REACH_S) * SAMPLE_RATE))
             if not segments and len(part.samples) == len(window.samples):
                 continue  # the same window once more would say the same
-            again = await self._through(part.asked(language=window.how.language or (segments[0].language if segments else None)))
+            again = await self._through(part.with_params(language=window.params.language or (segments[0].language if segments else None)))
             if again.accepted:  # the model passed over it once: what is said of it now has to be good
                 segments = _inserted(_new(again.segments, segments, start), segments, start)
                 warnings += again.warnings
-        return Reading(segments if first.accepted else without_repeats(segments), first.accepted, warnings)
+        return DecodedWindow(segments if first.accepted else remove_repeats(segments), first.accepted, warnings)
 
-    async def _through(self, window: Window) -> Reading:
+    async def _through(self, window: Window) -> DecodedWindow:
         """A window, and what the engine left of it."""
-        found = Reading()
+        found = DecodedWindow()
         todo = [window]
         while todo:
             part = todo[0]
             result, accepted = await self._attempts(part)
-            found.segments += placed(part, result)
+            found.segments += place_segments(part, result)
             found.accepted = found.accepted and accepted
             todo = self._rest(part, result)
             if self._options.condition_on_previous_text:
-                said = f"{window.how.prompt} {''.join(segment.text for segment in found.segments)}"
-                todo = [rest.asked(prompt=said[-CONTEXT:]) for rest in todo]
+                said = f"{window.params.prompt} {''.join(segment.text for segment in found.segments)}"
+                todo = [rest.with_params(prompt=said[-CONTEXT:]) for rest in todo]
             if result.evidence is not None and result.segments and not todo and (result.evidence.looped or result.evidence.exhausted):
                 what = "the text began to repeat itself and was cut" if result.evidence.looped else "more was said than could be decoded"
                 begin, end = part.start / SAMPLE_RATE, part.end / SAMPLE_RATE
@@ -76,25 +76,25 @@ class Reader:
 
     def _rest(self, window: Window, result: WindowResult) -> list[Window]:
         """What is left of a window behind its result, where it is worth decoding."""
-        if not result.rest_s:
+        if not result.seek_s:
             return []
         # A segment's end is told roughly: the last word may go on behind it, and is not to be heard again.
         said = max((lasting(word)[1] for word in words_of(result.segments)), default=0.0)
-        at = max(result.rest_s, min(said, result.rest_s + LONGEST_TAIL_S))
-        rest = window.part(window.start + round(at * SAMPLE_RATE), window.end).asked(language=result.language)
+        at = max(result.seek_s, min(said, result.seek_s + LONGEST_TAIL_S))
+        rest = window.part(window.start + round(at * SAMPLE_RATE), window.end).with_params(language=result.language)
         if self._options.vad and rest.speech_s < LEAST_REST_S:
             return []
-        return trimmed(rest)
+        return trim_silence(rest)
 
     async def _attempts(self, window: Window) -> tuple[WindowResult, bool]:
         """The text of a window at the first temperature at which it is accepted, else the best one; whether it was accepted."""
         best: WindowResult | None = None
-        for temperature in ladder(self._options):
+        for temperature in fallback_temperatures(self._options):
             rows = self._options.beam_size if temperature == 0 else self._best_of
-            result = await self._submit(window.asked(temperature=temperature, rows=rows, **self._ranking))
-            verdict = judge(result.evidence, self._options) if result.evidence is not None else Verdict.ACCEPT
+            result = await self._submit(window.with_params(temperature=temperature, num_hypotheses=rows, **self._ranking))
+            verdict = check_thresholds(result.evidence, self._options) if result.evidence is not None else Verdict.ACCEPT
             if verdict is Verdict.DROP:
-                return replace(result, segments=(), rest_s=None), True
+                return replace(result, segments=(), seek_s=None), True
             if verdict is Verdict.ACCEPT:
                 return await self._unechoed(window, result, True)
             if best is None or self._merit(window, result) > self._merit(window, best):
@@ -102,21 +102,21 @@ class Reader:
         assert best is not None
         unsure = best.evidence is not None and best.evidence.avg_logprob < self._options.logprob_threshold
         if unsure and not window.speech:  # nobody else hears speech there either
-            return replace(best, segments=(), rest_s=None), False
+            return replace(best, segments=(), seek_s=None), False
         return await self._unechoed(window, best, False)
 
     def _merit(self, window: Window, result: WindowResult) -> tuple[object, ...]:
         """What orders results none of which was accepted."""
         assert result.evidence is not None
         sayable = spoken_length(words_of(result.segments)) <= FASTEST * (window.speech_s or window.seconds)
-        return (sayable, *merit(result.evidence, self._options))
+        return (sayable, *rank_key(result.evidence, self._options))
 
     async def _unechoed(self, window: Window, result: WindowResult, accepted: bool) -> tuple[WindowResult, bool]:
         """The result, unless it reads out its context: words that are not heard without it. Then the result without context."""
-        context = [text for text in (window.how.prompt, window.how.hotwords) if text]
+        context = [text for text in (window.params.prompt, window.params.hotwords) if text]
         if not context or not (run := echo(result.segments, context)):
             return result, accepted
-        bare, bare_accepted = await self._attempts(window.asked(prompt="", hotwords=""))
+        bare, bare_accepted = await self._attempts(window.with_params(prompt="", hotwords=""))
         return (result, accepted) if is_heard_in(run, bare.segments) else (bare, bare_accepted)
 
 
@@ -126,7 +126,7 @@ def _new(found: list[Segment], known: list[Segment], start: float) -> list[Segme
     after = [word for word in words_of(known) if word.start >= start]
     said = words_of(found)
     gone = {id(word) for word in (*said[: _shared(before, said)], *said[len(said) - _shared(said, after) :])}
-    return kept(found, lambda word: id(word) not in gone)
+    return keep_words(found, lambda word: id(word) not in gone)
 
 
 def _shared(first: list[Word], second: list[Word]) -> int:
@@ -140,8 +140,8 @@ def _inserted(new: list[Segment], known: list[Segment], start: float) -> list[Se
     parted: list[Segment] = []
     for segment in known:
         if segment.words:
-            parted += kept([segment], lambda word: word.start < start)
-            parted += kept([segment], lambda word: word.start >= start)
+            parted += keep_words([segment], lambda word: word.start < start)
+            parted += keep_words([segment], lambda word: word.start >= start)
         else:
             parted.append(segment)
     return sorted([*parted, *new], key=lambda segment: segment.start)

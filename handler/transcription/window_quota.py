@@ -3,7 +3,7 @@
 import threading
 
 
-class Budget:
+class WindowQuota:
     """Room for `own` windows of each request, and for `shared` more of all requests together."""
 
     def __init__(self, own: int, shared: int) -> None:
@@ -11,15 +11,15 @@ class Budget:
         self._shared = shared
         self._changed = threading.Condition()
 
-    def share(self, own_only: bool = False) -> "Share":
+    def share(self, own_only: bool = False) -> "RequestQuota":
         """A request's part of it; `own_only`: it never takes of what all share."""
-        return Share(self, own_only)
+        return RequestQuota(self, own_only)
 
 
-class Share:
+class RequestQuota:
     """What one request has taken. From any thread."""
 
-    def __init__(self, budget: Budget, own_only: bool) -> None:
+    def __init__(self, budget: WindowQuota, own_only: bool) -> None:
         self._budget = budget
         self._own_only = own_only
         self._taken = 0

@@ -7,7 +7,7 @@ from handler.schema.transcript import Segment, Word
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 
 
-def placed(window: Window, result: WindowResult) -> list[Segment]:
+def place_segments(window: Window, result: WindowResult) -> list[Segment]:
     """The segments of a window in seconds from the beginning of the audio, inside the window; those without a letter are left out."""
 
     def at(seconds: float) -> float:
@@ -31,7 +31,7 @@ def words_of(segments: Sequence[Segment]) -> list[Word]:
     return [word for segment in segments for word in segment.words]
 
 
-def kept(segments: Sequence[Segment], keep: Callable[[Word], bool]) -> list[Segment]:
+def keep_words(segments: Sequence[Segment], keep: Callable[[Word], bool]) -> list[Segment]:
     """Segments with only some of their words; those that lose all of them are left out."""
     found = []
     for segment in segments:

@@ -105,7 +105,7 @@ class CrossAttention(nn.Module):
         return [split_heads(part, self.heads) for part in self.kv(audio).chunk(2, dim=-1)]
 
 
-class Listening:
+class AttentionRecorder:
     """Collects where chosen heads listen in the first `positions` of the audio: their cross-attention, added up."""
 
     def __init__(self, heads: Sequence[tuple[int, int]], positions: int) -> None:

@@ -17,14 +17,14 @@ from torch import Tensor
 from handler.errors import OutOfMemory
 from handler.schema.window import SAMPLE_RATE, Samples, Window, WindowResult
 from handler.timeline import Timeline
-from handler.whisper.alignment import rise
+from handler.whisper.alignment import onset_strength
 from handler.whisper.alignment_heads import alignment_heads
-from handler.whisper.batch import Batch, Job
+from handler.whisper.batch import Batch, DecodeTask
 from handler.whisper.cuda_graphs import Graphs, cuda_capture, sizes_up_to
 from handler.whisper.kv_cache import Cache
 from handler.whisper.logit_rules import suppression
 from handler.whisper.model import LogMel, Whisper
-from handler.whisper.results import Outcomes
+from handler.whisper.results import ResultBuilder
 from handler.whisper.step import Step
 from handler.whisper.tokenizer import Tokenizer
 
@@ -37,12 +37,12 @@ TOGETHER = {"cpu": 1}  # windows encoded at once: one fills a CPU, and a short r
 
 
 @dataclass(slots=True)
-class Heard:
+class EncodedAudio:
     """What the encoder made of a window."""
 
     samples: Samples
     audio: Tensor  # [positions, C]
-    rise: Tensor  # [frames]
+    onset_strength: Tensor  # [frames]
 
 
 class WhisperEngine:
@@ -75,18 +75,18 @@ class WhisperEngine:
         self._suppress = tuple(suppress)
         self._bias = suppression(tokenizer.specials, suppress, self._device)
         self._heads = tuple(named_heads) or alignment_heads(dims, self.detects_language)
-        self._heard: OrderedDict[int, Heard] = OrderedDict()  # what was encoded lately, by the samples' id
+        self._heard: OrderedDict[int, EncodedAudio] = OrderedDict()  # what was encoded lately, by the samples' id
         self._allocate(slots)
 
     def _allocate(self, slots: int) -> None:
         """Make everything that grows with the rows."""
-        self.rows = slots
-        self.together = min(slots, TOGETHER.get(self._device.type, slots))
+        self.max_batch_size = slots
+        self.encode_batch_size = min(slots, TOGETHER.get(self._device.type, slots))
         ids = self._tokenizer.specials
         self._cache = Cache(self._model.dims, slots, self._device, self.dtype)
         step = Step(self._model.decoder, self._cache, self._bias, ids)
         self._batch = Batch(step, self._cache, ids, self._max_new_tokens, self._graphs(step))
-        self._outcomes = Outcomes(self._model.decoder, self._cache, self._tokenizer, self._heads)
+        self._outcomes = ResultBuilder(self._model.decoder, self._cache, self._tokenizer, self._heads)
 
     def halve(self) -> None:
         """Go on with half of the rows; all that was admitted is forgotten."""
@@ -95,7 +95,7 @@ class WhisperEngine:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         with memory_errors():
-            self._allocate(self.rows // 2)
+            self._allocate(self.max_batch_size // 2)
 
     def _graphs(self, step: Step) -> Graphs | None:
         """The step as CUDA graphs; on a CPU there is nothing to gain."""
@@ -103,7 +103,7 @@ class WhisperEngine:
             return None
         dims = self._model.dims
         with self._timeline.span("graphs_captured"), _on_device():
-            return Graphs(lambda rows: step.greedy(rows, dims.n_text_ctx), sizes_up_to(self.rows), cuda_capture())
+            return Graphs(lambda rows: step.greedy(rows, dims.n_text_ctx), sizes_up_to(self.max_batch_size), cuda_capture())
 
     def spelled(self, token: int) -> bytes:
         """The bytes that a token of text stands for."""
@@ -118,11 +118,13 @@ class WhisperEngine:
         with _on_device():
             heard = self._encode(windows)
             if self._short_context:
-                self._batch.fit(max(len(found.audio) for found in heard))
-            first = at = self.rows - self.free()
-            for (rows, _), group in groupby(zip(windows, heard, strict=True), lambda pair: (pair[0].how.rows, len(pair[1].audio))):
+                self._batch.resize_audio(max(len(found.audio) for found in heard))
+            first = at = self.max_batch_size - self.free()
+            for (rows, _), group in groupby(
+                zip(windows, heard, strict=True), lambda pair: (pair[0].params.num_hypotheses, len(pair[1].audio))
+            ):
                 audio = torch.stack([found.audio for _, found in group])
-                self._model.decoder.attach(audio, self._cache, slice(at, at + rows * len(audio)))
+                self._model.decoder.write_cross_kv(audio, self._cache, slice(at, at + rows * len(audio)))
                 at += rows * len(audio)
             languages = self._languages(windows, slice(first, at))
             self._prefill([self._job(*parts) for parts in zip(windows, languages, heard, strict=True)])
@@ -131,7 +133,7 @@ class WhisperEngine:
         """One token for every row, then the windows that are finished."""
         with _on_device():
             done = self._leave()
-            if self._batch.rows:
+            if self._batch.sequences:
                 self._batch.advance()
                 done += self._leave()
             return done
@@ -140,17 +142,17 @@ class WhisperEngine:
         """Free the rows of windows that nobody waits for."""
         gone = {id(window) for window in windows}
         with _on_device():
-            self._batch.remove([index for index, row in enumerate(self._batch.rows) if id(row.job.window) in gone])
+            self._batch.remove([index for index, row in enumerate(self._batch.sequences) if id(row.job.window) in gone])
 
-    def _encode(self, windows: Sequence[Window]) -> list[Heard]:
+    def _encode(self, windows: Sequence[Window]) -> list[EncodedAudio]:
         """What the network hears in windows. Those that come back, to be decoded in another way, are not encoded again."""
         fresh = sorted((window for window in windows if id(window.samples) not in self._heard), key=self._context)
         for length, group in groupby(fresh, self._context):
             alike = list(group)
-            for at in range(0, len(alike), self.together):
-                self._hear(alike[at : at + self.together], length)
+            for at in range(0, len(alike), self.encode_batch_size):
+                self._hear(alike[at : at + self.encode_batch_size], length)
         found = [self._heard[id(window.samples)] for window in windows]
-        while len(self._heard) > self.rows:
+        while len(self._heard) > self.max_batch_size:
             self._heard.popitem(last=False)
         return found
 
@@ -161,8 +163,8 @@ class WhisperEngine:
             row[: len(window.samples)] = window.samples
         mel = self._mel(self._on_its_way(torch.from_numpy(batch)))
         encoded = self._model.encoder(mel.to(self.dtype))
-        for window, audio, louder in zip(windows, encoded, rise(mel), strict=True):
-            self._heard[id(window.samples)] = Heard(window.samples, audio.clone(), louder)  # a view would keep the whole batch
+        for window, audio, louder in zip(windows, encoded, onset_strength(mel), strict=True):
+            self._heard[id(window.samples)] = EncodedAudio(window.samples, audio.clone(), louder)  # a view would keep the whole batch
 
     def _on_its_way(self, host: Tensor) -> Tensor:
         """The same on the device; nobody waits for the copy, which runs beside what the device is at."""
@@ -180,23 +182,25 @@ class WhisperEngine:
 
     def _languages(self, windows: Sequence[Window], slots: slice) -> list[dict[str, float]]:
         """Probability of each language for the windows in `slots`; empty where it is known."""
-        if not self.detects_language or all(window.how.language for window in windows):
+        if not self.detects_language or all(window.params.language for window in windows):
             return [{} for _ in windows]
         ids = self._tokenizer.specials
         start = torch.full((slots.stop - slots.start, 1), ids.sot, device=self._device)
         hidden = self._model.decoder(start, torch.zeros_like(start), self._cache, slots, 1)
         logits = self._model.decoder.logits(hidden[:, 0])[:, ids.sot + 1 : ids.sot + 1 + len(ids.languages)]
         told = logits.softmax(-1).tolist()
-        leading = accumulate((window.how.rows for window in windows), initial=0)
+        leading = accumulate((window.params.num_hypotheses for window in windows), initial=0)
         found = [dict(zip(ids.languages, told[row], strict=True)) for row, _ in zip(leading, windows, strict=False)]
-        return [{} if window.how.language else languages for window, languages in zip(windows, found, strict=True)]
+        return [{} if window.params.language else languages for window, languages in zip(windows, found, strict=True)]
 
-    def _job(self, window: Window, languages: dict[str, float], heard: Heard) -> Job:
-        how = window.how
-        language = how.language or (max(languages, key=languages.__getitem__) if languages else "en")
+    def _job(self, window: Window, languages: dict[str, float], heard: EncodedAudio) -> DecodeTask:
+        params = window.params
+        language = params.language or (max(languages, key=languages.__getitem__) if languages else "en")
         room = self._model.dims.n_text_ctx // 2 - 1  # half the context is for what is decoded
-        prompt = self._tokenizer.prompt(language, how.task, how.prompt, how.hotwords, room=room)
-        return Job(window, tuple(prompt), language, languages, heard.rise, len(heard.audio), self._bias_for(how.suppress))
+        prompt = self._tokenizer.prompt(language, params.task, params.prompt, params.hotwords, room=room)
+        return DecodeTask(
+            window, tuple(prompt), language, languages, heard.onset_strength, len(heard.audio), self._bias_for(params.suppress)
+        )
 
     def _bias_for(self, suppress: tuple[int, ...] | None) -> Tensor | None:
         """What is added to the logits of a window that names its own tokens to suppress. [n_vocab]"""
@@ -205,11 +209,11 @@ class WhisperEngine:
         ids = {token for token in suppress if token >= 0} | (set(self._suppress) if -1 in suppress else set())
         return suppression(self._tokenizer.specials, ids, self._device)
 
-    def _prefill(self, jobs: Sequence[Job]) -> None:
+    def _prefill(self, jobs: Sequence[DecodeTask]) -> None:
         """Read the prompts, padded on the right, where nothing looks, but for their last tokens: these go with the next step."""
         ids = self._tokenizer.specials
         slots = self._batch.add(jobs)
-        rows = self._batch.rows[slots]
+        rows = self._batch.sequences[slots]
         prompts = [row.job.prompt[:-1] for row in rows]
         longest = max(map(len, prompts))
         if not longest:

@@ -31,7 +31,7 @@ class Cache:
         self.k = torch.zeros(layers, slots, self._heads, dims.n_text_ctx, self._depth, device=device, dtype=dtype)
         self.v = torch.zeros_like(self.k)
         self._heard = torch.zeros(2, layers, slots * dims.n_audio_ctx * dims.n_text_state, device=device, dtype=dtype)
-        self.unheard = torch.zeros(slots, dims.n_audio_ctx, device=device, dtype=dtype)  # −inf behind each slot's audio
+        self.audio_mask = torch.zeros(slots, dims.n_audio_ctx, device=device, dtype=dtype)  # −inf behind each slot's audio
 
     @staticmethod
     def slot_bytes(dims: Dims, dtype: torch.dtype) -> int:
@@ -48,7 +48,7 @@ class Cache:
         count = math.prod(shape)
         return self._heard[0, layer, :count].view(shape), self._heard[1, layer, :count].view(shape)
 
-    def fit(self, audio: int, slots: int) -> None:
+    def resize_audio(self, audio: int, slots: int) -> None:
         """Make room for `audio` positions a slot; the first `slots` slots keep as much of what they hear."""
         kept = [[part[:slots, :, : min(audio, self.audio)].clone() for part in self.heard(layer)] for layer in range(len(self.k))]
         self.audio = audio
@@ -56,15 +56,15 @@ class Cache:
             for buffer, part in zip(self.heard(layer), parts, strict=True):
                 buffer[:slots, :, : part.shape[2]] = part
 
-    def attach(self, layer: int, slots: slice, k: Tensor, v: Tensor) -> None:
+    def write_cross_kv(self, layer: int, slots: slice, k: Tensor, v: Tensor) -> None:
         """Give slots what a layer hears: k and v [n, H, S, D], each for as many slots in a row as `slots` has for each."""
         length = k.shape[2]
         rows = (slots.stop - slots.start) // len(k)
         for buffer, new in zip(self.heard(layer), (k, v), strict=True):
             buffer[slots, :, :length] = new if rows == 1 else new.repeat_interleave(rows, 0)
         if layer == 0:
-            self.unheard[slots, :length] = 0.0
-            self.unheard[slots, length:] = -torch.inf
+            self.audio_mask[slots, :length] = 0.0
+            self.audio_mask[slots, length:] = -torch.inf
 
     def move(self, source: int, target: int, text: int) -> None:
         """Copy what one slot holds, `text` positions of it and its audio, into another."""
@@ -73,9 +73,9 @@ class Cache:
         for layer in range(len(self.k)):
             for heard in self.heard(layer):
                 heard[target].copy_(heard[source])
-        self.unheard[target].copy_(self.unheard[source])
+        self.audio_mask[target].copy_(self.audio_mask[source])
 
-    def inherit(self, slots: Tensor, parents: Tensor, length: int) -> None:
+    def reorder(self, slots: Tensor, parents: Tensor, length: int) -> None:
         """Each of `slots` [n] goes on from the text of one of `parents` [n], `length` positions; both hear the same audio."""
         for buffer in (self.k, self.v):
             buffer[:, slots, :, :length] = buffer[:, parents, :, :length]

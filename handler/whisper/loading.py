@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 
 from handler import logs
-from handler.engine.cpu_tuning import large_blocks_apart
+from handler.engine.cpu_tuning import return_freed_memory
 from handler.engine.device import choose_attention, choose_device, choose_dtype, choose_short_context, device_name, free_memory
 from handler.schema.window import SAMPLE_RATE
 from handler.settings import Settings
 from handler.timeline import Timeline
-from handler.whisper.checkpoint.conversion_cache import Kept
+from handler.whisper.checkpoint.conversion_cache import ConversionCache
 from handler.whisper.checkpoint.reader import load, open_checkpoint
 from handler.whisper.dims import Dims
 from handler.whisper.engine import WhisperEngine, memory_errors
@@ -24,7 +24,7 @@ MEMORY_SHARE = 0.7  # of the free memory that rows may take
 MOST_ROWS = {"cpu": 16}  # more of them win nothing: a CPU waits for memory either way
 
 
-def load_engine(folder: Path, settings: Settings, kept: Kept | None = None, timeline: Timeline | None = None) -> WhisperEngine:
+def load_engine(folder: Path, settings: Settings, kept: ConversionCache | None = None, timeline: Timeline | None = None) -> WhisperEngine:
     """The engine for a folder with a Whisper checkpoint. Raises ModelUnavailable, OutOfMemory, SettingsError."""
     timeline = timeline or Timeline()
     device = choose_device(settings.device)
@@ -34,7 +34,7 @@ def load_engine(folder: Path, settings: Settings, kept: Kept | None = None, time
     settings.check_window(checkpoint.dims.window_samples / SAMPLE_RATE)
     with ThreadPoolExecutor(1, "vocabulary") as beside, memory_errors():
         reading = beside.submit(_vocabulary, folder, checkpoint.dims.n_vocab, timeline)
-        with large_blocks_apart():
+        with return_freed_memory():
             with timeline.span("weights_read"):
                 model = load(checkpoint, device, dtype, kept)
             with timeline.span("weights_packed"):

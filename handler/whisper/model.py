@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from handler.schema.window import SAMPLE_RATE
-from handler.whisper.attention import ATTENTIONS, Attention, CrossAttention, Listening, SelfAttention, merge_heads, split_heads
+from handler.whisper.attention import ATTENTIONS, Attention, CrossAttention, AttentionRecorder, SelfAttention, merge_heads, split_heads
 from handler.whisper.dims import FRAMES_PER_POSITION, HOP_LENGTH, N_FFT, Dims
 from handler.whisper.kv_cache import Cache
 from handler.whisper.layers import Convolution, Embedding, Linear, Norm, Vocabulary, packs
@@ -130,7 +130,7 @@ class DecoderLayer(nn.Module):
         self.mlp_norm = Norm(state)
         self.mlp = Mlp(state)
 
-    def attend_text(self, x: Tensor, cache: tuple[Tensor, Tensor], positions: Tensor, bias: Tensor, attention: Attention) -> Tensor:
+    def self_attention(self, x: Tensor, cache: tuple[Tensor, Tensor], positions: Tensor, bias: Tensor, attention: Attention) -> Tensor:
         """Write keys and values at `positions` [B, T] of the cache, [B, H, n_text_ctx, D] each; read as far as the bias goes."""
         q, k, v = self.attn.project(self.attn_norm(x))
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
@@ -139,11 +139,11 @@ class DecoderLayer(nn.Module):
             buffer[rows, :, positions] = new.transpose(1, 2)  # [B, T, H, D]
         return self.attn.out.added(merge_heads(attention.biased(q, cache[0][:, :, :length], cache[1][:, :, :length], bias)), x)
 
-    def ask_audio(self, x: Tensor) -> Tensor:
+    def cross_query(self, x: Tensor) -> Tensor:
         """Queries of the cross-attention. x [B, T, C] → [B, H, T, D]."""
         return split_heads(self.cross.q(self.cross_norm(x)), self.cross.heads)
 
-    def attend_audio(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, attention: Attention) -> Tensor:
+    def cross_attention(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, attention: Attention) -> Tensor:
         """x [B, T, C] and what is heard: q [B, H, T, D]; k and v [B, H, S, D]; bias [B, 1, 1, S] → [B, T, C]."""
         return self.cross.out.added(merge_heads(attention.biased(q, k, v, bias)), x)
 
@@ -160,13 +160,13 @@ class Decoder(nn.Module):
         self.vocabulary: Vocabulary | None = None
         self.attention = ATTENTIONS["sdpa"]
 
-    def attach(self, audio: Tensor, cache: Cache, slots: slice) -> None:
+    def write_cross_kv(self, audio: Tensor, cache: Cache, slots: slice) -> None:
         """Fill the cross-attention keys and values of `slots` from the encoder's audio [n, S, C], n parts of equally many slots."""
         for index, layer in enumerate(self.layers):
-            cache.attach(index, slots, *layer.cross.keys_values(audio))
+            cache.write_cross_kv(index, slots, *layer.cross.keys_values(audio))
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, cache: Cache, slots: slice, text: int, listening: Listening | None = None
+        self, tokens: Tensor, positions: Tensor, cache: Cache, slots: slice, text: int, recorder: AttentionRecorder | None = None
     ) -> Tensor:
         """Hidden states of tokens [B, T] at positions [B, T] → [B, T, C].
 
@@ -176,15 +176,15 @@ class Decoder(nn.Module):
         x = self.tokens(tokens) + self.positions[positions]
         ahead = torch.arange(text, device=x.device) > positions[:, None, :, None]  # [B, 1, T, text]
         unread = torch.zeros(ahead.shape, device=x.device, dtype=x.dtype).masked_fill_(ahead, -torch.inf)
-        unheard = cache.unheard[slots, None, None, : cache.audio]
+        audio_mask = cache.audio_mask[slots, None, None, : cache.audio]
         for index, layer in enumerate(self.layers):
-            x = layer.attend_text(x, (cache.k[index, slots], cache.v[index, slots]), positions, unread, self.attention)
-            q, (k, v) = layer.ask_audio(x), (part[slots] for part in cache.heard(index))
-            if listening is not None:
-                listening.hear(index, q, k)
-                if index == listening.last:
+            x = layer.self_attention(x, (cache.k[index, slots], cache.v[index, slots]), positions, unread, self.attention)
+            q, (k, v) = layer.cross_query(x), (part[slots] for part in cache.heard(index))
+            if recorder is not None:
+                recorder.hear(index, q, k)
+                if index == recorder.last:
                     return x
-            x = layer.attend_audio(x, q, k, v, unheard, self.attention)
+            x = layer.cross_attention(x, q, k, v, audio_mask, self.attention)
             x = clamp_half(layer.mlp.added(layer.mlp_norm(x), x))
         return self.norm(x)
 

@@ -9,29 +9,29 @@ import torch
 
 from handler.schema.transcript import Evidence, Segment, Word
 from handler.schema.window import SAMPLE_RATE, WindowResult
-from handler.whisper.alignment import TokenTimes, clearest, follow_time, warp, word_times
-from handler.whisper.attention import Listening
-from handler.whisper.batch import Job
+from handler.whisper.alignment import TokenTimes, peak_positions, alignment_costs, dtw, place_words
+from handler.whisper.attention import AttentionRecorder
+from handler.whisper.batch import DecodeTask
 from handler.whisper.dims import TIMESTAMP_S
 from handler.whisper.kv_cache import Cache
 from handler.whisper.model import Decoder
 from handler.whisper.repetition import compression_ratio, loop_start
-from handler.whisper.timestamps import Part, first_texts, split_segments, whole_parts
+from handler.whisper.timestamps import TokenSegment, before_text_token, split_segments, complete_segments
 from handler.whisper.tokenizer import Tokenizer
-from handler.whisper.word_splitting import pieces
+from handler.whisper.word_splitting import split_words
 
 
 @dataclass(slots=True)
 class _Text:
     """The text of a finished job."""
 
-    parts: list[Part]
-    rest_s: float | None
+    parts: list[TokenSegment]
+    seek_s: float | None
     evidence: Evidence | None
     logprobs: list[float]  # one for each decoded token
 
 
-class Outcomes:
+class ResultBuilder:
     """Reads finished jobs out while their slots still hold their audio; `heads` are those that follow the audio in time."""
 
     def __init__(self, decoder: Decoder, cache: Cache, tokenizer: Tokenizer, heads: tuple[tuple[int, int], ...]) -> None:
@@ -40,36 +40,36 @@ class Outcomes:
         self._tokenizer = tokenizer
         self._heads = heads
 
-    def result(self, slot: int, job: Job) -> WindowResult:
+    def result(self, slot: int, job: DecodeTask) -> WindowResult:
         """What a job has come to, by whatever end. Its slot's text is overwritten."""
-        if job.window.how.detect_only:
+        if job.window.params.detect_only:
             return WindowResult((), None, job.language, job.languages)
         text = self._text(job)
         segments = tuple(self._segments(text, self._times(slot, job, text), job)) if text.parts else ()
-        return WindowResult(segments, text.evidence, job.language, job.languages, text.rest_s)
+        return WindowResult(segments, text.evidence, job.language, job.languages, text.seek_s)
 
-    def _text(self, job: Job) -> _Text:
+    def _text(self, job: DecodeTask) -> _Text:
         """The text of a job up to where it is whole."""
         ids = self._tokenizer.specials
         best = job.best(ids)
         loop = loop_start(best.text(ids))
-        tokens = best.tokens if loop is None else first_texts(best.tokens, loop, ids)
+        tokens = best.tokens if loop is None else before_text_token(best.tokens, loop, ids)
         exhausted = loop is None and best.tokens[-1] != ids.eot
         evidence = Evidence(
             avg_logprob=best.score,
             no_speech_prob=job.no_speech_prob,
             compression_ratio=compression_ratio(self._tokenizer.decode(tokens)),
-            temperature=job.window.how.temperature,
+            temperature=job.window.params.temperature,
             tokens=len(best.tokens),
             looped=loop is not None,
             exhausted=exhausted,
         )
         parts, rest = split_segments(tokens, job.window.seconds, ids)
         if loop is not None or exhausted:
-            parts, rest = whole_parts(parts)
+            parts, rest = complete_segments(parts)
         return _Text(parts, rest, evidence, best.logprobs)
 
-    def _times(self, slot: int, job: Job, text: _Text) -> TokenTimes:
+    def _times(self, slot: int, job: DecodeTask, text: _Text) -> TokenTimes:
         """When each text token begins, the last one's end behind them, and when it is heard best.
 
         The tokens are read once more, without timestamps.
@@ -84,21 +84,21 @@ class Outcomes:
         tokens = torch.tensor([[*head, *said, *[ids.eot] * (self._cache.length_for(end) - end)]], device=device)
         positions = torch.arange(tokens.shape[1], device=device)[None]
         length = min(job.positions, ceil(job.window.seconds / TIMESTAMP_S))
-        listening = Listening(self._heads, length)
-        self._decoder(tokens, positions, self._cache, slice(slot, slot + 1), tokens.shape[1], listening)
-        costs = follow_time(listening.weights()[0, len(head) - 1 : end].cpu().numpy())
-        begins = warp(costs)
-        places = (begins[:-1].tolist(), clearest(costs, begins)[: len(said)])
+        recorder = AttentionRecorder(self._heads, length)
+        self._decoder(tokens, positions, self._cache, slice(slot, slot + 1), tokens.shape[1], recorder)
+        costs = alignment_costs(recorder.weights()[0, len(head) - 1 : end].cpu().numpy())
+        begins = dtw(costs)
+        places = (begins[:-1].tolist(), peak_positions(costs, begins)[: len(said)])
         return TokenTimes(*([at * TIMESTAMP_S for at in part] for part in places))
 
-    def _segments(self, text: _Text, times: TokenTimes, job: Job) -> Iterator[Segment]:
+    def _segments(self, text: _Text, times: TokenTimes, job: DecodeTask) -> Iterator[Segment]:
         """Segments with their words, between the first and the last of which they lie."""
         window = job.window
         speech = [((start - window.start) / SAMPLE_RATE, (end - window.start) / SAMPLE_RATE) for start, end in window.speech]
-        words = [pieces(part.ids, self._tokenizer) for part in text.parts]
+        words = [split_words(part.ids, self._tokenizer) for part in text.parts]
         firsts = accumulate((len(part.ids) for part in text.parts), initial=0)
         places = [(first + piece.start, first + piece.end) for first, part in zip(firsts, words, strict=False) for piece in part]
-        when = iter(word_times(places, times, job.rise.cpu().numpy(), speech, window.seconds))
+        when = iter(place_words(places, times, job.onset_strength.cpu().numpy(), speech, window.seconds))
         for part, found in zip(text.parts, words, strict=True):
             timed = []
             for piece in found:

@@ -11,7 +11,7 @@ from handler.whisper.tokenizer import Specials
 
 
 @dataclass(slots=True)
-class Part:
+class TokenSegment:
     """The ids between two timestamps. Times in seconds from the window's start."""
 
     start: float
@@ -21,35 +21,35 @@ class Part:
     open: bool = False  # it has no timestamp at its end
 
 
-def split_segments(tokens: Sequence[int], seconds: float, specials: Specials) -> tuple[list[Part], float | None]:
+def split_segments(tokens: Sequence[int], seconds: float, specials: Specials) -> tuple[list[TokenSegment], float | None]:
     """The parts of a window of `seconds`, and where the next one begins if the model said that one begins and not what is in it.
 
     That is how Whisper says that a window ends inside speech: the timestamp of an end, and once more for a beginning.
     """
-    parts: list[Part] = []
+    parts: list[TokenSegment] = []
     start, text, opened = 0.0, list[int](), False
     for place, token in enumerate(tokens):
         if token >= specials.timestamp_begin:
             at = min(seconds, (token - specials.timestamp_begin) * TIMESTAMP_S)
             if text:
-                parts.append(Part(start, at, text, place - len(text)))
+                parts.append(TokenSegment(start, at, text, place - len(text)))
             start, text, opened = at, [], not text
         elif token < specials.eot:
             text.append(token)
     if text:
         behind = len(tokens) - (tokens[-1] >= specials.eot)
-        parts.append(Part(start, seconds, text, behind - len(text), open=True))
+        parts.append(TokenSegment(start, seconds, text, behind - len(text), open=True))
     return parts, start if parts and opened and not text and start < seconds else None
 
 
-def whole_parts(parts: list[Part]) -> tuple[list[Part], float | None]:
+def complete_segments(parts: list[TokenSegment]) -> tuple[list[TokenSegment], float | None]:
     """Of a text that broke off, the parts to keep and where to decode on: behind the last one that is whole."""
     if not parts or not parts[-1].open:
         return parts, parts[-1].end if parts else None
     return (parts[:-1], parts[-1].start) if len(parts) > 1 else (parts, None)
 
 
-def first_texts(tokens: Sequence[int], count: int, specials: Specials) -> list[int]:
+def before_text_token(tokens: Sequence[int], count: int, specials: Specials) -> list[int]:
     """The tokens up to the text token number `count`, that one left out."""
     kept: list[int] = []
     for token in tokens:

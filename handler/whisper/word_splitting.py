@@ -21,7 +21,7 @@ _SPACELESS = (
 
 
 @dataclass(slots=True)
-class Piece:
+class WordTokens:
     """A word with its punctuation, and from where to where it goes in tokens; within a token where characters share it."""
 
     text: str
@@ -29,21 +29,21 @@ class Piece:
     end: float
 
 
-def pieces(tokens: Sequence[int], tokenizer: Tokenizer) -> list[Piece]:
+def split_words(tokens: Sequence[int], tokenizer: Tokenizer) -> list[WordTokens]:
     """Text tokens as words in order, punctuation with its word; what is written without spaces is parted by character.
 
     A word never begins in the middle of a character; characters that share a token share its time evenly.
     """
-    words: list[Piece] = []
+    words: list[WordTokens] = []
     for atom in _atoms(tokens, tokenizer):
         if words and _belongs(words[-1].text, atom.text):
-            words[-1] = Piece(words[-1].text + atom.text, words[-1].start, atom.end)
+            words[-1] = WordTokens(words[-1].text + atom.text, words[-1].start, atom.end)
         else:
             words.append(atom)
     return _without_bare_marks(words)
 
 
-def _atoms(tokens: Sequence[int], tokenizer: Tokenizer) -> Iterator[Piece]:
+def _atoms(tokens: Sequence[int], tokenizer: Tokenizer) -> Iterator[WordTokens]:
     """The fewest tokens at a time that are whole characters, and those of scripts without spaces one by one."""
     held: list[int] = []
     whole, offset = tokenizer.decode(tokens), 0
@@ -55,7 +55,7 @@ def _atoms(tokens: Sequence[int], tokenizer: Tokenizer) -> Iterator[Piece]:
         first, count = place + 1 - len(held), len(held)
         parts = list(text) if any(map(_spaceless, text)) else [text]
         for index, part in enumerate(parts):
-            yield Piece(part, first + count * index / len(parts), first + count * (index + 1) / len(parts))
+            yield WordTokens(part, first + count * index / len(parts), first + count * (index + 1) / len(parts))
         offset += len(text)
         held = []
 
@@ -73,12 +73,12 @@ def _belongs(word: str, text: str) -> bool:
     return not (_spaceless(text[0]) or _spaceless(word[-1]))
 
 
-def _without_bare_marks(words: list[Piece]) -> list[Piece]:
+def _without_bare_marks(words: list[WordTokens]) -> list[WordTokens]:
     """Words, those that are nothing but punctuation put to the one before, the first to the one behind."""
-    found: list[Piece] = []
+    found: list[WordTokens] = []
     for word in words:
         if found and (_bare(word.text) or (len(found) == 1 and _bare(found[0].text))):
-            found[-1] = Piece(found[-1].text + word.text, found[-1].start, word.end)
+            found[-1] = WordTokens(found[-1].text + word.text, found[-1].start, word.end)
         else:
             found.append(word)
     return found

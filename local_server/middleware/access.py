@@ -19,7 +19,7 @@ _ID = re.compile(r"[\w.:-]{1,128}")
 _QUIET = frozenset({"/hc", "/metrics"})  # asked for all the time
 
 
-class Gate:
+class AccessMiddleware:
     """Lets requests through to `app`."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str], metrics: Metrics) -> None:

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 SILENCE_S, LONGEST_S = 5.0, 30.0  # between two pieces, and in all. Source: nginx, lingering_timeout and lingering_time
 
 
-class Linger:
+class LingeringCloseMiddleware:
     """Reads and drops what is left of a request once it is answered, then closes the connection."""
 
     def __init__(self, app: ASGIApp) -> None:

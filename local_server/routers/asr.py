@@ -9,17 +9,17 @@ from fastapi import FastAPI, Request, Response
 
 from handler.errors import AsrError
 from handler.output.formats import TEXTS, chunk, render, to_object
-from handler.output.json_encoding import encoded
+from handler.output.json_encoding import encode_json
 from handler.schema.options import Options
 from handler.schema.transcript import Transcript
 from handler.settings import Settings
 from local_server.openapi.asr import ASR_REQUEST, ASR_RESPONSES
-from local_server.state import House
+from local_server.state import ServerState
 from local_server.streaming import Told, event, response, told
 from local_server.uploads.request_body import asked, in_work
 
 
-def add_asr(app: FastAPI, house: House) -> None:
+def add_asr(app: FastAPI, house: ServerState) -> None:
     """Add the route."""
     settings = house.settings
 
@@ -53,8 +53,8 @@ async def _events(found: Told, options: Options) -> AsyncGenerator[str]:
             if isinstance(one, Transcript):
                 yield await asyncio.to_thread(_done, one, options)
             else:
-                chunks = [chunk(segment, options) for segment in one.settled]
-                text = "".join(segment.text for segment in one.settled)
+                chunks = [chunk(segment, options) for segment in one.final_segments]
+                text = "".join(segment.text for segment in one.final_segments)
                 yield event({"done_s": round(one.done_s, 3), "total_s": one.total_s, "text": text, "chunks": chunks}, "progress")
 
 
@@ -68,7 +68,7 @@ def _failure(exc: AsrError) -> str:
 
 def _body(transcript: Transcript, format: str) -> bytes:
     rendered = render(transcript, format)
-    return rendered.encode() if isinstance(rendered, str) else encoded(rendered)
+    return rendered.encode() if isinstance(rendered, str) else encode_json(rendered)
 
 
 def _headers(transcript: Transcript, seconds: float, device: str, settings: Settings) -> dict[str, str]:

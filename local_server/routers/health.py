@@ -8,10 +8,10 @@ from prometheus_client import CONTENT_TYPE_LATEST as METRICS_TYPE
 
 from local_server.metrics import Metrics
 from local_server.openapi.asr import HEALTH_RESPONSES
-from local_server.state import House
+from local_server.state import ServerState
 
 
-def add_health(app: FastAPI, house: House, metrics: Metrics) -> None:
+def add_health(app: FastAPI, house: ServerState, metrics: Metrics) -> None:
     """Add the routes."""
 
     @app.get("/hc", responses=HEALTH_RESPONSES)

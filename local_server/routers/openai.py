@@ -20,17 +20,17 @@ from handler.audio.source import AudioSource
 from handler.errors import InvalidRequest
 from handler.languages import LANGUAGES
 from handler.output.formats import TEXTS, render, verbose
-from handler.output.json_encoding import encoded
+from handler.output.json_encoding import encode_json
 from handler.schema.model_names import check_model
 from handler.schema.options import Options
 from handler.schema.transcript import Segment, Transcript, text_of
 from handler.settings import Settings
-from handler.validators import flag, number, one_of
+from handler.validators import boolean, number, one_of
 from local_server.errors import openai_error
 from local_server.openapi.openai import MODELS_RESPONSES, TRANSCRIPTION_REQUEST, TRANSCRIPTION_RESPONSES, TRANSLATION_REQUEST
-from local_server.state import House
+from local_server.state import ServerState
 from local_server.streaming import Told, event, response, told
-from local_server.uploads.request_body import Incoming, in_work
+from local_server.uploads.request_body import RequestBody, in_work
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 GRANULARITIES = ("segment", "word")
@@ -56,7 +56,7 @@ class Asked:
     logprobs: bool  # of tokens
 
 
-def add_openai(app: FastAPI, house: House) -> None:
+def add_openai(app: FastAPI, house: ServerState) -> None:
     """Add the routes."""
     settings = house.settings
 
@@ -86,7 +86,7 @@ def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": STARTED, "owned_by": "asr-handler"}
 
 
-async def _answer(request: Request, house: House, task: str) -> Response:
+async def _answer(request: Request, house: ServerState, task: str) -> Response:
     pipeline, settings = house.ready(), house.settings
     spelled = pipeline.engine.spelled
     async with in_work(request, pipeline, settings) as (incoming, stack):
@@ -110,7 +110,7 @@ def _headers(settings: Settings) -> dict[str, str]:
     return {"X-Model-ID": settings.model_id.encode("ascii", "backslashreplace").decode()}
 
 
-def _source(incoming: Incoming) -> tuple[AudioSource, list[tuple[str, str]]]:
+def _source(incoming: RequestBody) -> tuple[AudioSource, list[tuple[str, str]]]:
     if incoming.form is None:
         raise InvalidRequest("the body must be multipart/form-data with one part named file, or with url")
     urls = [value for name, value in incoming.form.fields if name == "url"]
@@ -152,7 +152,7 @@ def parse(fields: Sequence[tuple[str, str]], task: str, settings: Settings) -> A
     include = [one_of(("logprobs",))("include", one) for one in given.get("include", ())]
     if include and format != "json":
         raise InvalidRequest("include must come with response_format json", "include")
-    stream = flag("stream", given.get("stream") or "false")
+    stream = boolean("stream", given.get("stream") or "false")
     if stream and format not in ("json", "text"):
         raise InvalidRequest("stream must come with response_format json or text", "stream")
     return Asked(_options(given, task), format, granularities or ("segment",), stream, bool(include))
@@ -225,7 +225,7 @@ def _body(transcript: Transcript, asked: Asked, spelled: Spelled) -> tuple[str, 
             content["words"] = [{"word": word.text.strip(), "start": word.start, "end": word.end} for word in words]
     if asked.logprobs:
         content["logprobs"] = _logprobs(transcript.segments, spelled)
-    return encoded(content).decode(), "application/json"
+    return encode_json(content).decode(), "application/json"
 
 
 def _done(transcript: Transcript, asked: Asked, spelled: Spelled) -> str:
@@ -240,8 +240,8 @@ async def _events(found: Told, asked: Asked, spelled: Spelled) -> AsyncGenerator
         async for one in found:
             if isinstance(one, Transcript):
                 yield await asyncio.to_thread(_done, one, asked, spelled)
-            elif one.settled:
-                delta = "".join(segment.text for segment in one.settled)
+            elif one.final_segments:
+                delta = "".join(segment.text for segment in one.final_segments)
                 content = {"type": "transcript.text.delta", "delta": delta if begun else delta.lstrip()}
-                begun = begun or bool(text_of(one.settled))
-                yield event(content | ({"logprobs": _logprobs(one.settled, spelled)} if asked.logprobs else {}))
+                begun = begun or bool(text_of(one.final_segments))
+                yield event(content | ({"logprobs": _logprobs(one.final_segments, spelled)} if asked.logprobs else {}))

@@ -27,11 +27,11 @@ T = TypeVar("T")
 _JSON, _FORM = "application/json", "multipart/form-data"
 
 
-class Overtaken(Exception):
+class Superseded(Exception):
     """What was begun early was begun without a field that came behind the file."""
 
 
-class Incoming:
+class RequestBody:
     """The body of one request, received for the time of a block; what is left then is not."""
 
     def __init__(self, request: Request, settings: Settings) -> None:
@@ -57,7 +57,7 @@ class Incoming:
         self._left = asyncio.Event()
         self._task = asyncio.create_task(self._receive())
 
-    async def __aenter__(self) -> "Incoming":
+    async def __aenter__(self) -> "RequestBody":
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -77,7 +77,7 @@ class Incoming:
         await self.while_there(self._in_time(self._known))
         try:
             return await self.while_there(self._attempt(begin), self._late)
-        except Overtaken:
+        except Superseded:
             await self.while_there(self._in_time(self._over))
             self._late.clear()
             return await self.while_there(self._attempt(begin))
@@ -95,7 +95,7 @@ class Incoming:
         try:
             await asyncio.wait({working, *others}, return_when=asyncio.FIRST_COMPLETED)
             if late is not None and late.is_set():
-                raise Overtaken
+                raise Superseded
             if not working.done():
                 raise Cancelled("the client has left")
             return working.result()
@@ -128,7 +128,7 @@ class Incoming:
         if self._failure is not None:
             raise self._failure
         if self._late.is_set():
-            raise Overtaken
+            raise Superseded
 
     async def _in_time(self, event: asyncio.Event) -> None:
         try:
@@ -210,17 +210,17 @@ class Incoming:
 
 
 @asynccontextmanager
-async def in_work(request: Request, pipeline: Pipeline, settings: Settings) -> AsyncIterator[tuple[Incoming, AsyncExitStack]]:
+async def in_work(request: Request, pipeline: Pipeline, settings: Settings) -> AsyncIterator[tuple[RequestBody, AsyncExitStack]]:
     """A request that has its place, as it arrives, and what holds both. Raises Overloaded, and Cancelled where the server ends before."""
     try:
         async with AsyncExitStack() as stack:
             stack.enter_context(pipeline.place())
-            yield await stack.enter_async_context(Incoming(request, settings)), stack
+            yield await stack.enter_async_context(RequestBody(request, settings)), stack
     except asyncio.CancelledError:
         raise Cancelled(ENDING) from None
 
 
-async def asked(incoming: Incoming, query: Mapping[str, str]) -> tuple[AudioSource, Options]:
+async def asked(incoming: RequestBody, query: Mapping[str, str]) -> tuple[AudioSource, Options]:
     """The source and the options of POST /asr, by its content type alone. Raises AsrError."""
     kind = incoming.kind
     if kind == _JSON:

@@ -63,13 +63,13 @@ def main() -> None:
     """Load a folder as a starting process does, and print what it took."""
     import torch
 
-    from handler.engine.cpu_tuning import large_blocks_apart
+    from handler.engine.cpu_tuning import return_freed_memory
     from handler.whisper.checkpoint.reader import load, open_checkpoint
 
     folder = Path(sys.argv[1])
     empty = peak_bytes("self")
     began = time.perf_counter()
-    with large_blocks_apart():
+    with return_freed_memory():
         model = load(open_checkpoint(folder), torch.device("cpu"), torch.bfloat16)
         read = time.perf_counter()
         model.pack()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from handler.audio.chunking import SpeechCutter, speech_spans
+from handler.audio.chunking import SpeechChunker, speech_spans
 from handler.audio.source import AudioSource
 from handler.audio.torchscript import tensors_in
 from handler.audio.vad import FRAME, VoiceActivity
@@ -74,7 +74,7 @@ class Told:
 
 def windows(heard: list[float], longest: float = 10, stride: float = 2, block: int = 5_000) -> list[Window]:
     samples = np.arange(len(heard) * Told.frame, dtype=np.float32)
-    cutter = SpeechCutter(longest, stride, Told(heard))
+    cutter = SpeechChunker(longest, stride, Told(heard))
     found = [window for at in range(0, len(samples), block) for window in cutter.push(samples[at : at + block])]
     found += cutter.finish()
     for window in found:

@@ -8,7 +8,7 @@ import pytest
 from handler.errors import InvalidRequest
 from handler.jobs.faster_whisper_compat import ONLY_THEIRS, taken
 from handler.jobs.job import parse_job
-from handler.jobs.job_handler import Desk
+from handler.jobs.job_handler import JobHandler
 from handler.schema.model_names import model_names
 from handler.schema.options import Options
 from handler.settings import Settings
@@ -89,7 +89,7 @@ async def _post(job: str, content: Any) -> None:
 async def test_a_translation_comes_beside_the_text_and_the_file_is_downloaded_once(base: Pipeline, web: Web) -> None:
     text = SENTENCES[0]
     web.put("/a", wav(say(text)))
-    desk = Desk(base, base.settings, _post, lambda: None)
+    desk = JobHandler(base, base.settings, _post, lambda: None)
     given = {"audio": f"{web.url}/a", "translate": True, "translation": "formatted_text", "word_timestamps": True, "language": "en"}
     output = await desk.answer({"id": "1", "input": given})
     assert word_error_rate(text, output["transcription"]) <= 0.2
@@ -110,6 +110,6 @@ async def test_a_translation_of_what_cannot_be_read_says_what_the_download_met(b
     web.put("/text", b"no sound " * 99)
     web.put("/broken", container(say(SENTENCES[0]), "mp3", "libmp3lame"))
     web.broken.add("/broken")
-    desk = Desk(base, base.settings, _post, lambda: None)
+    desk = JobHandler(base, base.settings, _post, lambda: None)
     answer = await desk.answer({"id": "1", "input": {"audio": f"{web.url}{address}", "translate": True}})
     assert answer["error"].startswith(f"{code}: ")

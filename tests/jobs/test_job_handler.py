@@ -15,12 +15,12 @@ import requests
 import soundfile
 
 from handler.jobs.job import parse_job
-from handler.jobs.job_handler import Desk
+from handler.jobs.job_handler import JobHandler
 from handler.jobs.job_stream import CHUNK_BYTES
 from handler.jobs.object_store import Bucket
-from handler.jobs.progress import Updates
+from handler.jobs.progress import ProgressPublisher
 from handler.jobs.result_delivery import deliver
-from handler.output.json_encoding import encoded
+from handler.output.json_encoding import encode_json
 from handler.schema.transcript import Progress, Segment, Word
 from handler.schema.window import SAMPLE_RATE, Window
 from handler.settings import Settings
@@ -42,7 +42,7 @@ class Bench:
         self.posted: list[Any] = []
         self.lost = 0
         self.pipeline = Pipeline(engine, given)
-        self.desk = Desk(self.pipeline, given, self._post, self._lose)
+        self.desk = JobHandler(self.pipeline, given, self._post, self._lose)
 
     async def _post(self, job: str, content: Any) -> None:
         self.posted.append(content)
@@ -90,8 +90,8 @@ async def test_the_texts_of_a_stream_are_the_whole_text_and_the_last_part_has_th
 async def test_parts_are_under_the_platforms_limit_and_verbose_segments_count_on(engine: FakeEngine, web: Web) -> None:
     engine.says = talkative
     parts = await bench(engine, max_result_bytes=10**9).parts(job(web, NOISE[: len(NOISE) // 5], timestamps="word", format="verbose_json"))
-    assert max(len(encoded(part)) for part in parts) <= CHUNK_BYTES
-    assert len(encoded(parts)) > 4 * CHUNK_BYTES
+    assert max(len(encode_json(part)) for part in parts) <= CHUNK_BYTES
+    assert len(encode_json(parts)) > 4 * CHUNK_BYTES
     ids = [segment["id"] for part in parts[:-1] for segment in part["segments"]]
     assert ids == list(range(len(ids)))
 
@@ -105,7 +105,7 @@ async def test_a_result_that_is_too_large_says_so(engine: FakeEngine, web: Web) 
     assert "3999000 can be sent" in error
     parts = await made.parts(job(web, short, timestamps="word"))
     assert parts[-1]["error"].startswith("too_large: ")
-    assert len(encoded(parts)) < made.pipeline.settings.max_result_bytes
+    assert len(encode_json(parts)) < made.pipeline.settings.max_result_bytes
 
 
 def bucket(endpoint: str) -> dict[str, str]:
@@ -150,7 +150,7 @@ async def test_a_job_may_ask_for_the_bucket_and_text_is_told_as_far_as_it_fits(e
     small = bench(engine, max_result_bytes=10_000)
     answer = await small.desk.answer(event)
     assert answer["text_truncated"]
-    assert 5_000 < len(encoded(answer)) <= 10_000
+    assert 5_000 < len(encode_json(answer)) <= 10_000
     *_, last = await small.parts(job(web) | {"s3Config": bucket(s3)})
     assert last["result"]["bytes"] > 20_000
     assert "text" not in last
@@ -280,7 +280,7 @@ async def test_the_first_answer_is_cold_and_says_by_what_it_was_made(engine: Fak
     given = settings(progress_interval_s=0)
     made = Bench(engine, given)
     made.pipeline = Pipeline(engine, given, Timeline(), {"revision": "r1", "dtype": "float16", "attention": "sdpa"})
-    made.desk = Desk(made.pipeline, given, made._post, made._lose)
+    made.desk = JobHandler(made.pipeline, given, made._post, made._lose)
     first, second = [await made.desk.answer(job(web)) for _ in range(2)]
     assert (first["account"]["cold"], second["account"]["cold"]) == (True, False)
     assert {"model": "fake", "revision": "r1", "dtype": "float16", "attention": "sdpa", "device": "none"}.items() <= first[
@@ -311,7 +311,7 @@ async def test_an_answer_waits_for_the_update_that_is_on_its_way() -> None:
         await go.wait()
         arrived.append(content["percent"])
 
-    updates = Updates(post, 0.0)
+    updates = ProgressPublisher(post, 0.0)
     updates.tell(Progress(1.0, 10.0, (Segment(0, 1, " one"),)))
     await on_its_way.wait()
     updates.tell(Progress(2.0, 10.0))
@@ -331,7 +331,7 @@ async def test_an_update_tells_the_end_of_a_long_text(engine: FakeEngine) -> Non
         done.set()
 
     done = asyncio.Event()
-    updates = Updates(post, 0.0)
+    updates = ProgressPublisher(post, 0.0)
     for at in range(3000):
         updates.tell(Progress(at + 1.0, None, (Segment(at, at + 1, f" {'x' * 90} {at}"),)))
     await done.wait()
@@ -374,7 +374,7 @@ async def test_a_long_text_format_comes_in_parts_too(engine: FakeEngine, web: We
     short = NOISE[: len(NOISE) // 5]
     whole = await made.desk.answer(job(web, short, format="srt"))
     parts = await made.parts(job(web, short, format="srt"))
-    assert max(len(encoded(part)) for part in parts) <= CHUNK_BYTES
+    assert max(len(encode_json(part)) for part in parts) <= CHUNK_BYTES
     assert "".join(part["formatted"] for part in parts if "formatted" in part) == whole["formatted"]
     assert "".join(part["text"] for part in parts if "text" in part) == whole["text"]
 

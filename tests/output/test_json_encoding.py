@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from handler.output.formats import to_verbose_json
-from handler.output.json_encoding import encoded, sendable
+from handler.output.json_encoding import encode_json, to_jsonable
 from handler.schema.options import Options
 from handler.schema.transcript import Coverage, Evidence, Gap, Segment, Transcript, Word
 
@@ -22,15 +22,15 @@ ODD: list[Any] = [
 
 @pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
 def test_an_odd_value_becomes_one_that_json_has(value: Any) -> None:
-    plain = sendable({"field": value, "list": [value], "next": "stays"})
+    plain = to_jsonable({"field": value, "list": [value], "next": "stays"})
     body = json.dumps(plain, ensure_ascii=False, allow_nan=False).encode()
     assert json.loads(body)["next"] == "stays"
-    assert encoded(plain) == body
+    assert encode_json(plain) == body
 
 
 def test_what_is_known_is_kept() -> None:
-    assert sendable([np.float32(1.5), np.int64(7), np.arange(2), math.nan, True, "日本"]) == [1.5, 7, [0, 1], None, True, "日本"]
-    assert "\ufffd" in sendable("a \ud83d") or "?" in sendable("a \ud83d")
+    assert to_jsonable([np.float32(1.5), np.int64(7), np.arange(2), math.nan, True, "日本"]) == [1.5, 7, [0, 1], None, True, "日本"]
+    assert "\ufffd" in to_jsonable("a \ud83d") or "?" in to_jsonable("a \ud83d")
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf, np.float32("nan"), np.float64(1), "\ud800", np.str_("text")], ids=repr)
@@ -57,5 +57,5 @@ def test_the_whole_schema_is_sent_with_any_of_its_fields_odd(odd: Any) -> None:
         return replace(one, **{f.name: spoil(getattr(one, f.name)) for f in fields(one)})
 
     spoiled = spoil(whole)
-    plain = sendable(to_verbose_json(replace(spoiled, segments=spoiled.segments)))
-    assert json.loads(encoded(plain))["chunks"][0]["words"]
+    plain = to_jsonable(to_verbose_json(replace(spoiled, segments=spoiled.segments)))
+    assert json.loads(encode_json(plain))["chunks"][0]["words"]

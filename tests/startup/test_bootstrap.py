@@ -16,7 +16,7 @@ from handler.errors import ModelUnavailable
 from handler.schema.options import Options
 from handler.settings import Settings
 from handler.startup.bootstrap import build
-from handler.whisper.checkpoint.conversion_cache import UNUSED_S, Kept
+from handler.whisper.checkpoint.conversion_cache import UNUSED_S, ConversionCache
 from handler.whisper.checkpoint.reader import load, open_checkpoint
 from tests.conftest import ROOT, TINY, settings
 from tests.support.asking import upload
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 def converted(folder: Path, cache: Path) -> dict[str, torch.Tensor]:
     """The weights of a folder by way of what is kept, and kept if they were not."""
-    kept = Kept([cache], folder / "model.bin")
+    kept = ConversionCache([cache], folder / "model.bin")
     kept.check()
     weights = load(open_checkpoint(folder), CPU, torch.bfloat16, kept).state_dict()
     kept.write()
@@ -49,7 +49,7 @@ def kept_file(cache: Path) -> Path:
 def test_a_conversion_is_kept_and_read_again_without_the_checkpoint_s_tensors(tiny_folder: Path, tmp_path: Path) -> None:
     first = converted(tiny_folder, tmp_path)
     before = kept_file(tmp_path).stat().st_mtime_ns
-    kept = Kept([tmp_path], tiny_folder / "model.bin")
+    kept = ConversionCache([tmp_path], tiny_folder / "model.bin")
     kept.check()
     assert kept.file("bfloat16") == kept_file(tmp_path)
     assert kept.file("float16") is None
@@ -79,7 +79,7 @@ def test_a_damaged_conversion_is_found_out_told_and_made_anew(
 
 def test_a_conversion_that_somebody_has_taken_away_meanwhile_is_made_anew(tiny_folder: Path, tmp_path: Path) -> None:
     first = converted(tiny_folder, tmp_path)
-    kept = Kept([tmp_path], tiny_folder / "model.bin")
+    kept = ConversionCache([tmp_path], tiny_folder / "model.bin")
     kept.check()
     kept_file(tmp_path).unlink()
     assert_same(load(open_checkpoint(tiny_folder), CPU, torch.bfloat16, kept).state_dict(), first)
@@ -88,7 +88,7 @@ def test_a_conversion_that_somebody_has_taken_away_meanwhile_is_made_anew(tiny_f
 def test_what_an_image_carries_is_read_and_what_is_missing_goes_to_the_cache(tiny_folder: Path, tmp_path: Path) -> None:
     baked, cache = tmp_path / "baked", tmp_path / "cache"
     converted(tiny_folder, baked)
-    kept = Kept([baked, cache], tiny_folder / "model.bin")
+    kept = ConversionCache([baked, cache], tiny_folder / "model.bin")
     kept.check()
     assert kept.file("bfloat16") == kept_file(baked)
     assert kept.path("float32").is_relative_to(cache)
@@ -96,7 +96,7 @@ def test_what_an_image_carries_is_read_and_what_is_missing_goes_to_the_cache(tin
 
 def test_what_serves_needs_its_file_no_more(tiny_folder: Path, tmp_path: Path) -> None:
     converted(tiny_folder, tmp_path)
-    kept = Kept([tmp_path], tiny_folder / "model.bin")
+    kept = ConversionCache([tmp_path], tiny_folder / "model.bin")
     kept.check()
     packed = load(open_checkpoint(tiny_folder), CPU, torch.bfloat16, kept).pack()
     plain = load(open_checkpoint(write_transformers(tiny_folder, tmp_path / "plain")), CPU, torch.float32)
@@ -115,14 +115,14 @@ def test_a_conversion_that_nobody_has_read_for_long_gives_way(tiny_folder: Path,
     assert used.exists()
     mine = kept_file(tmp_path).parent.parent
     os.utime(mine, (past, past))
-    Kept([tmp_path], tiny_folder / "model.bin").check()
+    ConversionCache([tmp_path], tiny_folder / "model.bin").check()
     assert mine.stat().st_mtime > past + 60
 
 
 def test_two_that_convert_at_once_keep_one_and_leave_nothing_else(tiny_folder: Path, tmp_path: Path) -> None:
     both = []
     for _ in range(2):
-        kept = Kept([tmp_path], tiny_folder / "model.bin")
+        kept = ConversionCache([tmp_path], tiny_folder / "model.bin")
         kept.check()
         load(open_checkpoint(tiny_folder), CPU, torch.bfloat16, kept)
         both.append(kept)
@@ -170,7 +170,7 @@ async def test_a_process_that_finds_a_conversion_says_the_same_words(tiny_folder
         pipeline = build(settings(cache_dir=tmp_path))
         texts.append((await pipeline.transcribe(upload(wav(say(FOX))), Options())).text)
         pipeline.close()
-    assert Kept([tmp_path], tiny_folder / "model.bin").path("float32").is_file()
+    assert ConversionCache([tmp_path], tiny_folder / "model.bin").path("float32").is_file()
     assert texts[0] == texts[1]
     assert word_error_rate(FOX, texts[0]) == 0
 

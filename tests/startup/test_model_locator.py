@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from handler.errors import ModelUnavailable
-from handler.startup.model_locator import find_model, mirror, placed_model
+from handler.startup.model_locator import find_model, mirror, find_local
 from tests.conftest import ROOT
 from tests.support.hub import REVISION, Hub
 
@@ -55,14 +55,14 @@ def test_a_revision_is_taken_by_its_name_or_its_commit_and_no_other(tmp_path: Pa
     refs = tmp_path / "models--openai--whisper-tiny" / "refs"
     refs.mkdir()
     (refs / "v2").write_text("b" * 40)
-    assert placed_model("openai/whisper-tiny", tmp_path, "v2", places=[]) == second
-    assert placed_model("openai/whisper-tiny", tmp_path, "a" * 40, places=[]) == first
-    assert placed_model("openai/whisper-tiny", tmp_path, "c" * 40, places=[]) is None
+    assert find_local("openai/whisper-tiny", tmp_path, "v2", places=[]) == second
+    assert find_local("openai/whisper-tiny", tmp_path, "a" * 40, places=[]) == first
+    assert find_local("openai/whisper-tiny", tmp_path, "c" * 40, places=[]) is None
 
 
 def test_main_is_what_is_there_where_nothing_says_which_one_it_is(tmp_path: Path) -> None:
     folder = placed(tmp_path, "abc", "config.json", "model.safetensors")
-    assert placed_model("openai/whisper-tiny", tmp_path, "main", places=[]) == folder
+    assert find_local("openai/whisper-tiny", tmp_path, "main", places=[]) == folder
 
 
 @pytest.mark.parametrize(

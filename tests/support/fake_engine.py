@@ -5,14 +5,14 @@ from collections.abc import Callable, Collection, Sequence
 
 from handler.errors import OutOfMemory
 from handler.schema.transcript import Evidence, Segment
-from handler.schema.window import Decoding, Window, WindowResult
+from handler.schema.window import DecodingParams, Window, WindowResult
 
 
 class FakeEngine:
     """Answers each window with its place; can be held, and made to fail."""
 
-    rows = 2
-    together = 2
+    max_batch_size = 2
+    encode_batch_size = 2
     model_id = "fake"
     device_name = "none"
     longest_window_s = 30.0
@@ -23,13 +23,13 @@ class FakeEngine:
     def __init__(self) -> None:
         self.running = list[Window]()
         self.dropped = list[Window]()
-        self.taken = list[tuple[int | None, int, Decoding]]()  # channel and start of each window, and how it was to be decoded
+        self.taken = list[tuple[int | None, int, DecodingParams]]()  # channel and start of each window, and how it was to be decoded
         self.admitted = threading.Semaphore(0)
         self.go = threading.Event()
         self.go.set()
         self.failure: Exception | None = None
         self.holds = 99  # windows that it has memory for
-        self.rest_s: float | None = None
+        self.seek_s: float | None = None
         self.stops_behind: int | None = None  # windows that it does before it holds
         self.says: Callable[[Window], tuple[Segment, ...]] = lambda w: (Segment(0, w.seconds, f" {w.start}", evidence=self.evidence),)
         self.evidence: Evidence | None = None
@@ -38,11 +38,11 @@ class FakeEngine:
         return b""
 
     def free(self) -> int:
-        return self.rows - len(self.running)
+        return self.max_batch_size - len(self.running)
 
     def admit(self, windows: Sequence[Window]) -> None:
         self.running += windows
-        self.taken += [(window.channel, window.start, window.how) for window in windows]
+        self.taken += [(window.channel, window.start, window.params) for window in windows]
         self.admitted.release(len(windows))
 
     def advance(self) -> list[tuple[Window, WindowResult]]:
@@ -57,10 +57,10 @@ class FakeEngine:
             self.stops_behind -= len(done)
             if self.stops_behind <= 0:
                 self.go.clear()
-        return [(w, WindowResult(self.says(w), self.evidence, "en", {}, self.rest_s)) for w in done]
+        return [(w, WindowResult(self.says(w), self.evidence, "en", {}, self.seek_s)) for w in done]
 
     def halve(self) -> None:
-        self.rows //= 2
+        self.max_batch_size //= 2
         self.running = []
 
     def drop(self, windows: Collection[Window]) -> None:

@@ -18,7 +18,7 @@ from handler.audio.fetch import Fetcher
 from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
 from local_server.__main__ import create_app
-from local_server.lifespan import Front
+from local_server.lifespan import LifespanApp
 from tests.conftest import ROOT, TINY, settings
 
 FAIL_S = 60.0  # a test that would wait for ever
@@ -39,7 +39,7 @@ class Server:
 class Running:
     """An application behind a real server, for the time of a block."""
 
-    def __init__(self, app: Front) -> None:
+    def __init__(self, app: LifespanApp) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True)

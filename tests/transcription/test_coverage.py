@@ -5,7 +5,7 @@ import pytest
 from handler.schema.transcript import Gap, Segment
 from handler.schema.window import SAMPLE_RATE
 from handler.transcription.coverage import gaps, united, without
-from handler.transcription.merge import Passage, assembled, gap_warnings, measured
+from handler.transcription.merge import Passage, merge_windows, gap_warnings, measure_coverage
 from tests.support.segments import spoken, text_of
 
 
@@ -63,17 +63,17 @@ def test_coverage_is_counted_by_channel() -> None:
         passage(0, 4, [], samples((0, 4)), channel=0),
         passage(0, 4, [spoken("a b c d e f g h")], samples((0, 4)), channel=1),
     ]
-    found = measured(passages, [Segment(0, 4, "", words=spoken("a b c d e f g h").words, channel=1)])
+    found = measure_coverage(passages, [Segment(0, 4, "", words=spoken("a b c d e f g h").words, channel=1)])
     assert (found.speech_s, found.covered_s, found.gaps) == (8.0, 4.0, (Gap(0.0, 4.0, 0),))
     assert gap_warnings(found) == ["speech between 0.0 and 4.0 s of channel 0 has no text"]
 
 
 def test_passages_come_in_order_of_time_whatever_order_they_were_read_in() -> None:
     late, early = passage(10, 20, [spoken("later", start=12)]), passage(0, 10, [spoken("sooner", start=3)])
-    assert text_of(assembled([late, early])) == "sooner later"
+    assert text_of(merge_windows([late, early])) == "sooner later"
 
 
 def test_what_two_passages_heard_is_said_once() -> None:
     left = passage(0, 4.5, [spoken("we went down to the river and then back")])
     right = passage(2, 8, [spoken("the river and then back home again", start=2.1)])
-    assert text_of(assembled([left, right])) == "we went down to the river and then back home again"
+    assert text_of(merge_windows([left, right])) == "we went down to the river and then back home again"

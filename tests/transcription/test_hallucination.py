@@ -6,8 +6,8 @@ import pytest
 
 from handler.schema.options import Options
 from handler.schema.transcript import Evidence
-from handler.transcription.fallback import Verdict, judge, ladder, merit
-from handler.transcription.hallucination import echo, is_heard_in, without_repeats
+from handler.transcription.fallback import Verdict, check_thresholds, fallback_temperatures, rank_key
+from handler.transcription.hallucination import echo, is_heard_in, remove_repeats
 from tests.support.segments import spoken, text_of
 
 GOOD = Evidence(-0.3, 0.01, 1.5, 0.0, 30, looped=False)
@@ -29,17 +29,17 @@ GOOD = Evidence(-0.3, 0.01, 1.5, 0.0, 30, looped=False)
     ],
 )
 def test_evidence_decides_by_the_thresholds_of_the_request(changes: dict[str, float], options: Options, verdict: Verdict) -> None:
-    assert judge(replace(GOOD, **changes), options) is verdict  # type: ignore[arg-type]
+    assert check_thresholds(replace(GOOD, **changes), options) is verdict  # type: ignore[arg-type]
 
 
 def test_temperature_0_is_the_ladder_and_any_other_is_alone() -> None:
-    assert list(ladder(Options())) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert list(ladder(Options(temperature=0.4))) == [0.4]
+    assert list(fallback_temperatures(Options())) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert list(fallback_temperatures(Options(temperature=0.4))) == [0.4]
 
 
 def test_of_texts_that_fail_one_without_a_loop_is_kept_then_the_likeliest() -> None:
     loop, dense, unsure = replace(GOOD, looped=True), replace(GOOD, compression_ratio=9.0), replace(GOOD, avg_logprob=-3.0)
-    assert sorted([unsure, loop, dense], key=lambda evidence: merit(evidence, Options())) == [loop, dense, unsure]
+    assert sorted([unsure, loop, dense], key=lambda evidence: rank_key(evidence, Options())) == [loop, dense, unsure]
 
 
 @pytest.mark.parametrize(
@@ -55,12 +55,12 @@ def test_of_texts_that_fail_one_without_a_loop_is_kept_then_the_likeliest() -> N
 def test_a_phrase_more_than_three_times_running_is_said_once(said: str, left: str) -> None:
     middle = len(said.split()) // 2
     segments = [spoken(" ".join(said.split()[:middle]), each=0.05), spoken(" ".join(said.split()[middle:]), start=50, each=0.05)]
-    assert text_of(without_repeats(segments)) == left
+    assert text_of(remove_repeats(segments)) == left
 
 
 def test_a_phrase_that_there_was_time_to_say_again_and_again_stays() -> None:
     said = " ".join(["no"] * 20)
-    assert text_of(without_repeats([spoken(said, each=0.3)])) == said
+    assert text_of(remove_repeats([spoken(said, each=0.3)])) == said
 
 
 @pytest.mark.parametrize(

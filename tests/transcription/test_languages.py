@@ -9,7 +9,7 @@ import pytest
 
 from handler.audio.source import AudioSource
 from handler.schema.options import Options
-from handler.schema.window import Decoding, Window, WindowResult
+from handler.schema.window import DecodingParams, Window, WindowResult
 from handler.startup.bootstrap import build
 from handler.transcription.pipeline import Pipeline
 from tests.conftest import settings
@@ -88,13 +88,13 @@ class Guessing(FakeEngine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked = list[Decoding]()
+        self.asked = list[DecodingParams]()
 
     def advance(self) -> list[tuple[Window, WindowResult]]:
         results = []
         for window, result in super().advance():
-            self.asked.append(window.how)
-            if window.how.detect_only:
+            self.asked.append(window.params)
+            if window.params.detect_only:
                 detected = self.heard[sum(how.detect_only for how in self.asked) - 1]
                 result = WindowResult((), None, None, detected)
             results.append((window, result))

@@ -8,10 +8,10 @@ import torch
 
 from handler.errors import InvalidRequest
 from handler.schema.options import Options
-from handler.schema.window import Decoding, Window
-from handler.transcription.fallback import ladder
+from handler.schema.window import DecodingParams, Window
+from handler.transcription.fallback import fallback_temperatures
 from handler.transcription.pipeline import Pipeline
-from handler.whisper.batch import Hypothesis, Job
+from handler.whisper.batch import DecodeTask, Hypothesis, DecodeTask
 from handler.whisper.tokenizer import Specials
 from tests.support.asking import upload
 from tests.support.speech import FOX, SENTENCES, say, silence, wav
@@ -39,9 +39,9 @@ async def test_the_usual_tokens_may_be_named_as_such(pipeline: Pipeline) -> None
     assert named.segments == usual.segments
 
 
-def job(**how: object) -> Job:
-    window = Window(0, np.zeros(16_000, np.float32), how=Decoding(rows=4, **how))  # type: ignore[arg-type]
-    return Job(window, (1,), "en", {}, torch.zeros(1), 50)
+def job(**how: object) -> DecodeTask:
+    window = Window(0, np.zeros(16_000, np.float32), params=DecodingParams(num_hypotheses=4, **how))  # type: ignore[arg-type]
+    return DecodeTask(window, (1,), "en", {}, torch.zeros(1), 50)
 
 
 @pytest.mark.parametrize(("patience", "wanted"), [(1.0, 4), (2.0, 8), (0.5, 2), (0.1, 1)])
@@ -76,7 +76,7 @@ async def test_patience_and_a_length_penalty_leave_clear_speech_as_it_is(pipelin
     ],
 )
 def test_the_step_of_the_fallback_may_be_given(options: Options, expected: list[float]) -> None:
-    assert list(ladder(options)) == expected
+    assert list(fallback_temperatures(options)) == expected
 
 
 @pytest.mark.parametrize(("given", "expected"), [("-1", (-1,)), ("-1, 50", (-1, 50)), ("", ()), ([50, 51], (50, 51)), ("7", (7,))])

@@ -15,7 +15,7 @@ from handler.audio.source import AudioSource
 from handler.errors import Cancelled, OutOfMemory
 from handler.schema.options import Options
 from handler.schema.transcript import Evidence, Progress, Transcript
-from handler.schema.window import SAMPLE_RATE, Decoding, Window
+from handler.schema.window import SAMPLE_RATE, DecodingParams, Window
 from handler.settings import SettingsError
 from handler.startup.bootstrap import build
 from handler.transcription.pipeline import Pipeline
@@ -195,24 +195,24 @@ async def test_a_failing_engine_fails_what_runs_and_takes_the_next(fake: Pipelin
 
 async def test_a_device_out_of_memory_goes_on_with_half_of_the_rows_and_loses_nothing(engine: FakeEngine) -> None:
     expected = Pipeline(FakeEngine(), settings())
-    engine.rows = engine.together = 8
+    engine.max_batch_size = engine.encode_batch_size = 8
     engine.holds = 2
     made = Pipeline(engine, settings())
     try:
         engine.go.clear()
         task = asyncio.create_task(made.transcribe(upload(NOISE), ALL))
-        while engine.rows > 2:
+        while engine.max_batch_size > 2:
             await admitted(engine)
         engine.go.set()
         got = await task
         assert got.text == (await expected.transcribe(upload(NOISE), ALL)).text
-        assert engine.rows == 2
+        assert engine.max_batch_size == 2
         engine.holds = 0
         wide = await refused(made, upload(NOISE), replace(ALL, beam_size=2))
         assert (wide.code, wide.retryable) == ("out_of_memory", True)
-        assert engine.rows == 1
+        assert engine.max_batch_size == 1
         with pytest.raises(OutOfMemory):  # asked for when there were more rows
-            made.runner.submit("late", Window(0, say(FOX), how=Decoding(rows=2)))
+            made.runner.submit("late", Window(0, say(FOX), params=DecodingParams(num_hypotheses=2)))
         engine.holds = 1
         assert (await made.transcribe(upload(NOISE), ALL)).text == got.text
     finally:
@@ -231,7 +231,7 @@ async def test_more_requests_than_allowed_are_overloaded(fake: Pipeline, engine:
 
 
 async def test_what_an_engine_leaves_of_a_window_is_decoded_next(fake: Pipeline, engine: FakeEngine) -> None:
-    engine.rest_s = 10.0
+    engine.seek_s = 10.0
     got = await fake.transcribe(upload(NOISE[: 44 + 25 * 2 * SAMPLE_RATE]), ALL)
     assert [segment.start for segment in got.segments] == [0, 10, 20]
 
@@ -312,7 +312,7 @@ async def test_a_temperature_that_was_asked_for_is_no_guess(fake: Pipeline, engi
 
 
 async def test_what_is_left_of_a_window_is_decoded_after_what_was_said_of_it(fake: Pipeline, engine: FakeEngine) -> None:
-    engine.rest_s = 10.0
+    engine.seek_s = 10.0
     await fake.transcribe(upload(NOISE[: 44 + 25 * 2 * SAMPLE_RATE]), replace(ALL, condition_on_previous_text=True))
     assert [how.prompt.split() for _, _, how in engine.taken] == [[], ["0"], ["0", "160000"]]
 

@@ -14,7 +14,7 @@ from handler.schema.options import Options
 from handler.schema.transcript import Transcript, Word
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 from handler.transcription.pipeline import Pipeline
-from handler.transcription.word_edits import kept
+from handler.transcription.word_edits import keep_words
 from tests.conftest import settings
 from tests.support.asking import refused
 from tests.support.speech import FOX, PANGRAM, SENTENCES, Samples, say, silence, wav
@@ -168,7 +168,9 @@ class Forgetful:
 
         if window.seconds < 12 and not self._always:
             return result
-        return WindowResult(tuple(kept(result.segments, remembered)), result.evidence, result.language, result.languages, result.rest_s)
+        return WindowResult(
+            tuple(keep_words(result.segments, remembered)), result.evidence, result.language, result.languages, result.seek_s
+        )
 
 
 TALK = np.concatenate([say(text) for text in SENTENCES * 2])

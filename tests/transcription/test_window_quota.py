@@ -4,12 +4,12 @@ import random
 import threading
 from collections.abc import Callable
 
-from handler.transcription.window_quota import Budget, Share
+from handler.transcription.window_quota import WindowQuota, RequestQuota
 
 FAIL_S = 60.0  # who waits longer waits for ever
 
 
-def assert_ends_the_wait(share: Share, event: Callable[[], None]) -> None:
+def assert_ends_the_wait(share: RequestQuota, event: Callable[[], None]) -> None:
     """There is no room; whoever waits for it goes on after the event."""
     assert not share.fits()
     waiting = threading.Thread(target=share.take, daemon=True)
@@ -20,7 +20,7 @@ def assert_ends_the_wait(share: Share, event: Callable[[], None]) -> None:
 
 
 def test_one_request_may_have_its_own_room_and_all_that_is_shared() -> None:
-    budget = Budget(own=2, shared=3)
+    budget = WindowQuota(own=2, shared=3)
     greedy, late = budget.share(), budget.share()
     for _ in range(5):
         greedy.take()
@@ -33,7 +33,7 @@ def test_one_request_may_have_its_own_room_and_all_that_is_shared() -> None:
 
 
 def test_who_decodes_one_window_after_the_other_leaves_the_shared_room_to_others() -> None:
-    budget = Budget(own=2, shared=2)
+    budget = WindowQuota(own=2, shared=2)
     patient, greedy = budget.share(own_only=True), budget.share()
     patient.take()
     patient.take()
@@ -44,7 +44,7 @@ def test_who_decodes_one_window_after_the_other_leaves_the_shared_room_to_others
 
 
 def test_what_is_given_back_lets_others_go_on() -> None:
-    budget = Budget(own=1, shared=1)
+    budget = WindowQuota(own=1, shared=1)
     first, second = budget.share(), budget.share()
     first.take()
     first.take()
@@ -55,7 +55,7 @@ def test_what_is_given_back_lets_others_go_on() -> None:
 
 
 def test_closing_ends_the_wait_and_gives_everything_back() -> None:
-    budget = Budget(own=1, shared=4)
+    budget = WindowQuota(own=1, shared=4)
     first, second = budget.share(), budget.share()
     for _ in range(5):
         first.take()
@@ -66,10 +66,10 @@ def test_closing_ends_the_wait_and_gives_everything_back() -> None:
 
 
 def test_no_order_of_taking_and_giving_loses_or_makes_room() -> None:
-    budget = Budget(own=2, shared=2)
+    budget = WindowQuota(own=2, shared=2)
     shares = [budget.share() for _ in range(4)]
 
-    def work(share: Share, seed: int) -> None:
+    def work(share: RequestQuota, seed: int) -> None:
         chance, held = random.Random(seed), 0
         for _ in range(300):
             if held and chance.random() < 0.5:

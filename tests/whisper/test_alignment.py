@@ -16,12 +16,12 @@ from handler.schema.transcript import Word
 from handler.schema.window import SAMPLE_RATE
 from handler.transcription.pipeline import Pipeline
 from handler.transcription.word_edits import plain
-from handler.whisper.alignment import TokenTimes, clearest, follow_time, lag, median, warp, word_times
+from handler.whisper.alignment import TokenTimes, peak_positions, alignment_costs, onset_lag, median, dtw, place_words
 from handler.whisper.alignment_heads import alignment_heads
-from handler.whisper.attention import Listening
+from handler.whisper.attention import AttentionRecorder
 from handler.whisper.dims import Dims
 from handler.whisper.tokenizer import Tokenizer
-from handler.whisper.word_splitting import pieces
+from handler.whisper.word_splitting import split_words
 from tests.support.asking import upload
 from tests.support.espeak import STORY, say_timed
 from tests.support.speech import PANGRAM, say, silence, wav
@@ -59,54 +59,54 @@ def slow_warp(costs: np.ndarray) -> list[int]:
 @pytest.mark.parametrize(("tokens", "positions"), [(9, 40), (4, 33), (1, 7), (12, 12)])
 def test_warping_equals_warping_cell_by_cell(tokens: int, positions: int) -> None:
     costs = np.random.default_rng(tokens).standard_normal((tokens, positions)).astype(np.float32)
-    assert warp(costs).tolist() == [*slow_warp(costs), positions]
+    assert dtw(costs).tolist() == [*slow_warp(costs), positions]
 
 
 def test_a_token_is_heard_best_where_it_costs_least_between_its_beginning_and_the_next() -> None:
     costs = np.array([[0.0, -1.0, 0.0, -9.0], [0.0, -5.0, -2.0, -1.0]], np.float32)
-    assert clearest(costs, np.array([0, 2, 4])) == [1, 2]
+    assert peak_positions(costs, np.array([0, 2, 4])) == [1, 2]
 
 
 def test_the_running_median_is_the_one_that_sorting_gives() -> None:
     x = np.random.default_rng(0).random((3, 50)).astype(np.float32)
     padded = np.pad(x, ((0, 0), (3, 3)), mode="reflect")
     assert (median(x) == np.median(np.stack([padded[:, at : at + 50] for at in range(7)]), axis=0)).all()
-    assert (follow_time(x) == -median(x)).all()
+    assert (alignment_costs(x) == -median(x)).all()
     assert (median(x[:, :3]) == x[:, :3]).all()
 
 
 def test_attention_is_read_only_where_there_is_audio() -> None:
-    listening = Listening([(0, 1), (2, 0), (2, 2)], 11)
+    recorder = AttentionRecorder([(0, 1), (2, 0), (2, 2)], 11)
     for layer in range(3):
-        listening.hear(layer, torch.randn(2, 4, 5, 8), torch.randn(2, 4, 20, 8))
-    weights = listening.weights()
+        recorder.hear(layer, torch.randn(2, 4, 5, 8), torch.randn(2, 4, 20, 8))
+    weights = recorder.weights()
     assert weights.shape == (2, 5, 11)
     assert torch.allclose(weights.sum(-1), torch.ones(2, 5))
-    assert listening.last == 2
+    assert recorder.last == 2
 
 
 @pytest.mark.parametrize("late", [-0.08, 0.0, 0.1])
 def test_words_that_begin_all_too_late_or_too_early_are_found_out(late: float) -> None:
     rng = np.random.default_rng(1)
     onsets = np.cumsum(rng.integers(20, 60, 60))
-    rise = rng.random(3000).astype(np.float32)
-    rise[onsets + 3] += 3.0
-    assert lag(onsets / 100 + late, rise) == pytest.approx(late, abs=0.03)
+    onset_strength = rng.random(3000).astype(np.float32)
+    onset_strength[onsets + 3] += 3.0
+    assert onset_lag(onsets / 100 + late, onset_strength) == pytest.approx(late, abs=0.03)
 
 
 def test_one_word_tells_nothing_about_all() -> None:
-    rise = np.random.default_rng(1).random(3000).astype(np.float32)
-    assert abs(lag(np.array([5.0]), rise)) <= 0.08
-    assert lag(np.zeros(0), rise) == 0.0
+    onset_strength = np.random.default_rng(1).random(3000).astype(np.float32)
+    assert abs(onset_lag(np.array([5.0]), onset_strength)) <= 0.08
+    assert onset_lag(np.zeros(0), onset_strength) == 0.0
 
 
 def test_words_are_in_order_inside_the_window_and_not_over_silence() -> None:
     times = TokenTimes([0.0, 0.5, 1.0, 3.9, 4.5, 6.0], [0.3, 0.8, 1.1, 4.1, 4.6])
     flat = np.ones(600, np.float32)
-    found = word_times([(0, 1), (1, 2), (2, 3), (3, 5)], times, flat, [(0.2, 1.4), (4.0, 5.0)], 5.5)
+    found = place_words([(0, 1), (1, 2), (2, 3), (3, 5)], times, flat, [(0.2, 1.4), (4.0, 5.0)], 5.5)
     assert found == [(0.2, 0.5), (0.5, 1.0), (1.0, 1.4), (4.0, 5.0)]
     assert all(
-        start <= end for start, end in word_times([(i, i + 1) for i in range(9)], times, flat, [], 5.5)
+        start <= end for start, end in place_words([(i, i + 1) for i in range(9)], times, flat, [], 5.5)
     )  # more tokens than were timed
 
 
@@ -152,7 +152,7 @@ def multilingual(base_folder: Path) -> Tokenizer:
     ],
 )
 def test_words_of_every_script_keep_their_punctuation(multilingual: Tokenizer, text: str, words: list[str]) -> None:
-    found = pieces(multilingual.encode(text), multilingual)
+    found = split_words(multilingual.encode(text), multilingual)
     assert [piece.text for piece in found] == words
     edges = [edge for piece in found for edge in (piece.start, piece.end)]
     assert edges[0] == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from handler.schema.window import Decoding, Window
+from handler.schema.window import DecodingParams, Window
 from handler.whisper.engine import WhisperEngine
 from handler.whisper.kv_cache import Cache
 from handler.whisper.loading import load_engine
@@ -22,7 +22,7 @@ def tiny(tiny_folder: Path) -> WhisperEngine:
 
 
 def asked(text: str, **how: object) -> Window:
-    return Window(0, say(text), how=replace(Decoding(), **how))  # type: ignore[arg-type]
+    return Window(0, say(text), params=replace(DecodingParams(), **how))  # type: ignore[arg-type]
 
 
 def slow_beams(engine: WhisperEngine, window: Window, width: int) -> list[int]:
@@ -36,8 +36,8 @@ def slow_beams(engine: WhisperEngine, window: Window, width: int) -> list[int]:
             candidates = []
             for tokens, score in beams:
                 cache = Cache(engine._model.dims, 1, torch.device("cpu"), torch.float32)
-                cache.fit(audio.shape[1], 0)
-                decoder.attach(audio, cache, slice(0, 1))
+                cache.resize_audio(audio.shape[1], 0)
+                decoder.write_cross_kv(audio, cache, slice(0, 1))
                 read = torch.tensor([[ids.sot, *tokens]])
                 hidden = decoder(read, torch.arange(read.shape[1])[None], cache, slice(0, 1), read.shape[1])
                 history = History.empty(1, ids, torch.device("cpu"))
@@ -59,13 +59,13 @@ def slow_beams(engine: WhisperEngine, window: Window, width: int) -> list[int]:
 @pytest.mark.parametrize("text", [FOX, SENTENCES[0]])
 @pytest.mark.parametrize("width", [2, 5])
 def test_beam_search_over_the_batch_equals_a_slow_one(tiny: WhisperEngine, text: str, width: int) -> None:
-    window = asked(text, rows=width)
+    window = asked(text, num_hypotheses=width)
     assert tokens_of(run(tiny, [window])[0]) == slow_beams(tiny, asked(text), width)
 
 
 def test_beams_find_texts_at_least_as_likely_as_the_greedy_one(tiny: WhisperEngine) -> None:
     for text in SENTENCES:
-        (greedy,), (beams,) = run(tiny, [asked(text)]), run(tiny, [asked(text, rows=5)])
+        (greedy,), (beams,) = run(tiny, [asked(text)]), run(tiny, [asked(text, num_hypotheses=5)])
         assert greedy.evidence is not None
         assert beams.evidence is not None
         assert beams.evidence.avg_logprob >= greedy.evidence.avg_logprob - 1e-4
@@ -73,17 +73,17 @@ def test_beams_find_texts_at_least_as_likely_as_the_greedy_one(tiny: WhisperEngi
 
 def test_windows_decode_the_same_among_others_of_any_width(tiny: WhisperEngine) -> None:
     hows: list[dict[str, object]] = [
-        {"rows": 1},
-        {"rows": 3},
-        {"rows": 2, "temperature": 0.6},
-        {"rows": 5},
-        {"rows": 1, "temperature": 1.0},
-        {"rows": 3},
+        {"num_hypotheses": 1},
+        {"num_hypotheses": 3},
+        {"num_hypotheses": 2, "temperature": 0.6},
+        {"num_hypotheses": 5},
+        {"num_hypotheses": 1, "temperature": 1.0},
+        {"num_hypotheses": 3},
     ]
     texts = [LONG, FOX, PANGRAM, SENTENCES[1], SENTENCES[2], LONG]
     windows = [asked(text, **how) for text, how in zip(texts, hows, strict=True)]
-    together = [tokens_of(result) for result in run(tiny, windows)]
-    assert together == [tokens_of(run(tiny, [window])[0]) for window in windows]
+    encode_batch_size = [tokens_of(result) for result in run(tiny, windows)]
+    assert encode_batch_size == [tokens_of(run(tiny, [window])[0]) for window in windows]
     assert tiny.free() == 12
 
 
@@ -95,7 +95,7 @@ def test_sampling_is_seeded_by_the_window(tiny: WhisperEngine) -> None:
 
 
 def test_the_best_of_several_samples_is_the_likeliest(tiny: WhisperEngine) -> None:
-    (one,), (five,) = (run(tiny, [asked(LONG, temperature=1.0, rows=rows)]) for rows in (1, 5))
+    (one,), (five,) = (run(tiny, [asked(LONG, temperature=1.0, num_hypotheses=rows)]) for rows in (1, 5))
     assert one.evidence is not None
     assert five.evidence is not None
     assert five.evidence.avg_logprob >= one.evidence.avg_logprob
@@ -105,14 +105,14 @@ def test_the_best_of_several_samples_is_the_likeliest(tiny: WhisperEngine) -> No
 def test_beams_that_break_off_leave_their_best_open_text(tiny: WhisperEngine, tiny_folder: Path) -> None:
     cramped = load_engine(tiny_folder, settings(batch_size=3))
     cramped._cache.context = 20
-    (result,) = run(cramped, [asked(LONG, rows=3)])
+    (result,) = run(cramped, [asked(LONG, num_hypotheses=3)])
     assert result.evidence is not None
     assert result.evidence.exhausted
-    assert text_of(run(tiny, [asked(LONG, rows=3)])[0]).startswith(text_of(result)[:20])
+    assert text_of(run(tiny, [asked(LONG, num_hypotheses=3)])[0]).startswith(text_of(result)[:20])
 
 
 def test_a_window_of_several_rows_that_is_dropped_frees_all_of_them(tiny: WhisperEngine) -> None:
-    wide, other = asked(LONG, rows=5), asked(FOX)
+    wide, other = asked(LONG, num_hypotheses=5), asked(FOX)
     tiny.admit([wide, other])
     assert tiny.free() == 6
     tiny.drop([wide])
@@ -133,6 +133,6 @@ def test_a_window_that_comes_back_is_not_encoded_again(tiny: WhisperEngine, monk
 
     monkeypatch.setattr(tiny._model.encoder, "forward", counted)
     window = Window(0, say(FOX).copy())
-    first, again = run(tiny, [window])[0], run(tiny, [window.asked(rows=2)])[0]
+    first, again = run(tiny, [window])[0], run(tiny, [window.with_params(num_hypotheses=2)])[0]
     assert text_of(first) == text_of(again)
     assert encoded == [1]

@@ -53,9 +53,9 @@ async def test_a_gpu_understands_the_same_words(on_gpu: Pipeline) -> None:
 
 
 async def test_half_of_the_rows_are_enough(on_gpu: Pipeline) -> None:
-    rows = on_gpu.engine.rows
+    rows = on_gpu.engine.max_batch_size
     on_gpu.engine.halve()
-    assert on_gpu.engine.rows == rows // 2
+    assert on_gpu.engine.max_batch_size == rows // 2
     assert word_error_rate(FOX, (await on_gpu.transcribe(upload(wav(say(FOX))), Options())).text) == 0
 
 
@@ -63,7 +63,7 @@ def test_an_automatic_batch_is_as_large_as_pays() -> None:
     pipeline = build(settings(device="cuda", dtype="auto", batch_size=None))
     try:
         assert isinstance(pipeline.engine, WhisperEngine)
-        assert 16 <= pipeline.engine.rows <= 64
+        assert 16 <= pipeline.engine.max_batch_size <= 64
         assert pipeline.engine.device_name == torch.cuda.get_device_name()
     finally:
         pipeline.close()

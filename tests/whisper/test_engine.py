@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from handler.schema.window import SAMPLE_RATE, Decoding, Window, WindowResult
-from handler.whisper.batch import Hypothesis, Job
+from handler.schema.window import SAMPLE_RATE, DecodingParams, Window, WindowResult
+from handler.whisper.batch import Hypothesis, DecodeTask
 from handler.whisper.dims import Dims
 from handler.whisper.engine import WhisperEngine
 from handler.whisper.loading import load_engine, rows_that_fit
@@ -50,7 +50,7 @@ def test_a_step_looks_at_the_device_once(tiny: WhisperEngine, monkeypatch: pytes
     assert tiny.advance() == []
     assert looks == ["tolist"]
     monkeypatch.undo()
-    while tiny.free() < tiny.rows:
+    while tiny.free() < tiny.max_batch_size:
         tiny.advance()
 
 
@@ -59,7 +59,7 @@ def run(engine: WhisperEngine, windows: list[Window]) -> list[WindowResult]:
     waiting, done = list(windows), dict[Window, WindowResult]()
     while len(done) < len(windows):
         room, entering = engine.free(), list[Window]()
-        while waiting and (room := room - waiting[0].how.rows) >= 0:
+        while waiting and (room := room - waiting[0].params.num_hypotheses) >= 0:
             entering.append(waiting.pop(0))
         if entering:
             engine.admit(entering)
@@ -108,7 +108,7 @@ def test_base_decodes_the_same_tokens_as_transformers(
     base: WhisperEngine, base_folder: Path, shared: Path, language: str, task: str
 ) -> None:
     expected = theirs(base_folder, shared / "base", say(PANGRAM), language=language, task=task)
-    assert tokens_of(run(base, [Window(0, say(PANGRAM), how=Decoding(language=language, task=task))])[0]) == expected
+    assert tokens_of(run(base, [Window(0, say(PANGRAM), params=DecodingParams(language=language, task=task))])[0]) == expected
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +134,9 @@ def test_known_words_are_understood(tiny: WhisperEngine) -> None:
 
 def test_a_window_decodes_the_same_alone_and_in_a_batch_that_others_enter_and_leave(tiny: WhisperEngine) -> None:
     texts = [*SENTENCES, FOX, LONG, PANGRAM]
-    together = run(tiny, [Window(0, say(text)) for text in texts])
+    encode_batch_size = run(tiny, [Window(0, say(text)) for text in texts])
     alone = [run(tiny, [Window(0, say(text))])[0] for text in texts]
-    assert [tokens_of(result) for result in together] == [tokens_of(result) for result in alone]
+    assert [tokens_of(result) for result in encode_batch_size] == [tokens_of(result) for result in alone]
 
 
 def test_dropping_a_window_leaves_the_others_as_they_were(tiny: WhisperEngine) -> None:
@@ -174,14 +174,14 @@ def test_the_language_is_detected(base: WhisperEngine) -> None:
     (result,) = run(base, [Window(0, say(PANGRAM))])
     assert result.language == "en"
     assert result.languages["en"] > 0.9
-    (only,) = run(base, [Window(0, say(PANGRAM), how=Decoding(detect_only=True))])
+    (only,) = run(base, [Window(0, say(PANGRAM), params=DecodingParams(detect_only=True))])
     assert (only.language, only.segments) == ("en", ())
 
 
 def test_a_prompt_is_taken_into_account_and_never_echoed(tiny: WhisperEngine) -> None:
     spoken = say("My colleague Kaylee Smyth wrote to Jon.")
     plain = text_of(run(tiny, [Window(0, spoken)])[0])
-    prompted = text_of(run(tiny, [Window(0, spoken, how=Decoding(prompt="A letter from Kaylee Smyth to Jon."))])[0])
+    prompted = text_of(run(tiny, [Window(0, spoken, params=DecodingParams(prompt="A letter from Kaylee Smyth to Jon."))])[0])
     assert "Smyth" in prompted
     assert "Smyth" not in plain
     assert "letter" not in prompted
@@ -190,7 +190,7 @@ def test_a_prompt_is_taken_into_account_and_never_echoed(tiny: WhisperEngine) ->
 def test_a_prompt_too_long_keeps_its_end(tiny: WhisperEngine) -> None:
     spoken = say("My colleague Kaylee Smyth wrote to Jon.")
     prompted = text_of(
-        run(tiny, [Window(0, spoken, how=Decoding(prompt=" ".join(SENTENCES * 3) + " A letter from Kaylee Smyth to Jon."))])[0]
+        run(tiny, [Window(0, spoken, params=DecodingParams(prompt=" ".join(SENTENCES * 3) + " A letter from Kaylee Smyth to Jon."))])[0]
     )
     assert "Smyth" in prompted
 
@@ -261,14 +261,14 @@ def cramped(tiny_folder: Path) -> WhisperEngine:
 def test_a_window_whose_context_runs_out_is_left_off_behind_its_last_whole_segment(cramped: WhisperEngine) -> None:
     window = Window(0, say(LONG))
     (first,) = run(cramped, [window])
-    assert first.rest_s is not None
+    assert first.seek_s is not None
     assert first.evidence is not None
     assert first.evidence.exhausted
-    assert first.segments[-1].start < first.rest_s < window.seconds
+    assert first.segments[-1].start < first.seek_s < window.seconds
     texts = [text_of(first)]
     result = first
-    while result.rest_s:
-        window = window.part(window.start + round(result.rest_s * SAMPLE_RATE), window.end)
+    while result.seek_s:
+        window = window.part(window.start + round(result.seek_s * SAMPLE_RATE), window.end)
         (result,) = run(cramped, [window])
         texts.append(text_of(result))
     assert word_error_rate(LONG, " ".join(texts)) <= 0.12
@@ -280,11 +280,13 @@ def test_a_loop_is_cut_told_and_what_follows_is_left_to_be_decoded(tiny: Whisper
     loop = tiny._tokenizer.encode(" over and")
 
     def result(tokens: list[int]) -> tuple[str, float | None]:
-        job = Job(Window(0, silence(20)), (ids.sot,), "en", {}, torch.zeros(0), 1500, found=[Hypothesis(tokens, [0.0] * len(tokens))])
+        job = DecodeTask(
+            Window(0, silence(20)), (ids.sot,), "en", {}, torch.zeros(0), 1500, found=[Hypothesis(tokens, [0.0] * len(tokens))]
+        )
         text = tiny._outcomes._text(job)
         assert text.evidence is not None
         assert text.evidence.looped
-        return "".join(tiny._tokenizer.decode(part.ids) for part in text.parts), text.rest_s
+        return "".join(tiny._tokenizer.decode(part.ids) for part in text.parts), text.seek_s
 
     end = ids.timestamp_begin + 250
     assert result([ids.timestamp_begin, *said, end, end, *loop * 30, ids.eot]) == (" The fox jumps.", 5.0)
@@ -317,7 +319,7 @@ def test_a_batch_cut_in_half_decodes_what_begins_anew(tiny_folder: Path) -> None
     engine.admit(windows)
     engine.advance()
     engine.halve()
-    assert (engine.rows, engine.free()) == (2, 2)
+    assert (engine.max_batch_size, engine.free()) == (2, 2)
     for window, sentence in zip(windows, SENTENCES, strict=False):
         assert word_error_rate(sentence, text_of(run(engine, [window])[0])) <= 0.1
 
@@ -334,4 +336,4 @@ def test_the_largest_batch_is_what_the_memory_holds() -> None:
 
 
 def test_an_automatic_batch_size_takes_what_is_free(tiny_folder: Path) -> None:
-    assert load_engine(tiny_folder, settings(batch_size=None)).rows == 16
+    assert load_engine(tiny_folder, settings(batch_size=None)).max_batch_size == 16

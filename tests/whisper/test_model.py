@@ -77,7 +77,7 @@ def test_decoding_with_the_cache_equals_full_recomputation_at_uneven_positions()
     following = [[21, 22, 23, 24], [31, 32, 33, 34]]
     cache = Cache(SMALL, 4, CPU, torch.float32)
     slots = slice(1, 3)
-    model.decoder.attach(audio, cache, slots)
+    model.decoder.write_cross_kv(audio, cache, slots)
     padded = torch.tensor([[*prompts[0], 0, 0], prompts[1]])
     model.decoder(padded, torch.arange(5).expand(2, 5), cache, slots, 5)
     stepped = []
@@ -88,7 +88,7 @@ def test_decoding_with_the_cache_equals_full_recomputation_at_uneven_positions()
     for row in range(2):
         whole = torch.tensor([prompts[row] + following[row]])
         fresh = Cache(SMALL, 1, CPU, torch.float32)
-        model.decoder.attach(audio[row : row + 1], fresh, slice(0, 1))
+        model.decoder.write_cross_kv(audio[row : row + 1], fresh, slice(0, 1))
         full = model.decoder(whole, torch.arange(whole.shape[1])[None], fresh, slice(0, 1), whole.shape[1])[0, -4:]
         assert torch.allclose(torch.stack(stepped)[:, row], full, atol=1e-5)
 

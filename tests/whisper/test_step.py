@@ -29,7 +29,7 @@ def made(slots: int, model: Whisper | None = None, device: torch.device = CPU) -
     step = Step(model.decoder, cache, suppression(IDS, [1, 2, 7], device), IDS)
     if device.type != "meta":
         torch.manual_seed(1)
-        model.decoder.attach(torch.randn(slots, SMALL.n_audio_ctx, 64).to(device), cache, slice(0, slots))
+        model.decoder.write_cross_kv(torch.randn(slots, SMALL.n_audio_ctx, 64).to(device), cache, slice(0, slots))
         step.prompt.fill_(1)
         step.history.count.fill_(1)
         step.history.last.copy_(torch.arange(slots) + IDS.timestamp_begin)
@@ -86,15 +86,15 @@ def test_slots_keep_what_they_hear_when_the_length_changes() -> None:
     step, cache = made(3, model)
     torch.manual_seed(2)
     audio = torch.randn(3, 20, 64)
-    cache.fit(20, 0)
-    model.decoder.attach(audio, cache, slice(0, 3))
+    cache.resize_audio(20, 0)
+    model.decoder.write_cross_kv(audio, cache, slice(0, 3))
     short = step.logits(3, 8)
-    cache.fit(35, 3)
+    cache.resize_audio(35, 3)
     assert cache.heard(0)[0].shape[2] == 35
     assert torch.allclose(step.logits(3, 8), short, atol=1e-5)
     cache.move(2, 0, 8)
     assert torch.allclose(step.logits(1, 8)[0], step.logits(3, 8)[0], atol=1e-5)
-    cache.fit(20, 3)
+    cache.resize_audio(20, 3)
     assert torch.allclose(step.logits(3, 8)[1:], short[1:], atol=1e-5)
 
 

@@ -32,7 +32,7 @@ T = TypeVar("T")
 _WEIGHTS, _SUMS, _DRAFT = "model.safetensors", "sums.json", ".draft-"
 
 
-class Kept:
+class ConversionCache:
     """Where the conversions of one checkpoint file lie, one folder for each number format. Written to the last of the places."""
 
     def __init__(self, places: Sequence[Path], source: Path, over: threading.Event | None = None) -> None:
@@ -83,7 +83,7 @@ class Kept:
         """Whether some number format is kept."""
         return bool(self._sound)
 
-    def later(self, dtype: str, tensors: "Mapping[str, Tensor]") -> None:
+    def schedule_write(self, dtype: str, tensors: "Mapping[str, Tensor]") -> None:
         """Note tensors for `write`."""
         self._noted = dtype, dict(tensors)
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from handler import logs
-from handler.engine.cpu_tuning import work_alone
+from handler.engine.cpu_tuning import use_one_thread
 from handler.errors import ModelUnavailable
-from handler.whisper.checkpoint.conversion_cache import READERS, Kept
+from handler.whisper.checkpoint.conversion_cache import READERS, ConversionCache
 from handler.whisper.checkpoint.ctranslate2 import open_ctranslate2
 from handler.whisper.checkpoint.layout import KINDS, Checkpoint, brief, faults_of
 from handler.whisper.checkpoint.openai import open_openai
-from handler.whisper.checkpoint.safetensors_file import SafeFile
+from handler.whisper.checkpoint.safetensors_file import SafetensorsFile
 from handler.whisper.checkpoint.transformers import open_transformers
 from handler.whisper.layers import Linear, packs
 from handler.whisper.model import Whisper
@@ -42,7 +42,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     raise ModelUnavailable(f"model folder {folder.name} has no weights: expected model.safetensors, model.bin or a .pt file; {KINDS} work")
 
 
-def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, kept: Kept | None = None) -> Whisper:
+def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, kept: ConversionCache | None = None) -> Whisper:
     """The network of a checkpoint with its weights on `device`; from what is kept of it, or noted there to be kept.
 
     Raises ModelUnavailable for a missing or misshapen tensor.
@@ -54,14 +54,14 @@ def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, kept:
     tensors = None
     if file:
         try:
-            tensors = _tensors(model, SafeFile(file).tensor, device, dtype)
+            tensors = _tensors(model, SafetensorsFile(file).tensor, device, dtype)
         except (OSError, ValueError, KeyError) as exc:  # another process has removed it, or another version has written it
             logs.warning("kept_checkpoint_unreadable", folder=str(file.parent), reason=brief(exc))
     if tensors is None:
         with faults_of(checkpoint.file):
             tensors = _tensors(model, partial(_assemble, checkpoint), device, dtype)
         if kept:
-            kept.later(name_of_dtype, tensors)
+            kept.schedule_write(name_of_dtype, tensors)
     model.load_state_dict(tensors, assign=True)
     return model.requires_grad_(False).eval()
 
@@ -80,7 +80,7 @@ def _tensors(model: Whisper, read: Callable[[str], Tensor], device: torch.device
 
     wanted = model.state_dict()
     soon = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Linear)}  # laid out, and let go of
-    with ThreadPoolExecutor(READERS, initializer=work_alone) as readers:
+    with ThreadPoolExecutor(READERS, initializer=use_one_thread) as readers:
         return dict(zip(wanted, readers.map(placed, wanted, wanted.values()), strict=True))
 
 

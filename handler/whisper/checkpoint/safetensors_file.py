@@ -21,7 +21,7 @@ _LENGTH_BYTES = 8
 _LONGEST_HEADER = 100 * 1024**2  # bytes, as the reference implementation has it
 
 
-class SafeFile:
+class SafetensorsFile:
     """What a file holds; `tensor` may be called from several threads at once."""
 
     def __init__(self, path: Path) -> None:

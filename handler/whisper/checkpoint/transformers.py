@@ -7,7 +7,7 @@ from torch import Tensor
 
 from handler.errors import ModelUnavailable
 from handler.whisper.checkpoint.layout import KINDS, Checkpoint, TensorNames, faults_of, head_pairs, read_config
-from handler.whisper.checkpoint.safetensors_file import SafeFile
+from handler.whisper.checkpoint.safetensors_file import SafetensorsFile
 from handler.whisper.dims import Dims
 
 NAMES = TensorNames(
@@ -52,7 +52,7 @@ def open_transformers(path: Path) -> Checkpoint:
         if not file.is_file():
             raise ModelUnavailable(f"{name} is missing from model folder {path.parent.name}")
         with faults_of(name):
-            readers.append(SafeFile(file))
+            readers.append(SafetensorsFile(file))
     where = {key: reader for reader in readers for key in reader.names()}
     # WhisperForConditionalGeneration says model.encoder…, WhisperModel says encoder…
     short = "" if any(key.startswith("model.") for key in where) else "model."
