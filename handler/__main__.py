@@ -7,12 +7,12 @@ from handler.errors import AsrError
 from handler.exit_codes import CANNOT_START, DEVICE_LOST
 from handler.settings import SettingsError
 
-CONCURRENCY = 4  # times the rows of the batch: so many jobs in work, where nobody says how many
+JOBS_PER_SEQUENCE = 4  # jobs in work for each sequence of the batch, if CONCURRENCY is unset
 
 
 def main() -> None:
     """Load the model, then serve the queue until the platform ends the process."""
-    os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")  # its own default logs every result whole
+    os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")  # the SDK's own default logs complete results
     try:
         from handler import worker
     except (AsrError, SettingsError) as exc:
@@ -20,9 +20,9 @@ def main() -> None:
         sys.exit(CANNOT_START)
     from handler.jobs.worker_loop import serve
 
-    settings, rows = worker.settings, worker.pipeline.engine.max_batch_size
-    # Constant, since the SDK waits until it is idle to change it; some wait while others are decoded.
-    concurrency = settings.concurrency or min(settings.max_requests, CONCURRENCY * rows)
+    settings, pipeline = worker.settings, worker.pipeline
+    # Constant, since the SDK waits until it is idle to change it; some jobs wait while others are decoded.
+    concurrency = settings.concurrency or min(settings.max_requests, JOBS_PER_SEQUENCE * pipeline.engine.max_batch_size)
     config = {
         "handler": worker.stream if settings.stream else worker.handler,
         "return_aggregate_stream": True,
@@ -31,8 +31,8 @@ def main() -> None:
     try:
         serve(config, settings.drain_timeout_s)
     finally:
-        worker.pipeline.close()  # a thread that works on while the interpreter ends would crash it
-    if worker.pipeline.runner.fault is not None:
+        pipeline.close()  # a thread that is still working while the interpreter exits would crash it
+    if pipeline.runner.fault is not None:
         sys.exit(DEVICE_LOST)
 
 

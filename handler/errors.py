@@ -1,4 +1,4 @@
-"""Every error that a caller can meet, typed once. Knows no HTTP, no queue and no exit code: the doors translate.
+"""Every error that a caller can meet, typed once. Knows no HTTP, no queue and no exit code: entry points translate.
 
 AsrError
 ├── InvalidRequest         invalid_request
@@ -26,27 +26,27 @@ from typing import ClassVar
 
 
 class AsrError(Exception):
-    """An error with a stable code, whose message says what was expected and what came."""
+    """An error with a stable code and a message that says what was expected and what was received."""
 
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, field: str | None = None) -> None:
-        """`field`: the name of the request's field that the error is about, where it is about one."""
+        """`field`: the name of the request's field that the error is about, if it is about one."""
         self.field = field
-        self.message = message.encode("utf-8", "backslashreplace").decode()  # half a character would break every sender
+        self.message = message.encode("utf-8", "backslashreplace").decode()  # a lone surrogate would break every sender
         super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
 
     def as_dict(self) -> dict[str, str | bool]:
-        """The shape in which every JSON door shows it."""
+        """Return the error as every JSON interface sends it."""
         return {"code": self.code, "message": self.message, "retryable": self.retryable}
 
 
 class InvalidRequest(AsrError):
-    """The request is not of the form that the door expects."""
+    """The request does not have the expected form."""
 
     code = "invalid_request"
 
@@ -64,17 +64,17 @@ class ModelNotFound(AsrError):
 
 
 class MediaError(AsrError):
-    """The bytes arrived, and no audio can be had from them."""
+    """The bytes arrived, but no audio can be decoded from them."""
 
 
 class UnsupportedMedia(MediaError):
-    """The bytes are of no audio or video format that is known here."""
+    """The bytes are in no supported audio or video format."""
 
     code = "unsupported_media"
 
 
 class NoAudioStream(MediaError):
-    """A media file with no audio in it: no stream, or no samples."""
+    """A media file without audio: it has no audio stream, or no samples."""
 
     code = "no_audio_stream"
 
@@ -86,13 +86,13 @@ class CorruptMedia(MediaError):
 
 
 class TooLarge(AsrError):
-    """More bytes than the cap."""
+    """The file has more bytes than the limit."""
 
     code = "too_large"
 
 
 class TooLong(AsrError):
-    """More seconds of audio than the cap."""
+    """The audio has more seconds than the limit."""
 
     code = "too_long"
 
@@ -104,48 +104,48 @@ class DownloadBlocked(AsrError):
 
 
 class DownloadFailed(AsrError):
-    """The other side did not deliver."""
+    """The server of the audio did not deliver it."""
 
     code = "download_failed"
     retryable = True
 
 
 class UploadFailed(AsrError):
-    """The place that a result was to go to did not take it."""
+    """The upload target of a result did not accept it."""
 
     code = "upload_failed"
     retryable = True
 
 
 class ModelUnavailable(AsrError):
-    """The model's files are missing, incomplete, or not of a kind that is known here."""
+    """The model's files are missing, incomplete, or in no supported format."""
 
     code = "model_unavailable"
     retryable = True
 
 
 class Overloaded(AsrError):
-    """More work is waiting than the bound allows."""
+    """More requests are in work than the limit allows."""
 
     code = "overloaded"
     retryable = True
 
 
 class DeadlineExceeded(AsrError):
-    """The time given to the request is over."""
+    """The request took longer than its time limit."""
 
     code = "deadline_exceeded"
     retryable = True
 
 
 class Cancelled(AsrError):
-    """Whoever asked does not want the answer any more."""
+    """The request was cancelled by its caller, or by a shutdown."""
 
     code = "cancelled"
 
 
 class OutOfMemory(AsrError):
-    """The device has no room for the work."""
+    """The device has too little memory for the work."""
 
     code = "out_of_memory"
     retryable = True
@@ -158,12 +158,12 @@ class Internal(AsrError):
 
 
 class DeviceLost(Internal):
-    """Nothing will run on the device any more; another process may do better."""
+    """The device cannot be used by this process any more; another process may succeed."""
 
     code = "device_lost"
     retryable = True
 
 
 def all_kinds(root: type[AsrError] = AsrError) -> set[type[AsrError]]:
-    """Every class of the tree."""
+    """Return every class of the tree, `root` included."""
     return {root}.union(*map(all_kinds, root.__subclasses__()))

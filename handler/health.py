@@ -1,4 +1,4 @@
-"""Whether what runs in this container is well: a server by its `/hc`, a queue worker by being there. Knows no model."""
+"""Check whether this container is healthy: a server by its `/hc`, a queue worker by its process. Knows no model."""
 
 import http.client
 import os
@@ -8,19 +8,20 @@ from pathlib import Path
 from handler.settings import Settings
 
 FIRST_PROCESS = Path("/proc/1/cmdline")
-STARTING = 204  # where the platform has asked for it by PORT_HEALTH
+STARTING = 204  # a starting server's status, if the platform set PORT_HEALTH
 
 
 def main() -> int:
-    """0 where it is well, 1 where it is not or cannot take work yet."""
+    """Return 0 if the container is healthy, 1 if it is not or cannot take work yet."""
     if b"local_server" not in FIRST_PROCESS.read_bytes():
-        return 0  # the SDK tells the platform of a worker, and its process ends where it cannot go on
+        return 0  # the SDK reports a worker to the platform, and its process ends when it cannot continue
     settings = Settings.from_env(os.environ)
-    return 0 if status("127.0.0.1" if settings.host == "*" else settings.host, settings.port) in (200, STARTING) else 1
+    host = "127.0.0.1" if settings.host == "*" else settings.host
+    return 0 if status(host, settings.port) in (200, STARTING) else 1
 
 
 def status(host: str, port: int) -> int | None:
-    """What `/hc` says at an address; None where nobody answers."""
+    """Return the HTTP status of `/hc` at an address; None if nothing answers."""
     connection = http.client.HTTPConnection(host, port, timeout=4)
     try:
         connection.request("GET", "/hc")

@@ -1,4 +1,4 @@
-"""The platform's SDK, imported without the second that it would spend on the processor's name. Knows no job and no door."""
+"""Import the platform's SDK without the second that it would spend on the processor's name. Knows no job."""
 
 import importlib
 import sys
@@ -9,26 +9,26 @@ from pathlib import Path
 from types import ModuleType
 
 _CPUINFO = Path("/proc/cpuinfo")
-_importing = threading.Lock()
+_import_lock = threading.Lock()
 
 
 def import_sdk(name: str = "runpod") -> ModuleType:
-    """The SDK or a module of it; from any thread."""
-    with _importing:
+    """Return the SDK or one of its modules. May be called from any thread."""
+    with _import_lock:
         if "runpod" not in sys.modules:
-            with _processor_named():
+            with _cpuinfo_stand_in():
                 importlib.import_module("runpod")
     return importlib.import_module(name)
 
 
 @contextmanager
-def _processor_named() -> Iterator[None]:
-    """While the SDK is imported, what it asks for the processor's name reads it from Linux.
+def _cpuinfo_stand_in() -> Iterator[None]:
+    """Replace the module `cpuinfo` by one that reads the processor's name from Linux, while the SDK is imported.
 
-    runpod/serverless/utils/rp_debugger.py asks py-cpuinfo for it at import, which starts a process that measures the processor
-    for a second, and keeps nothing but the name.
+    runpod/serverless/utils/rp_debugger.py asks py-cpuinfo for the name at import, which starts a process that measures
+    the processor for a second; nothing but the name is used.
     """
-    name = _processor()
+    name = _processor_name()
     if name is None or "cpuinfo" in sys.modules:
         yield
         return
@@ -38,10 +38,10 @@ def _processor_named() -> Iterator[None]:
     try:
         yield
     finally:
-        del sys.modules["cpuinfo"]  # whoever else asks gets the whole answer
+        del sys.modules["cpuinfo"]  # any other module that imports it gets the real one
 
 
-def _processor() -> str | None:
-    """The processor's name as Linux has it; None elsewhere."""
+def _processor_name() -> str | None:
+    """Return the processor's name as Linux reports it; None on other systems."""
     lines = _CPUINFO.read_text().splitlines() if _CPUINFO.is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)

@@ -1,4 +1,7 @@
-"""The configuration: a frozen Settings read from the environment, once. The only reader of the environment; knows no room of the house."""
+"""The configuration: a frozen Settings, read from the environment once.
+
+The only reader of the environment. Knows no other package.
+"""
 
 import os
 from collections.abc import Callable, Mapping
@@ -8,9 +11,13 @@ from typing import Any
 
 from handler.logs import LEVELS
 
+GIB = 1024**3  # bytes
+_DAY_S = 24 * 3600
+_FLAGS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
 
 class SettingsError(ValueError):
-    """A variable of the environment has a value that cannot be used; the text names it, the value and what was expected."""
+    """An environment variable has an unusable value; the message names it, its value and what was expected."""
 
     def __init__(self, name: str, value: object, expected: str) -> None:
         super().__init__(f"{name}={value!r}: expected {expected}")
@@ -24,15 +31,14 @@ def _folder(name: str, raw: str) -> Path:
     return Path(raw)
 
 
-def _names(name: str, raw: str) -> tuple[str, ...]:
+def _comma_separated(name: str, raw: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in raw.split(",") if part.strip())
 
 
 def _flag(name: str, raw: str) -> bool:
-    values = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-    if raw.lower() not in values:
-        raise SettingsError(name, raw, f"one of {', '.join(values)}")
-    return values[raw.lower()]
+    if raw.lower() not in _FLAGS:
+        raise SettingsError(name, raw, f"one of {', '.join(_FLAGS)}")
+    return _FLAGS[raw.lower()]
 
 
 def _one_of(*values: str) -> Callable[[str, str], str]:
@@ -44,7 +50,7 @@ def _one_of(*values: str) -> Callable[[str, str], str]:
     return parse
 
 
-def _whole(low: int, high: int) -> Callable[[str, str], int]:
+def _integer(low: int, high: int) -> Callable[[str, str], int]:
     def parse(name: str, raw: str) -> int:
         if not (raw.isascii() and raw.isdigit() and low <= int(raw) <= high):
             raise SettingsError(name, raw, f"a whole number from {low} to {high}")
@@ -57,32 +63,30 @@ def _batch_size(name: str, raw: str) -> int | None:
     if raw == "auto":
         return None
     try:
-        return _whole(1, 1024)(name, raw)
+        return _integer(1, 1024)(name, raw)
     except SettingsError as exc:
         raise SettingsError(name, raw, "auto or a whole number from 1 to 1024") from exc
 
 
-def _seconds(low: float, high: float) -> Callable[[str, str], float]:
+def _number(low: float, high: float, expected: str) -> Callable[[str, str], float]:
     def parse(name: str, raw: str) -> float:
         try:
             value = float(raw)
         except ValueError:
             value = float("nan")
         if not low <= value <= high:
-            raise SettingsError(name, raw, f"seconds, a number from {low:g} to {high:g}")
+            raise SettingsError(name, raw, expected)
         return value
 
     return parse
 
 
-def _amount(name: str, raw: str) -> float:
-    try:
-        value = float(raw)
-    except ValueError:
-        value = float("nan")
-    if not 0 <= value <= 1000:
-        raise SettingsError(name, raw, "a number from 0 to 1000")
-    return value
+def _seconds(low: float, high: float) -> Callable[[str, str], float]:
+    return _number(low, high, f"seconds, a number from {low:g} to {high:g}")
+
+
+def _price(name: str, raw: str) -> float:
+    return _number(0, 1000, "a number from 0 to 1000")(name, raw)
 
 
 def _web_address(name: str, raw: str) -> str:
@@ -98,128 +102,184 @@ def _device(name: str, raw: str) -> str:
     return raw
 
 
-def _var(name: str, default: Any, parse: Callable[[str, str], Any], doc: str, secret: bool = False) -> Any:
+def _variable(name: str, default: Any, parse: Callable[[str, str], Any], doc: str, secret: bool = False) -> Any:
     return field(default=default, repr=not secret, metadata={"name": name, "parse": parse, "doc": doc})
-
-
-GIB = 1024**3
-_DAY_S = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How this process runs. Each field is one variable; an empty variable counts as unset."""
 
-    host: str = _var("HOST", "*", _text, "address to listen on, `*` for all")
-    port: int = _var("PORT", 8000, _whole(0, 65535), "port to listen on")
-    port_health: int | None = _var(
-        "PORT_HEALTH", None, _whole(0, 65535), "port of RunPod's load balancer for `/hc`; where set, a starting server says 204"
+    host: str = _variable("HOST", "*", _text, "address to listen on, `*` for all")
+    port: int = _variable("PORT", 8000, _integer(0, 65535), "port to listen on")
+    port_health: int | None = _variable(
+        "PORT_HEALTH",
+        None,
+        _integer(0, 65535),
+        "port of RunPod's load balancer for `/hc`; if set, a starting server answers 204",
     )
-    model_id: str = _var(
-        "MODEL_ID", "openai/whisper-large-v3", _text, "Hub id, folder, or `pkg:PACKAGE/FOLDER` inside an installed Python package"
+    model_id: str = _variable(
+        "MODEL_ID",
+        "openai/whisper-large-v3",
+        _text,
+        "Hub id, folder, or `pkg:PACKAGE/FOLDER` inside an installed Python package",
     )
-    model_revision: str | None = _var("MODEL_REVISION", None, _text, "branch, tag or commit of a Hub id")
-    cache_dir: Path = _var("CACHE_DIR", Path("/data"), _folder, "where models are kept")
-    flash_attention_2: bool = _var("FLASH_ATTENTION_2", False, _flag, "`1` asks for FlashAttention-2 by name where GPU and dtype allow it")
-    batch_size: int | None = _var("BATCH_SIZE", 16, _batch_size, "windows decoded together; `auto`: as many as the free memory holds")
-    max_new_tokens: int = _var(
-        "MAX_NEW_TOKENS", 128, _whole(1, 448), "tokens a window may produce before it is checked for a loop; then it is continued"
+    model_revision: str | None = _variable("MODEL_REVISION", None, _text, "branch, tag or commit of a Hub id")
+    cache_dir: Path = _variable("CACHE_DIR", Path("/data"), _folder, "folder that models are kept in")
+    flash_attention_2: bool = _variable(
+        "FLASH_ATTENTION_2", False, _flag, "`1` selects FlashAttention-2 if GPU and dtype allow it"
     )
-    chunk_length_s: float = _var("CHUNK_LENGTH_S", 30.0, _seconds(1, _DAY_S), "longest window, seconds")
-    stride_length_s: float = _var(
+    batch_size: int | None = _variable(
+        "BATCH_SIZE", 16, _batch_size, "windows decoded together; `auto`: as many as the free memory holds"
+    )
+    max_new_tokens: int = _variable(
+        "MAX_NEW_TOKENS",
+        128,
+        _integer(1, 448),
+        "tokens that a window may produce before it is checked for a loop; then it is continued",
+    )
+    chunk_length_s: float = _variable("CHUNK_LENGTH_S", 30.0, _seconds(1, _DAY_S), "longest window, seconds")
+    stride_length_s: float = _variable(
         "STRIDE_LENGTH_S",
         None,
         _seconds(0, _DAY_S),
-        "how far back from the end of a full window a pause is looked for, and how far windows overlap where speech has none",
+        "how far back from the end of a full window a pause is searched, and how far windows overlap if there is none",
     )
-    device: str = _var("DEVICE", "auto", _device, "`auto`, `cpu`, `cuda` or `cuda:N`")
-    dtype: str = _var("DTYPE", "auto", _one_of("auto", "float32", "bfloat16", "float16"), "`auto`, `float32`, `bfloat16` or `float16`")
-    audio_context: str = _var(
-        "AUDIO_CONTEXT", "auto", _one_of("auto", "short", "full"),
-        "how much the encoder hears: `full`, 30 s always, or `short`, a window and 6 s of silence; `auto` is short on a CPU",
-    )  # fmt: skip
-    startup_check: bool = _var(
-        "STARTUP_CHECK", True, _flag, "`0` starts also where the model does not understand the English sentence that it is tried with"
+    device: str = _variable("DEVICE", "auto", _device, "`auto`, `cpu`, `cuda` or `cuda:N`")
+    dtype: str = _variable(
+        "DTYPE",
+        "auto",
+        _one_of("auto", "float32", "bfloat16", "float16"),
+        "`auto`, `float32`, `bfloat16` or `float16`",
     )
-    max_requests: int = _var("MAX_REQUESTS", 128, _whole(1, 4096), "requests in work at once; more are `overloaded`")
-    max_bytes: int = _var("MAX_BYTES", 4 * GIB, _whole(1, 1024 * GIB), "largest file, bytes")
-    max_duration_s: float = _var("MAX_DURATION_S", _DAY_S, _seconds(1, 100 * _DAY_S), "longest audio, seconds")
-    download_timeout_s: float = _var("DOWNLOAD_TIMEOUT_S", 600.0, _seconds(0.01, _DAY_S), "time for one whole download, seconds")
-    upload_silence_s: float = _var(
+    audio_context: str = _variable(
+        "AUDIO_CONTEXT",
+        "auto",
+        _one_of("auto", "short", "full"),
+        "input of the encoder: `full`, always 30 s, or `short`, a window and 6 s of silence; `auto` is short on a CPU",
+    )
+    startup_check: bool = _variable(
+        "STARTUP_CHECK", True, _flag, "`0` starts even if the model does not understand the English test sentence"
+    )
+    max_requests: int = _variable(
+        "MAX_REQUESTS", 128, _integer(1, 4096), "requests in work at once; more are `overloaded`"
+    )
+    max_bytes: int = _variable("MAX_BYTES", 4 * GIB, _integer(1, 1024 * GIB), "largest file, bytes")
+    max_duration_s: float = _variable("MAX_DURATION_S", _DAY_S, _seconds(1, 100 * _DAY_S), "longest audio, seconds")
+    download_timeout_s: float = _variable(
+        "DOWNLOAD_TIMEOUT_S", 600.0, _seconds(0.01, _DAY_S), "time for one complete download, seconds"
+    )
+    upload_silence_s: float = _variable(
         "UPLOAD_SILENCE_S",
         60.0,
         _seconds(0.01, _DAY_S),
-        "longest time between two pieces of an upload, and for all that comes before its file, seconds",
+        "longest time between two pieces of an upload, and for everything that precedes its file, seconds",
     )
-    request_timeout_s: float = _var(
-        "REQUEST_TIMEOUT_S", _DAY_S, _seconds(0.01, 100 * _DAY_S), "time for one request, its download or upload included, seconds"
+    request_timeout_s: float = _variable(
+        "REQUEST_TIMEOUT_S",
+        _DAY_S,
+        _seconds(0.01, 100 * _DAY_S),
+        "time for one request, including its download or upload, seconds",
     )
-    drain_timeout_s: int = _var(
-        "DRAIN_TIMEOUT_S", 60, _whole(0, _DAY_S), "time that a process which is told to end gives to what is in work, whole seconds"
+    drain_timeout_s: int = _variable(
+        "DRAIN_TIMEOUT_S", 60, _integer(0, _DAY_S), "time that a stopping process gives to running work, whole seconds"
     )
-    execution_timeout_s: float = _var(
-        "EXECUTION_TIMEOUT_S", 600.0, _seconds(1, _DAY_S), "time that the queue gives to a job which names none, seconds"
+    execution_timeout_s: float = _variable(
+        "EXECUTION_TIMEOUT_S", 600.0, _seconds(1, _DAY_S), "time of the queue for a job that names none, seconds"
     )
-    concurrency: int | None = _var("CONCURRENCY", None, _whole(1, 4096), "jobs of the queue in work at once")
-    stream: bool = _var("RUNPOD_STREAM", False, _flag, "`1` makes the queue worker stream text as it is done")
-    progress_interval_s: float = _var(
-        "PROGRESS_INTERVAL_S", 2.0, _seconds(0, _DAY_S), "least time between two updates on a job of the queue, seconds; `0` sends none"
+    concurrency: int | None = _variable("CONCURRENCY", None, _integer(1, 4096), "jobs of the queue in work at once")
+    stream: bool = _variable("RUNPOD_STREAM", False, _flag, "`1` makes the queue worker stream text as it is decoded")
+    progress_interval_s: float = _variable(
+        "PROGRESS_INTERVAL_S",
+        2.0,
+        _seconds(0, _DAY_S),
+        "shortest time between two updates on a job of the queue, seconds; `0` sends none",
     )
-    max_result_bytes: int = _var(
-        "MAX_RESULT_BYTES", 10_000_000, _whole(10_000, GIB), "largest answer to a job of the queue, bytes; more goes to a bucket"
+    max_result_bytes: int = _variable(
+        "MAX_RESULT_BYTES",
+        10_000_000,
+        _integer(10_000, GIB),
+        "largest answer to a job of the queue, bytes; a larger one goes to a bucket",
     )
-    bucket_endpoint_url: str | None = _var("BUCKET_ENDPOINT_URL", None, _web_address, "address of the S3 service that takes large answers")
-    bucket_region: str | None = _var("BUCKET_REGION", None, _text, "its region, where the address does not name it")
-    bucket_name: str | None = _var("BUCKET_NAME", None, _text, "bucket for them")
-    bucket_access_key_id: str | None = _var("BUCKET_ACCESS_KEY_ID", None, _text, "key of that bucket")
-    bucket_secret_access_key: str | None = _var("BUCKET_SECRET_ACCESS_KEY", None, _text, "its secret", secret=True)
-    runpod_api_key: str | None = _var("RUNPOD_API_KEY", None, _text, "RunPod's key for `asr submit`", secret=True)
-    resume_dir: Path | None = _var(
+    bucket_endpoint_url: str | None = _variable(
+        "BUCKET_ENDPOINT_URL", None, _web_address, "address of the S3 service that stores large answers"
+    )
+    bucket_region: str | None = _variable(
+        "BUCKET_REGION", None, _text, "region of the bucket, if the address does not name it"
+    )
+    bucket_name: str | None = _variable("BUCKET_NAME", None, _text, "bucket for large answers")
+    bucket_access_key_id: str | None = _variable("BUCKET_ACCESS_KEY_ID", None, _text, "key of the bucket")
+    bucket_secret_access_key: str | None = _variable(
+        "BUCKET_SECRET_ACCESS_KEY", None, _text, "secret of the bucket", secret=True
+    )
+    runpod_api_key: str | None = _variable("RUNPOD_API_KEY", None, _text, "RunPod's key for `asr submit`", secret=True)
+    resume_dir: Path | None = _variable(
         "RESUME_DIR",
         None,
         _folder,
-        "folder where finished windows are kept, so that a job which comes again goes on; it holds people's text",
+        "folder for finished windows, so that a repeated job continues; it contains users' text",
     )
-    resume_bytes: int = _var("RESUME_BYTES", GIB, _whole(0, 1024 * GIB), "most that is kept there, bytes")
-    resume_age_s: float = _var("RESUME_AGE_S", 7 * _DAY_S, _seconds(1, 1000 * _DAY_S), "longest that a window is kept unused, seconds")
-    api_keys: tuple[str, ...] = _var(
-        "API_KEY", (), _names, "keys of which the HTTP server asks for one, comma-separated; unset: it is open", secret=True
+    resume_bytes: int = _variable("RESUME_BYTES", GIB, _integer(0, 1024 * GIB), "largest size of that folder, bytes")
+    resume_age_s: float = _variable(
+        "RESUME_AGE_S", 7 * _DAY_S, _seconds(1, 1000 * _DAY_S), "longest time that an unused window is kept, seconds"
     )
-    cors_origins: tuple[str, ...] = _var("CORS_ORIGINS", (), _names, "origins whose pages may ask the server, comma-separated; `*` for all")
-    model_aliases: tuple[str, ...] = _var("MODEL_ALIASES", ("whisper-1",), _names, "other names that requests may call the model by")
-    gpu_price_per_second: float | None = _var(
-        "GPU_PRICE_PER_SECOND", None, _amount, "what a second of the device costs; answers then tell their `price`"
+    api_keys: tuple[str, ...] = _variable(
+        "API_KEY",
+        (),
+        _comma_separated,
+        "keys of which the HTTP server requires one, comma-separated; unset: it is open",
+        secret=True,
     )
-    s3_buckets: tuple[str, ...] = _var("S3_BUCKETS", (), _names, "buckets that `s3://` addresses may name, comma-separated")
-    s3_endpoint_url: str | None = _var("S3_ENDPOINT_URL", None, _text, "address of an S3-compatible service other than AWS")
-    log_level: str = _var("LOG_LEVEL", "INFO", _one_of(*LEVELS), "least level of the log lines")
-    salad_machine_id: str | None = _var("SALAD_MACHINE_ID", None, _text, "sent back as `X-Salad-Machine-ID`")
-    salad_container_group_id: str | None = _var("SALAD_CONTAINER_GROUP_ID", None, _text, "sent back as `X-Salad-Container-Group-ID`")
+    cors_origins: tuple[str, ...] = _variable(
+        "CORS_ORIGINS",
+        (),
+        _comma_separated,
+        "origins whose pages may call the server, comma-separated; `*` for all",
+    )
+    model_aliases: tuple[str, ...] = _variable(
+        "MODEL_ALIASES", ("whisper-1",), _comma_separated, "further names that requests may use for the model"
+    )
+    gpu_price_per_second: float | None = _variable(
+        "GPU_PRICE_PER_SECOND", None, _price, "cost of a second of the device; answers then contain their `price`"
+    )
+    s3_buckets: tuple[str, ...] = _variable(
+        "S3_BUCKETS", (), _comma_separated, "buckets that `s3://` addresses may name, comma-separated"
+    )
+    s3_endpoint_url: str | None = _variable(
+        "S3_ENDPOINT_URL", None, _text, "address of an S3-compatible service other than AWS"
+    )
+    log_level: str = _variable("LOG_LEVEL", "INFO", _one_of(*LEVELS), "lowest level of the log lines")
+    salad_machine_id: str | None = _variable("SALAD_MACHINE_ID", None, _text, "sent back as `X-Salad-Machine-ID`")
+    salad_container_group_id: str | None = _variable(
+        "SALAD_CONTAINER_GROUP_ID", None, _text, "sent back as `X-Salad-Container-Group-ID`"
+    )
 
     def __post_init__(self) -> None:
+        """Raise SettingsError for values that do not fit together."""
         if self.stride_length_s is None:
             object.__setattr__(self, "stride_length_s", self.chunk_length_s / 6)
         if self.stride_length_s > self.chunk_length_s / 2:
-            raise SettingsError("STRIDE_LENGTH_S", self.stride_length_s, f"at most half of CHUNK_LENGTH_S={self.chunk_length_s:g}")
+            expected = f"at most half of CHUNK_LENGTH_S={self.chunk_length_s:g}"
+            raise SettingsError("STRIDE_LENGTH_S", self.stride_length_s, expected)
 
         bucket = ("bucket_endpoint_url", "bucket_name", "bucket_access_key_id", "bucket_secret_access_key")
         missing = [name.upper() for name in bucket if getattr(self, name) is None]
         if 0 < len(missing) < len(bucket):
-            raise SettingsError(missing[0], "", f"a value, since others of {', '.join(name.upper() for name in bucket)} have one")
+            variables = ", ".join(name.upper() for name in bucket)
+            raise SettingsError(missing[0], "", f"a value, since others of {variables} have one")
 
     def check_window(self, longest_s: float) -> None:
-        """Raise SettingsError where windows would be longer than the model takes, `longest_s` seconds."""
+        """Raise SettingsError if windows would be longer than the model accepts, which is `longest_s` seconds."""
         if self.chunk_length_s > longest_s:
-            raise SettingsError(
-                "CHUNK_LENGTH_S", self.chunk_length_s, f"at most {longest_s:g}, the longest window that {self.model_id} takes"
-            )
+            expected = f"at most {longest_s:g}, the longest window that {self.model_id} takes"
+            raise SettingsError("CHUNK_LENGTH_S", self.chunk_length_s, expected)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """The settings of this environment. Raises SettingsError for the first variable that cannot be used."""
-        given = {}
-        for f in fields(cls):
-            name = f.metadata["name"]
+        """Return the settings of an environment. Raises SettingsError for the first variable that cannot be used."""
+        values = {}
+        for setting in fields(cls):
+            name = setting.metadata["name"]
             if raw := environ.get(name, "").strip():
-                given[f.name] = f.metadata["parse"](name, raw)
-        return cls(**given)
+                values[setting.name] = setting.metadata["parse"](name, raw)
+        return cls(**values)

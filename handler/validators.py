@@ -1,12 +1,17 @@
-"""Values as doors get them, JSON or strings, to typed ones: each reader takes a name and a value. Knows no option."""
+"""Validators of untyped values, JSON or strings, for all entry points.
+
+A validator takes a field's name and its value; it returns a typed value or raises InvalidRequest. Knows no option.
+"""
 
 from collections.abc import Callable
 
 from handler.errors import InvalidRequest
 
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
 
 def one_of(values: tuple[str, ...]) -> Callable[[str, object], str]:
-    """One of some words."""
+    """Return a validator of strings that are among `values`."""
 
     def parse(name: str, value: object) -> str:
         if value not in values:
@@ -17,7 +22,7 @@ def one_of(values: tuple[str, ...]) -> Callable[[str, object], str]:
 
 
 def string(name: str, value: object) -> str:
-    """A string."""
+    """Validate a string of complete characters."""
     if not isinstance(value, str):
         raise InvalidRequest(f"{name} must be a string; got {short_repr(value)}", name)
     try:
@@ -28,44 +33,50 @@ def string(name: str, value: object) -> str:
 
 
 def boolean(name: str, value: object) -> bool:
-    """True or false, also as 1 or 0."""
-    known = {"true": True, "1": True, "false": False, "0": False}
+    """Validate a boolean, or a string that means one: true, false, 1 or 0."""
     if isinstance(value, bool):
         return value
-    if not isinstance(value, str) or value.lower() not in known:
+    if not isinstance(value, str) or value.lower() not in _BOOLEANS:
         raise InvalidRequest(f"{name} must be true or false; got {short_repr(value)}", name)
-    return known[value.lower()]
+    return _BOOLEANS[value.lower()]
 
 
 def number(low: float, high: float) -> Callable[[str, object], float]:
-    """A number from `low` to `high`."""
+    """Return a validator of numbers from `low` to `high`."""
 
     def parse(name: str, value: object) -> float:
-        try:
-            number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else float("nan")
-        except (ValueError, OverflowError):
-            number = float("nan")
-        if not low <= number <= high:
+        result = _to_float(value)
+        if not low <= result <= high:
             raise InvalidRequest(f"{name} must be a number from {low:g} to {high:g}; got {short_repr(value)}", name)
-        return number
+        return result
 
     return parse
 
 
 def integer(low: int, high: int) -> Callable[[str, object], int]:
-    """A whole number from `low` to `high`."""
-    read = number(low, high)
+    """Return a validator of whole numbers from `low` to `high`."""
+    parse_number = number(low, high)
 
     def parse(name: str, value: object) -> int:
-        found = read(name, value)
-        if found != int(found):
+        result = parse_number(name, value)
+        if result != int(result):
             raise InvalidRequest(f"{name} must be a whole number from {low} to {high}; got {short_repr(value)}", name)
-        return int(found)
+        return int(result)
 
     return parse
 
 
 def short_repr(value: object) -> str:
-    """A value as an error shows it: short, whatever came."""
+    """Return a value as error messages show it, at most 60 characters long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _to_float(value: object) -> float:
+    """Return a value as a float; NaN, which is in no range, if it is not a number."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return float("nan")
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return float("nan")

@@ -1,4 +1,7 @@
-"""The queue's door: importing it loads the model into device memory; `handler(event)` transcribes. Knows nothing of decoding."""
+"""The entry point of RunPod's queue: importing it loads the model, and `handler(event)` transcribes.
+
+Knows nothing of decoding.
+"""
 
 import importlib
 import os
@@ -9,6 +12,7 @@ from handler import logs
 from handler.jobs.job_handler import JobHandler
 from handler.settings import Settings
 from handler.startup.bootstrap import build
+from handler.startup.process_tuning import fast_imports, freeze_garbage_collector
 from handler.timeline import Timeline
 
 settings = Settings.from_env(os.environ)
@@ -16,35 +20,40 @@ logs.configure(settings.log_level)
 timeline = Timeline.of_process()
 
 
-def _scaler() -> Any:
-    """The module with the SDK's loop; imported beside the weights, since it takes long."""
+def _worker_loop() -> Any:
+    """Return the module with the SDK's loop; its import takes long, so it runs while the weights are loaded."""
     return importlib.import_module("handler.jobs.worker_loop")
 
 
 def _import_sdk() -> None:
     with timeline.span("import_sdk"):
-        _scaler()
+        _worker_loop()
 
 
-async def _post(job_id: str, content: Any) -> None:
-    await _scaler().post_update(job_id, content)
+async def _post_update(job_id: str, content: Any) -> None:
+    await _worker_loop().post_update(job_id, content)
 
 
-def _lost() -> None:
+def _on_device_lost() -> None:
     logs.warning("device_lost", expected="a new worker")
-    _scaler().ask_for_new_worker()
+    _worker_loop().ask_for_new_worker()
 
 
-pipeline = build(settings, timeline, beside=_import_sdk)
-_desk = JobHandler(pipeline, settings, _post, _lost)
+with fast_imports():
+    pipeline = build(settings, timeline, during_load=_import_sdk)
+    freeze_garbage_collector()
+_job_handler = JobHandler(pipeline, settings, _post_update, _on_device_lost)
 
 
 async def handler(event: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer to one job, or its error as text under `error`, beginning with the stable code."""
-    return await _desk.answer(event)
+    """Return the answer to one job, or its error as text under `error`, which begins with the stable code."""
+    return await _job_handler.answer(event)
 
 
 async def stream(event: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-    """The same in parts as they are done, the last without the text; `RUNPOD_STREAM=1` serves the queue by it."""
-    async for part in _desk.stream(event):
+    """Yield the answer to one job in parts as they are decoded, the last one without the text.
+
+    `RUNPOD_STREAM=1` serves the queue with this function.
+    """
+    async for part in _job_handler.stream(event):
         yield part

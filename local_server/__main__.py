@@ -1,4 +1,4 @@
-"""`python -m local_server`: the HTTP server on HOST and PORT, and on PORT_HEALTH where that is another one."""
+"""`python -m local_server`: the HTTP server on HOST and PORT, and on PORT_HEALTH if that is another port."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ from handler import logs
 from handler.exit_codes import CANNOT_START
 from handler.settings import Settings, SettingsError
 from handler.startup.bootstrap import build
+from handler.startup.process_tuning import fast_imports, freeze_garbage_collector
+from handler.transcription.pipeline import Pipeline
 from local_server.lifespan import Build, LifespanApp
 from local_server.state import ServerState
 
-if TYPE_CHECKING:  # a starting process has no use for starlette
+if TYPE_CHECKING:  # importing starlette would slow down the start
     from starlette.types import ASGIApp
 
 
 def create_app(settings: Settings, build: Build, on_fault: Callable[[], None] = lambda: None) -> LifespanApp:
-    """The whole server as an ASGI application."""
+    """Return the server as an ASGI application; `on_fault` is called if the pipeline cannot be built."""
     return LifespanApp(ServerState(settings), build, _make_app, on_fault)
 
 
-def _make_app(house: ServerState) -> ASGIApp:
+def _make_app(state: ServerState) -> ASGIApp:
     from local_server.app import make_app
 
-    return make_app(house)
+    return make_app(state)
 
 
 def main() -> None:
-    """Serve until the process is told to end."""
+    """Serve until the process is asked to terminate."""
     try:
         settings = Settings.from_env(os.environ)
         ports = {settings.port, settings.port_health} - {None}
@@ -43,26 +45,44 @@ def main() -> None:
         print(f"cannot start: {exc}", file=sys.stderr)
         sys.exit(CANNOT_START)
     logs.configure(settings.log_level, "uvicorn.error")
-    failed = False
+    has_failed = False
 
     def on_fault() -> None:
-        nonlocal failed
-        failed = server.should_exit = True
+        nonlocal has_failed
+        has_failed = server.should_exit = True
 
-    app = create_app(settings, build, on_fault)
-    drain_s = settings.drain_timeout_s
-    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=drain_s)
-    server = uvicorn.Server(config)
+    server = _uvicorn_server(create_app(settings, _start_pipeline, on_fault), settings.drain_timeout_s)
     logs.info("listening", addresses=[list(listener.getsockname()[:2]) for listener in sockets])
-    for number in (signal.SIGTERM, signal.SIGINT):  # the server drains, then raises them again: an end as asked is no failure
+    # uvicorn drains on these signals, then raises them again: ignored, so that an orderly end exits with 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     server.run(sockets=sockets)
-    if failed:
+    if has_failed:
         sys.exit(CANNOT_START)
 
 
+def _start_pipeline(settings: Settings) -> Pipeline:
+    """Build the pipeline of a process that serves nothing else."""
+    with fast_imports():
+        pipeline = build(settings)
+        freeze_garbage_collector()
+    return pipeline
+
+
+def _uvicorn_server(app: LifespanApp, drain_s: int) -> uvicorn.Server:
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=drain_s,
+        )
+    )
+
+
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket; for `*` on every address of both families, where the machine has both."""
+    """Return a listening socket; the host `*` means every address, of IPv6 too if the machine has it."""
     if host == "*":
         if socket.has_dualstack_ipv6():
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)

@@ -1,4 +1,7 @@
-"""The HTTP door's routes: `/hc`, `/asr` and `/docs` over one pipeline. Knows nothing of decoding; never blocks its event loop."""
+"""The application: routes, error handlers and middleware over one pipeline.
+
+Does not know decoding, and never blocks its event loop.
+"""
 
 from typing import Any
 
@@ -21,29 +24,33 @@ from local_server.routers.web_page import add_page
 from local_server.state import ServerState
 
 
-def make_app(house: ServerState) -> ASGIApp:
-    """The application with every route, behind its gate; the life of the pipeline is somebody else's."""
-    settings, metrics = house.settings, Metrics(house)
+def make_app(state: ServerState) -> ASGIApp:
+    """Return the application with every route and its middleware; it neither builds nor closes the pipeline."""
+    settings, metrics = state.settings, Metrics(state)
     if not settings.api_keys:
         logs.warning("server_is_open", expected="API_KEY, where others can reach this server")
-    app: ASGIApp = LingeringCloseMiddleware(AccessMiddleware(_routes(house, metrics), settings.api_keys, metrics))
+    app: ASGIApp = LingeringCloseMiddleware(AccessMiddleware(_routes(state, metrics), settings.api_keys, metrics))
     if settings.cors_origins:
         app = CORSMiddleware(
-            app, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=["*"]
+            app,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["*"],
         )
     return app
 
 
-def _routes(house: ServerState, metrics: Metrics) -> FastAPI:
+def _routes(state: ServerState, metrics: Metrics) -> FastAPI:
     app = FastAPI(title="asr-handler", version=__version__, description="Speech to text.")
     app.add_exception_handler(AsrError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_crash)
 
-    add_health(app, house, metrics)
-    add_asr(app, house)
-    add_openai(app, house)
+    add_health(app, state, metrics)
+    add_asr(app, state)
+    add_openai(app, state)
     add_page(app)
     return app
 
@@ -59,13 +66,14 @@ async def _on_invalid(request: Request, exc: Any) -> Response:
 
 
 async def _on_http(request: Request, exc: Any) -> Response:
-    """What the router itself refuses: an unknown path, a wrong method."""
-    refused = error_response(InvalidRequest(f"{request.method} {request.url.path}: {exc.detail}"), request.url.path)
-    refused.status_code = exc.status_code
-    refused.headers.update(exc.headers or {})
-    return refused
+    """Answer an error of the router itself, such as an unknown path or a wrong method."""
+    error = InvalidRequest(f"{request.method} {request.url.path}: {exc.detail}")
+    response = error_response(error, request.url.path)
+    response.status_code = exc.status_code
+    response.headers.update(exc.headers or {})
+    return response
 
 
 async def _on_crash(request: Request, exc: Exception) -> Response:
-    """The server logs it, with its traceback."""
+    """Answer an unexpected exception; the server itself logs it with its traceback."""
     return error_response(Internal(f"a fault of this server: {type(exc).__name__}"), request.url.path)

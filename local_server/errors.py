@@ -1,4 +1,4 @@
-"""Errors as HTTP answers: each code's status and body. Knows no route."""
+"""Errors as HTTP responses: the status and body of each error code. Knows no route."""
 
 from typing import Any
 
@@ -28,17 +28,23 @@ STATUS = {
 }
 
 
-_TYPES = {401: "authentication_error", 403: "permission_error", 404: "invalid_request_error", 429: "rate_limit_error"}
-OPENAI = "/v1/"  # paths below it answer in OpenAI's form
+_OPENAI_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "invalid_request_error",
+    429: "rate_limit_error",
+}
+OPENAI_PREFIX = "/v1/"  # errors on these paths have OpenAI's form
 
 
 def openai_error(error: AsrError) -> dict[str, Any]:
     """Return OpenAI's envelope; `param` is the field that the error is about."""
     status = STATUS[error.code]
+    default_type = "invalid_request_error" if status < 500 else "server_error"
     return {
         "error": {
             "message": error.message,
-            "type": _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),
+            "type": _OPENAI_TYPES.get(status, default_type),
             "param": error.field,
             "code": "invalid_api_key" if error.code == "unauthorized" else error.code,
         }
@@ -46,7 +52,10 @@ def openai_error(error: AsrError) -> dict[str, Any]:
 
 
 def error_response(error: AsrError, path: str) -> JSONResponse:
-    """`{"error": {"code", "message", "retryable"}}` under the status of its code; on OpenAI's paths in OpenAI's form."""
+    """Return the response for an error.
+
+    Its body is `{"error": {"code", "message", "retryable"}}`, and OpenAI's envelope on the paths of OpenAI's API.
+    """
     headers = {"Retry-After": "1"} if error.code == "overloaded" else None
-    content = openai_error(error) if path.startswith(OPENAI) else {"error": error.as_dict()}
+    content = openai_error(error) if path.startswith(OPENAI_PREFIX) else {"error": error.as_dict()}
     return JSONResponse(content, STATUS[error.code], headers)

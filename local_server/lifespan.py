@@ -1,7 +1,7 @@
-"""The server from its first moment on: `/hc` and the life of the pipeline, on bare ASGI. Knows no other route.
+"""The start and stop of the server: `/hc` and the pipeline's life cycle, on bare ASGI. Knows no other route.
 
-FastAPI is imported once the model is loaded, or by whoever asks for more than `/hc` before: imports share the interpreter's
-lock, so while the process starts it would only be in the way.
+FastAPI is imported after the model is loaded, or earlier by the first request for another path than `/hc`: imports
+hold the interpreter's lock, so they would slow down the loading of the model.
 """
 
 from __future__ import annotations
@@ -17,64 +17,76 @@ from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
 from local_server.state import ServerState
 
-if TYPE_CHECKING:  # a starting process has no use for starlette
+if TYPE_CHECKING:  # importing starlette would slow down the start
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 Build = Callable[[Settings], Pipeline]
 
 
 class LifespanApp:
-    """The ASGI application. It listens at once and builds the pipeline in a thread; `on_fault` is called where that fails."""
+    """The ASGI application: answers `/hc` at once and builds the pipeline in a thread.
 
-    def __init__(self, house: ServerState, build: Build, make_app: Callable[[ServerState], ASGIApp], on_fault: Callable[[], None]) -> None:
-        self._house = house
+    `on_fault` is called if the pipeline cannot be built.
+    """
+
+    def __init__(
+        self,
+        state: ServerState,
+        build: Build,
+        make_app: Callable[[ServerState], ASGIApp],
+        on_fault: Callable[[], None],
+    ) -> None:
+        self._state = state
         self._build = build
         self._make_app = make_app
         self._on_fault = on_fault
         self._app: asyncio.Task[ASGIApp] | None = None
-        self._ending = False
+        self._is_stopping = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One connection, or the life of the server."""
+        """Handle one connection, or the server's start and stop."""
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._run_lifespan(receive, send)
         elif scope.get("path") == "/hc" and scope.get("method") in ("GET", "HEAD"):
-            await _answer(send, *self._house.health())
+            await _send_json(send, *self._state.health())
         else:
-            await (await self._whole())(scope, receive, send)
+            app = await self._full_app()
+            await app(scope, receive, send)
 
-    async def _whole(self) -> ASGIApp:
-        """The application with every route."""
-        self._app = self._app or asyncio.create_task(asyncio.to_thread(self._make_app, self._house))
+    async def _full_app(self) -> ASGIApp:
+        """Return the application with every route; the first call makes it."""
+        self._app = self._app or asyncio.create_task(asyncio.to_thread(self._make_app, self._state))
         return await asyncio.shield(self._app)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        starting = asyncio.create_task(self._start())
+        start = asyncio.create_task(self._start())
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        self._ending = True
-        await starting
-        if self._house.pipeline is not None:
-            await asyncio.to_thread(self._house.pipeline.close)
+        self._is_stopping = True
+        await start
+        if self._state.pipeline is not None:
+            await asyncio.to_thread(self._state.pipeline.close)
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start(self) -> None:
-        house = self._house
+        state = self._state
         try:
-            house.pipeline = await asyncio.to_thread(self._build, house.settings)
-            if not self._ending:
-                await self._whole()
-                await asyncio.to_thread(house.pipeline.fetcher.prepare)
+            state.pipeline = await asyncio.to_thread(self._build, state.settings)
+            if not self._is_stopping:
+                await self._full_app()
+                await asyncio.to_thread(state.pipeline.fetcher.prepare)
         except Exception as exc:
-            house.fault = str(exc)
-            logs.error("cannot_start", None if isinstance(exc, (AsrError, ValueError)) else exc, reason=str(exc))
+            state.fault = str(exc)
+            crash = None if isinstance(exc, (AsrError, ValueError)) else exc  # an expected error needs no traceback
+            logs.error("cannot_start", crash, reason=str(exc))
             self._on_fault()
 
 
-async def _answer(send: Send, status: int, content: dict[str, str] | None) -> None:
+async def _send_json(send: Send, status: int, content: dict[str, str] | None) -> None:
     body = b"" if content is None else json.dumps(content).encode()
-    headers = [(b"content-length", str(len(body)).encode())] if body else []
-    headers += [(b"content-type", b"application/json")] if body else []
+    headers: list[tuple[bytes, bytes]] = []
+    if body:
+        headers = [(b"content-length", str(len(body)).encode()), (b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

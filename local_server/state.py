@@ -1,4 +1,4 @@
-"""The pipeline of this server, or why there is none. Knows no route."""
+"""The state that all requests share: the pipeline, or the reason why there is none. Knows no route."""
 
 from handler import __version__
 from handler.errors import ModelUnavailable
@@ -7,15 +7,15 @@ from handler.transcription.pipeline import Pipeline
 
 
 class ServerState:
-    """The pipeline, while it is being built, once it is, or the reason why it is not."""
+    """The pipeline once it is built; `fault` is the reason if it cannot be built."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.pipeline: Pipeline | None = None
         self.fault: str | None = None
 
-    def ready(self) -> Pipeline:
-        """The pipeline. Raises ModelUnavailable while there is none, DeviceLost when it can do nothing any more."""
+    def require_pipeline(self) -> Pipeline:
+        """Return the pipeline. Raises ModelUnavailable if there is none, DeviceLost after its device has failed."""
         if self.pipeline is None:
             raise ModelUnavailable(self.fault or "the model is being loaded; expected a request after /hc says ok")
         if self.pipeline.runner.fault is not None:
@@ -23,7 +23,7 @@ class ServerState:
         return self.pipeline
 
     def health(self) -> tuple[int, dict[str, str] | None]:
-        """The status of `/hc` and its body."""
+        """Return the status and the JSON body of `/hc`."""
         fault = self.fault or (self.pipeline and self.pipeline.runner.fault)
         if fault:
             return 503, {"status": "failed", "reason": str(fault)}

@@ -1,4 +1,4 @@
-"""A transcript as server-sent events: text as it is settled, then the whole. Knows no route and no field.
+"""A transcript as server-sent events: final text as it is ready, then the transcript. Knows no route and no field.
 
 Source of the format: WHATWG, HTML, server-sent events.
 """
@@ -18,86 +18,108 @@ from handler.output.json_encoding import encode_json
 from handler.schema.options import Options
 from handler.schema.transcript import Progress, Transcript
 from handler.transcription.pipeline import Pipeline
-from local_server.uploads.request_body import ENDING, RequestBody
+from local_server.uploads.request_body import SHUTTING_DOWN, RequestBody
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-Told = AsyncGenerator[Progress | Transcript]  # how far a request is, again and again, then its transcript
+TranscriptStream = AsyncGenerator[Progress | Transcript]  # any number of progress items, then the transcript
 
 
-def told(pipeline: Pipeline, source: AudioSource, options: Options, stack: AsyncExitStack) -> Told:
-    """Begin a request, which `stack` ends; what it tells is kept until somebody listens. Raises AsrError there."""
-    news: asyncio.Queue[Progress | None] = asyncio.Queue()
-    task = asyncio.create_task(pipeline.transcribe(source, options, news.put_nowait))
-    task.add_done_callback(lambda _: news.put_nowait(None))
-    stack.push_async_callback(_end, task)
+def transcript_stream(
+    pipeline: Pipeline, source: AudioSource, options: Options, stack: AsyncExitStack
+) -> TranscriptStream:
+    """Start a request, and return its progress, which is queued until it is read, and its transcript.
 
-    async def listening() -> Told:
-        while (progress := await news.get()) is not None:
+    Closing `stack` cancels the request. Reading raises AsrError if the request fails.
+    """
+    queue: asyncio.Queue[Progress | None] = asyncio.Queue()
+    task = asyncio.create_task(pipeline.transcribe(source, options, queue.put_nowait))
+    task.add_done_callback(lambda _: queue.put_nowait(None))
+    stack.push_async_callback(_cancel, task)
+
+    async def items() -> TranscriptStream:
+        while (progress := await queue.get()) is not None:
             yield progress
         yield await task
 
-    return listening()
+    return items()
 
 
-async def _end(task: asyncio.Task[Any]) -> None:
+async def _cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
 def event(content: dict[str, Any], name: str | None = None) -> str:
-    """One event."""
+    """Return one server-sent event."""
     data = encode_json(content).decode()
     return f"event: {name}\ndata: {data}\n\n" if name else f"data: {data}\n\n"
 
 
-class Events(StreamingResponse):
-    """A stream of events, which ends where the client leaves; what its request needs is given back then."""
+class EventStreamResponse(StreamingResponse):
+    """A response of events that ends when the client leaves, and then releases what its request holds."""
 
     def __init__(
-        self, events: AsyncGenerator[str], last: str, incoming: RequestBody, stack: AsyncExitStack, headers: dict[str, str]
+        self,
+        events: AsyncGenerator[str],
+        shutdown_event: str,
+        request_body: RequestBody,
+        stack: AsyncExitStack,
+        headers: dict[str, str],
     ) -> None:
-        """`last`: the event that says that the server ends."""
+        """`shutdown_event` is sent if the server shuts down before the stream ends."""
         super().__init__(events, media_type="text/event-stream", headers={**HEADERS, **headers})
-        self._last = last.encode()
-        self._incoming = incoming
+        self._shutdown_event = shutdown_event.encode()
+        self._request_body = request_body
         self._stack = stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
-        with suppress(asyncio.CancelledError):  # a server that ends cancels twice
+        """Send the response, as ASGI defines it."""
+        with suppress(asyncio.CancelledError):  # a server that shuts down cancels twice
             async with self._stack:
                 try:
-                    await super().__call__(scope, self._incoming.disconnected, send)
+                    await super().__call__(scope, self._request_body.receive_disconnect, send)
                 except asyncio.CancelledError:
-                    await send({"type": "http.response.body", "body": self._last})
+                    await send({"type": "http.response.body", "body": self._shutdown_event})
 
 
-async def response(
-    incoming: RequestBody, events: AsyncGenerator[str], stack: AsyncExitStack, failed: Callable[[AsrError], str], headers: dict[str, str]
-) -> Events:
-    """A stream of events. Raises what happens before the first one, so that it still has its status; `failed` tells later errors.
+async def stream_events(
+    request_body: RequestBody,
+    events: AsyncGenerator[str],
+    stack: AsyncExitStack,
+    error_event: Callable[[AsrError], str],
+    headers: dict[str, str],
+) -> EventStreamResponse:
+    """Wait for the first event and return the response that sends them all.
 
-    `stack` holds what the request needs; the answer takes it over.
+    Raises the error of a request that fails before its first event, so that it gets the status of that error; after the
+    first event, errors are sent as `error_event` formats them. The response takes over what `stack` holds.
     """
-    first = await incoming.while_there(anext(events))
-    scope = incoming.scope
-    held = stack.pop_all()
+    first_event = await request_body.until_client_leaves(anext(events))
+    resources = stack.pop_all()
+    stream = _guarded(first_event, events, error_event, request_body.scope, resources)
+    return EventStreamResponse(stream, error_event(Cancelled(SHUTTING_DOWN)), request_body, resources, headers)
 
-    async def all_of_them() -> AsyncGenerator[str]:
-        scope["asr_code"] = "cancelled"  # as long as the client may leave
-        async with aclosing(events):
-            try:
-                yield first
-                async for one in events:
-                    yield one
-                scope["asr_code"] = "ok"
-            except AsrError as exc:
-                scope["asr_code"] = exc.code
-                yield failed(exc)
-            except Exception as exc:
-                scope["asr_code"] = Internal.code
-                logs.error("stream_crashed", exc)
-                yield failed(Internal(f"a fault of this server: {type(exc).__name__}"))
-        await held.aclose()  # before the last word, which may have to wait for a client that still sends
 
-    return Events(all_of_them(), failed(Cancelled(ENDING)), incoming, held, headers)
+async def _guarded(
+    first_event: str,
+    events: AsyncGenerator[str],
+    error_event: Callable[[AsrError], str],
+    scope: Scope,
+    resources: AsyncExitStack,
+) -> AsyncGenerator[str]:
+    """Yield every event, and an error as the last one; then release the resources and note the code in `scope`."""
+    scope["asr_code"] = "cancelled"  # unless the stream reaches its end
+    async with aclosing(events):
+        try:
+            yield first_event
+            async for following_event in events:
+                yield following_event
+            scope["asr_code"] = "ok"
+        except AsrError as exc:
+            scope["asr_code"] = exc.code
+            yield error_event(exc)
+        except Exception as exc:
+            scope["asr_code"] = Internal.code
+            logs.error("stream_crashed", exc)
+            yield error_event(Internal(f"a fault of this server: {type(exc).__name__}"))
+    await resources.aclose()  # before the end of the response, which may have to wait for a client that still sends

@@ -1,4 +1,4 @@
-"""Real weights from registry packages, one pipeline for all tests in float32, a web server on loopback."""
+"""Fixtures: real weights from registry packages, one pipeline for all tests in float32, servers on loopback."""
 
 import gc
 import importlib.util
@@ -31,10 +31,9 @@ def package(name: str) -> Path:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def collected() -> Iterator[None]:
-    """A process that serves keeps what it began with out of the collector's sight; here many begin in one."""
+def collect_garbage() -> Iterator[None]:
+    """Collect after every module, so that its pipelines free their memory, and a file left open is reported there."""
     yield
-    gc.unfreeze()
     gc.collect()
 
 
@@ -45,21 +44,21 @@ def tiny_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Whisper base, multilingual."""
+    """Return the folder of Whisper base, multilingual."""
     return join_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="session")
 def pipeline() -> Iterator[Pipeline]:
-    """Whisper tiny.en behind the whole house."""
-    made = build(settings())
-    yield made
-    made.close()
+    """Return the complete pipeline with Whisper tiny.en."""
+    pipeline = build(settings())
+    yield pipeline
+    pipeline.close()
 
 
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    """A web server on loopback, which the address guard lets through."""
+    """Yield a web server on loopback, whose addresses the guard of downloads allows."""
     monkeypatch.setenv("RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS", "true")
     with Web() as server:
         yield server
@@ -67,7 +66,7 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An S3 server on loopback with one file in one bucket."""
+    """Yield the address of an S3 server on loopback with one file in one bucket."""
     from moto.server import ThreadedMotoServer
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -87,6 +86,6 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def queue() -> Iterator[Queue]:
-    """RunPod's queue on loopback."""
-    with Queue() as made:
-        yield made
+    """Yield RunPod's queue on loopback."""
+    with Queue() as queue:
+        yield queue

@@ -1,4 +1,7 @@
-"""The direction of imports: a package imports only from packages before it, deferred imports and those for type checking included."""
+"""The direction of imports: a package imports only from packages before it.
+
+Deferred imports and those for type checking count too.
+"""
 
 import ast
 from pathlib import Path
@@ -7,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-# From left to right; a group that knows nothing of its siblings is written in one string, separated by a space.
+# From low to high; packages in one string, separated by a space, do not import from each other.
 DIRECTION = (
     "handler.base",
     "handler.schema",
@@ -19,12 +22,14 @@ DIRECTION = (
     "handler.jobs handler.cli local_server",
     "handler.entry",
 )
-# Modules that lie directly in handler/: what everybody may use, and the platform's entry points.
+# Modules directly in handler/: those that every package may import, and the entry points.
 BASE = ("", "settings", "errors", "exit_codes", "logs", "timeline", "languages", "validators", "runpod_sdk")
 ENTRY = ("worker", "__main__", "health")
-RANK = {package: rank for rank, group in enumerate(DIRECTION) for package in group.split()}
-FILES = [path for top in ("handler", "local_server") for path in sorted((ROOT / top).rglob("*.py"))]
-LONGEST_MODULE, LONGEST_FUNCTION, MOST_MODULES = 350, 50, 12
+RANK: dict[str, int] = {}
+for rank, group in enumerate(DIRECTION):
+    RANK |= dict.fromkeys(group.split(), rank)
+FILES = [*sorted((ROOT / "handler").rglob("*.py")), *sorted((ROOT / "local_server").rglob("*.py"))]
+MAX_MODULE_LINES, MAX_FUNCTION_LINES, MAX_BASE_MODULES = 350, 50, 12
 
 
 def module_of(path: Path) -> str:
@@ -32,20 +37,20 @@ def module_of(path: Path) -> str:
 
 
 def package_of(module: str) -> str:
-    """The room of a module: its first folder, or what the modules directly in handler/ are there for."""
-    top, _, rest = module.partition(".")
+    """Return the package of a module; those directly in handler/ form the packages base and entry."""
+    top, _, path = module.partition(".")
     if top == "local_server":
         return top
-    if rest in BASE:
+    if path in BASE:
         return "handler.base"
-    return "handler.entry" if rest in ENTRY else f"{top}.{rest.partition('.')[0]}"
+    return "handler.entry" if path in ENTRY else f"{top}.{path.partition('.')[0]}"
 
 
 MODULES = {module_of(path) for path in FILES}
 
 
 def imports_of(tree: ast.AST) -> set[str]:
-    """Every first-party module that is imported, wherever in a file."""
+    """Return every first-party module that a file imports, anywhere in it."""
     imported = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -65,33 +70,33 @@ def test_a_module_imports_only_from_packages_before_its_own(path: Path) -> None:
     assert {name for name in imported if name != package and RANK[name] >= RANK[package]} == set()
 
 
-def test_modules_import_each_other_in_no_circle() -> None:
+def test_no_modules_import_each_other() -> None:
     imports = {module_of(path): imports_of(ast.parse(path.read_text())) for path in FILES}
-    left = {module: {name for name in names if name in imports} for module, names in imports.items()}
-    while free := [module for module, names in left.items() if not names & set(left)]:
-        for module in free:
-            del left[module]
-    assert not left
+    remaining = {module: {name for name in names if name in imports} for module, names in imports.items()}
+    while leaves := [module for module, names in remaining.items() if not names & set(remaining)]:
+        for module in leaves:
+            del remaining[module]
+    assert not remaining
 
 
-def test_handler_itself_holds_few_modules() -> None:
-    assert len(list((ROOT / "handler").glob("*.py"))) <= MOST_MODULES
+def test_few_modules_lie_directly_in_handler() -> None:
+    assert len(list((ROOT / "handler").glob("*.py"))) <= MAX_BASE_MODULES
 
 
-def test_what_tests_share_knows_no_script() -> None:
+def test_tests_import_no_script() -> None:
     for path in (ROOT / "tests").rglob("*.py"):
         assert not {name for name in imports_of(ast.parse(path.read_text())) if name.startswith("scripts")}, path
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_a_module_says_what_it_is_and_stays_small(path: Path) -> None:
+def test_a_module_has_a_docstring_and_a_limited_length(path: Path) -> None:
     text = path.read_text()
     tree = ast.parse(text)
     assert ast.get_docstring(tree)
-    assert len(text.splitlines()) <= LONGEST_MODULE
+    assert len(text.splitlines()) <= MAX_MODULE_LINES
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     lengths = [((node.end_lineno or node.lineno) - node.lineno + 1, node.name) for node in functions]
-    assert [function for function in lengths if function[0] > LONGEST_FUNCTION] == []
+    assert [function for function in lengths if function[0] > MAX_FUNCTION_LINES] == []
 
 
 def test_packages_cost_nothing_to_import() -> None:

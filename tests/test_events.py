@@ -1,4 +1,4 @@
-"""Log lines and errors."""
+"""Log lines and error codes."""
 
 import io
 import json
@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from handler import errors, logs
+from tests.support.tables import table
 
 
 def test_an_event_is_one_line_of_json(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,21 +34,47 @@ def test_a_line_below_the_level_is_not_written(monkeypatch: pytest.MonkeyPatch) 
 
 
 CODES = {
-    "invalid_request", "unauthorized", "download_failed", "download_blocked", "too_large", "too_long", "unsupported_media",
-    "no_audio_stream", "corrupt_media", "model_unavailable", "overloaded", "deadline_exceeded", "cancelled", "out_of_memory", "internal",
-    "device_lost", "upload_failed", "model_not_found",
-}  # fmt: skip
-RETRYABLE = {"download_failed", "model_unavailable", "overloaded", "deadline_exceeded", "out_of_memory", "device_lost", "upload_failed"}
+    "invalid_request",
+    "unauthorized",
+    "download_failed",
+    "download_blocked",
+    "too_large",
+    "too_long",
+    "unsupported_media",
+    "no_audio_stream",
+    "corrupt_media",
+    "model_unavailable",
+    "overloaded",
+    "deadline_exceeded",
+    "cancelled",
+    "out_of_memory",
+    "internal",
+    "device_lost",
+    "upload_failed",
+    "model_not_found",
+}
+RETRYABLE = {
+    "download_failed",
+    "model_unavailable",
+    "overloaded",
+    "deadline_exceeded",
+    "out_of_memory",
+    "device_lost",
+    "upload_failed",
+}
 
 
-def test_the_codes_are_those_of_the_contract_and_stand_in_the_readme() -> None:
-    found = errors.all_kinds()
-    assert {kind.code for kind in found} == CODES
-    assert {kind.code for kind in found if kind.retryable} == RETRYABLE
-    from tests.conftest import ROOT
+def test_the_codes_are_those_of_the_contract() -> None:
+    kinds = errors.all_kinds()
+    assert {kind.code for kind in kinds} == CODES
+    assert {kind.code for kind in kinds if kind.retryable} == RETRYABLE
 
-    readme = (ROOT / "README.md").read_text()
-    assert [code for code in sorted(CODES) if f"| `{code}` |" not in readme] == []
+
+def test_the_reference_lists_every_code_with_its_status_and_whether_it_is_retryable() -> None:
+    from local_server.errors import STATUS
+
+    expected = {kind.code: [str(STATUS[kind.code]), "yes" if kind.retryable else "no"] for kind in errors.all_kinds()}
+    assert {code: cells[:2] for code, cells in table("docs/reference/errors.md", "code").items()} == expected
 
 
 def test_every_code_has_its_http_status() -> None:

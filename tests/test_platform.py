@@ -1,4 +1,4 @@
-"""What the platforms read: RunPod's Hub files name what there is, the image's ingredients exist, its health check tells the truth."""
+"""The files that platforms read: RunPod's Hub files match the code, the image's files exist, its health check works."""
 
 import json
 import re
@@ -26,28 +26,31 @@ def test_the_hub_file_has_what_the_hub_requires() -> None:
 
 
 @pytest.mark.parametrize("env", ENV, ids=lambda env: env["key"])
-def test_every_variable_that_the_hub_offers_is_one_of_ours_and_its_values_are_taken(env: dict[str, Any]) -> None:
+def test_every_variable_that_the_hub_offers_exists_and_accepts_the_offered_values(env: dict[str, Any]) -> None:
     assert env["key"] in {field.metadata["name"] for field in fields(Settings)}
-    asked = env.get("input", {"type": "string", "default": env.get("value")})
-    if asked["type"] == "boolean":
-        values = [asked["trueValue"], asked["falseValue"]]
+    form = env.get("input", {"type": "string", "default": env.get("value")})
+    if form["type"] == "boolean":
+        values = [form["trueValue"], form["falseValue"]]
     else:
-        values = [option["value"] for option in asked.get("options", [])] or [str(asked["default"])]
+        values = [option["value"] for option in form.get("options", [])] or [str(form["default"])]
     for value in values:
         Settings.from_env({env["key"]: value})
 
 
 @pytest.mark.parametrize("preset", HUB["config"]["presets"], ids=lambda preset: preset["name"])
 def test_every_preset_sets_variables_that_are_offered(preset: dict[str, Any]) -> None:
-    offered = {env["key"]: env["input"] for env in ENV if "input" in env}
-    given = {}
+    forms = {env["key"]: env["input"] for env in ENV if "input" in env}
+    variables = {}
     for key, value in preset["defaults"].items():
-        given[key] = (offered[key]["trueValue"] if value else offered[key]["falseValue"]) if isinstance(value, bool) else value
-    Settings.from_env(given)
+        form = forms[key]
+        if isinstance(value, bool):
+            value = form["trueValue"] if value else form["falseValue"]
+        variables[key] = value
+    Settings.from_env(variables)
 
 
 @pytest.mark.parametrize("test", TESTS["tests"], ids=lambda test: test["name"])
-def test_what_the_hub_sends_is_a_job(test: dict[str, Any]) -> None:
+def test_the_hub_s_tests_are_valid_jobs(test: dict[str, Any]) -> None:
     job = parse_job(test, Settings())
     (source,) = job.sources
     assert source.base64 == json.loads((ROOT / "test_input.json").read_text())["input"]["audio_base64"]
@@ -56,18 +59,21 @@ def test_what_the_hub_sends_is_a_job(test: dict[str, Any]) -> None:
 
 
 def test_the_image_copies_only_what_its_context_has() -> None:
-    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    names = {name for line in copied for name in line.split()}
-    assert names == let_in
+    context = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copy_sources = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    names = set(" ".join(copy_sources).split())
+    assert names == context
     assert all((ROOT / name).exists() for name in names)
 
 
-@pytest.mark.parametrize(("status", "well"), [(200, 0), (204, 0), (503, 1)])
-def test_a_server_is_as_well_as_its_hc_says(status: int, well: int, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("status", "exit_code"), [(200, 0), (204, 0), (503, 1)])
+def test_a_server_is_healthy_if_its_hc_says_so(
+    status: int, exit_code: int, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Handler(QuietHandler):
         def do_GET(self) -> None:
-            self.send_response(status if self.path == "/hc" else 404)
+            answer = status if self.path == "/hc" else 404
+            self.send_response(answer)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -77,7 +83,7 @@ def test_a_server_is_as_well_as_its_hc_says(status: int, well: int, tmp_path: An
     server.start()
     monkeypatch.setenv("PORT", server.url.rpartition(":")[2])
     try:
-        assert health.main() == well
+        assert health.main() == exit_code
     finally:
         server.stop()
     assert health.main() == 1

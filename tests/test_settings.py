@@ -1,4 +1,4 @@
-"""Every variable of the environment acts, and a bad value is refused by name."""
+"""Every environment variable sets its field, and an invalid value is refused by the variable's name."""
 
 import dataclasses
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from handler.settings import Settings, SettingsError
-from tests.conftest import ROOT
+from tests.support.tables import code_in, says_unset, table
 
 VALID = {
     "HOST": ("127.0.0.1", "host", "127.0.0.1"),
@@ -52,20 +52,43 @@ VALID = {
     "SALAD_CONTAINER_GROUP_ID": ("g", "salad_container_group_id", "g"),
 }
 BAD = {
-    "PORT": "http", "PORT_HEALTH": "70000", "FLASH_ATTENTION_2": "ture", "BATCH_SIZE": "automatic", "MAX_NEW_TOKENS": "449",
-    "CHUNK_LENGTH_S": "nan", "STRIDE_LENGTH_S": "16", "DEVICE": "tpu", "DTYPE": "int4", "AUDIO_CONTEXT": "10", "STARTUP_CHECK": "maybe",
-    "MAX_REQUESTS": "-1", "MAX_BYTES": "1e9",
-    "EXECUTION_TIMEOUT_S": "0", "CONCURRENCY": "0", "RUNPOD_STREAM": "maybe", "PROGRESS_INTERVAL_S": "-1", "MAX_RESULT_BYTES": "10",
-    "UPLOAD_SILENCE_S": "0", "RESUME_BYTES": "all", "RESUME_AGE_S": "0", "GPU_PRICE_PER_SECOND": "free",
-    "MAX_DURATION_S": "0", "DOWNLOAD_TIMEOUT_S": "soon", "REQUEST_TIMEOUT_S": "0", "DRAIN_TIMEOUT_S": "-1", "LOG_LEVEL": "loud",
-}  # fmt: skip
+    "PORT": "http",
+    "PORT_HEALTH": "70000",
+    "FLASH_ATTENTION_2": "ture",
+    "BATCH_SIZE": "automatic",
+    "MAX_NEW_TOKENS": "449",
+    "CHUNK_LENGTH_S": "nan",
+    "STRIDE_LENGTH_S": "16",
+    "DEVICE": "tpu",
+    "DTYPE": "int4",
+    "AUDIO_CONTEXT": "10",
+    "STARTUP_CHECK": "maybe",
+    "MAX_REQUESTS": "-1",
+    "MAX_BYTES": "1e9",
+    "EXECUTION_TIMEOUT_S": "0",
+    "CONCURRENCY": "0",
+    "RUNPOD_STREAM": "maybe",
+    "PROGRESS_INTERVAL_S": "-1",
+    "MAX_RESULT_BYTES": "10",
+    "UPLOAD_SILENCE_S": "0",
+    "RESUME_BYTES": "all",
+    "RESUME_AGE_S": "0",
+    "GPU_PRICE_PER_SECOND": "free",
+    "MAX_DURATION_S": "0",
+    "DOWNLOAD_TIMEOUT_S": "soon",
+    "REQUEST_TIMEOUT_S": "0",
+    "DRAIN_TIMEOUT_S": "-1",
+    "LOG_LEVEL": "loud",
+}
 
 
 def test_defaults_are_those_of_the_ancestors() -> None:
-    got = Settings.from_env({})
-    assert (got.host, got.port, got.model_id, got.cache_dir) == ("*", 8000, "openai/whisper-large-v3", Path("/data"))
-    assert (got.batch_size, got.max_new_tokens, got.chunk_length_s, got.stride_length_s) == (16, 128, 30.0, 5.0)
-    assert not got.flash_attention_2
+    settings = Settings.from_env({})
+    assert (settings.host, settings.port) == ("*", 8000)
+    assert (settings.model_id, settings.cache_dir) == ("openai/whisper-large-v3", Path("/data"))
+    assert (settings.batch_size, settings.max_new_tokens) == (16, 128)
+    assert (settings.chunk_length_s, settings.stride_length_s) == (30.0, 5.0)
+    assert not settings.flash_attention_2
 
 
 @pytest.mark.parametrize("name", VALID)
@@ -76,9 +99,9 @@ def test_a_variable_sets_its_field(name: str) -> None:
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_value_is_refused_with_name_value_and_expectation(name: str) -> None:
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(SettingsError) as error:
         Settings.from_env({name: BAD[name]})
-    text = str(caught.value)
+    text = str(error.value)
     assert text.startswith(name)
     assert BAD[name] in text
     assert "expected" in text
@@ -88,7 +111,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
     assert Settings.from_env({"PORT": " ", "BATCH_SIZE": ""}) == Settings()
 
 
-def test_the_stride_follows_the_chunk_where_it_is_not_given() -> None:
+def test_an_unset_stride_follows_the_chunk_length() -> None:
     assert Settings.from_env({"CHUNK_LENGTH_S": "12"}).stride_length_s == 2.0
 
 
@@ -98,28 +121,39 @@ def test_settings_cannot_be_changed() -> None:
 
 
 BUCKET = {
-    "BUCKET_ENDPOINT_URL": "https://s3.example.com", "BUCKET_NAME": "results",
-    "BUCKET_ACCESS_KEY_ID": "key", "BUCKET_SECRET_ACCESS_KEY": "secret",
-}  # fmt: skip
+    "BUCKET_ENDPOINT_URL": "https://s3.example.com",
+    "BUCKET_NAME": "results",
+    "BUCKET_ACCESS_KEY_ID": "key",
+    "BUCKET_SECRET_ACCESS_KEY": "secret",
+}
 
 
 def test_secrets_are_not_shown() -> None:
-    assert "hunter2" not in repr(Settings.from_env({**BUCKET, "BUCKET_SECRET_ACCESS_KEY": "hunter2", "RUNPOD_API_KEY": "hunter2"}))
+    secrets = dict.fromkeys(("BUCKET_SECRET_ACCESS_KEY", "RUNPOD_API_KEY"), "hunter2")
+    assert "hunter2" not in repr(Settings.from_env({**BUCKET, **secrets}))
 
 
-def test_a_bucket_is_named_whole() -> None:
-    got = Settings.from_env(BUCKET)
-    assert [getattr(got, name.lower()) for name in BUCKET] == list(BUCKET.values())
+def test_a_bucket_is_configured_by_all_its_variables() -> None:
+    settings = Settings.from_env(BUCKET)
+    assert [getattr(settings, name.lower()) for name in BUCKET] == list(BUCKET.values())
 
 
 @pytest.mark.parametrize("name", BUCKET)
-def test_a_bucket_that_lacks_a_part_is_refused_by_the_part(name: str) -> None:
+def test_a_bucket_without_one_of_them_is_refused_by_the_missing_variable(name: str) -> None:
     with pytest.raises(SettingsError, match=f"^{name}=.*expected"):
-        Settings.from_env({other: value for other, value in BUCKET.items() if other != name})
+        Settings.from_env({variable: value for variable, value in BUCKET.items() if variable != name})
 
 
-def test_every_variable_is_tested_here_and_stands_in_the_readme() -> None:
+def test_every_variable_is_tested_here_and_stands_in_the_reference() -> None:
     names = {field.metadata["name"] for field in dataclasses.fields(Settings)}
     assert set(VALID) | set(BUCKET) == names
-    readme = (ROOT / "README.md").read_text()
-    assert [name for name in sorted(names) if f"| `{name}` |" not in readme] == []
+    assert table("docs/reference/variables.md", "variable").keys() == names
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.metadata["name"])
+def test_the_reference_has_the_default_of_a_variable(field: "dataclasses.Field[object]") -> None:
+    cell = table("docs/reference/variables.md", "variable")[field.metadata["name"]][-1]
+    if says_unset(cell):
+        assert field.default in (None, False, ())
+    else:
+        assert field.metadata["parse"](field.metadata["name"], code_in(cell)) == field.default

@@ -1,1 +1,1 @@
-"""Bytes to samples: fetching and decoding."""
+"""From bytes to windows of speech: fetching, decoding, voice activity detection, chunking."""

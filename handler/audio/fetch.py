@@ -1,6 +1,6 @@
-"""Bytes of an audio source: http(s) behind the address guard, s3, base64. Knows no format and no request.
+"""Fetch the bytes of an audio source: http(s) through the address guard, s3, base64. Knows no format and no request.
 
-Foreign errors are mapped here and their texts never passed on: they carry whole addresses.
+Errors of other libraries are mapped here, and their texts are never passed on because they contain full addresses.
 """
 
 import base64
@@ -18,42 +18,43 @@ from handler.errors import AsrError, DownloadBlocked, DownloadFailed, InvalidReq
 from handler.runpod_sdk import import_sdk
 from handler.settings import Settings
 
-CHUNK = 256 * 1024  # bytes asked for at a time
-READ_TIMEOUT_S = 30.0  # longest silence of the other side
-BLANK = b" \t\r\n"
+CHUNK = 256 * 1024  # bytes read at a time
+READ_TIMEOUT_S = 30.0  # longest wait for the next bytes
+WHITESPACE = b" \t\r\n"
 GUARD = "runpod.serverless.utils.rp_ssrf"
 
 
 class Fetcher:
-    """Downloads into spools, under the caps of the settings."""
+    """Downloads files into spools, within the limits of the settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     @staticmethod
     def prepare() -> None:
-        """Import what the first download would have to wait for."""
+        """Import the modules that the first download would have to wait for."""
         import_sdk(GUARD)
 
     def spool(self) -> Spool:
-        """An empty spool under the cap on bytes."""
+        """Return an empty spool with the limit on bytes."""
         return Spool(self._settings.max_bytes)
 
     def decode_base64(self, text: str) -> BinaryIO:
-        """The bytes of base64, of a data: URL too. Raises InvalidRequest, TooLarge."""
+        """Return the bytes of base64 text, which may be a data: URL. Raises InvalidRequest, TooLarge."""
         body = text.partition(",")[2] if text.startswith("data:") else text
-        if len(body) * 3 // 4 > self._settings.max_bytes + len(BLANK):
+        if len(body) * 3 // 4 > self._settings.max_bytes + len(WHITESPACE):
             raise TooLarge(f"expected at most {self._settings.max_bytes} bytes; got more")
         try:
-            return io.BytesIO(base64.b64decode(body.encode("ascii").translate(None, BLANK), validate=True))
+            encoded = body.encode("ascii").translate(None, WHITESPACE)
+            return io.BytesIO(base64.b64decode(encoded, validate=True))
         except (binascii.Error, UnicodeEncodeError):
             raise InvalidRequest("audio_base64 must be a file's bytes in base64", "audio_base64") from None
 
     def fill(self, url: str, spool: Spool) -> None:
-        """Write all of what an address holds into a spool, whose readers meet whatever goes wrong. Runs in a thread of its own."""
+        """Download a file into a spool; `spool.check` raises the error if it fails. Runs in a thread of its own."""
         error: AsrError | None = None
         try:
-            for chunk in self._chunks(url, spool):
+            for chunk in self._download(url, spool):
                 spool.write(chunk)
         except AsrError as exc:
             error = exc
@@ -62,44 +63,49 @@ class Fetcher:
             error = DownloadFailed(f"{public_url(url)} could not be read: {type(exc).__name__}")
         spool.finish(error)
 
-    def _chunks(self, url: str, spool: Spool) -> Iterator[bytes]:
+    def _download(self, url: str, spool: Spool) -> Iterator[bytes]:
         scheme = urlsplit(url).scheme.lower() if _is_parsable(url) else ""
         if scheme == "s3":
-            return self._s3(url, spool)
+            return self._download_s3(url, spool)
         if scheme in ("http", "https"):
-            return self._http(url, spool)
-        raise InvalidRequest(f"url must begin with http://, https:// or s3://; got {public_url(url) or 'none of them'}", "url")
+            return self._download_http(url, spool)
+        prefix = public_url(url) or "none of them"
+        raise InvalidRequest(f"url must begin with http://, https:// or s3://; got {prefix}", "url")
 
-    def _limit(self, spool: Spool, shown: str) -> None:
+    def _set_deadline(self, spool: Spool, safe_url: str) -> None:
         seconds = self._settings.download_timeout_s
-        spool.limit(seconds, DownloadFailed(f"{shown} took longer than {seconds:g} s"))
+        spool.set_deadline(seconds, DownloadFailed(f"{safe_url} took longer than {seconds:g} s"))
 
-    def _http(self, url: str, spool: Spool) -> Iterator[bytes]:
+    def _download_http(self, url: str, spool: Spool) -> Iterator[bytes]:
         from requests import RequestException
         from urllib3.exceptions import HTTPError
 
         guard = import_sdk(GUARD)
-        shown = public_url(url)
-        self._limit(spool, shown)  # from here on: the client's first import takes longer than many a download
+        safe_url = public_url(url)
+        self._set_deadline(spool, safe_url)  # after the imports: the first time, they take longer than many a download
         timeout = min(READ_TIMEOUT_S, self._settings.download_timeout_s)
         try:
             with guard.safe_get(
-                url, timeout=timeout, max_bytes=self._settings.max_bytes, headers={"Accept-Encoding": "identity"}
+                url,
+                timeout=timeout,
+                max_bytes=self._settings.max_bytes,
+                headers={"Accept-Encoding": "identity"},
             ) as response:
                 if response.status_code != 200:
-                    raise DownloadFailed(f"{shown} answered with status {response.status_code}; expected 200")
+                    raise DownloadFailed(f"{safe_url} answered with status {response.status_code}; expected 200")
                 spool.on_stop(response.raw.shutdown)
                 length = response.headers.get("Content-Length", "")
                 if length.isdigit() and "Content-Encoding" not in response.headers:
                     spool.expect(int(length))
-                while chunk := response.raw.read1(CHUNK, decode_content=True):  # whatever has come: a host that trickles is seen
+                # read1 returns what has arrived, so the deadline also ends a download that trickles.
+                while chunk := response.raw.read1(CHUNK, decode_content=True):
                     yield chunk
         except guard.SSRFError as exc:
-            raise refusal(str(exc), shown, self._settings.max_bytes) from None
-        except (RequestException, HTTPError, ValueError) as exc:  # ValueError: an address that only the client finds malformed
-            raise DownloadFailed(f"{shown} did not deliver: {type(exc).__name__}") from None
+            raise refusal(str(exc), safe_url, self._settings.max_bytes) from None
+        except (RequestException, HTTPError, ValueError) as exc:  # ValueError: only the client rejects the address
+            raise DownloadFailed(f"{safe_url} did not deliver: {type(exc).__name__}") from None
 
-    def _s3(self, url: str, spool: Spool) -> Iterator[bytes]:
+    def _download_s3(self, url: str, spool: Spool) -> Iterator[bytes]:
         bucket, _, key = url.partition("://")[2].partition("/")
         bucket = bucket.rpartition("@")[2]
         if bucket not in self._settings.s3_buckets:
@@ -108,15 +114,15 @@ class Fetcher:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError
 
-        self._limit(spool, f"s3://{bucket}/{key}")
+        self._set_deadline(spool, f"s3://{bucket}/{key}")
         timeout = min(READ_TIMEOUT_S, self._settings.download_timeout_s)
         config = Config(connect_timeout=timeout, read_timeout=timeout, retries={"max_attempts": 2})
         try:
             with closing(boto3.client("s3", endpoint_url=self._settings.s3_endpoint_url, config=config)) as client:
-                answer = client.get_object(Bucket=bucket, Key=key)
-                with closing(answer["Body"]) as body:
+                response = client.get_object(Bucket=bucket, Key=key)
+                with closing(response["Body"]) as body:
                     spool.on_stop(body._raw_stream.shutdown)
-                    spool.expect(answer["ContentLength"])
+                    spool.expect(response["ContentLength"])
                     yield from body.iter_chunks(CHUNK)
         except ClientError as exc:
             reason = exc.response.get("Error", {}).get("Code", "an error")
@@ -126,9 +132,11 @@ class Fetcher:
 
 
 def public_url(url: str) -> str:
-    """An address without what may be a credential: nothing up to the last @, no query, no fragment."""
-    scheme, mark, rest = re.split(r"[?#]", url, maxsplit=1)[0].partition("://")
-    return f"{scheme}{mark}{rest.rpartition('@')[2]}"[:200] if mark else scheme.rpartition("@")[2][:200]
+    """Return an address without possible credentials: nothing up to the last @, no query, no fragment."""
+    scheme, separator, location = re.split(r"[?#]", url, maxsplit=1)[0].partition("://")
+    if not separator:
+        return scheme.rpartition("@")[2][:200]
+    return f"{scheme}{separator}{location.rpartition('@')[2]}"[:200]
 
 
 def _is_parsable(url: str) -> bool:
@@ -139,18 +147,39 @@ def _is_parsable(url: str) -> bool:
     return True
 
 
+# Beginnings of the address guard's messages, and the error that each becomes.
 _REFUSALS: tuple[tuple[tuple[str, ...], type[AsrError], str], ...] = (
-    (("download exceeds size cap",), TooLarge, "expected at most {cap} bytes; got more"),
-    (("could not resolve host", "no addresses resolved"), DownloadFailed, "its host is not known"),
-    (("exceeded maximum redirects", "redirect without"), DownloadFailed, "expected at most 5 redirects, each to somewhere"),
-    (("blocked URL scheme", "URL has no host"), InvalidRequest, "expected http:// or https:// and a host, also where it redirects to"),
-    (("refusing to fetch",), DownloadBlocked, "expected an address that is reached without a proxy"),
+    (
+        ("download exceeds size cap",),
+        TooLarge,
+        "expected at most {max_bytes} bytes; got more",
+    ),
+    (
+        ("could not resolve host", "no addresses resolved"),
+        DownloadFailed,
+        "its host is not known",
+    ),
+    (
+        ("exceeded maximum redirects", "redirect without"),
+        DownloadFailed,
+        "expected at most 5 redirects, each to somewhere",
+    ),
+    (
+        ("blocked URL scheme", "URL has no host"),
+        InvalidRequest,
+        "expected http:// or https:// and a host, also where it redirects to",
+    ),
+    (
+        ("refusing to fetch",),
+        DownloadBlocked,
+        "expected an address that is reached without a proxy",
+    ),
 )
 
 
-def refusal(text: str, shown: str, cap: int) -> AsrError:
-    """The address guard says all it has to say by one exception; told apart by how its text begins."""
-    for beginnings, kind, message in _REFUSALS:
+def refusal(text: str, safe_url: str, max_bytes: int) -> AsrError:
+    """Return our error for a message of the address guard, which raises one exception for everything."""
+    for beginnings, error, message in _REFUSALS:
         if text.startswith(beginnings):
-            return kind(f"{shown}: {message.format(cap=cap)}")
-    return DownloadBlocked(f"{shown}: expected a host whose addresses are all public")
+            return error(f"{safe_url}: {message.format(max_bytes=max_bytes)}")
+    return DownloadBlocked(f"{safe_url}: expected a host whose addresses are all public")

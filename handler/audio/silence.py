@@ -1,44 +1,41 @@
-"""Loudness of samples: where to cut, and what is silent. Knows no network and no file."""
+"""Loudness of samples: find quiet places to cut, trim silence. Knows no network and no file."""
 
 import numpy as np
 
 from handler.schema.window import SAMPLE_RATE, Samples, Window
 
-FRAME = SAMPLE_RATE // 100  # samples of one loudness reading: 10 ms
-
-
-QUIET_FRAMES = 20  # a cut wants 200 ms of quiet around it
-
-
-SILENCE_RMS = 1e-4  # −80 dBFS: below it nobody hears anything
-
-
+LEVEL_FRAME = SAMPLE_RATE // 100  # samples of one loudness value: 10 ms
+QUIET_FRAMES = 20  # a cut is made in the middle of so many quiet frames: 200 ms
+SILENCE_RMS = 1e-4  # −80 dBFS: inaudible below
 MARGIN = SAMPLE_RATE // 5  # samples of silence kept before and after sound: 200 ms
 
 
 def loudness(samples: Samples) -> Samples:
-    """Root mean square of each whole frame of FRAME samples. [n // FRAME]"""
-    frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
-    levels: Samples = np.sqrt(np.einsum("ij,ij->i", frames, frames) / FRAME)
+    """Return the root mean square of each full frame of LEVEL_FRAME samples. [n // LEVEL_FRAME]"""
+    frames = samples[: len(samples) // LEVEL_FRAME * LEVEL_FRAME].reshape(-1, LEVEL_FRAME)
+    levels: Samples = np.sqrt(np.einsum("ij,ij->i", frames, frames) / LEVEL_FRAME)
     return levels
 
 
 def quietest_cut(samples: Samples, stride: int) -> int:
-    """Where to cut: the middle of the quietest QUIET_FRAMES within the last `stride` samples, or the end where that is too short."""
+    """Return the sample to cut at: the middle of the quietest QUIET_FRAMES within the last `stride` samples.
+
+    If these are too few, the end of the samples.
+    """
     levels = loudness(samples[len(samples) - stride :])
     if len(levels) < QUIET_FRAMES:
         return len(samples)
     smooth = np.convolve(levels, np.ones(QUIET_FRAMES), "valid")
-    return len(samples) - stride + (int(smooth.argmin()) + QUIET_FRAMES // 2) * FRAME
+    return len(samples) - stride + (int(smooth.argmin()) + QUIET_FRAMES // 2) * LEVEL_FRAME
 
 
 def trim_silence(window: Window) -> list[Window]:
-    """The window without the silence at its two ends but for a margin; no window where it is silent throughout."""
+    """Return the window without the silence at both ends, except for a margin; no window if it is all silent."""
     samples = window.samples
-    padded = np.pad(samples, (0, -len(samples) % FRAME))
-    sounding = np.flatnonzero(loudness(padded) > SILENCE_RMS)
-    if not len(sounding):
+    padded = np.pad(samples, (0, -len(samples) % LEVEL_FRAME))
+    audible = np.flatnonzero(loudness(padded) > SILENCE_RMS)
+    if not len(audible):
         return []
-    first = max(0, int(sounding[0]) * FRAME - MARGIN)
-    last = min(len(samples), (int(sounding[-1]) + 1) * FRAME + MARGIN)
+    first = max(0, int(audible[0]) * LEVEL_FRAME - MARGIN)
+    last = min(len(samples), (int(audible[-1]) + 1) * LEVEL_FRAME + MARGIN)
     return [window.part(window.start + first, window.start + last)]

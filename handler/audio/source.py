@@ -1,4 +1,4 @@
-"""Where the audio of one request comes from. Knows no format and no option."""
+"""The source of a request's audio. Knows no format and no option."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,23 +9,23 @@ from handler.errors import InvalidRequest
 
 
 class GrowingFile(Protocol):
-    """A file that is still being written, for several readers."""
+    """A file that is still being written, with any number of readers."""
 
     def reader(self, idle: Callable[[], AbstractContextManager[None]]) -> Any:
-        """A new reader at its first byte, as a binary file; it waits for bytes inside of `idle`."""
+        """Return a new reader at the first byte, a binary file that waits for bytes inside the context `idle()`."""
 
     def check(self) -> None:
-        """Raise what the writer met, if anything."""
+        """Raise the writer's error, if there was one."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioSource:
-    """Where the audio of one request comes from: exactly one of the four is set."""
+    """The source of a request's audio; exactly one of the four fields is set."""
 
     url: str | None = None  # http, https or s3
-    base64: str | None = None  # the file's bytes, encoded; a data: URL is taken too
-    file: BinaryIO | None = None  # readable and seekable, at its start; closing it is the giver's business
-    growing: GrowingFile | None = None  # closing it is the giver's business, too
+    base64: str | None = None  # the encoded bytes of a file; may be a data: URL
+    file: BinaryIO | None = None  # readable and seekable, at its start; the caller closes it
+    growing: GrowingFile | None = None  # the caller closes it
 
     def __post_init__(self) -> None:
         if sum(value is not None for value in (self.url, self.base64, self.file, self.growing)) != 1:

@@ -1,8 +1,9 @@
-"""Bytes that arrive while others already read them: one writer, readers that wait. Knows not where they come from.
+"""A file that is read while it is still arriving: one writer, and readers that wait for bytes.
 
-In memory while they are few, then in a temporary file that is gone when the spool is closed. A reader may seek; reading
-what has not arrived waits for it, so a container with its index at the end needs no way of its own. To a reader a failed
-or closed spool just ends, since the C libraries that read have no way for errors of ours: `check` tells afterwards.
+It is kept in memory while it is small, then in a temporary file that disappears when the spool is closed. A reader may
+seek, and reading bytes that have not arrived waits for them, so a container with its index at the end needs no special
+case. If the writer fails or the spool is stopped, readers see the end of the file, because the C libraries that read it
+cannot pass our errors on; `check` raises the error afterwards. Does not know where the bytes come from.
 """
 
 import io
@@ -14,86 +15,89 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 
 from handler.errors import AsrError, Cancelled, TooLarge
 
-IN_MEMORY = 8 * 1024**2  # bytes kept out of the file system
-ENDLESS = 2**60  # bytes of a file whose length is not known
+IN_MEMORY = 8 * 1024**2  # bytes up to which a spool stays in memory
+ENDLESS = 2**60  # stands for the length in bytes of a file whose length is not known
 Idle = Callable[[], AbstractContextManager[None]]
 
 
 class Spool:
-    """A growing file of at most `cap` bytes."""
+    """A growing file of at most `max_bytes` bytes."""
 
-    def __init__(self, cap: int) -> None:
-        self._cap = cap
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 - closed by close()
-        self._grown = threading.Condition(threading.RLock())
+        self._changed = threading.Condition(threading.RLock())
         self._size = 0
-        self._expected: int | None = None
+        self._expected_size: int | None = None
         self._error: AsrError | None = None
-        self._complete = False
-        self._over = False
+        self._is_complete = False
+        self._is_stopped = False
         self._deadline: float | None = None
-        self._late: AsrError | None = None
-        self._hang_up: Callable[[], None] | None = None
+        self._deadline_error: AsrError | None = None
+        self._interrupt: Callable[[], None] | None = None
 
     def expect(self, size: int) -> None:
-        """Say how many bytes there will be. Raises TooLarge."""
-        self._check(size)
-        with self._grown:
-            self._expected = size
+        """Announce the total number of bytes. Raises TooLarge."""
+        self._check_size(size)
+        with self._changed:
+            self._expected_size = size
 
-    def limit(self, seconds: float, error: AsrError) -> None:
-        """Give the writer so much time from now on; it and the readers that still wait then meet `error`."""
-        with self._grown:
-            self._deadline, self._late = time.monotonic() + seconds, error
-            self._grown.notify_all()
+    def set_deadline(self, seconds: float, error: AsrError) -> None:
+        """Give the writer `seconds` from now on; after that it raises `error`, and so does `check`."""
+        with self._changed:
+            self._deadline, self._deadline_error = time.monotonic() + seconds, error
+            self._changed.notify_all()
 
     def write(self, data: bytes) -> None:
-        """Append. Raises TooLarge beyond the cap, Cancelled once the spool is closed."""
-        self._check(self._size + len(data))
-        with self._grown:
-            if self._late is not None and self._remaining() == 0:
-                self.finish(self._late)
-                raise self._late
-            if self._over or self._complete:
+        """Append bytes.
+
+        Raises TooLarge, Cancelled once the spool is stopped, and the deadline's error after the deadline.
+        """
+        self._check_size(self._size + len(data))
+        with self._changed:
+            if self._deadline_error is not None and self._remaining_s() == 0:
+                self.finish(self._deadline_error)
+                raise self._deadline_error
+            if self._is_stopped or self._is_complete:
                 raise Cancelled("nobody reads any more")
             self._file.seek(0, io.SEEK_END)
             self._file.write(data)
             self._size += len(data)
-            self._grown.notify_all()
+            self._changed.notify_all()
 
     def finish(self, error: AsrError | None = None) -> None:
-        """No more bytes will come; `error` says why, where that is not because there are none. The first word counts."""
-        with self._grown:
-            if not self._complete:
-                self._complete, self._error = True, error
-            self._grown.notify_all()
+        """Mark the file as complete, or as ended by `error`. Only the first call has an effect."""
+        with self._changed:
+            if not self._is_complete:
+                self._is_complete, self._error = True, error
+            self._changed.notify_all()
 
     def check(self) -> None:
-        """Raise what the writer met, if anything."""
+        """Raise the writer's error, if there was one."""
         if self._error is not None:
             raise self._error
 
-    def on_stop(self, hang_up: Callable[[], None]) -> None:
-        """What ends the writer's wait for bytes as soon as nobody wants them any more. It may raise what a closed connection raises."""
-        with self._grown:
-            self._hang_up = hang_up
-        if self._over:
+    def on_stop(self, interrupt: Callable[[], None]) -> None:
+        """Set a function that ends the writer's wait for bytes; it may raise the errors of a closed connection."""
+        with self._changed:
+            self._interrupt = interrupt
+        if self._is_stopped:
             self.stop()
 
     def stop(self) -> None:
-        """Nobody wants the bytes any more: readers meet the end, and the writer's next write raises Cancelled. At once."""
-        with self._grown:
-            self._over = True
-            self._grown.notify_all()
-            hang_up, self._hang_up = self._hang_up, None
-        if hang_up is not None:
+        """Stop without waiting: readers see the end of the file, and the writer's next write raises Cancelled."""
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify_all()
+            interrupt, self._interrupt = self._interrupt, None
+        if interrupt is not None:
             with suppress(OSError, ValueError, RuntimeError):
-                hang_up()
+                interrupt()
 
     def close(self) -> None:
-        """Stop, and give back memory and disk: of a large file that takes the system a tenth of a second."""
+        """Stop, and free memory and disk, which can take a tenth of a second if the file is large."""
         self.stop()
-        with self._grown:
+        with self._changed:
             self._file.close()
 
     def __enter__(self) -> "Spool":
@@ -102,59 +106,59 @@ class Spool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check(self, size: int) -> None:
-        if size > self._cap:
-            raise TooLarge(f"expected at most {self._cap} bytes; got more")
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise TooLarge(f"expected at most {self._max_bytes} bytes; got more")
 
-    def read_at(self, place: int, count: int) -> bytes:
-        """Up to `count` bytes from `place` on, as soon as there is one; b"" at the end."""
-        with self._grown:
-            self._wait(lambda: self._size > place)
-            if self._over:
+    def read_at(self, position: int, count: int) -> bytes:
+        """Wait for at least one byte at `position`, and return up to `count` of them; b"" at the end."""
+        with self._changed:
+            self._wait_for(lambda: self._size > position)
+            if self._is_stopped:
                 return b""
-            self._file.seek(place)
+            self._file.seek(position)
             return self._file.read(count)
 
     def await_bytes(self, count: int) -> bool:
-        """As soon as there are so many, or all: whether it is all."""
-        with self._grown:
-            self._wait(lambda: self._size >= count)
-            return self._complete or self._over
+        """Wait for `count` bytes or the end of the file, and return whether the file has ended."""
+        with self._changed:
+            self._wait_for(lambda: self._size >= count)
+            return self._is_complete or self._is_stopped
 
-    def has(self, place: int) -> bool:
-        """Whether the byte at a place can be read, or will never come, without waiting."""
-        return self._size > place or self._complete or self._over
+    def is_ready(self, position: int) -> bool:
+        """Return whether reading at `position` does not wait: its byte has arrived, or never will."""
+        return self._size > position or self._is_complete or self._is_stopped
 
-    def _wait(self, enough: Callable[[], bool]) -> None:
-        """Until there is enough, or nothing more will come, or the time is up."""
-        while not (self._over or self._complete or enough()):
-            if self._remaining() == 0:
-                self.finish(self._late)
+    def _wait_for(self, is_satisfied: Callable[[], bool]) -> None:
+        """Wait until a condition is met, the file has ended or the deadline has passed."""
+        while not (self._is_stopped or self._is_complete or is_satisfied()):
+            if self._remaining_s() == 0:
+                self.finish(self._deadline_error)
             else:
-                self._grown.wait(self._remaining())
+                self._changed.wait(self._remaining_s())
 
-    def _remaining(self) -> float | None:
+    def _remaining_s(self) -> float | None:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def length(self) -> int:
-        """Bytes in all, as soon as that is known."""
-        with self._grown:
-            if self._expected is None:
-                self._wait(lambda: False)
-            return self._size if self._complete or self._expected is None else self._expected
+        """Wait until the total number of bytes is known, and return it."""
+        with self._changed:
+            if self._expected_size is None:
+                self._wait_for(lambda: False)
+            return self._size if self._is_complete or self._expected_size is None else self._expected_size
 
     @property
     def size(self) -> int:
-        """Bytes that have come."""
+        """Return the number of bytes that have arrived."""
         return self._size
 
     @property
-    def complete(self) -> bool:
-        """Whether no more bytes will come."""
-        return self._complete
+    def is_complete(self) -> bool:
+        """Return whether no more bytes will arrive."""
+        return self._is_complete
 
     def reader(self, idle: Idle = nullcontext) -> "SpoolReader":
-        """A new reader at the first byte, which waits for bytes inside of `idle`."""
+        """Return a new reader at the first byte, which waits for bytes inside the context `idle()`."""
         return SpoolReader(self, idle)
 
 
@@ -165,77 +169,82 @@ class SpoolReader(io.RawIOBase):
         super().__init__()
         self._spool = spool
         self._idle = idle
-        self._place = 0
-        self._hasty = False
+        self._position = 0
+        self._waits = True
 
     def readable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def read(self, size: int = -1, /) -> bytes:
-        """As any file: fewer bytes than asked for only at the end."""
+        """Return `size` bytes, fewer only at the end of the file."""
         parts = []
-        while size and (part := self.next_piece(size if size > 0 else IN_MEMORY)):
+        remaining = size
+        while remaining:
+            part_size = remaining if remaining > 0 else IN_MEMORY
+            part = self.read_available(part_size)
+            if not part:
+                break
             parts.append(part)
-            size -= len(part) if size > 0 else 0
+            remaining -= len(part) if remaining > 0 else 0
         return b"".join(parts)
 
-    def next_piece(self, most: int) -> bytes:
-        """What has come of the next `most` bytes, at least one of them; b"" at the end."""
-        here = self._spool.has(self._place)
-        if self._hasty and not here:
+    def read_available(self, max_bytes: int) -> bytes:
+        """Wait for at least one byte, and return those of the next `max_bytes` that have arrived; b"" at the end."""
+        is_ready = self._spool.is_ready(self._position)
+        if not is_ready and not self._waits:
             return b""
-        with nullcontext() if here else self._idle():
-            part = self._spool.read_at(self._place, most)
-        self._place += len(part)
+        with nullcontext() if is_ready else self._idle():
+            part = self._spool.read_at(self._position, max_bytes)
+        self._position += len(part)
         return part
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        """As any raw file."""
-        part = self.read(len(buffer))  # whole: libsndfile takes a short read for the end
+        """Fill the buffer, less only at the end of the file, because libsndfile takes a short read for the end."""
+        part = self.read(len(buffer))
         buffer[: len(part)] = part
         return len(part)
 
     def tell(self) -> int:
-        """The place of the next byte."""
-        return self._place
+        """Return the position of the next byte."""
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """As any file; a place that is counted from the end waits until the end is known."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: 0}[whence]
-        if whence == io.SEEK_END and self._hasty:
+        """Move to a position and return it; one that is relative to the end waits until the length is known."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: 0}[whence]
+        if whence == io.SEEK_END and not self._waits:
             base = ENDLESS
         elif whence == io.SEEK_END:
             with self._idle():
                 base = self._spool.length()
-        self._place = max(0, base + offset)
-        return self._place
+        self._position = max(0, base + offset)
+        return self._position
 
     @contextmanager
-    def hasty(self) -> Iterator[None]:
-        """Nothing waits meanwhile: what has not come is taken for the end, and there is no telling how long the file is."""
-        self._hasty = True
+    def without_waiting(self) -> Iterator[None]:
+        """Make reads end at the last byte that has arrived, and seeks take the length for unknown."""
+        self._waits = False
         try:
             yield
         finally:
-            self._hasty = False
+            self._waits = True
 
     def await_bytes(self, count: int) -> bool:
-        """As soon as there are so many, or all: whether it is all."""
+        """Wait for `count` bytes or the end of the file, and return whether the file has ended."""
         with self._idle():
             return self._spool.await_bytes(count)
 
-    def piecewise(self) -> "Piecewise":
-        """The same file for FFmpeg."""
-        return Piecewise(self, self._spool)
+    def for_ffmpeg(self) -> "FFmpegFile":
+        """Return the same file in the form that FFmpeg needs."""
+        return FFmpegFile(self, self._spool)
 
 
-class Piecewise:
-    """A file as FFmpeg is to see it while it arrives: a read gives what has come, and there is no end to look at first."""
+class FFmpegFile:
+    """A spool as a file for FFmpeg: reads return what has arrived, and its end is unknown until it has arrived."""
 
     def __init__(self, reader: SpoolReader, spool: Spool) -> None:
         self.tell = reader.tell
@@ -243,11 +252,14 @@ class Piecewise:
         self._spool = spool
 
     def read(self, size: int) -> bytes:
-        """At least one byte, but at the end."""
-        return self._reader.next_piece(size)
+        """Return at least one byte, except at the end."""
+        return self._reader.read_available(size)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As any file; −1 where the end is asked for and has not come. Demuxers ask for it to tell how long a file is."""
-        if whence == io.SEEK_END and not self._spool.complete:
+        """Move to a position and return it; return −1 if it is relative to an end that has not arrived.
+
+        Demuxers seek to the end to measure the length of a file, and can do without.
+        """
+        if whence == io.SEEK_END and not self._spool.is_complete:
             return -1
         return self._reader.seek(offset, whence)

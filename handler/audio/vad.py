@@ -1,7 +1,8 @@
-"""Blocks of samples to the probability of speech in each frame, by Silero's network. Knows no window and no file.
+"""Silero's voice activity detection: blocks of samples to the probability of speech in each frame.
 
-The published weights, run over blocks of frames at once: each frame's features come from dense products over all frames of
-a block, and one recurrent layer carries its state on from block to block. Source: snakers4/silero-vad, version 6.
+It runs the published weights over blocks of frames at once: the features of all frames of a block come from dense
+matrix products, and one recurrent layer carries its state from block to block. Knows no window and no file.
+Source: snakers4/silero-vad, version 6.
 """
 
 from functools import cache
@@ -16,39 +17,40 @@ from torch import Tensor, nn
 from handler.audio.torchscript import tensors_in
 
 FRAME = 512  # samples at 16 kHz: 32 ms
-_CONTEXT = 64  # samples before a frame that it sees
-_REFLECTED = 64  # samples behind it that are made by reflection
+_CONTEXT = 64  # samples before a frame that the network sees
+_REFLECTED = 64  # samples after a frame, made by reflection
 _N_FFT = 256
 _HOP = 128
-_POSITIONS = (FRAME + _CONTEXT + _REFLECTED - _N_FFT) // _HOP + 1  # of the spectrum, in one frame: 4
+_POSITIONS = (FRAME + _CONTEXT + _REFLECTED - _N_FFT) // _HOP + 1  # spectra per frame: 4
 _STRIDES = (1, 2, 2, 1)  # of the four convolutions
-_BLOCK = 256  # frames worked on together: they stay in the processor's cache
+_BLOCK = 256  # frames processed together: they fit into the processor's cache
 
 assert _POSITIONS == 4
 
 
 class VoiceActivity:
-    """Probabilities of speech for one stream of samples, `frame` samples each."""
+    """The probabilities of speech in one stream of samples, one for every `frame` samples."""
 
     frame = FRAME
 
     def __init__(self) -> None:
         self._network = _load()
-        self._held: NDArray[np.float32] = np.zeros(_CONTEXT, np.float32)  # context, and samples short of a frame
+        # Context, followed by the samples of an incomplete frame.
+        self._buffer: NDArray[np.float32] = np.zeros(_CONTEXT, np.float32)
         self._state: tuple[Tensor, Tensor] | None = None
 
     def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Take in more samples [n]; the probabilities of the frames that are complete."""
-        held = np.concatenate((self._held, samples))
-        frames = (len(held) - _CONTEXT) // FRAME
-        self._held = held[frames * FRAME :]
-        found = [self._run(held[at * FRAME :], min(_BLOCK, frames - at)) for at in range(0, frames, _BLOCK)]
-        return np.concatenate(found) if found else np.zeros(0, np.float32)
+        """Add samples [n]; return the probabilities of the frames that are now complete."""
+        buffer = np.concatenate((self._buffer, samples))
+        frames = (len(buffer) - _CONTEXT) // FRAME
+        self._buffer = buffer[frames * FRAME :]
+        blocks = [self._run(buffer[at * FRAME :], min(_BLOCK, frames - at)) for at in range(0, frames, _BLOCK)]
+        return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
     def finish(self) -> NDArray[np.float32]:
-        """No more samples will come: the probability of the last frame, filled with silence, where there is one."""
-        missing = -(len(self._held) - _CONTEXT) % FRAME
-        return self.push(np.zeros(missing, np.float32))
+        """End the stream; return the probability of the last frame, padded with silence, if there is one."""
+        padding = -(len(self._buffer) - _CONTEXT) % FRAME
+        return self.push(np.zeros(padding, np.float32))
 
     def _run(self, samples: NDArray[np.float32], count: int) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -58,7 +60,10 @@ class VoiceActivity:
 
 
 class _Network(nn.Module):
-    """Silero's network for 16 kHz over many frames. The convolutions of a frame's few positions are products with dense matrices."""
+    """Silero's network for 16 kHz, over many frames at once.
+
+    The convolutions over the few positions of a frame are products with dense matrices.
+    """
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
         super().__init__()
@@ -67,45 +72,50 @@ class _Network(nn.Module):
         positions = _POSITIONS
         for index, stride in enumerate(_STRIDES):
             kernel, bias = (weights[f"encoder.{index}.reparam_conv.{kind}"] for kind in ("weight", "bias"))
-            matrix = _dense(kernel, positions, stride)
+            matrix = _to_matrix(kernel, positions, stride)
             positions = matrix.shape[1] // len(bias)
             self.layers.append((matrix, bias.repeat(positions)))
         self.recurrent = nn.LSTM(128, 128, batch_first=True)
-        self.recurrent.load_state_dict(
-            {f"{name}_l0": weights[f"decoder.rnn.{name}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
-        )
-        self.last = weights["decoder.decoder.2.weight"].flatten(), weights["decoder.decoder.2.bias"]
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        self.recurrent.load_state_dict({f"{name}_l0": weights[f"decoder.rnn.{name}"] for name in names})
+        self.output = weights["decoder.decoder.2.weight"].flatten(), weights["decoder.decoder.2.bias"]
 
     def forward(self, frames: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """frames [n, _CONTEXT + FRAME] → probabilities [n], and the state for the frames that follow."""
+        """Return the probabilities [n] of frames [n, _CONTEXT + FRAME], and the state for the frames that follow."""
         reflected = frames[:, -_REFLECTED - 1 : -1].flip(1)
         pieces = torch.cat((frames, reflected), 1).unfold(1, _N_FFT, _HOP)  # [n, 4, _N_FFT]
         real, imaginary = torch.view_as_real(torch.fft.rfft(pieces * self.taper)).square_().unbind(-1)
-        x = (real + imaginary).sqrt_().flatten(1)  # [n, 4 * 129]; PyTorch's own magnitude takes four times as long
+        x = (real + imaginary).sqrt_().flatten(1)  # [n, 4 * 129]; torch.abs takes four times as long
         for matrix, bias in self.layers:
             x = torch.addmm(bias, x, matrix).relu_()
         hidden, state = self.recurrent(x[None], state)  # [1, n, 128]
-        weight, bias = self.last
+        weight, bias = self.output
         return (hidden[0].relu() @ weight + bias).sigmoid(), state
 
 
-def _dense(kernel: Tensor, positions: int, stride: int) -> Tensor:
-    """A convolution over `positions`, padded by one, as a matrix. kernel [out, in, 3] → [positions * in, positions' * out]."""
+def _to_matrix(kernel: Tensor, positions: int, stride: int) -> Tensor:
+    """Return a convolution over `positions`, padded by one, as a matrix.
+
+    kernel [out, in, 3] → [positions * in, output positions * out].
+    """
     outputs = (positions - 1) // stride + 1
     matrix = torch.zeros(positions, kernel.shape[1], outputs, kernel.shape[0])
     for output in range(outputs):
         for tap in range(3):
-            if 0 <= (place := output * stride + tap - 1) < positions:
-                matrix[place, :, output] = kernel[:, :, tap].T
+            if 0 <= (position := output * stride + tap - 1) < positions:
+                matrix[position, :, output] = kernel[:, :, tap].T
     return matrix.reshape(positions * kernel.shape[1], -1)
 
 
 @cache
 def _load() -> _Network:
-    """The network with the weights that the package silero-vad carries."""
+    """Return the network with the weights that the package silero-vad carries."""
     spec = find_spec("silero_vad")
     assert spec is not None
     assert spec.origin is not None
-    found = tensors_in(Path(spec.origin).parent / "data" / "silero_vad.jit")
-    weights = {name.removeprefix("_model."): torch.from_numpy(array) for name, array in found.items() if name.startswith("_model.")}
+    tensors = tensors_in(Path(spec.origin).parent / "data" / "silero_vad.jit")
+    prefix = "_model."  # the network for 16 kHz
+    weights = {
+        name.removeprefix(prefix): torch.from_numpy(array) for name, array in tensors.items() if name.startswith(prefix)
+    }
     return _Network(weights).requires_grad_(False).eval()

@@ -1,5 +1,7 @@
-"""The command line: `asr transcribe FILE|URL…`, `asr submit MANIFEST`, `asr doctor`, `asr fetch`. Knows nothing of decoding;
-settings come from the environment as for every door."""
+"""The command line: `asr transcribe FILE|URL…`, `asr submit MANIFEST`, `asr doctor`, `asr fetch`.
+
+Settings come from the environment, as for every entry point. Knows nothing of decoding.
+"""
 
 import argparse
 import os
@@ -10,24 +12,25 @@ from pathlib import Path
 
 from handler import __version__, logs
 from handler.cli import doctor
-from handler.cli.transcribe import transcribe
+from handler.cli.transcribe import start_pipeline, transcribe
 from handler.errors import AsrError, InvalidRequest
 from handler.exit_codes import CANNOT_START, FAILED
 from handler.schema.options import Options
 from handler.settings import Settings, SettingsError
-from handler.startup.bootstrap import build
 from handler.timeline import Timeline
 
+MAX_COUNT = 1000  # of jobs in flight and of retries
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code says how it went."""
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
     timeline = Timeline.of_process()
     parser = _parser()
-    asked = parser.parse_args(arguments)
+    arguments = parser.parse_args(argv)
     try:
         settings = Settings.from_env({"LOG_LEVEL": "WARNING", **os.environ})
         logs.configure(settings.log_level)
-        return int(asked.run(asked, settings, timeline))
+        return int(arguments.run(arguments, settings, timeline))
     except InvalidRequest as exc:
         parser.error(exc.message)
     except (AsrError, SettingsError) as exc:
@@ -35,39 +38,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return CANNOT_START
 
 
-def send(asked: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
-    """Send a manifest of addresses to a RunPod queue endpoint; answers go to a file of JSON lines. Run again, it goes on."""
+# The docstrings of the four commands are also their help texts.
+
+
+def send(arguments: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
+    """Send a manifest of addresses to a RunPod queue endpoint; write its answers as JSON lines. Rerun to resume."""
     from handler.cli.submit import Submission, read_manifest, submit
 
-    output = asked.output or asked.manifest.with_name(asked.manifest.name + ".results.jsonl")
+    output = arguments.output or arguments.manifest.with_name(arguments.manifest.name + ".results.jsonl")
+    options = {name: getattr(arguments, name) for name in Options.json_schema()}
     try:
-        items = read_manifest(asked.manifest, {name: getattr(asked, name) for name in Options.json_schema()})
-        return submit(items, Submission(asked.endpoint, settings.runpod_api_key, output, asked.in_flight, asked.retries))
+        items = read_manifest(arguments.manifest, options)
+        submission = Submission(
+            arguments.endpoint, settings.runpod_api_key, output, arguments.in_flight, arguments.retries
+        )
+        return submit(items, submission)
     except (OSError, RuntimeError) as exc:  # RuntimeError: the SDK has no key, or a wrong one
         print(f"asr: {exc}", file=sys.stderr)
         return FAILED
 
 
-def fetch(asked: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
-    """Place in CACHE_DIR what has to be downloaded or converted of the model, and try it."""
+def fetch(arguments: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
+    """Download and convert the model into CACHE_DIR as far as needed, and test it."""
     try:
         settings.cache_dir.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        raise SettingsError("CACHE_DIR", str(settings.cache_dir), f"a folder that can be written: {exc.strerror}") from None
-    build(settings, timeline).close()
+        expected = f"a folder that can be written: {exc.strerror}"
+        raise SettingsError("CACHE_DIR", str(settings.cache_dir), expected) from None
+    start_pipeline(settings, timeline).close()
     return 0
 
 
-def examine(asked: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
-    """Print what this machine and these settings make of a start."""
-    start = list(doctor.started(settings, timeline, build))  # first, or it would find everything imported
-    failed = False
-    for finding in chain(doctor.examine(settings), start):
+def examine(arguments: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
+    """Print the facts of this machine and these settings that matter to a start, and what prevents one."""
+    start_findings = list(
+        doctor.try_start(settings, timeline, start_pipeline)
+    )  # first, so that it imports what a start imports
+    has_failed = False
+    for finding in chain(doctor.examine(settings), start_findings):
         print(f"{finding.name:<24}{finding.value}", flush=True)
-        if finding.trouble:
-            print(f"{'':<24}! {finding.trouble}", flush=True)
-        failed = failed or (finding.name == "start" and bool(finding.trouble))
-    return CANNOT_START if failed else 0
+        if finding.problem:
+            print(f"{'':<24}! {finding.problem}", flush=True)
+        has_failed = has_failed or (finding.name == "start" and bool(finding.problem))
+    return CANNOT_START if has_failed else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,26 +89,40 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for run, name in ((examine, "doctor"), (fetch, "fetch")):
         commands.add_parser(name, help=run.__doc__, description=run.__doc__).set_defaults(run=run)
-    speech = commands.add_parser("transcribe", help=transcribe.__doc__, description=transcribe.__doc__)
-    speech.set_defaults(run=transcribe)
-    speech.add_argument("sources", nargs="+", metavar="FILE|URL", help="a file, an http, https or s3 address, or - for stdin")
-    many = commands.add_parser("submit", help=send.__doc__, description=send.__doc__)
-    many.set_defaults(run=send)
-    many.add_argument("manifest", type=Path, metavar="MANIFEST", help="a file: each line an address, or a JSON object with url and options")
-    many.add_argument("--endpoint", required=True, metavar="ID", help="the endpoint; RUNPOD_API_KEY holds the key")
-    many.add_argument("--output", type=Path, metavar="FILE", help="where answers go; default: MANIFEST.results.jsonl")
-    many.add_argument("--in-flight", type=_counted, default=64, metavar="N", help="jobs sent and not answered yet, at most; default: 64")
-    many.add_argument(
-        "--retries", type=_counted, default=3, metavar="N", help="times that a job which may do better is sent again; default: 3"
-    )
-    for command in (speech, many):
-        for name, schema in Options.json_schema().items():
-            flags = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))  # one where the name is one word
-            command.add_argument(*flags, dest=name, choices=schema.get("enum"), help=schema["description"].replace("%", "%%"))
+    transcribe_parser = commands.add_parser("transcribe", help=transcribe.__doc__, description=transcribe.__doc__)
+    transcribe_parser.set_defaults(run=transcribe)
+    sources_help = "a file, an http, https or s3 address, or - for stdin"
+    transcribe_parser.add_argument("sources", nargs="+", metavar="FILE|URL", help=sources_help)
+    submit_parser = commands.add_parser("submit", help=send.__doc__, description=send.__doc__)
+    submit_parser.set_defaults(run=send)
+    _add_submit_arguments(submit_parser)
+    for command_parser in (transcribe_parser, submit_parser):
+        _add_options(command_parser)
     return parser
 
 
-def _counted(text: str) -> int:
-    if not text.isdigit() or not 0 < int(text) <= 1000:
-        raise argparse.ArgumentTypeError("expected a whole number from 1 to 1000")
+def _add_submit_arguments(parser: argparse.ArgumentParser) -> None:
+    manifest_help = "a file: each line an address, or a JSON object with url and options"
+    parser.add_argument("manifest", type=Path, metavar="MANIFEST", help=manifest_help)
+    endpoint_help = "the endpoint; RUNPOD_API_KEY holds the key"
+    parser.add_argument("--endpoint", required=True, metavar="ID", help=endpoint_help)
+    output_help = "where answers go; default: MANIFEST.results.jsonl"
+    parser.add_argument("--output", type=Path, metavar="FILE", help=output_help)
+    in_flight_help = "jobs sent and not answered yet, at most; default: 64"
+    parser.add_argument("--in-flight", type=_parse_count, default=64, metavar="N", help=in_flight_help)
+    retries_help = "times that a job which may do better is sent again; default: 3"
+    parser.add_argument("--retries", type=_parse_count, default=3, metavar="N", help=retries_help)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    """Add every option of a request, under its name with hyphens and with underscores."""
+    for name, schema in Options.json_schema().items():
+        flags = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))  # a name of one word has one flag
+        help_text = schema["description"].replace("%", "%%")
+        parser.add_argument(*flags, dest=name, choices=schema.get("enum"), help=help_text)
+
+
+def _parse_count(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) <= MAX_COUNT:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MAX_COUNT}")
     return int(text)

@@ -1,4 +1,4 @@
-"""`python -m handler.cli`: the command line without its installed script."""
+"""Run the command line as `python -m handler.cli`, without its installed script."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What this machine and these settings make of a start: one line a fact, and what is in the way. Knows no door."""
+"""`asr doctor`: examine this machine and these settings, and find what prevents a start. Knows no entry point."""
 
 import os
 import platform
@@ -10,75 +10,86 @@ from pathlib import Path
 from handler import __version__
 from handler.errors import AsrError
 from handler.settings import GIB, Settings, SettingsError
-from handler.startup.model_locator import find_local, weights_in
+from handler.startup.model_locator import find_local, weight_files
 from handler.timeline import Timeline
 from handler.transcription.pipeline import Pipeline
 
-ROOM = 1.2  # of the size of the weights' files: with less memory free, nothing can be loaded
-NVIDIA = Path("/proc/driver/nvidia/version")  # there where a driver is loaded
+MEMORY_FACTOR = 1.2  # free memory that loading takes, relative to the size of the weight files
+MAX_FILE_NAMES = 3  # printed; more are shown as …
+NVIDIA_VERSION_FILE = Path("/proc/driver/nvidia/version")  # exists if a driver is loaded
 Build = Callable[[Settings, Timeline], Pipeline]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A fact, and what is wrong with it if anything is."""
+    """A fact, and the problem with it if there is one."""
 
     name: str
     value: str
-    trouble: str = ""
+    problem: str = ""
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """What can be told without loading the model."""
+    """Yield the findings that do not require the model to be loaded."""
     yield Finding("version", f"{__version__}, Python {platform.python_version()}")
-    yield from _device(settings)
-    size = 0
-    for finding, found in _model(settings):
-        size = max(size, found)
+    yield from _examine_device(settings)
+    weights_bytes = 0
+    for finding, finding_bytes in _examine_model(settings):
+        weights_bytes = max(weights_bytes, finding_bytes)
         yield finding
-    yield from _room(settings, size)
+    yield from _examine_memory(settings, weights_bytes)
 
 
-def started(settings: Settings, timeline: Timeline, build: Build) -> Iterator[Finding]:
-    """What a start comes to, and where its time went."""
+def try_start(settings: Settings, timeline: Timeline, build: Build) -> Iterator[Finding]:
+    """Load the model as an entry point does, and yield the outcome with the time of each stage."""
     try:
         pipeline = build(settings, timeline)
-    except Exception as exc:  # whatever it is, it is what a start would meet
-        yield Finding("start", "failed", str(exc) if isinstance(exc, (AsrError, SettingsError)) else repr(exc))
+    except Exception as exc:  # an entry point would fail with the same error
+        problem = str(exc) if isinstance(exc, (AsrError, SettingsError)) else repr(exc)
+        yield Finding("start", "failed", problem)
         return
     pipeline.close()
     yield Finding("batch", f"{pipeline.engine.max_batch_size} windows")
     for span in timeline.spans():
-        yield Finding(f"start: {span.name}", f"{span.seconds:.3f} s" + (f", from {span.at:.3f} s on" if span.at else ""))
+        offset = f", from {span.at:.3f} s on" if span.at else ""
+        yield Finding(f"start: {span.name}", f"{span.seconds:.3f} s{offset}")
 
 
-def _device(settings: Settings) -> Iterator[Finding]:
-    import torch
-
+def _examine_device(settings: Settings) -> Iterator[Finding]:
     from handler.engine.device import choose_attention, choose_device, choose_dtype, device_name
 
-    driver = NVIDIA.read_text().splitlines()[0].partition("Module")[2].split()[0] if NVIDIA.is_file() else "none"
-    trouble = ""
-    if driver != "none" and not torch.cuda.is_available():
-        made_for = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no GPU"
-        trouble = f"PyTorch {torch.__version__} is made for {made_for} and cannot use it: a newer driver or another PyTorch is needed"
-    yield Finding("NVIDIA driver", driver, trouble)
+    yield _examine_driver()
     try:
         device = choose_device(settings.device)
     except SettingsError as exc:
         yield Finding("device", settings.device, str(exc))
         return
-    slow = "no GPU: audio is transcribed by the processor" if device.type == "cpu" and settings.device == "auto" else ""
-    yield Finding("device", device_name(device), slow)
+    is_slow = device.type == "cpu" and settings.device == "auto"
+    problem = "no GPU: audio is transcribed by the processor" if is_slow else ""
+    yield Finding("device", device_name(device), problem)
     dtype = choose_dtype(settings.dtype, device)
     yield Finding("dtype", str(dtype).removeprefix("torch."))
-    name, why = choose_attention(settings.flash_attention_2, device, dtype)
-    refused = settings.flash_attention_2 and name != "flash_attention_2"
-    yield Finding("attention", f"{name}: {why}", "FLASH_ATTENTION_2=1 cannot be had here" if refused else "")
+    attention, reason = choose_attention(settings.flash_attention_2, device, dtype)
+    is_refused = settings.flash_attention_2 and attention != "flash_attention_2"
+    problem = "FLASH_ATTENTION_2=1 cannot be had here" if is_refused else ""
+    yield Finding("attention", f"{attention}: {reason}", problem)
 
 
-def _model(settings: Settings) -> Iterator[tuple[Finding, int]]:
-    """Findings, each with the bytes of the weights as far as they are known."""
+def _examine_driver() -> Finding:
+    import torch
+
+    if not NVIDIA_VERSION_FILE.is_file():
+        return Finding("NVIDIA driver", "none")
+    driver = NVIDIA_VERSION_FILE.read_text().splitlines()[0].partition("Module")[2].split()[0]
+    if torch.cuda.is_available():
+        return Finding("NVIDIA driver", driver)
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no GPU"
+    mismatch = f"PyTorch {torch.__version__} is made for {build} and cannot use it"
+    return Finding("NVIDIA driver", driver, f"{mismatch}: a newer driver or another PyTorch is needed")
+
+
+def _examine_model(settings: Settings) -> Iterator[tuple[Finding, int]]:
+    """Yield findings, each with the bytes of the weight files, or 0 if they are unknown."""
     try:
         folder = find_local(settings.model_id, settings.cache_dir, settings.model_revision)
     except AsrError as exc:
@@ -87,26 +98,34 @@ def _model(settings: Settings) -> Iterator[tuple[Finding, int]]:
     if folder is None:
         yield Finding("model", f"{settings.model_id}: not on this machine, to be downloaded from the Hub"), 0
         return
-    files = weights_in(folder)
-    size = sum(file.stat().st_size for file in files)
-    names = ", ".join(file.name for file in files[:3]) + (" …" if len(files) > 3 else "")
-    yield Finding("model", f"{settings.model_id} in {folder}", "" if files else "the folder has no weights"), size
+    files = weight_files(folder)
+    weights_bytes = sum(file.stat().st_size for file in files)
+    problem = "" if files else "the folder has no weights"
+    yield Finding("model", f"{settings.model_id} in {folder}", problem), weights_bytes
     if files:
-        yield Finding("weights", f"{names}: {size / GIB:.2f} GiB"), size
+        names = ", ".join(file.name for file in files[:MAX_FILE_NAMES])
+        ellipsis = " …" if len(files) > MAX_FILE_NAMES else ""
+        yield Finding("weights", f"{names}{ellipsis}: {weights_bytes / GIB:.2f} GiB"), weights_bytes
 
 
-def _room(settings: Settings, size: int) -> Iterator[Finding]:
+def _examine_memory(settings: Settings, weights_bytes: int) -> Iterator[Finding]:
+    """Yield findings on the device's memory and the disk of CACHE_DIR."""
     from handler.engine.device import choose_device, free_memory
 
     try:
-        free = free_memory(choose_device(settings.device))
+        free_bytes = free_memory(choose_device(settings.device))
     except SettingsError:
         return
-    tight = f"the weights' files alone have {size / GIB:.1f} GiB" if free < ROOM * size else ""
-    yield Finding("free memory", f"{free / GIB:.1f} GiB", tight)
-    cache = settings.cache_dir
-    if not cache.is_dir():
-        yield Finding("cache", f"{cache}", "the folder does not exist: nothing is kept there" if size else "the folder does not exist yet")
-        return
-    trouble = "" if os.access(cache, os.W_OK) else "the folder cannot be written: nothing can be downloaded or kept"
-    yield Finding("cache", f"{cache}: {shutil.disk_usage(cache).free / GIB:.1f} GiB free", trouble)
+    is_tight = free_bytes < MEMORY_FACTOR * weights_bytes
+    problem = f"the weights' files alone have {weights_bytes / GIB:.1f} GiB" if is_tight else ""
+    yield Finding("free memory", f"{free_bytes / GIB:.1f} GiB", problem)
+    yield _examine_cache(settings.cache_dir, has_weights=weights_bytes > 0)
+
+
+def _examine_cache(folder: Path, has_weights: bool) -> Finding:
+    if not folder.is_dir():
+        consequence = ": nothing is kept there" if has_weights else " yet"
+        return Finding("cache", f"{folder}", f"the folder does not exist{consequence}")
+    is_writable = os.access(folder, os.W_OK)
+    problem = "" if is_writable else "the folder cannot be written: nothing can be downloaded or kept"
+    return Finding("cache", f"{folder}: {shutil.disk_usage(folder).free / GIB:.1f} GiB free", problem)

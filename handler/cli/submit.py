@@ -1,6 +1,7 @@
-"""`asr submit`: a manifest of addresses to a queue endpoint, its answers to JSON lines. Knows no engine; scaling is the platform's.
+"""`asr submit`: send a manifest of addresses to a queue endpoint, and write its answers as JSON lines.
 
-Whatever ends it, it can be run again: what has its answer is not sent again, what was sent is asked for.
+However a run ends, it can be run again: an item that has an answer is not sent again, and a job that was sent is
+polled. Knows no engine; scaling is up to the platform.
 """
 
 import hashlib
@@ -17,15 +18,17 @@ from tqdm import tqdm
 
 from handler.audio.fetch import public_url
 from handler.errors import InvalidRequest, all_kinds
+from handler.exit_codes import FAILED, INTERRUPTED
 from handler.runpod_sdk import import_sdk
 from handler.schema.options import Options
 from handler.validators import short_repr
 
-POLL_S = (0.5, 10.0)  # between two questions about a job: at first, and at most
-BACK_OFF_S = (1.0, 60.0)  # before something is tried once more: at first, and at most
-DONE, LOST = "COMPLETED", ("FAILED", "TIMED_OUT", "CANCELLED")
-RETRYABLE = {kind.code for kind in all_kinds() if kind.retryable}
-KNOWN = {kind.code for kind in all_kinds()}
+POLL_INITIAL_S, POLL_MAX_S, POLL_GROWTH = 0.5, 10.0, 1.5  # between two polls of a job
+BACK_OFF_INITIAL_S, BACK_OFF_MAX_S = 1.0, 60.0  # before a retry
+COMPLETED = "COMPLETED"
+FAILURE_STATUSES = ("FAILED", "TIMED_OUT", "CANCELLED")
+RETRYABLE_CODES = {kind.code for kind in all_kinds() if kind.retryable}
+ERROR_CODES = {kind.code for kind in all_kinds()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,238 +36,252 @@ class Item:
     """One line of a manifest."""
 
     line: int  # from 1
-    given: Mapping[str, Any]  # the job's input
+    payload: Mapping[str, Any]  # the job's input
 
     @property
     def key(self) -> str:
-        """What it is known by in another run."""
-        return hashlib.sha256(json.dumps(self.given, sort_keys=True).encode()).hexdigest()[:16]
+        """Return the key that identifies the item in every run."""
+        return hashlib.sha256(json.dumps(self.payload, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def source(self) -> str:
-        """Its address, without what may be a credential."""
-        return public_url(str(self.given.get("url", "")))
+        """Return the address, without the parts that may be credentials."""
+        return public_url(str(self.payload.get("url", "")))
 
 
 @dataclass(slots=True)
-class Sums:
-    """What a run has come to."""
+class Totals:
+    """Counts, cost and speed of a run."""
 
-    done: int = 0
-    failed: int = 0
+    success_count: int = 0
+    failure_count: int = 0
     audio_s: float = 0.0
     device_s: float = 0.0
     price: float | None = None
-    codes: dict[str, int] = field(default_factory=dict)
+    count_by_code: dict[str, int] = field(default_factory=dict)  # of errors
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Count an answer."""
         if "error" in record:
-            self.failed += 1
-            code = _code(record["error"]) or "unknown"
-            self.codes[code] = self.codes.get(code, 0) + 1
+            self.failure_count += 1
+            code = _code_of(record["error"]) or "unknown"
+            self.count_by_code[code] = self.count_by_code.get(code, 0) + 1
             return
-        account = _account(record.get("output"))
-        self.done += 1
+        account = _account_of(record.get("output"))
+        self.success_count += 1
         self.audio_s += account.get("audio_s", 0.0)
         self.device_s += account.get("device_s", 0.0)
         if "price" in account:
             self.price = (self.price or 0.0) + account["price"]
 
-    def table(self, seconds: float) -> str:
-        """Cost and speed."""
+    def table(self, elapsed_s: float) -> str:
+        """Return the totals as a table, one figure per line."""
+        codes = "".join(f", {count} {code}" for code, count in sorted(self.count_by_code.items()))
         rows = [
-            ("files transcribed", f"{self.done}"),
-            ("files failed", f"{self.failed}" + "".join(f", {count} {code}" for code, count in sorted(self.codes.items()))),
+            ("files transcribed", f"{self.success_count}"),
+            ("files failed", f"{self.failure_count}{codes}"),
             ("audio", f"{self.audio_s / 3600:.3f} h"),
             ("device", f"{self.device_s / 3600:.3f} h"),
-            ("time", f"{seconds:.1f} s"),
-            ("speed", f"{self.audio_s / max(seconds, 1e-6):.1f} times real time"),
+            ("time", f"{elapsed_s:.1f} s"),
+            ("speed", f"{self.audio_s / max(elapsed_s, 1e-6):.1f} times real time"),
         ]
         if self.price is not None:
-            hours = f", {self.price / self.audio_s * 3600:.6f} an hour of audio" if self.audio_s else ""
-            rows.append(("price", f"{self.price:.6f}{hours}"))
+            per_hour = f", {self.price / self.audio_s * 3600:.6f} an hour of audio" if self.audio_s else ""
+            rows.append(("price", f"{self.price:.6f}{per_hour}"))
         return "\n".join(f"{name:<20}{value}" for name, value in rows)
 
 
 def read_manifest(path: Path, options: Mapping[str, Any]) -> list[Item]:
-    """The items of a manifest: a line is an address, or a JSON object with url and options; `options` hold for all that say nothing else.
+    """Return the items of a manifest, in which a line is an address or a JSON object with url and options.
 
+    `options` apply to every item that does not set them itself.
     Raises InvalidRequest with the number of the first line that cannot be used.
     """
-    given = {name: value for name, value in options.items() if value is not None}
+    defaults = {name: value for name, value in options.items() if value is not None}
     items = []
     with path.open(encoding="utf-8") as file:
         for number, text in enumerate(file, 1):
             if line := text.strip():
-                items.append(Item(number, {**given, **_input(line, f"{path.name}:{number}")}))
+                items.append(Item(number, {**defaults, **_parse_line(line, f"{path.name}:{number}")}))
     for item in items:
         try:
-            Options.parse({name: value for name, value in item.given.items() if name in Options.json_schema()})
+            Options.parse({name: value for name, value in item.payload.items() if name in Options.json_schema()})
         except InvalidRequest as exc:
             raise InvalidRequest(f"{path.name}:{item.line}: {exc.message}") from None
     return items
 
 
-def _input(line: str, where: str) -> dict[str, Any]:
+def _parse_line(line: str, position: str) -> dict[str, Any]:
     if not line.startswith("{"):
         return {"url": line}
     try:
-        found = json.loads(line)
+        payload = json.loads(line)
     except ValueError:
-        raise InvalidRequest(f"{where}: expected an address or a JSON object; got {short_repr(line)}") from None
-    if not isinstance(found.get("url"), str):
-        raise InvalidRequest(f"{where}: expected a JSON object with url, as a string")
-    return dict(found)
+        message = f"{position}: expected an address or a JSON object; got {short_repr(line)}"
+        raise InvalidRequest(message) from None
+    if not isinstance(payload.get("url"), str):
+        raise InvalidRequest(f"{position}: expected a JSON object with url, as a string")
+    return dict(payload)
 
 
 class Submission:
-    """A run of a manifest against an endpoint; `run` returns when everything has its answer, or after `stop`."""
+    """A run of a manifest against an endpoint; `run` returns when every item has its answer, or after `stop`."""
 
-    def __init__(self, endpoint: str, key: str | None, output: Path, in_flight: int, retries: int) -> None:
-        """Raises RuntimeError where there is no `key`, and the SDK finds none either."""
-        self.sums = Sums()  # of this run
-        self.before = Sums()  # of runs before it
-        self._endpoint = import_sdk().Endpoint(endpoint, api_key=key)
-        self._client = self._endpoint.rp_client
-        self._id = endpoint
-        self._output = output
-        self._sent_to = output.with_name(output.name + ".sent")  # job ids by key, so that no job is paid twice
+    def __init__(self, endpoint_id: str, key: str | None, output: Path, in_flight: int, retries: int) -> None:
+        """Prepare a run. Raises RuntimeError if there is no `key`, and the SDK has none either."""
+        self.totals = Totals()  # of this run
+        self.previous_totals = Totals()  # of the runs before it
+        self._endpoint_id = endpoint_id
+        self._client = import_sdk().Endpoint(endpoint_id, api_key=key).rp_client
+        self._output_path = output
+        self._sent_path = output.with_name(output.name + ".sent")  # job ids by key, so that no job is paid for twice
         self._in_flight = in_flight
         self._retries = retries
         self._lock = threading.Lock()
-        self._over = threading.Event()
+        self._stop_event = threading.Event()
 
     def stop(self) -> None:
-        """Send nothing more and ask for nothing more; from any thread."""
-        self._over.set()
+        """Send and poll nothing more. May be called from any thread."""
+        self._stop_event.set()
 
     def run(self, items: list[Item]) -> None:
-        """Send what has no answer yet, and write down what comes."""
-        answered = self._answered_before()
-        sent = {record["key"]: record["job"] for record in _lines(self._sent_to)}
-        missing = list({item.key: item for item in reversed(items) if item.key not in answered}.values())[::-1]  # the same once
-        left = iter(missing)
-        self._output.parent.mkdir(parents=True, exist_ok=True)
+        """Send the items that have no answer yet, and write their answers as they come."""
+        answered_keys = self._read_answered_keys()
+        sent_jobs = {record["key"]: record["job"] for record in _read_records(self._sent_path)}
+        unanswered: dict[str, Item] = {}
+        for item in items:
+            if item.key not in answered_keys:
+                unanswered.setdefault(item.key, item)  # identical items are sent once
+        remaining = iter(unanswered.values())
+        total = len(answered_keys) + len(unanswered)
+        self._output_path.parent.mkdir(parents=True, exist_ok=True)
         with (
-            _continued(self._output) as output,
-            _continued(self._sent_to) as log,
-            tqdm(desc="submit", total=len(answered) + len(missing), initial=len(answered), unit="file") as bar,
+            _open_to_append(self._output_path) as output,
+            _open_to_append(self._sent_path) as sent_log,
+            tqdm(desc="submit", total=total, initial=len(answered_keys), unit="file") as bar,
             ThreadPoolExecutor(self._in_flight, "submit") as pool,
         ):
+            arguments = (remaining, sent_jobs, output, sent_log, bar)
             try:
-                work = [pool.submit(self._serve, left, sent, output, log, bar) for _ in range(self._in_flight)]
-                for one in work:
-                    one.result()
+                futures = [pool.submit(self._work, *arguments) for _ in range(self._in_flight)]
+                for future in futures:
+                    future.result()
             except BaseException:
                 self.stop()
                 raise
 
-    def _answered_before(self) -> set[str]:
-        """The keys of what runs before this one have got answers to, counted."""
-        found = set()
-        for record in _lines(self._output):
-            if record["key"] not in found:
-                found.add(record["key"])
-                self.before.add(record)
-        return found
+    def _read_answered_keys(self) -> set[str]:
+        """Return the keys of the items that previous runs have answers to, and count those answers."""
+        keys = set()
+        for record in _read_records(self._output_path):
+            if record["key"] not in keys:
+                keys.add(record["key"])
+                self.previous_totals.add(record)
+        return keys
 
-    def _serve(self, left: Iterator[Item], sent: dict[str, str], output: TextIO, log: TextIO, bar: Any) -> None:
-        """One item after the other, until there are no more."""
-        while not self._over.is_set():
+    def _work(
+        self, remaining: Iterator[Item], sent_jobs: dict[str, str], output: TextIO, sent_log: TextIO, bar: Any
+    ) -> None:
+        """Process one item after the other, until none remains or the run is stopped."""
+        while not self._stop_event.is_set():
             with self._lock:
-                item = next(left, None)
+                item = next(remaining, None)
             if item is None:
                 return
-            record = self._answered(item, sent.get(item.key), log)
+            record = self._process(item, sent_jobs.get(item.key), sent_log)
             if record is None:
                 return
             with self._lock:
                 output.write(json.dumps(record, ensure_ascii=False) + "\n")
                 output.flush()
-                self.sums.add(record)
+                self.totals.add(record)
                 bar.update(1)
-                bar.set_postfix(failed=self.sums.failed, refresh=False)
+                bar.set_postfix(failed=self.totals.failure_count, refresh=False)
 
-    def _answered(self, item: Item, job: str | None, log: TextIO) -> dict[str, Any] | None:
-        """The record of an item; None where the run is over before."""
-        about = {"key": item.key, "line": item.line, "source": item.source}
-        tries = 0
+    def _process(self, item: Item, job_id: str | None, sent_log: TextIO) -> dict[str, Any] | None:
+        """Return the record of an item, after retries if needed; None if the run is stopped first."""
+        header = {"key": item.key, "line": item.line, "source": item.source}
+        attempts = 0
         while True:
-            job = job or self._send(item, log)
-            state = self._final(job) if job else None
+            job_id = job_id or self._send(item, sent_log)
+            state = self._wait_for_end(job_id) if job_id else None
             if state is None:
                 return None
-            if state["status"] == DONE and not _error(state):
-                return {**about, "job": job, "output": state.get("output")}
-            error = _error(state) or f"the platform says {state['status']}"
-            code = _code(error)
-            tries += 1
-            if tries > self._retries or (code is not None and code not in RETRYABLE):
-                return {**about, "job": job, "error": error}
-            job = None
-            if self._over.wait(min(BACK_OFF_S[1], BACK_OFF_S[0] * 2 ** (tries - 1))):
+            if state["status"] == COMPLETED and not _error_of(state):
+                return {**header, "job": job_id, "output": state.get("output")}
+            error = _error_of(state) or f"the platform says {state['status']}"
+            code = _code_of(error)
+            attempts += 1
+            if attempts > self._retries or (code is not None and code not in RETRYABLE_CODES):
+                return {**header, "job": job_id, "error": error}
+            job_id = None
+            if self._stop_event.wait(min(BACK_OFF_MAX_S, BACK_OFF_INITIAL_S * 2 ** (attempts - 1))):
                 return None
 
-    def _send(self, item: Item, log: TextIO) -> str | None:
-        """The id of a new job."""
-        answer = self._asked("POST", f"{self._id}/run", {"input": dict(item.given)})
+    def _send(self, item: Item, sent_log: TextIO) -> str | None:
+        """Send an item as a new job and return the job's id; None if the run is stopped first."""
+        answer = self._request("POST", f"{self._endpoint_id}/run", {"input": dict(item.payload)})
         if answer is None:
             return None
         with self._lock:
-            log.write(json.dumps({"key": item.key, "job": answer["id"]}) + "\n")
-            log.flush()
+            sent_log.write(json.dumps({"key": item.key, "job": answer["id"]}) + "\n")
+            sent_log.flush()
         return str(answer["id"])
 
-    def _final(self, job: str) -> Mapping[str, Any] | None:
-        """How a job has ended; None where the run is over before."""
-        pause = POLL_S[0]
-        while (state := self._asked("GET", f"{self._id}/status/{job}")) is not None:
-            if state["status"] == DONE or state["status"] in LOST:
+    def _wait_for_end(self, job_id: str) -> Mapping[str, Any] | None:
+        """Poll a job and return its final state; None if the run is stopped first."""
+        interval_s = POLL_INITIAL_S
+        while (state := self._request("GET", f"{self._endpoint_id}/status/{job_id}")) is not None:
+            if state["status"] == COMPLETED or state["status"] in FAILURE_STATUSES:
                 return state
-            if self._over.wait(pause):
+            if self._stop_event.wait(interval_s):
                 return None
-            pause = min(POLL_S[1], 1.5 * pause)
+            interval_s = min(POLL_MAX_S, POLL_GROWTH * interval_s)
         return None
 
-    def _asked(self, method: str, path: str, data: Any = None) -> Mapping[str, Any] | None:
-        """What the platform answers, however long it takes until it does; None where the run is over before."""
+    def _request(self, method: str, path: str, payload: Any = None) -> Mapping[str, Any] | None:
+        """Return the platform's answer, after as many retries as it takes; None if the run is stopped first.
+
+        Raises HTTPError if the request itself is refused, RuntimeError if the key is.
+        """
         from requests import HTTPError, RequestException
 
-        pause = BACK_OFF_S[0]
-        while not self._over.is_set():
+        delay_s = BACK_OFF_INITIAL_S
+        while not self._stop_event.is_set():
             try:
-                return dict(self._client.post(path, data) if method == "POST" else self._client.get(path))
+                if method == "POST":
+                    return dict(self._client.post(path, payload))
+                return dict(self._client.get(path))
             except HTTPError as exc:
                 status = exc.response.status_code
-                if status == 404 and method == "GET":  # results are kept for a while only
-                    return {"status": LOST[0], "error": "forgotten: the platform knows the job no more"}
+                if status == 404 and method == "GET":  # the platform deletes results after a while
+                    return {"status": FAILURE_STATUSES[0], "error": "forgotten: the platform knows the job no more"}
                 if status < 500 and status not in (408, 429):
                     self.stop()
                     raise
             except RequestException:
                 pass
-            except RuntimeError:  # the key
+            except RuntimeError:  # the key is refused
                 self.stop()
                 raise
-            self._over.wait(pause)
-            pause = min(BACK_OFF_S[1], 2 * pause)
+            self._stop_event.wait(delay_s)
+            delay_s = min(BACK_OFF_MAX_S, 2 * delay_s)
         return None
 
 
-def _continued(path: Path) -> TextIO:
-    """A file of lines opened to be written on; one whose last line was cut gets its end first."""
+def _open_to_append(path: Path) -> TextIO:
+    """Open a file of lines to append to; end its last line first if that was cut off."""
     file = path.open("a+", encoding="utf-8")
     if file.tell():
-        with path.open("rb") as read:
-            read.seek(-1, 2)
-            if read.read(1) != b"\n":
+        with path.open("rb") as existing:
+            existing.seek(-1, 2)
+            if existing.read(1) != b"\n":
                 file.write("\n")
     return file
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file; a last line that was cut is passed over."""
+def _read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a file, except for lines that were cut off."""
     if not path.is_file():
         return
     with path.open(encoding="utf-8") as file:
@@ -275,35 +292,36 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 continue
 
 
-def _account(output: object) -> Mapping[str, Any]:
-    """The account of an answer; of a stream's, the one of its last part."""
-    last = output[-1] if isinstance(output, list) and output else output
-    account = last.get("account") if isinstance(last, Mapping) else None
+def _account_of(output: object) -> Mapping[str, Any]:
+    """Return the account of an answer; a stream has it in its last part."""
+    answer = output[-1] if isinstance(output, list) and output else output
+    account = answer.get("account") if isinstance(answer, Mapping) else None
     return account if isinstance(account, Mapping) else {}
 
 
-def _error(state: Mapping[str, Any]) -> str | None:
-    """What a job failed with, where it did: the platform's own field, or the one of an answer."""
+def _error_of(state: Mapping[str, Any]) -> str | None:
+    """Return the error of a job if it failed, from the platform's own field or from its answer."""
     output = state.get("output")
-    found = state.get("error") or (output.get("error") if isinstance(output, Mapping) else None)
-    return str(found) if found else None
+    error = state.get("error") or (output.get("error") if isinstance(output, Mapping) else None)
+    return str(error) if error else None
 
 
-def _code(error: str) -> str | None:
-    """The stable code that an error begins with; None where it is none of this product's."""
+def _code_of(error: str) -> str | None:
+    """Return the stable code that an error begins with; None if it is not one of this product's."""
     code = error.partition(":")[0]
-    return code if code in KNOWN else None
+    return code if code in ERROR_CODES else None
 
 
 def submit(items: list[Item], submission: Submission) -> int:
-    """Run a manifest and print what it came to; the exit code says how it went: 1 where something failed, 130 where it was broken off."""
-    began = time.monotonic()
+    """Run a manifest, print the totals, and return the exit code: FAILED if any item failed, INTERRUPTED on SIGINT."""
+    started_at = time.monotonic()
     try:
         submission.run(items)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     finally:
-        if submission.before.done or submission.before.failed:
-            print(f"{'answered before':<20}{submission.before.done}, failed {submission.before.failed}")
-        print(submission.sums.table(time.monotonic() - began))
-    return 1 if submission.sums.failed or submission.before.failed else 0
+        previous = submission.previous_totals
+        if previous.success_count or previous.failure_count:
+            print(f"{'answered before':<20}{previous.success_count}, failed {previous.failure_count}")
+        print(submission.totals.table(time.monotonic() - started_at))
+    return FAILED if submission.totals.failure_count or submission.previous_totals.failure_count else 0

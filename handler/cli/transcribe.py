@@ -22,21 +22,29 @@ from handler.schema.options import Options
 from handler.schema.transcript import Progress, Transcript
 from handler.settings import Settings
 from handler.startup.bootstrap import build
+from handler.startup.process_tuning import fast_imports, freeze_garbage_collector
 from handler.timeline import Timeline
 from handler.transcription.pipeline import Pipeline
 
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}]"
+BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}]"
+MAX_BAR_CHARS = 40  # of a source's name, before the bar
+STDIN_CHUNK_BYTES = 1024**2
 
 
-PIECE = 1024**2  # bytes of stdin read at a time
+def start_pipeline(settings: Settings, timeline: Timeline) -> Pipeline:
+    """Build the pipeline of a process that serves one command."""
+    with fast_imports():
+        pipeline = build(settings, timeline)
+        freeze_garbage_collector()
+    return pipeline
 
 
-def transcribe(asked: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
+def transcribe(arguments: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
     """Print the transcripts of files and addresses."""
-    options = Options.parse({name: getattr(asked, name) for name in Options.json_schema()})
-    pipeline = build(settings, timeline)
+    options = Options.parse({name: getattr(arguments, name) for name in Options.json_schema()})
+    pipeline = start_pipeline(settings, timeline)
     try:
-        return asyncio.run(_transcribe_all(pipeline, asked.sources, options))
+        return asyncio.run(_transcribe_all(pipeline, arguments.sources, options))
     except KeyboardInterrupt:
         return INTERRUPTED
     finally:
@@ -44,51 +52,56 @@ def transcribe(asked: argparse.Namespace, settings: Settings, timeline: Timeline
 
 
 async def _transcribe_all(pipeline: Pipeline, sources: Sequence[str], options: Options) -> int:
-    """One after the other, in order: each fills the batch by itself."""
-    failed = False
+    """Transcribe sources one after the other, in order: each of them fills the batch by itself."""
+    has_failed = False
     for source in sources:
         try:
-            transcript = await _transcribe(pipeline, source, options)
+            transcript = await _transcribe_one(pipeline, source, options)
         except (AsrError, OSError) as exc:
-            print(f"asr: {public_url(source) if '://' in source else source}: {exc}", file=sys.stderr)
-            failed = True
+            name = public_url(source) if "://" in source else source
+            print(f"asr: {name}: {exc}", file=sys.stderr)
+            has_failed = True
         else:
-            print(_shown(transcript, source, options, alone=len(sources) == 1), end="", flush=True)
-    return FAILED if failed else 0
+            print(_format_output(transcript, source, options, is_only_source=len(sources) == 1), end="", flush=True)
+    return FAILED if has_failed else 0
 
 
-async def _transcribe(pipeline: Pipeline, source: str, options: Options) -> Transcript:
-    bar = tqdm(desc=source[-40:], total=1, bar_format=BAR)
+async def _transcribe_one(pipeline: Pipeline, source: str, options: Options) -> Transcript:
+    bar = tqdm(desc=source[-MAX_BAR_CHARS:], total=1, bar_format=BAR_FORMAT)
 
-    def show(progress: Progress) -> None:
+    def show_progress(progress: Progress) -> None:
         bar.total = progress.total_s or progress.done_s
         bar.update(progress.done_s - bar.n)
 
-    with bar, _opened(source, pipeline.settings.max_bytes) as opened:
-        return await pipeline.transcribe(opened, options, show)
+    with bar, _open_source(source, pipeline.settings.max_bytes) as audio:
+        return await pipeline.transcribe(audio, options, show_progress)
 
 
 @contextlib.contextmanager
-def _opened(source: str, cap: int) -> Iterator[AudioSource]:
+def _open_source(source: str, max_bytes: int) -> Iterator[AudioSource]:
+    """Yield the audio of a file, an address, or stdin as `-`. Raises OSError; for stdin also AsrError, on exit."""
     if "://" in source:
         yield AudioSource(url=source)
     elif source == "-":
-        with Spool(cap) as spool:
-            threading.Thread(target=_pump, args=(sys.stdin.fileno(), spool), daemon=True).start()
+        with Spool(max_bytes) as spool:
+            threading.Thread(target=_copy_to_spool, args=(sys.stdin.fileno(), spool), daemon=True).start()
             try:
                 yield AudioSource(file=cast(BinaryIO, spool.reader()))
             finally:
-                spool.check()  # what the pump met is the cause of what the decoder makes of it
+                spool.check()  # an error while copying is the cause of the decoder's error
     else:
         with open(source, "rb") as file:
             yield AudioSource(file=file)
 
 
-def _pump(descriptor: int, spool: Spool) -> None:
-    """Unbuffered: a thread that waits inside a buffered reader would break the interpreter's end."""
+def _copy_to_spool(descriptor: int, spool: Spool) -> None:
+    """Copy a file descriptor into a spool, without a buffer.
+
+    A thread that waits inside a buffered reader would disturb the interpreter's exit.
+    """
     error: AsrError | None = None
     try:
-        while data := os.read(descriptor, PIECE):
+        while data := os.read(descriptor, STDIN_CHUNK_BYTES):
             spool.write(data)
     except AsrError as exc:
         error = exc
@@ -97,11 +110,11 @@ def _pump(descriptor: int, spool: Spool) -> None:
     spool.finish(error)
 
 
-def _shown(transcript: Transcript, source: str, options: Options, alone: bool) -> str:
-    """A transcript as it is printed: objects of several sources are lines of JSON that name their source."""
+def _format_output(transcript: Transcript, source: str, options: Options, is_only_source: bool) -> str:
+    """Return the text to print for a transcript; with several sources, a line of JSON that names its source."""
     rendered: Any = render(transcript, options.format)
     if isinstance(rendered, str):
         return rendered
-    if alone:
+    if is_only_source:
         return json.dumps(rendered, ensure_ascii=False, indent=2) + "\n"
     return json.dumps({"source": source, **rendered}, ensure_ascii=False) + "\n"

@@ -1,1 +1,1 @@
-"""One device that many requests share; knows no model."""
+"""One device that many requests share. Knows no model."""

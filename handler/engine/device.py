@@ -1,4 +1,4 @@
-"""Where and in which number format the network runs. Knows no model."""
+"""The device that the network runs on, its number format and its attention kernel. Knows no model."""
 
 from pathlib import Path
 
@@ -8,21 +8,26 @@ from handler.settings import GIB, SettingsError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MATRIX_UNIT = "amx_bf16"  # without it PyTorch's fused attention takes twice the time of plain products
-_CPU_BF16_FLAGS = {"avx512_bf16", _MATRIX_UNIT}  # with these, products in bfloat16 are several times faster than in float32
+_CPU_BF16_FLAGS = {"avx512_bf16", _MATRIX_UNIT}  # with one of them, bfloat16 products are several times faster
 
 
 def choose_device(name: str) -> torch.device:
-    """The device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises SettingsError where there is none such."""
+    """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises SettingsError if the machine does not have it."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(name)
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise SettingsError("DEVICE", name, f"a device of this machine, which has {torch.cuda.device_count()} CUDA devices")
+        expected = f"a device of this machine, which has {torch.cuda.device_count()} CUDA devices"
+        raise SettingsError("DEVICE", name, expected)
     return device
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The format for `auto` or a name: bfloat16 where the device computes in it, float16 on older GPUs, float32 elsewhere."""
+    """Return the number format for `auto` or a name.
+
+    `auto` is bfloat16 if the device computes in it, float16 on older GPUs, and float32 on other processors.
+    """
     if name != "auto":
         return _DTYPES[name]
     if device.type == "cuda":
@@ -31,12 +36,12 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def choose_attention(flash_attention_2: bool, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
-    """The network's attention by its name there, and why it is that one."""
+    """Return the name of the network's attention implementation, and the reason for the choice."""
     if device.type == "cpu":
-        refused = "FlashAttention-2 needs a CUDA device; " if flash_attention_2 else ""
+        refusal = "FlashAttention-2 needs a CUDA device; " if flash_attention_2 else ""
         if dtype == torch.bfloat16 and _MATRIX_UNIT in _cpu_flags():
-            return "sdpa_throughout", f"{refused}PyTorch's kernels use the processor's matrix unit"
-        return "blocked", f"{refused}blocks that stay in the processor's cache"
+            return "sdpa_throughout", f"{refusal}PyTorch's kernels use the processor's matrix unit"
+        return "blocked", f"{refusal}blocks that stay in the processor's cache"
     if not flash_attention_2:
         return "sdpa", "PyTorch chooses the kernel"
     if dtype == torch.float32:
@@ -47,15 +52,18 @@ def choose_attention(flash_attention_2: bool, device: torch.device, dtype: torch
 
 
 def choose_short_context(name: str, device: torch.device) -> bool:
-    """Whether the encoder is given no more of a short window than it needs, for `auto`, `short` or `full`.
+    """Return whether the encoder pads a short window with a few seconds of silence only, not up to 30 s.
 
-    On a GPU `auto` means full: every shape is known there before the first window comes.
+    `name` is `auto`, `short` or `full`. On a GPU `auto` means full, so that every tensor shape is known in advance.
     """
     return device.type == "cpu" if name == "auto" else name == "short"
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that could be taken now; of a CPU's machine what Linux says, and 4 GiB where it says nothing."""
+    """Return the bytes of memory that are available now: the GPU's or, for a CPU, the machine's.
+
+    If Linux does not report them, the answer is 4 GiB.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
@@ -64,12 +72,12 @@ def free_memory(device: torch.device) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or `cpu`."""
+    """Return the GPU's name, or `cpu`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def _cpu_flags() -> set[str]:
-    """What the processor can do, as Linux lists it; empty elsewhere."""
+    """Return the processor's features as Linux lists them; an empty set on other systems."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     return next((set(line.split()) for line in lines if line.startswith("flags")), set())

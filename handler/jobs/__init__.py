@@ -1,1 +1,1 @@
-"""RunPod's queue."""
+"""RunPod's job queue."""

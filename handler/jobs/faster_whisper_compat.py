@@ -1,75 +1,105 @@
-"""Jobs as RunPod's worker-faster_whisper takes them, and answers as its clients read them. Pure; knows no engine.
+"""Compatibility with RunPod's worker-faster_whisper: its job fields in, its answer fields out. Pure; knows no engine.
 
 Source: runpod-workers/worker-faster_whisper, README.md and src/predict.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from handler.errors import InvalidRequest
 from handler.output.formats import to_srt, to_verbose_json, to_vtt
 from handler.schema.model_names import check_model
-from handler.schema.transcript import Transcript
+from handler.schema.transcript import Transcript, Word
 from handler.validators import boolean, one_of, string
 
-OPTIONS = {"initial_prompt": "prompt", "enable_vad": "vad"}  # options that have another name here
-FORMATS = ("plain_text", "formatted_text", "srt", "vtt")
-TRANSLATES = "translate"
-ONLY_THEIRS = frozenset({"audio", "model", "transcription", "translate", "translation", "word_timestamps", *OPTIONS})
+OPTION_NAMES = {"initial_prompt": "prompt", "enable_vad": "vad"}  # options that have another name in this worker
+SYNONYMS = {**OPTION_NAMES, "audio": "url", "word_timestamps": "timestamps"}  # fields that mean the same
+COMPAT_FORMATS = ("plain_text", "formatted_text", "srt", "vtt")
+COMPAT_FIELDS = frozenset(
+    {"audio", "model", "transcription", "translate", "translation", "word_timestamps", *OPTION_NAMES}
+)  # fields of a job that only worker-faster_whisper has
 
 
 @dataclass(frozen=True, slots=True)
 class CompatFormat:
-    """What such a job wants to read beside our own object."""
+    """The fields that a client of worker-faster_whisper reads in addition to this worker's own."""
 
-    transcription: str  # one of FORMATS
-    translation: str | None  # one of FORMATS; None: it wants no translation
+    transcription: str  # one of COMPAT_FORMATS
+    translation: str | None  # one of COMPAT_FORMATS; None: no translation
     word_timestamps: bool
 
 
-def taken(given: Mapping[str, Any], model_id: str, aliases: tuple[str, ...]) -> tuple[dict[str, Any], CompatFormat | None]:
-    """The fields of a job under our names, and its shape where a field is only theirs. Raises InvalidRequest."""
-    ours = {name: value for name, value in given.items() if name not in ONLY_THEIRS}
-    theirs = {name: value for name, value in given.items() if name in ONLY_THEIRS and value is not None}
-    if not theirs:
-        return ours, None
-    if "model" in theirs:
-        check_model(string("model", theirs["model"]), model_id, aliases, InvalidRequest)
-    for name, own in {**OPTIONS, "audio": "url", "word_timestamps": "timestamps"}.items():
-        if name in theirs and ours.get(own) is not None:
-            raise InvalidRequest(f"{name} and {own} are the same; expected one of them", name)
-    ours |= {OPTIONS[name]: value for name, value in theirs.items() if name in OPTIONS}
-    if "audio" in theirs:
-        ours["url"] = string("audio", theirs["audio"])
-    words = boolean("word_timestamps", theirs.get("word_timestamps", False))
-    if words:
-        ours["timestamps"] = "word"
-    formats = {name: one_of(FORMATS)(name, theirs.get(name, FORMATS[0])) for name in ("transcription", "translation")}
-    translates = boolean(TRANSLATES, theirs.get(TRANSLATES, False))
-    return ours, CompatFormat(formats["transcription"], formats["translation"] if translates else None, words)
+def translate_input(
+    payload: Mapping[str, Any], model_id: str, aliases: tuple[str, ...]
+) -> tuple[dict[str, Any], CompatFormat | None]:
+    """Return a job's fields under this worker's names, and a CompatFormat if any of COMPAT_FIELDS is set.
+
+    Raises InvalidRequest.
+    """
+    fields = {name: value for name, value in payload.items() if name not in COMPAT_FIELDS}
+    compat_fields = {name: value for name, value in payload.items() if name in COMPAT_FIELDS and value is not None}
+    if not compat_fields:
+        return fields, None
+    if "model" in compat_fields:
+        check_model(string("model", compat_fields["model"]), model_id, aliases, InvalidRequest)
+    _check_synonyms(fields, compat_fields)
+    fields |= {OPTION_NAMES[name]: value for name, value in compat_fields.items() if name in OPTION_NAMES}
+    if "audio" in compat_fields:
+        fields["url"] = string("audio", compat_fields["audio"])
+    word_timestamps = boolean("word_timestamps", compat_fields.get("word_timestamps", False))
+    if word_timestamps:
+        fields["timestamps"] = "word"
+    transcription = _parse_format("transcription", compat_fields)
+    translation = _parse_format("translation", compat_fields)
+    if not boolean("translate", compat_fields.get("translate", False)):
+        return fields, CompatFormat(transcription, None, word_timestamps)
+    return fields, CompatFormat(transcription, translation, word_timestamps)
 
 
-def answer(shape: CompatFormat, transcript: Transcript, translated: Transcript | None) -> dict[str, Any]:
-    """What the clients of such a job read."""
+def _check_synonyms(fields: Mapping[str, Any], compat_fields: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest if a job sets a field under both workers' names."""
+    for name, own_name in SYNONYMS.items():
+        if name in compat_fields and fields.get(own_name) is not None:
+            raise InvalidRequest(f"{name} and {own_name} are the same; expected one of them", name)
+
+
+def _parse_format(name: str, compat_fields: Mapping[str, Any]) -> str:
+    return one_of(COMPAT_FORMATS)(name, compat_fields.get(name, COMPAT_FORMATS[0]))
+
+
+def to_compat_fields(
+    compat_format: CompatFormat, transcript: Transcript, translation: Transcript | None
+) -> dict[str, Any]:
+    """Return the answer fields that clients of worker-faster_whisper read."""
+    segments = to_verbose_json(transcript)["segments"]
     fields: dict[str, Any] = {
-        "segments": [{"seek": round(one["start"] * 100), **one} for one in to_verbose_json(transcript)["segments"]],
+        "segments": [{"seek": round(segment["start"] * 100), **segment} for segment in segments],
         "detected_language": transcript.language,
-        "transcription": _formatted(transcript, shape.transcription),
-        "translation": _formatted(translated, shape.translation) if translated and shape.translation else None,
+        "transcription": _format_text(transcript, compat_format.transcription),
+        "translation": None,
         "device": "cpu" if transcript.account.get("device") == "cpu" else "cuda",
     }
-    if translated:
-        fields["translation_time"] = translated.timing["total"]
-    if shape.word_timestamps:
-        words = (word for segment in transcript.segments for word in segment.words)
-        fields["word_timestamps"] = [{"word": word.text, "start": word.start, "end": word.end} for word in words]
+    if translation and compat_format.translation:
+        fields["translation"] = _format_text(translation, compat_format.translation)
+    if translation:
+        fields["translation_time"] = translation.timing["total"]
+    if compat_format.word_timestamps:
+        fields["word_timestamps"] = [
+            {"word": word.text, "start": word.start, "end": word.end} for word in _words(transcript)
+        ]
     return fields
 
 
-def _formatted(transcript: Transcript, format: str) -> str:
+def _words(transcript: Transcript) -> Iterator[Word]:
+    for segment in transcript.segments:
+        yield from segment.words
+
+
+def _format_text(transcript: Transcript, format: str) -> str:
     if format == "srt":
         return to_srt(transcript)
     if format == "vtt":
         return to_vtt(transcript)
-    return ("\n" if format == "formatted_text" else " ").join(segment.text.strip() for segment in transcript.segments)
+    separator = "\n" if format == "formatted_text" else " "
+    return separator.join(segment.text.strip() for segment in transcript.segments)

@@ -1,4 +1,4 @@
-"""A job of the queue: the platform's object to ours. Knows no engine and no SDK."""
+"""Parse a job of the queue, from the platform's object to a Job. Knows no engine and no SDK."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,85 +6,111 @@ from typing import Any
 
 from handler.audio.source import AudioSource
 from handler.errors import InvalidRequest
-from handler.jobs.faster_whisper_compat import CompatFormat, taken
-from handler.jobs.object_store import Bucket, UploadTarget, place_at
+from handler.jobs.faster_whisper_compat import CompatFormat, translate_input
+from handler.jobs.object_store import Bucket, UploadTarget, parse_upload_url
 from handler.schema.options import Options
 from handler.settings import Settings
 from handler.validators import one_of, short_repr, string
 
-MOST_FILES = 1000  # of one job
-UPLOADS = ("auto", "always")
-_S3 = {"endpointUrl": "endpoint_url", "bucketName": "name", "accessId": "access_key_id", "accessSecret": "secret_access_key"}
-_FIELDS = ("url", "urls", "audio_base64", "upload", "upload_url")  # of a job's input that are no options
+MAX_FILES = 1000  # in one job
+MAX_TIMEOUT_MS = 1e12  # exclusive; anything larger is a mistake
+UPLOAD_MODES = ("auto", "always")
+_BUCKET_FIELDS = {
+    "endpointUrl": "endpoint_url",
+    "bucketName": "name",
+    "accessId": "access_key_id",
+    "accessSecret": "secret_access_key",
+}  # fields of s3Config, and of Bucket
+_SOURCE_FIELDS = ("url", "urls", "audio_base64")
+_NON_OPTION_FIELDS = (*_SOURCE_FIELDS, "upload", "upload_url")  # fields of a job's input that are not options
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a job asks for."""
+    """A job's sources, options and limits, and the destination of its result."""
 
     id: str
     sources: tuple[AudioSource, ...]
-    many: bool  # it gave a list, and wants one
+    is_list: bool  # the job has a list of files; its answer has a list of results
     options: Options
-    shape: CompatFormat | None  # as which other worker's answer it reads ours
-    limit_s: float  # that the platform gives it
-    upload_always: bool  # its result goes to a bucket, whatever its size
-    upload_to: UploadTarget | None  # takes the result by PUT
-    bucket: Bucket | None  # its own
+    compat_format: CompatFormat | None  # set if the answer also needs the fields of worker-faster_whisper
+    limit_s: float  # execution timeout that the platform enforces
+    always_upload: bool  # upload the result to a bucket regardless of its size
+    upload_target: UploadTarget | None  # an address of the job's own that takes the result by PUT
+    bucket: Bucket | None  # a bucket of the job's own
 
 
 def parse_job(event: Mapping[str, Any], settings: Settings) -> Job:
-    """What a job asks for. Raises InvalidRequest."""
-    given = event.get("input")
-    if not isinstance(given, Mapping):
+    """Parse a job. Raises InvalidRequest."""
+    payload = event.get("input")
+    if not isinstance(payload, Mapping):
         raise InvalidRequest("input must be an object with url, urls or audio_base64")
-    fields, shape = taken(given, settings.model_id, settings.model_aliases)
-    sources, many = _sources(fields)
-    upload_url = fields.get("upload_url")
+    fields, compat_format = translate_input(payload, settings.model_id, settings.model_aliases)
+    sources, is_list = _parse_sources(fields)
     return Job(
         id=str(event.get("id", "")),
         sources=sources,
-        many=many,
-        options=Options.parse({name: value for name, value in fields.items() if name not in _FIELDS}),
-        shape=shape,
-        limit_s=_limit(event.get("policy"), settings),
-        upload_always=one_of(UPLOADS)("upload", fields.get("upload") or "auto") == "always",
-        upload_to=None if upload_url is None else place_at(string("upload_url", upload_url)),
-        bucket=_bucket(event.get("s3Config")),
+        is_list=is_list,
+        options=Options.parse({name: value for name, value in fields.items() if name not in _NON_OPTION_FIELDS}),
+        compat_format=compat_format,
+        limit_s=_parse_limit(event.get("policy"), settings),
+        always_upload=one_of(UPLOAD_MODES)("upload", fields.get("upload") or "auto") == "always",
+        upload_target=_parse_upload_target(fields.get("upload_url")),
+        bucket=_parse_bucket(event.get("s3Config")),
     )
 
 
-def _sources(fields: Mapping[str, Any]) -> tuple[tuple[AudioSource, ...], bool]:
-    found = {name: fields[name] for name in ("url", "urls", "audio_base64") if fields.get(name) is not None}
-    if len(found) != 1:
+def _parse_sources(fields: Mapping[str, Any]) -> tuple[tuple[AudioSource, ...], bool]:
+    """Return the sources of a job, and whether they came as a list."""
+    values = {name: fields[name] for name in _SOURCE_FIELDS if fields.get(name) is not None}
+    if len(values) != 1:
         raise InvalidRequest("input must have one of url, urls and audio_base64")
-    ((name, value),) = found.items()
+    ((name, value),) = values.items()
     if name == "urls":
-        if not isinstance(value, list) or not 0 < len(value) <= MOST_FILES or not all(isinstance(url, str) for url in value):
-            raise InvalidRequest(f"urls must be a list of 1 to {MOST_FILES} strings; got {_kind(value)}", "urls")
-        return tuple(AudioSource(url=url) for url in value), True
-    value = string(name, value)
-    return (AudioSource(url=value) if name == "url" else AudioSource(base64=value),), False
+        return tuple(AudioSource(url=url) for url in _parse_urls(value)), True
+    text = string(name, value)
+    source = AudioSource(url=text) if name == "url" else AudioSource(base64=text)
+    return (source,), False
 
 
-def _kind(value: object) -> str:
-    """What came instead of a list of addresses, without them: they may hold credentials."""
+def _parse_urls(value: object) -> list[str]:
+    is_valid = isinstance(value, list) and 0 < len(value) <= MAX_FILES and all(isinstance(url, str) for url in value)
+    if not isinstance(value, list) or not is_valid:
+        raise InvalidRequest(f"urls must be a list of 1 to {MAX_FILES} strings; got {_describe_type(value)}", "urls")
+    return value
+
+
+def _describe_type(value: object) -> str:
+    """Describe a bad list of addresses without repeating them: they may hold credentials."""
     return f"a list of {len(value)}" if isinstance(value, list) else type(value).__name__
 
 
-def _limit(policy: object, settings: Settings) -> float:
-    """Seconds that a job may take. Source: RunPod, docs/serverless/endpoints/job-operations, execution policies."""
-    given = policy.get("executionTimeout") if isinstance(policy, Mapping) else None
-    if given is None:
+def _parse_limit(policy: object, settings: Settings) -> float:
+    """Return the seconds that a job may take.
+
+    Source: RunPod, docs/serverless/endpoints/job-operations, execution policies.
+    """
+    timeout_ms = policy.get("executionTimeout") if isinstance(policy, Mapping) else None
+    if timeout_ms is None:
         return settings.execution_timeout_s
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < 1e12:
-        raise InvalidRequest(f"policy.executionTimeout must be milliseconds; got {short_repr(given)}", "policy.executionTimeout")
-    return given / 1000
+    is_number = isinstance(timeout_ms, int | float) and not isinstance(timeout_ms, bool)
+    if not is_number or not 0 < timeout_ms < MAX_TIMEOUT_MS:
+        message = f"policy.executionTimeout must be milliseconds; got {short_repr(timeout_ms)}"
+        raise InvalidRequest(message, "policy.executionTimeout")
+    return float(timeout_ms / 1000)
 
 
-def _bucket(given: object) -> Bucket | None:
-    if given is None:
+def _parse_upload_target(url: object) -> UploadTarget | None:
+    return None if url is None else parse_upload_url(string("upload_url", url))
+
+
+def _parse_bucket(config: object) -> Bucket | None:
+    if config is None:
         return None
-    if not isinstance(given, Mapping) or not all(isinstance(given.get(name), str) and given[name] for name in _S3):
-        raise InvalidRequest(f"s3Config must be an object with {', '.join(_S3)}, each a string", "s3Config")
-    return Bucket(**{own: given[name] for name, own in _S3.items()})
+    if not isinstance(config, Mapping) or not all(_is_text(config.get(name)) for name in _BUCKET_FIELDS):
+        raise InvalidRequest(f"s3Config must be an object with {', '.join(_BUCKET_FIELDS)}, each a string", "s3Config")
+    return Bucket(**{own_name: config[name] for name, own_name in _BUCKET_FIELDS.items()})
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)

@@ -1,4 +1,7 @@
-"""The queue's jobs to answers: one file or many, whole or as a stream, with updates meanwhile. Knows no SDK and no decoding."""
+"""Answer the queue's jobs: one file or a list, as one object or as a stream, with updates in between.
+
+Knows no SDK and no decoding.
+"""
 
 import asyncio
 import time
@@ -12,116 +15,130 @@ from handler import logs
 from handler.audio.fetch import public_url
 from handler.audio.source import AudioSource
 from handler.errors import AsrError, DeadlineExceeded, DeviceLost, Internal
-from handler.jobs.faster_whisper_compat import answer as as_theirs
+from handler.jobs.faster_whisper_compat import to_compat_fields
 from handler.jobs.job import Job, parse_job
-from handler.jobs.job_stream import CHUNK_BYTES, PARTED, StreamPartitioner
-from handler.jobs.progress import ProgressPublisher
-from handler.jobs.result_delivery import ENVELOPE, deliver
+from handler.jobs.job_stream import CHUNK_BYTES, STREAMED_FIELDS, StreamPartitioner
+from handler.jobs.progress import ListProgress, ProgressPublisher
+from handler.jobs.result_delivery import ENVELOPE_BYTES, deliver
 from handler.output.formats import to_object
 from handler.output.json_encoding import encode_json, to_jsonable
-from handler.schema.transcript import Progress, ProgressCallback, Segment, Transcript
+from handler.schema.transcript import ProgressCallback, Segment, Transcript
 from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
 
-SPARE_S, SPARE = 5.0, 0.05  # of the time that a job has, the lesser of the two is for putting its answer together and sending it
-LIST_SHARE = 4  # a list has no more than one in so many of all files in work
-SPENT = ("device_s", "total_s", "price")  # figures of an account that add up
+# Of a job's time limit, the smaller of the two is reserved for building its answer and sending it.
+ANSWER_RESERVE_S, ANSWER_RESERVE_RATIO = 5.0, 0.05
+LIST_SHARE = 4  # a list transcribes at most max_requests / LIST_SHARE files at a time, so that other jobs run, too
+LAST_PART_SHARE = 4  # the last part of a stream takes at most max_result_bytes / LAST_PART_SHARE
+SUMMED_FIGURES = ("device_s", "total_s", "price")  # figures of an account that add up over two passes
 Event = Mapping[str, Any]
-Post = Callable[[str, Any], Awaitable[None]]
+PostUpdate = Callable[[str, Any], Awaitable[None]]
 T = TypeVar("T")
 
 
 class JobHandler:
-    """Answers jobs by one pipeline."""
+    """Answers jobs with one pipeline."""
 
-    def __init__(self, pipeline: Pipeline, settings: Settings, post: Post, lost: Callable[[], None]) -> None:
-        """`post` sends an update on a job; `lost` is called when nothing will run on the device any more."""
+    def __init__(
+        self, pipeline: Pipeline, settings: Settings, post_update: PostUpdate, on_device_lost: Callable[[], None]
+    ) -> None:
+        """Create a handler that sends updates on a job with `post_update(job_id, content)`.
+
+        `on_device_lost` is called for each job that fails since nothing will run on the device any more.
+        """
         self._pipeline = pipeline
         self._settings = settings
-        self._post = post
-        self._lost = lost
-        self._room = asyncio.Semaphore(settings.max_requests)  # files in work: those of a long list wait here, and are not refused
+        self._post_update = post_update
+        self._on_device_lost = on_device_lost
+        self._admission = asyncio.Semaphore(settings.max_requests)  # per file; a long list waits and is not refused
 
     async def answer(self, event: Event) -> dict[str, Any]:
-        """The answer to a job, or its error as text under `error`, beginning with the stable code."""
-        began = time.perf_counter()
+        """Return the answer to a job, or its error as text under `error`, beginning with the stable code."""
+        started_at = time.perf_counter()
         try:
             job = parse_job(event, self._settings)
-            async with self._updates(job) as tell:
-                found = await self._found(job, began, tell)
-            return await deliver(found, job, self._settings)
+            async with self._publish_updates(job) as progress:
+                answer = await self._transcribe_files(job, started_at, progress)
+            return await deliver(answer, job, self._settings)
         except Exception as exc:
-            return {"error": str(self._refusal(event, exc))}
+            return {"error": str(self._refuse(event, exc))}
 
     async def stream(self, event: Event) -> AsyncIterator[dict[str, Any]]:
-        """The parts of an answer as they are done; the last one has all but the text. An error ends it."""
-        began = time.perf_counter()
+        """Yield the parts of an answer as they are done; the last has everything but the text. An error ends it."""
+        started_at = time.perf_counter()
         try:
             job = parse_job(event, self._settings)
-            whole = job.many or job.shape is not None or job.upload_always
-            async for part in self._whole(job, began) if whole else self._parts(job, began):
+            is_single_part = job.is_list or job.compat_format is not None or job.always_upload
+            stream = self._stream_single_part if is_single_part else self._stream_parts
+            async for part in stream(job, started_at):
                 yield part
         except Exception as exc:
-            yield {"error": str(self._refusal(event, exc))}
+            yield {"error": str(self._refuse(event, exc))}
 
-    def _refusal(self, event: Event, exc: Exception) -> AsrError:
-        """The error that a job ends with, logged."""
+    def _refuse(self, event: Event, exc: Exception) -> AsrError:
+        """Log the error that ends a job, and return it as an AsrError."""
         if not isinstance(exc, AsrError):
             logs.error("job_crashed", exc, job=event.get("id"))
             exc = Internal(f"a fault of this worker: {type(exc).__name__}")
         if isinstance(exc, DeviceLost):
-            self._lost()
+            self._on_device_lost()
         logs.info("job_refused", job=event.get("id"), **exc.as_dict())
         return exc
 
     @asynccontextmanager
-    async def _updates(self, job: Job) -> AsyncIterator[ProgressCallback | None]:
-        """What takes in how far a job is; when the block is left, no update is on its way any more."""
-        if not self._settings.progress_interval_s:
+    async def _publish_updates(self, job: Job) -> AsyncIterator[ProgressCallback | None]:
+        """Yield a progress callback, or None without updates; on exit, wait for an update that is being sent."""
+        interval_s = self._settings.progress_interval_s
+        if not interval_s:
             yield None
             return
-        updates = ProgressPublisher(lambda content: self._post(job.id, to_jsonable(content)), self._settings.progress_interval_s)
+        publisher = ProgressPublisher(lambda content: self._post_update(job.id, to_jsonable(content)), interval_s)
         try:
-            yield updates.tell
+            yield publisher.publish
         finally:
-            await updates.close()
+            await publisher.close()
 
-    async def _found(self, job: Job, began: float, tell: ProgressCallback | None) -> dict[str, Any]:
-        if job.many:
-            return await self._many(job, began, tell)
-        return await self._one(job.sources[0], job, began, tell)
+    async def _transcribe_files(self, job: Job, started_at: float, progress: ProgressCallback | None) -> dict[str, Any]:
+        if job.is_list:
+            return await self._transcribe_list(job, started_at, progress)
+        return await self._transcribe_one(job.sources[0], job, started_at, progress)
 
-    async def _one(self, source: AudioSource, job: Job, began: float, tell: ProgressCallback | None) -> dict[str, Any]:
-        """The answer to one file, also in the shape that another worker's clients read."""
-        if job.shape is None or job.shape.translation is None:
-            async with self._admitted(job, began) as limit_s:
-                transcript = await self._pipeline.transcribe(source, job.options, tell, limit_s())
-            return await asyncio.to_thread(_shaped, transcript, None, job)
-        async with self._admitted(job, began) as limit_s, self._downloaded(source) as kept:
-            transcript = await self._pipeline.transcribe(kept, job.options, tell, limit_s())
-            translated = await self._pipeline.transcribe(kept, replace(job.options, task="translate"), None, limit_s())
-        return await asyncio.to_thread(_shaped, transcript, translated, job)
+    async def _transcribe_one(
+        self, source: AudioSource, job: Job, started_at: float, progress: ProgressCallback | None
+    ) -> dict[str, Any]:
+        """Return the answer for one file, with a second pass if the job wants a translation as well."""
+        if job.compat_format is None or job.compat_format.translation is None:
+            async with self._admit(job, started_at) as remaining_s:
+                transcript = await self._pipeline.transcribe(source, job.options, progress, remaining_s())
+            return await asyncio.to_thread(_build_answer, transcript, None, job)
+        translate = replace(job.options, task="translate")
+        async with self._admit(job, started_at) as remaining_s, self._download_once(source) as audio:
+            transcript = await self._pipeline.transcribe(audio, job.options, progress, remaining_s())
+            translation = await self._pipeline.transcribe(audio, translate, None, remaining_s())
+        return await asyncio.to_thread(_build_answer, transcript, translation, job)
 
     @asynccontextmanager
-    async def _admitted(self, job: Job, began: float) -> AsyncIterator[Callable[[], float]]:
-        """Room for one file at a time; gives what tells how many seconds a job has left. Raises DeadlineExceeded."""
-        until = began + job.limit_s - min(SPARE_S, SPARE * job.limit_s)
+    async def _admit(self, job: Job, started_at: float) -> AsyncIterator[Callable[[], float]]:
+        """Admit one file, and yield a function that returns the seconds left to the job. Raises DeadlineExceeded."""
+        reserve_s = min(ANSWER_RESERVE_S, ANSWER_RESERVE_RATIO * job.limit_s)
+        deadline = started_at + job.limit_s - reserve_s
 
-        def left() -> float:
-            return max(0.0, until - time.perf_counter())
+        def remaining_s() -> float:
+            return max(0.0, deadline - time.perf_counter())
 
         try:
-            await asyncio.wait_for(self._room.acquire(), left())
+            await asyncio.wait_for(self._admission.acquire(), remaining_s())
         except TimeoutError:
-            raise DeadlineExceeded(f"expected room for the job within {job.limit_s:g} s; others were in work all the time") from None
+            expected = f"expected room for the job within {job.limit_s:g} s"
+            raise DeadlineExceeded(f"{expected}; others were in work all the time") from None
         try:
-            yield left
+            yield remaining_s
         finally:
-            self._room.release()
+            self._admission.release()
 
     @asynccontextmanager
-    async def _downloaded(self, source: AudioSource) -> AsyncIterator[AudioSource]:
-        """A source that may be read twice, and is downloaded once."""
+    async def _download_once(self, source: AudioSource) -> AsyncIterator[AudioSource]:
+        """Yield a source that can be read twice and is downloaded only once."""
         if source.url is None:
             yield source
             return
@@ -134,93 +151,110 @@ class JobHandler:
             spool.stop()
             await asyncio.shield(asyncio.to_thread(spool.close))
 
-    async def _many(self, job: Job, began: float, tell: ProgressCallback | None) -> dict[str, Any]:
-        """The answers to all files of a job, in order; one that fails has its error where the others have their transcript."""
-        far: dict[int, Progress] = {}
-        turns = asyncio.Semaphore(max(1, self._settings.max_requests // LIST_SHARE))
+    async def _transcribe_list(self, job: Job, started_at: float, progress: ProgressCallback | None) -> dict[str, Any]:
+        """Return the results of all files in order; a file that fails has an error in place of a transcript."""
+        list_progress = ListProgress(len(job.sources), progress)
+        list_admission = asyncio.Semaphore(max(1, self._settings.max_requests // LIST_SHARE))
 
-        def note(index: int, progress: Progress) -> None:
-            far[index] = progress
-            totals = [one.total_s for one in far.values()]
-            known = None not in totals and len(far) == len(job.sources)
-            if tell is not None:
-                tell(Progress(sum(one.done_s for one in far.values()), sum(filter(None, totals)) if known else None))
-
-        async def one(index: int, source: AudioSource) -> dict[str, Any]:
+        async def transcribe(index: int, source: AudioSource) -> dict[str, Any]:
             try:
-                async with turns:
-                    return await self._one(source, job, began, partial(note, index))
+                async with list_admission:
+                    return await self._transcribe_one(source, job, started_at, partial(list_progress.update, index))
             except AsrError as exc:
-                return {"url": public_url(source.url or ""), "error": str(self._refusal({"id": job.id}, exc))}
+                return {"url": public_url(source.url or ""), "error": str(self._refuse({"id": job.id}, exc))}
 
-        results = await _together(*(one(index, source) for index, source in enumerate(job.sources)))
+        results = await run_concurrently(*(transcribe(index, source) for index, source in enumerate(job.sources)))
         accounts = [result["account"] for result in results if "account" in result]
-        summed = {name: round(sum(account[name] for account in accounts), 4) for name in ("audio_s", "device_s")}
-        return {"results": results, "account": {**summed, "total_s": round(time.perf_counter() - began, 4), "files": len(results)}}
+        account = {
+            "audio_s": round(sum(account["audio_s"] for account in accounts), 4),
+            "device_s": round(sum(account["device_s"] for account in accounts), 4),
+            "total_s": round(time.perf_counter() - started_at, 4),
+            "files": len(results),
+        }
+        return {"results": results, "account": account}
 
-    async def _whole(self, job: Job, began: float) -> AsyncIterator[dict[str, Any]]:
-        """An answer that is put together of several, in one part."""
-        yield await deliver(await self._found(job, began, None), job, self._settings, CHUNK_BYTES)
+    async def _stream_single_part(self, job: Job, started_at: float) -> AsyncIterator[dict[str, Any]]:
+        """Yield an answer that cannot be split, as one part."""
+        yield await deliver(await self._transcribe_files(job, started_at, None), job, self._settings, CHUNK_BYTES)
 
-    async def _parts(self, job: Job, began: float) -> AsyncIterator[dict[str, Any]]:
-        """Text as it is settled, then all the rest; what would be too much for the platform goes to a bucket as a whole."""
-        news: asyncio.Queue[Sequence[Segment] | None] = asyncio.Queue()
+    async def _stream_parts(self, job: Job, started_at: float) -> AsyncIterator[dict[str, Any]]:
+        """Yield text as it becomes final, then the other fields.
 
-        async def transcribe() -> Transcript:
-            async with self._admitted(job, began) as limit_s:
-                return await self._pipeline.transcribe(
-                    job.sources[0], job.options, lambda told: news.put_nowait(told.final_segments), limit_s()
-                )
-
-        task = asyncio.create_task(transcribe())
-        task.add_done_callback(lambda _: news.put_nowait(None))
+        An answer that is too large for the platform is uploaded whole, and the last part has its address.
+        """
+        updates: asyncio.Queue[Sequence[Segment] | None] = asyncio.Queue()
+        task = asyncio.create_task(self._transcribe_into(updates, job, started_at))
+        task.add_done_callback(lambda _: updates.put_nowait(None))
         if (owner := asyncio.current_task()) is not None:
-            # A job that is cancelled while the SDK sends a part leaves this generator where it stands.
+            # The SDK does not close this generator if the job is cancelled while a part is being sent.
             owner.add_done_callback(lambda _: task.cancel())
-        parting = StreamPartitioner(job.options)
-        last = min(CHUNK_BYTES, self._settings.max_result_bytes // 4)  # bytes kept for the last part
-        room = self._settings.max_result_bytes - ENVELOPE - last
+        partitioner = StreamPartitioner(job.options)
+        max_bytes = self._settings.max_result_bytes
+        last_part_bytes = min(CHUNK_BYTES, max_bytes // LAST_PART_SHARE)
+        text_bytes = max_bytes - ENVELOPE_BYTES - last_part_bytes
         try:
-            while (final_segments := await news.get()) is not None:
-                for part in parting.parts(final_segments):
-                    if parting.bytes <= room:
+            while (final_segments := await updates.get()) is not None:
+                for part in partitioner.split_segments(final_segments):
+                    if partitioner.total_bytes <= text_bytes:
                         yield part
             transcript = await task
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        found = await asyncio.to_thread(to_object, transcript, job.options.format)
-        rest = to_jsonable({name: value for name, value in found.items() if name not in PARTED})
-        formatted = list(parting.formatted(found.get("formatted", "")))
-        if parting.bytes <= room and len(encode_json(rest)) <= last:
-            for part in formatted:
-                yield part
-            yield rest
-        else:
-            short = await deliver(found, job, self._settings, last, whole=False)
-            yield {name: value for name, value in short.items() if name not in PARTED}
+        for part in await self._last_parts(transcript, job, partitioner, text_bytes, last_part_bytes):
+            yield part
+
+    async def _transcribe_into(
+        self, updates: asyncio.Queue[Sequence[Segment] | None], job: Job, started_at: float
+    ) -> Transcript:
+        """Transcribe a job's file, and put segments into `updates` as they become final."""
+        async with self._admit(job, started_at) as remaining_s:
+            return await self._pipeline.transcribe(
+                job.sources[0],
+                job.options,
+                lambda progress: updates.put_nowait(progress.final_segments),
+                remaining_s(),
+            )
+
+    async def _last_parts(
+        self, transcript: Transcript, job: Job, partitioner: StreamPartitioner, text_bytes: int, last_part_bytes: int
+    ) -> list[dict[str, Any]]:
+        """Return the parts that follow the segments: those of a text format, then the other fields."""
+        answer = await asyncio.to_thread(to_object, transcript, job.options.format)
+        last_part = to_jsonable(_without_streamed(answer))
+        formatted_parts = list(partitioner.split_formatted(answer.get("formatted", "")))
+        if partitioner.total_bytes <= text_bytes and len(encode_json(last_part)) <= last_part_bytes:
+            return [*formatted_parts, last_part]
+        return [_without_streamed(await deliver(answer, job, self._settings, last_part_bytes, may_inline=False))]
 
 
-def _shaped(transcript: Transcript, translated: Transcript | None, job: Job) -> dict[str, Any]:
-    """An answer, what a second pass took and lacks included."""
-    found = to_object(transcript, job.options.format)
-    if job.shape is None:
-        return found
-    found |= as_theirs(job.shape, transcript, translated)
-    if translated is not None:
-        account = found["account"]
-        found["account"] = account | {name: account[name] + translated.account[name] for name in SPENT if name in account}
-        found["warnings"] = [*found["warnings"], *(f"translation: {warning}" for warning in translated.warnings)]
-        cuts = [one.resume_at for one in (transcript, translated) if one.resume_at is not None]
-        found |= {"resume_at": min(cuts)} if cuts else {}
-    return found
+def _without_streamed(answer: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in answer.items() if name not in STREAMED_FIELDS}
 
 
-async def _together(*work: Coroutine[Any, Any, T]) -> list[T]:
-    """What all of some work comes to; the first that fails ends the others."""
+def _build_answer(transcript: Transcript, translation: Transcript | None, job: Job) -> dict[str, Any]:
+    """Return the answer for one file, with the account and the warnings of both passes."""
+    answer = to_object(transcript, job.options.format)
+    if job.compat_format is None:
+        return answer
+    answer |= to_compat_fields(job.compat_format, transcript, translation)
+    if translation is None:
+        return answer
+    account = answer["account"]
+    sums = {name: account[name] + translation.account[name] for name in SUMMED_FIGURES if name in account}
+    answer["account"] = account | sums
+    answer["warnings"] = [*answer["warnings"], *(f"translation: {warning}" for warning in translation.warnings)]
+    resume_times = [result.resume_at for result in (transcript, translation) if result.resume_at is not None]
+    if resume_times:
+        answer["resume_at"] = min(resume_times)
+    return answer
+
+
+async def run_concurrently(*coroutines: Coroutine[Any, Any, T]) -> list[T]:
+    """Run coroutines concurrently and return their results; cancel the others on the first error, and raise it."""
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one) for one in work]
-    except BaseExceptionGroup as failed:
-        raise failed.exceptions[0] from None
+            tasks = [group.create_task(coroutine) for coroutine in coroutines]
+    except BaseExceptionGroup as group_error:
+        raise group_error.exceptions[0] from None
     return [task.result() for task in tasks]

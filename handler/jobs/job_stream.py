@@ -8,54 +8,57 @@ from handler.output.json_encoding import encode_json, to_jsonable
 from handler.schema.options import Options
 from handler.schema.transcript import Segment
 
-BETWEEN = 2  # bytes between two parts of an aggregate
-
-
-CHUNK_BYTES = 900_000  # of one part of a stream: the platform takes 1 MB
-
-
-PARTED = ("text", "chunks", "segments", "formatted")  # fields that the parts of a stream have told
+CHUNK_BYTES = 900_000  # longest part of a stream: the platform accepts 1 MB
+SEPARATOR_BYTES = 2  # between two parts in the aggregate that the SDK sends in the end
+MAX_CHAR_BYTES = 6  # longest encoding of one character in JSON, escaped
+STREAMED_FIELDS = ("text", "chunks", "segments", "formatted")  # fields that the parts before the last one have sent
 
 
 class StreamPartitioner:
-    """Segments to the parts of a stream, whose texts one behind the other are the whole text."""
+    """Turns segments into stream parts, whose texts joined in order are the text of the transcript."""
 
     def __init__(self, options: Options) -> None:
-        self.bytes = 0  # of all parts
+        self.total_bytes = 0  # of all parts made
         self._options = options
-        self._count = 0  # segments told
+        self._segment_count = 0  # in all parts made
 
-    def parts(self, segments: Sequence[Segment]) -> Iterator[dict[str, Any]]:
-        """The parts for more segments, each under CHUNK_BYTES."""
-        held: list[Segment] = []
-        size = 0
+    def split_segments(self, segments: Sequence[Segment]) -> Iterator[dict[str, Any]]:
+        """Yield parts for further segments, each under CHUNK_BYTES unless one segment alone is longer."""
+        batch: list[Segment] = []
+        batch_bytes = 0
         for segment in segments:
-            length = len(encode_json(to_jsonable(self._part([segment]))))
-            if held and size + length > CHUNK_BYTES:
-                yield self._told(held)
-                held, size = [], 0
-            held.append(segment)
-            size += length
-        if held:
-            yield self._told(held)
+            segment_bytes = len(encode_json(to_jsonable(self._render([segment]))))
+            if batch and batch_bytes + segment_bytes > CHUNK_BYTES:
+                yield self._make_part(batch)
+                batch, batch_bytes = [], 0
+            batch.append(segment)
+            batch_bytes += segment_bytes
+        if batch:
+            yield self._make_part(batch)
 
-    def formatted(self, text: str) -> Iterator[dict[str, Any]]:
-        """The parts for a whole that is text."""
-        size = CHUNK_BYTES // 6  # characters: none is longer than six bytes, escaped
-        for at in range(0, len(text), size):
-            part: dict[str, Any] = to_jsonable({"formatted": text[at : at + size]})
-            self.bytes += len(encode_json(part)) + BETWEEN
+    def split_formatted(self, text: str) -> Iterator[dict[str, Any]]:
+        """Yield parts for a transcript in a text format, each under CHUNK_BYTES."""
+        part_chars = CHUNK_BYTES // MAX_CHAR_BYTES
+        for start in range(0, len(text), part_chars):
+            part: dict[str, Any] = to_jsonable({"formatted": text[start : start + part_chars]})
+            self._count_bytes(part)
             yield part
 
-    def _told(self, segments: Sequence[Segment]) -> dict[str, Any]:
-        part: dict[str, Any] = to_jsonable(self._part(segments))
-        self._count += len(segments)
-        self.bytes += len(encode_json(part)) + BETWEEN
+    def _make_part(self, segments: Sequence[Segment]) -> dict[str, Any]:
+        part: dict[str, Any] = to_jsonable(self._render(segments))
+        self._segment_count += len(segments)
+        self._count_bytes(part)
         return part
 
-    def _part(self, segments: Sequence[Segment]) -> dict[str, Any]:
+    def _count_bytes(self, part: dict[str, Any]) -> None:
+        self.total_bytes += len(encode_json(part)) + SEPARATOR_BYTES
+
+    def _render(self, segments: Sequence[Segment]) -> dict[str, Any]:
         text = "".join(segment.text for segment in segments)
-        part: dict[str, Any] = {"text": text if self._count else text.lstrip(), "chunks": [chunk(one, self._options) for one in segments]}
+        part: dict[str, Any] = {
+            "text": text if self._segment_count else text.lstrip(),
+            "chunks": [chunk(segment, self._options) for segment in segments],
+        }
         if self._options.format == "verbose_json":
-            part["segments"] = [verbose(self._count + at, one) for at, one in enumerate(segments)]
+            part["segments"] = [verbose(index, segment) for index, segment in enumerate(segments, self._segment_count)]
         return part

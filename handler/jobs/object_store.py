@@ -1,127 +1,150 @@
-"""Results to a bucket or to an address that takes them by PUT. Knows no job and no transcript.
+"""Upload results to a bucket or to an address that takes them by PUT. Knows no job and no transcript.
 
-An address that a job names passes the same guard as a download; foreign errors are mapped here, their texts never passed on.
+An address from a job passes the same guard as a download. Foreign errors are mapped here, without their texts.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from handler.audio.fetch import GUARD, public_url, refusal
 from handler.errors import DownloadFailed, InvalidRequest, UploadFailed
 from handler.runpod_sdk import import_sdk
 
-CONNECT_S, SILENCE_S = 10.0, 60.0  # longest wait for a connection, and for an answer
-KEPT_S = 7 * 24 * 3600  # how long an address that was signed can be read: the longest that S3 allows
-MOST_ANSWER = 64 * 1024  # bytes read of an answer, so that its connection can be closed in peace
+CONNECT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 10.0, 60.0
+URL_LIFETIME_S = 7 * 24 * 3600  # of a signed address: the longest that S3 allows
+MAX_RESPONSE_BYTES = 64 * 1024  # bytes of a response that are read, so that its connection closes cleanly
+DEFAULT_REGION = "us-east-1"
 _REGION = re.compile(r"\bs3[.-](?:dualstack\.)?([a-z]{2}(?:-[a-z]+)+-\d+)\.")
-_TAKEN = (200, 201, 202, 204)
+_SUCCESS_STATUSES = (200, 201, 202, 204)
 
 
 @dataclass(frozen=True, slots=True)
 class UploadTarget:
-    """Where a result goes, and where it can then be read."""
+    """The addresses at which a result is stored and read."""
 
     put_url: str
     read_url: str
-    guarded: bool  # a job names it: it has to be public
+    is_guarded: bool  # the address comes from a job, so it has to be public
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A bucket on an S3 service. Its secret is never shown."""
+    """A bucket on an S3 service. Its secret never appears in its repr."""
 
     endpoint_url: str
     name: str
     access_key_id: str
     secret_access_key: str
-    region: str | None = None  # None: the one that the endpoint names, where it does
+    region: str | None = None  # None: the region in the endpoint's name, or DEFAULT_REGION
 
     def __repr__(self) -> str:
         return f"Bucket({self.name})"
 
-    def place(self, key: str, guarded: bool) -> UploadTarget:
-        """Addresses for an object, signed here: nobody is asked. Raises InvalidRequest."""
+    def sign_target(self, key: str, is_guarded: bool) -> UploadTarget:
+        """Sign the addresses of an object, without a request to the service. Raises InvalidRequest."""
         import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
 
-        found = _REGION.search(self.endpoint_url)
         try:
             client = boto3.client(
                 "s3",
                 endpoint_url=self.endpoint_url,
                 aws_access_key_id=self.access_key_id,
                 aws_secret_access_key=self.secret_access_key,
-                region_name=self.region or (found[1] if found else "us-east-1"),
+                region_name=self.region or _region_of(self.endpoint_url),
                 config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
             )
-            named = {"Bucket": self.name, "Key": key}
-            put, read = (client.generate_presigned_url(call, Params=named, ExpiresIn=KEPT_S) for call in ("put_object", "get_object"))
+            params = {"Bucket": self.name, "Key": key}
+            put_url = client.generate_presigned_url("put_object", Params=params, ExpiresIn=URL_LIFETIME_S)
+            read_url = client.generate_presigned_url("get_object", Params=params, ExpiresIn=URL_LIFETIME_S)
         except (BotoCoreError, ValueError) as exc:
-            raise InvalidRequest(f"the bucket's address or name cannot be used: {type(exc).__name__}") from None
-        return UploadTarget(put, read, guarded)
+            message = f"the bucket's address or name cannot be used: {type(exc).__name__}"
+            raise InvalidRequest(message) from None
+        return UploadTarget(put_url, read_url, is_guarded)
 
 
-def place_at(url: str) -> UploadTarget:
-    """The place that an address stands for; it can be read without what signs it. Raises InvalidRequest."""
+def _region_of(endpoint_url: str) -> str:
+    match = _REGION.search(endpoint_url)
+    return match[1] if match else DEFAULT_REGION
+
+
+def parse_upload_url(url: str) -> UploadTarget:
+    """Return the target for an address that takes a result by PUT; its `read_url` has no credentials.
+
+    Raises InvalidRequest.
+    """
     try:
         parts = urlsplit(url)
-        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        known = False
-    if not known:
+        is_valid = False
+    if not is_valid:
         raise InvalidRequest("upload_url must be an http:// or https:// address", "upload_url")
-    return UploadTarget(url, urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")), guarded=True)
+    host = parts.netloc.rpartition("@")[2]
+    return UploadTarget(url, urlunsplit((parts.scheme, host, parts.path, "", "")), is_guarded=True)
 
 
-def upload(body: bytes, place: UploadTarget) -> None:
-    """PUT JSON to a place; blocks. Raises DownloadBlocked, UploadFailed."""
+def upload(body: bytes, target: UploadTarget) -> None:
+    """PUT JSON to a target; blocks. Raises DownloadBlocked or UploadFailed."""
     import requests
     from urllib3.exceptions import HTTPError
 
     guard = import_sdk(GUARD)
-    shown = public_url(place.put_url)
+    public_target = public_url(target.put_url)
     failure = "no address answered"
-    for address in _addresses(place, shown):
+    for ip_address in _resolve(target, public_target):
         try:
-            status = _put(requests, guard, body, place.put_url, address)
+            status = _put(requests, guard, body, target.put_url, ip_address)
         except requests.ConnectionError as exc:  # the next address may be reachable
             failure = type(exc).__name__
         except (requests.RequestException, HTTPError, ValueError) as exc:
-            raise UploadFailed(f"{shown} did not take the result: {type(exc).__name__}") from None
+            raise UploadFailed(f"{public_target} did not take the result: {type(exc).__name__}") from None
         else:
-            if status not in _TAKEN:
-                raise UploadFailed(f"{shown} answered with status {status}; expected 200")
+            if status not in _SUCCESS_STATUSES:
+                raise UploadFailed(f"{public_target} answered with status {status}; expected 200")
             return
-    raise UploadFailed(f"{shown} could not be reached ({failure}); expected an address that takes the result by PUT")
+    expected = "expected an address that takes the result by PUT"
+    raise UploadFailed(f"{public_target} could not be reached ({failure}); {expected}")
 
 
-def _addresses(place: UploadTarget, shown: str) -> list[str | None]:
-    """Those that a place's host has; None stands for whatever the host's name says."""
-    if not place.guarded:
+def _resolve(target: UploadTarget, public_target: str) -> list[str | None]:
+    """Return the IP addresses of a target's host; None stands for the usual name lookup.
+
+    Raises DownloadBlocked or UploadFailed.
+    """
+    if not target.is_guarded:
         return [None]
-    guard, parts = import_sdk(GUARD), urlsplit(place.put_url)
+    guard = import_sdk(GUARD)
+    parts = urlsplit(target.put_url)
     try:
-        return list(guard.resolve_and_validate(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)))
+        return list(guard.resolve_and_validate(parts.hostname, _port_of(parts)))
     except guard.SSRFError as exc:
-        error = refusal(str(exc), shown, 0)
+        error = refusal(str(exc), public_target, 0)
         if isinstance(error, DownloadFailed):
             raise UploadFailed(error.message) from None
         raise error from None
     except UnicodeError:
-        raise UploadFailed(f"{shown}: its host is not known") from None
+        raise UploadFailed(f"{public_target}: its host is not known") from None
 
 
-def _put(requests: Any, guard: Any, body: bytes, url: str, address: str | None) -> int:
-    """The status of the answer; `address` is the one to connect to, whatever the host's name says meanwhile."""
+def _port_of(parts: SplitResult) -> int:
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _put(requests: Any, guard: Any, body: bytes, url: str, ip_address: str | None) -> int:
+    """Return the status of the response; connect to `ip_address`, if given, whatever the host's name resolves to."""
     with requests.Session() as session:
-        if address is not None:
-            session.trust_env = False  # a proxy would look the name up itself
+        if ip_address is not None:
+            session.trust_env = False  # a proxy would resolve the name itself
             for scheme in ("http://", "https://"):
-                session.mount(scheme, guard.PinnedIPAdapter(address))
+                session.mount(scheme, guard.PinnedIPAdapter(ip_address))
         headers = {"Content-Type": "application/json"}
-        with session.put(url, data=body, headers=headers, timeout=(CONNECT_S, SILENCE_S), allow_redirects=False, stream=True) as answer:
-            answer.raw.read(MOST_ANSWER)
-            return int(answer.status_code)
+        timeouts_s = (CONNECT_TIMEOUT_S, RESPONSE_TIMEOUT_S)
+        with session.put(
+            url, data=body, headers=headers, timeout=timeouts_s, allow_redirects=False, stream=True
+        ) as response:
+            response.raw.read(MAX_RESPONSE_BYTES)
+            return int(response.status_code)

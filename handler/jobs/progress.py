@@ -1,71 +1,93 @@
-"""Updates on one job while it runs: one on its way at a time, the newest always, none once `close` has returned. Knows no SDK.
+"""Send updates on a job while it runs: one at a time, always the latest, and none after `close` returns. Knows no SDK.
 
-The SDK's own progress_update starts a thread a call, whose posts may overtake one another and the result.
+The SDK's own progress_update starts a thread per call, whose posts may overtake each other and the result.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from handler.schema.transcript import Progress
+from handler.schema.transcript import Progress, ProgressCallback
 
-LAST_S = 2.0  # how long a result waits for an update that is on its way
-MOST_TEXT = 100_000  # characters of text in an update: its end
-Post = Callable[[Any], Awaitable[None]]
+CLOSE_TIMEOUT_S = 2.0  # how long a result waits for an update that is being sent
+MAX_TEXT_CHARS = 100_000  # of the end of the text, in one update
+SendUpdate = Callable[[Any], Awaitable[None]]
 
 
 class ProgressPublisher:
-    """Tells how far a job is, every `every_s` seconds at most."""
+    """Sends the progress of a job, at most every `interval_s` seconds."""
 
-    def __init__(self, post: Post, every_s: float) -> None:
-        self._post = post
-        self._every_s = every_s
+    def __init__(self, send: SendUpdate, interval_s: float) -> None:
+        self._send = send
+        self._interval_s = interval_s
         self._loop = asyncio.get_running_loop()
-        self._began = self._loop.time()
-        self._text: list[str] = []
-        self._length = 0
-        self._newest: Progress | None = None
-        self._news = asyncio.Event()
+        self._started_at = self._loop.time()
+        self._texts: list[str] = []
+        self._text_chars = 0
+        self._latest: Progress | None = None
+        self._has_update = asyncio.Event()
         self._task = self._loop.create_task(self._run())
-        self._sending = self._closed = False
+        self._is_sending = self._is_closed = False
 
-    def tell(self, progress: Progress) -> None:
-        """Take in how far the job is."""
+    def publish(self, progress: Progress) -> None:
+        """Record the progress of the job, for the next update."""
         for segment in progress.final_segments:
-            self._text.append(segment.text)
-            self._length += len(segment.text)
-        while self._length - len(self._text[0] if self._text else "") >= MOST_TEXT:
-            self._length -= len(self._text.pop(0))
-        self._newest = progress
-        self._news.set()
+            self._texts.append(segment.text)
+            self._text_chars += len(segment.text)
+        while self._texts and self._text_chars - len(self._texts[0]) >= MAX_TEXT_CHARS:
+            self._text_chars -= len(self._texts.pop(0))
+        self._latest = progress
+        self._has_update.set()
 
     async def close(self) -> None:
-        """Send no other update; wait for the one that is on its way, or break it off."""
-        self._closed = True
-        if self._sending:
-            await asyncio.wait({self._task}, timeout=LAST_S)
+        """Send no further update; wait up to CLOSE_TIMEOUT_S for one that is being sent, then cancel it."""
+        self._is_closed = True
+        if self._is_sending:
+            await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT_S)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        while not self._closed:
-            await asyncio.sleep(self._every_s)
-            await self._news.wait()
-            self._news.clear()
-            self._sending = True
-            await self._post(self._content())
-            self._sending = False
+        while not self._is_closed:
+            await asyncio.sleep(self._interval_s)
+            await self._has_update.wait()
+            self._has_update.clear()
+            self._is_sending = True
+            await self._send(self._content())
+            self._is_sending = False
 
     def _content(self) -> dict[str, Any]:
-        """What an update says."""
-        assert self._newest is not None
-        done_s, total_s = self._newest.done_s, self._newest.total_s
-        elapsed = self._loop.time() - self._began
-        known = total_s is not None and total_s > 0 and done_s > 0
+        """Return the content of an update."""
+        assert self._latest is not None
+        done_s, total_s = self._latest.done_s, self._latest.total_s
+        percent = seconds_left = None
+        if total_s is not None and total_s > 0 and done_s > 0:
+            elapsed_s = self._loop.time() - self._started_at
+            percent = round(100 * min(1.0, done_s / total_s), 1)
+            seconds_left = round(max(0.0, elapsed_s * (total_s - done_s) / done_s), 1)
         return {
-            "percent": round(100 * min(1.0, done_s / total_s), 1) if known and total_s else None,
-            "seconds_left": round(max(0.0, elapsed * (total_s - done_s) / done_s), 1) if known and total_s else None,
+            "percent": percent,
+            "seconds_left": seconds_left,
             "done_s": round(done_s, 3),
             "total_s": None if total_s is None else round(total_s, 3),
-            "text": "".join(self._text).strip()[-MOST_TEXT:],
+            "text": "".join(self._texts).strip()[-MAX_TEXT_CHARS:],
         }
+
+
+class ListProgress:
+    """Sums the progress of the files of one job; the total is known once every file's is."""
+
+    def __init__(self, file_count: int, progress: ProgressCallback | None) -> None:
+        self._file_count = file_count
+        self._progress = progress
+        self._by_file: dict[int, Progress] = {}
+
+    def update(self, index: int, progress: Progress) -> None:
+        """Record the progress of file number `index`, and report the sum."""
+        self._by_file[index] = progress
+        if self._progress is None:
+            return
+        done_s = sum(file.done_s for file in self._by_file.values())
+        totals_s = [file.total_s for file in self._by_file.values() if file.total_s is not None]
+        total_s = sum(totals_s) if len(totals_s) == self._file_count else None
+        self._progress(Progress(done_s, total_s))

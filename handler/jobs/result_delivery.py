@@ -1,4 +1,4 @@
-"""Answers that arrive: measured as they will be sent, and taken to a bucket where they are too large or a job asks for it.
+"""Deliver answers: inline, or through a bucket if they are too large to be sent or a job asks for it.
 
 Knows no engine and no SDK.
 """
@@ -16,86 +16,115 @@ from handler.jobs.object_store import Bucket, UploadTarget, upload
 from handler.output.json_encoding import encode_json, to_jsonable
 from handler.settings import Settings
 
-UPLOAD_S = 300.0  # longest that a result may take on its way to a bucket
-MOST_WARNINGS = 20  # that are told beside the address of a result
-ENVELOPE = 1000  # bytes that stand around an answer
-LONG = ("chunks", "segments", "word_timestamps", "results", "formatted", "transcription", "translation")  # fields that grow with the audio
+UPLOAD_TIMEOUT_S = 300.0  # for one result
+MAX_WARNINGS = 20  # also of gaps, in a truncated summary
+ENVELOPE_BYTES = 1000  # what the SDK adds around an answer
+GROWING_FIELDS = (
+    "chunks",
+    "segments",
+    "word_timestamps",
+    "results",
+    "formatted",
+    "transcription",
+    "translation",
+)  # fields whose size grows with the audio
 
 
-async def deliver(answer: dict[str, Any], job: Job, settings: Settings, room: int | None = None, whole: bool = True) -> dict[str, Any]:
-    """The answer as it can be sent; where that is too much, its short form with the place of the whole. Raises AsrError.
+async def deliver(
+    answer: dict[str, Any], job: Job, settings: Settings, limit_bytes: int | None = None, may_inline: bool = True
+) -> dict[str, Any]:
+    """Return the answer if it can be sent, else upload it and return a summary with the address of the result.
 
-    `room`: bytes that can be sent, where that is less than the settings say; `whole` is false where too much was sent before.
+    `limit_bytes`: how many bytes can be sent, if fewer than the settings allow.
+    `may_inline`: False if the answer has to be uploaded, since too much was sent already.
+    Raises AsrError.
     """
-    room = min(room or settings.max_result_bytes, settings.max_result_bytes) - ENVELOPE
-    plain, body = await asyncio.to_thread(_encoded, answer)
-    if whole and len(body) <= room and not job.upload_always:
-        return plain
-    place = await asyncio.to_thread(_place, job, settings)
-    if place is None:
-        named = "upload_url, s3Config or the BUCKET_ variables"
-        if job.upload_always:
-            raise TooLarge(f"the result is to be uploaded, and there is no bucket; expected {named}")
-        raise TooLarge(f"the result has {len(body)} bytes, and {room} can be sent; expected a bucket for it: {named}")
-    await _uploaded(body, place, min(UPLOAD_S, job.limit_s))
-    result = {"url": place.read_url, "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
-    short = {name: value for name, value in plain.items() if name not in LONG} | {"result": result}
-    return await asyncio.to_thread(truncate_to, short, room)
+    max_bytes = min(limit_bytes or settings.max_result_bytes, settings.max_result_bytes) - ENVELOPE_BYTES
+    content, body = await asyncio.to_thread(_encode, answer)
+    if may_inline and len(body) <= max_bytes and not job.always_upload:
+        return content
+    target = await asyncio.to_thread(_choose_target, job, settings)
+    if target is None:
+        raise _without_bucket(job, len(body), max_bytes)
+    await _upload_in_thread(body, target, min(UPLOAD_TIMEOUT_S, job.limit_s))
+    result = {"url": target.read_url, "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+    summary = {name: value for name, value in content.items() if name not in GROWING_FIELDS} | {"result": result}
+    return await asyncio.to_thread(truncate_to, summary, max_bytes)
 
 
-def _encoded(answer: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    plain = to_jsonable(answer)
-    return plain, encode_json(plain)
+def _encode(answer: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    content = to_jsonable(answer)
+    return content, encode_json(content)
 
 
-async def _uploaded(body: bytes, place: UploadTarget, seconds: float) -> None:
-    """Upload in a thread that nobody waits for longer than so many seconds, the end of the process included."""
+def _without_bucket(job: Job, result_bytes: int, max_bytes: int) -> TooLarge:
+    expected = "upload_url, s3Config or the BUCKET_ variables"
+    if job.always_upload:
+        return TooLarge(f"the result is to be uploaded, and there is no bucket; expected {expected}")
+    size = f"the result has {result_bytes} bytes, and {max_bytes} can be sent"
+    return TooLarge(f"{size}; expected a bucket for it: {expected}")
+
+
+async def _upload_in_thread(body: bytes, target: UploadTarget, timeout_s: float) -> None:
+    """Upload in a daemon thread, so that neither the caller nor the end of the process waits for it beyond `timeout_s`.
+
+    Raises AsrError.
+    """
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
+    completion: asyncio.Future[None] = loop.create_future()
 
-    def settle(error: Exception | None) -> None:
-        if not done.done():
-            done.set_result(None) if error is None else done.set_exception(error)
+    def complete(error: Exception | None) -> None:
+        if completion.done():
+            return
+        if error is None:
+            completion.set_result(None)
+        else:
+            completion.set_exception(error)
 
-    def work() -> None:
+    def run() -> None:
         error: Exception | None = None
         try:
-            upload(body, place)
+            upload(body, target)
         except Exception as exc:
             error = exc
-        with suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(settle, error)
+        with suppress(RuntimeError):  # the loop may have ended
+            loop.call_soon_threadsafe(complete, error)
 
-    threading.Thread(target=work, name="upload", daemon=True).start()
+    threading.Thread(target=run, name="upload", daemon=True).start()
     try:
-        await asyncio.wait_for(done, seconds)
+        await asyncio.wait_for(completion, timeout_s)
     except TimeoutError:
-        raise UploadFailed(f"the result was not taken within {seconds:g} s") from None
+        raise UploadFailed(f"the result was not taken within {timeout_s:g} s") from None
 
 
-def _place(job: Job, settings: Settings) -> UploadTarget | None:
-    if job.upload_to is not None:
-        return job.upload_to
+def _choose_target(job: Job, settings: Settings) -> UploadTarget | None:
+    """Return the target that a job names, else one in the bucket of the settings, else None. Raises InvalidRequest."""
+    if job.upload_target is not None:
+        return job.upload_target
     key = f"results/{quote(job.id, safe='') or 'job'}.json"
     if job.bucket is not None:
-        return job.bucket.place(key, guarded=True)
+        return job.bucket.sign_target(key, is_guarded=True)
     url, name = settings.bucket_endpoint_url, settings.bucket_name
     key_id, secret = settings.bucket_access_key_id, settings.bucket_secret_access_key
-    if url is None or name is None or key_id is None or secret is None:  # all or none, as the settings see to
+    if url is None or name is None or key_id is None or secret is None:  # the settings have either all of them or none
         return None
-    return Bucket(url, name, key_id, secret, settings.bucket_region).place(key, guarded=False)
+    return Bucket(url, name, key_id, secret, settings.bucket_region).sign_target(key, is_guarded=False)
 
 
-def truncate_to(short: dict[str, Any], room: int) -> dict[str, Any]:
-    """A short form with as much of its text as there is room for; of a very long file also the places that lack text give way."""
-    if len(encode_json(short)) <= room:
-        return short
-    cut = {**short, "text": "", "text_truncated": True}
-    if len(encode_json(cut)) > room // 2:
-        cut["warnings"] = cut.get("warnings", [])[:MOST_WARNINGS]
-        cut["coverage"] = {**cut.get("coverage", {}), "gaps": cut.get("coverage", {}).get("gaps", [])[:MOST_WARNINGS]}
-    text = short.get("text", "")
-    allowed = max(0, room - len(encode_json(cut)))
-    while text and (size := len(encode_json(text))) > allowed:
-        text = text[: min(len(text) - 1, len(text) * allowed // size)]
-    return {**cut, "text": text}
+def truncate_to(summary: dict[str, Any], max_bytes: int) -> dict[str, Any]:
+    """Return a summary with as much of its text as `max_bytes` allows.
+
+    If the other fields alone take more than half of that, warnings and gaps beyond MAX_WARNINGS are removed, too.
+    """
+    if len(encode_json(summary)) <= max_bytes:
+        return summary
+    truncated = {**summary, "text": "", "text_truncated": True}
+    if len(encode_json(truncated)) > max_bytes // 2:
+        coverage = truncated.get("coverage", {})
+        truncated["warnings"] = truncated.get("warnings", [])[:MAX_WARNINGS]
+        truncated["coverage"] = {**coverage, "gaps": coverage.get("gaps", [])[:MAX_WARNINGS]}
+    text = summary.get("text", "")
+    text_bytes = max(0, max_bytes - len(encode_json(truncated)))
+    while text and (size := len(encode_json(text))) > text_bytes:
+        text = text[: min(len(text) - 1, len(text) * text_bytes // size)]
+    return {**truncated, "text": text}

@@ -1,1 +1,1 @@
-"""A transcript as others read it."""
+"""A transcript in the formats that clients read."""

@@ -1,4 +1,4 @@
-"""Anything to what JSON can carry, and how many bytes that is on its way to the queue. Pure; knows no field."""
+"""Convert values to JSON types and encode them to bytes. Pure; knows no field of the API."""
 
 import json
 import math
@@ -9,9 +9,10 @@ import numpy as np
 
 
 def to_jsonable(value: Any) -> Any:
-    """The same in JSON's types: a number that is none becomes null, half a character the mark that stands for one.
+    """Return the value in JSON's types.
 
-    What has no counterpart becomes its text: an answer with one odd field is better than none.
+    NaN and infinity become null; an unpaired surrogate becomes the mark that replaces it. A value of any other type
+    becomes its string: an answer with one odd field is better than none.
     """
     if value is None or isinstance(value, bool | int):
         return value
@@ -29,21 +30,22 @@ def to_jsonable(value: Any) -> Any:
 
 
 def encode_json(value: Any) -> bytes:
-    """JSON as the SDK encodes it. Item by item, since the interpreter does nothing else while it encodes one.
+    """Return JSON as the SDK encodes it, encoded item by item because each call of json.dumps blocks all other threads.
 
     Source: runpod/serverless/modules/rp_http.py.
     """
-    return b"".join(_parts(value))
+    return b"".join(_encode_parts(value))
 
 
-def _parts(value: Any, depth: int = 3) -> list[bytes]:
+def _encode_parts(value: Any, depth: int = 3) -> list[bytes]:
     if depth and isinstance(value, dict) and value:
-        fields = [b", ".join([_plain(name) + b": " + b"".join(_parts(item, depth - 1))]) for name, item in value.items()]
+        fields = [_dumps(name) + b": " + b"".join(_encode_parts(item, depth - 1)) for name, item in value.items()]
         return [b"{", b", ".join(fields), b"}"]
     if depth and isinstance(value, list) and value:
-        return [b"[", b", ".join(b"".join(_parts(item, depth - 1)) for item in value), b"]"]
-    return [_plain(value)]
+        items = [b"".join(_encode_parts(item, depth - 1)) for item in value]
+        return [b"[", b", ".join(items), b"]"]
+    return [_dumps(value)]
 
 
-def _plain(value: Any) -> bytes:
+def _dumps(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()

@@ -1,1 +1,1 @@
-"""What goes in and what comes out of a transcription; no I/O."""
+"""The input and the output of a transcription: options, windows, transcripts. No I/O."""

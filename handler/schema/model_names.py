@@ -10,7 +10,7 @@ _SHORT_NAMES = {"large-v3": "large", "large-v3-turbo": "turbo"}
 
 
 def model_names(model_id: str, aliases: Iterable[str] = ()) -> set[str]:
-    """Return every name of a model: its id, its last part, its size as whisper's users say it (large-v3, turbo), its aliases."""
+    """Return every name of a model: its id, the last part of it, its size (large-v3, turbo), its aliases."""
     last_part = model_id.rpartition("/")[2]
     size = next((last_part.removeprefix(prefix) for prefix in _PREFIXES if last_part.startswith(prefix)), last_part)
     if last_part.startswith("faster-distil-whisper-"):
@@ -19,7 +19,7 @@ def model_names(model_id: str, aliases: Iterable[str] = ()) -> set[str]:
 
 
 def check_model(name: str, model_id: str, aliases: Iterable[str], error: type[AsrError] = ModelNotFound) -> None:
-    """Raise `error` when `name` is not a name of the loaded model."""
+    """Raise `error` if `name` is not a name of the loaded model."""
     names = model_names(model_id, aliases)
     if name not in names:
         expected = f"this worker has {model_id} (MODEL_ID), and expected one of {', '.join(sorted(names))}"

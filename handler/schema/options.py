@@ -1,4 +1,7 @@
-"""What goes in and what comes out: every parameter of every door is born here, once. Knows no door and no model."""
+"""The options of a request, each defined once: name, default, validation, JSON schema.
+
+Knows no entry point and no model.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -6,204 +9,220 @@ from typing import Any
 
 from handler.errors import InvalidRequest
 from handler.languages import language_code
-from handler.validators import boolean, number, one_of, short_repr, string, integer
+from handler.validators import boolean, integer, number, one_of, short_repr, string
 
 FORMATS = ("json", "verbose_json", "text", "srt", "vtt", "tsv")
 TASKS = ("transcribe", "translate")
 TIMESTAMPS = ("segment", "word")
 CHANNELS = ("mix", "split")
-LEAST_STEP = 0.05  # of the temperature, from one try to the next
-MULTI = "multi"  # a language that is decided window by window
+MIN_TEMPERATURE_STEP = 0.05  # from one fallback temperature to the next
+MULTI = "multi"  # the language is detected for every window
 
 
 def _language(name: str, value: object) -> str | None:
-    given = string(name, value)
-    code = MULTI if given.strip().lower() == MULTI else language_code(given)
-    if code is None and given.strip():
-        raise InvalidRequest(
-            f"{name} must be a language's code or English name such as 'de' or 'german', or 'multi'; got {short_repr(value)}", name
-        )
+    text = string(name, value)
+    code = MULTI if text.strip().lower() == MULTI else language_code(text)
+    if code is None and text.strip():
+        expected = "a language's code or English name such as 'de' or 'german', or 'multi'"
+        raise InvalidRequest(f"{name} must be {expected}; got {short_repr(value)}", name)
     return code
 
 
-def _step(name: str, value: object) -> float:
-    found = number(0, 1)(name, value)
-    if 0 < found < LEAST_STEP:
-        raise InvalidRequest(f"{name} must be 0, or at least {LEAST_STEP:g}; got {short_repr(value)}", name)
-    return found
+def _temperature_step(name: str, value: object) -> float:
+    step = number(0, 1)(name, value)
+    if 0 < step < MIN_TEMPERATURE_STEP:
+        raise InvalidRequest(f"{name} must be 0, or at least {MIN_TEMPERATURE_STEP:g}; got {short_repr(value)}", name)
+    return step
 
 
 def _token_ids(name: str, value: object) -> tuple[int, ...]:
-    given = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-    if isinstance(given, list | tuple):
-        numbers = [int(item) if isinstance(item, str) and item.lstrip("-").isdecimal() else item for item in given]
-        strange = isinstance(value, list) and any(isinstance(item, str) for item in value)
-        if not strange and all(isinstance(item, int) and not isinstance(item, bool) and item >= -1 for item in numbers):
-            return tuple(numbers)
-    raise InvalidRequest(
-        f"{name} must be token ids, comma-separated or as a list; -1 stands for the usual ones; got {short_repr(value)}", name
-    )
+    items = [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+    if isinstance(items, list | tuple):
+        ids = [int(item) if isinstance(item, str) and item.lstrip("-").isdecimal() else item for item in items]
+        has_strings = isinstance(value, list) and any(isinstance(item, str) for item in value)
+        if not has_strings and all(map(_is_token_id, ids)):
+            return tuple(ids)
+    expected = "token ids, comma-separated or as a list; -1 stands for the usual ones"
+    raise InvalidRequest(f"{name} must be {expected}; got {short_repr(value)}", name)
 
 
-def _option(default: Any, doc: str, parse: Callable[[str, object], Any], schema: dict[str, Any]) -> Any:
-    stated = {} if default is None else {"default": default}
-    return field(default=default, metadata={"parse": parse, "schema": {**schema, **stated, "description": doc}})
+def _is_token_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= -1
 
 
-def _choice(default: str, doc: str, values: tuple[str, ...]) -> Any:
-    return _option(default, doc, one_of(values), {"type": "string", "enum": list(values)})
+def _option(default: Any, description: str, parse: Callable[[str, object], Any], schema: dict[str, Any]) -> Any:
+    """Return a field of Options whose metadata hold its parser and its JSON schema."""
+    stated_default = {} if default is None else {"default": default}
+    full_schema = {**schema, **stated_default, "description": description}
+    return field(default=default, metadata={"parse": parse, "schema": full_schema})
 
 
-def _ranged(default: float | None, doc: str, low: float, high: float) -> Any:
-    return _option(default, doc, number(low, high), {"type": "number", "minimum": low, "maximum": high})
+def _choice(default: str, description: str, values: tuple[str, ...]) -> Any:
+    return _option(default, description, one_of(values), {"type": "string", "enum": list(values)})
 
 
-def _counted(default: int | None, doc: str, low: int, high: int) -> Any:
-    return _option(default, doc, integer(low, high), {"type": "integer", "minimum": low, "maximum": high})
+def _float(default: float | None, description: str, low: float, high: float) -> Any:
+    return _option(default, description, number(low, high), {"type": "number", "minimum": low, "maximum": high})
+
+
+def _integer(default: int | None, description: str, low: int, high: int) -> Any:
+    return _option(default, description, integer(low, high), {"type": "integer", "minimum": low, "maximum": high})
+
+
+def _boolean(default: bool, description: str) -> Any:
+    return _option(default, description, boolean, {"type": "boolean"})
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How one request wants its audio transcribed. An option that is not set is None or its default."""
+    """The options of one request. An option that is not given is None or its default."""
 
     language: str | None = _option(
         None,
-        "Language spoken, as a code or an English name; `multi` finds it out for every window; where not given, for the whole audio.",
+        "Language spoken, as a code or an English name. `multi` detects it for every window. "
+        "If not given, it is detected once for the whole audio.",
         _language,
         {"type": "string", "examples": ["en", "german", "multi"]},
     )
     task: str = _choice(
         "transcribe",
-        "`transcribe` writes what is said, `translate` writes it in English.",
+        "`transcribe` writes the text in the language spoken, `translate` writes it in English.",
         TASKS,
     )
     timestamps: str = _choice(
         "segment",
-        "What carries times: segments, or words too.",
+        "`segment` returns the times of segments, `word` those of their words, too.",
         TIMESTAMPS,
     )
     prompt: str = _option(
         "",
-        "Text that is taken to precede every window: names, spelling, style. Its end is kept where it is too long.",
+        "Text assumed to precede every window, to guide names, spelling and style. "
+        "If it is too long, only its end is used.",
         string,
         {"type": "string", "examples": ["Gutenberg, Fust and Schoeffer."]},
     )
     hotwords: str = _option(
         "",
-        "Names and terms that may come up, comma-separated; the model reads them before every window.",
+        "Names and terms that may occur, comma-separated; the model reads them before every window.",
         string,
         {"type": "string", "examples": ["Schoeffer, Subiaco"]},
     )
-    temperature: float = _ranged(
+    temperature: float = _float(
         0.0,
-        "0 decodes the likeliest text, and where it fails a threshold again at 0.2, 0.4 … 1.0; above 0, samples at this temperature only.",
+        "At 0, decode the most likely text; a window that fails a threshold is decoded again at 0.2, 0.4 … 1.0. "
+        "Above 0, sample at this temperature only.",
         0,
         1,
     )
-    beam_size: int = _counted(
+    beam_size: int = _integer(
         1,
         "Width of the beam search at temperature 0; 1 is greedy. At most BATCH_SIZE.",
         1,
         64,
     )
-    patience: float = _ranged(
+    patience: float = _float(
         1.0,
-        "Beam search goes on until so many times `beam_size` texts have come to their end.",
+        "Beam search goes on until `patience` times `beam_size` texts are finished.",
         0.1,
         10,
     )
-    length_penalty: float | None = _ranged(
+    length_penalty: float | None = _float(
         None,
-        "Texts are ranked by their log-probability over ((5 + tokens) / 6) to this power; where not given, by its mean over the tokens.",
+        "Rank texts by their log-probability divided by ((5 + tokens) / 6) to the power of this number. "
+        "If not given, by their mean log-probability per token.",
         0,
         10,
     )
     suppress_tokens: tuple[int, ...] | None = _option(
         None,
-        "Ids of text tokens that never come, comma-separated or as a list; -1 stands for the usual ones, which are symbols and noises.",
+        "Ids of text tokens that are never decoded, comma-separated or as a list; "
+        "-1 stands for the usual ones, which are symbols and noises.",
         _token_ids,
-        {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "integer", "minimum": -1}}], "examples": ["-1", "-1,50"]},
+        {
+            "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "integer", "minimum": -1}}],
+            "examples": ["-1", "-1,50"],
+        },
     )
-    best_of: int | None = _counted(
+    best_of: int | None = _integer(
         None,
-        "Texts sampled at a temperature above 0, of which the likeliest is kept: 5, or BATCH_SIZE where that is less.",
+        "How many texts to sample at a temperature above 0; the most likely one is used. "
+        "If not given, 5, or BATCH_SIZE if that is less.",
         1,
         64,
     )
     temperature_increment_on_fallback: float | None = _option(
         None,
-        "A window that fails a threshold is decoded again at temperatures that rise by so much up to 1; 0: never. Where not given, "
-        "0.2 at temperature 0, and 0 above.",
-        _step,
+        "A window that fails a threshold is decoded again, at temperatures that rise by this step up to 1; "
+        "0 disables it. If not given, 0.2 at temperature 0, and 0 above.",
+        _temperature_step,
         {"type": "number", "minimum": 0, "maximum": 1},
     )
-    compression_ratio_threshold: float = _ranged(
+    compression_ratio_threshold: float = _float(
         2.4,
-        "A window whose text compresses better repeats itself, and is decoded again.",
+        "A window whose text has a higher compression ratio repeats itself, and is decoded again.",
         0,
         1000,
     )
-    logprob_threshold: float = _ranged(
+    logprob_threshold: float = _float(
         -1.0,
-        "A window whose mean log-probability of a token is lower is decoded again.",
+        "A window whose mean log-probability per token is lower is decoded again.",
         -1000,
         0,
     )
-    no_speech_threshold: float = _ranged(
+    no_speech_threshold: float = _float(
         0.6,
-        "A window that fails logprob_threshold, and whose probability of no speech is higher, has no text.",
+        "A window that fails logprob_threshold, and whose probability of no speech is higher, gets no text.",
         0,
         1,
     )
-    condition_on_previous_text: bool = _option(
+    condition_on_previous_text: bool = _boolean(
         False,
-        "Decode each window after the text of the one before: names stay the same, but a file's windows no longer run side by side.",
-        boolean,
-        {"type": "boolean"},
+        "Decode each window after the text of the previous one: names stay consistent, "
+        "but the windows of a file are no longer decoded side by side.",
     )
     channels: str = _choice(
         "mix",
-        "`mix` transcribes all channels as one; `split` each on its own, in one timeline with channel numbers.",
+        "`mix` transcribes all channels as one; `split` transcribes each on its own, "
+        "in one timeline with channel numbers.",
         CHANNELS,
     )
-    vad: bool = _option(
+    vad: bool = _boolean(
         True,
-        "Leave out what is no speech before decoding; `false` decodes everything.",
-        boolean,
-        {"type": "boolean"},
+        "Leave out everything that is not speech before decoding; `false` decodes everything.",
     )
-    start_at: float = _ranged(
+    start_at: float = _float(
         0.0,
-        "Seconds at the beginning of the audio that are left out; times still count from its beginning.",
+        "Seconds to leave out at the beginning of the audio. Times still count from its beginning.",
         0,
         8_640_000,
     )
-    partial: bool = _option(
+    partial: bool = _boolean(
         False,
-        "Where the time for the request does not suffice, answer with what is done by then, and with `resume_at`, instead of an error.",
-        boolean,
-        {"type": "boolean"},
+        "If the request runs out of time, answer with the text finished so far and with `resume_at`, "
+        "instead of an error.",
     )
     format: str = _choice(
         "json",
-        "Shape of the answer.",
+        "Format of the answer.",
         FORMATS,
     )
 
     @classmethod
-    def parse(cls, given: Mapping[str, object]) -> "Options":
-        """Options from JSON values or query strings; None means not given.
+    def parse(cls, values: Mapping[str, object]) -> "Options":
+        """Return the options with these values, JSON values or query strings; None stands for the default.
 
-        Raises InvalidRequest with the name of the first option that is unknown or whose value is refused.
+        Raises InvalidRequest with the name of the first option that is unknown or whose value is invalid.
         """
-        known = {f.name: f for f in fields(cls)}
-        unknown = sorted(set(given) - set(known))
+        options = {option.name: option for option in fields(cls)}
+        unknown = sorted(set(values) - set(options))
         if unknown:
-            raise InvalidRequest(f"unknown option {short_repr(unknown[0])}; expected one of {', '.join(known)}")
-        parsed = {name: known[name].metadata["parse"](name, value) for name, value in given.items() if value is not None}
+            raise InvalidRequest(f"unknown option {short_repr(unknown[0])}; expected one of {', '.join(options)}")
+        parsed = {
+            name: options[name].metadata["parse"](name, value) for name, value in values.items() if value is not None
+        }
         return cls(**parsed)
 
     @classmethod
     def json_schema(cls) -> dict[str, dict[str, Any]]:
-        """JSON schema of each option, by name."""
-        return {f.name: dict(f.metadata["schema"]) for f in fields(cls)}
+        """Return the JSON schema of each option, by name."""
+        return {option.name: dict(option.metadata["schema"]) for option in fields(cls)}

@@ -1,4 +1,4 @@
-"""Download a model from the Hub into its cache layout, with progress. Knows no other place of a model."""
+"""Download a model from the Hub into its cache layout, with progress. Knows no other source of models."""
 
 import os
 import re
@@ -11,47 +11,48 @@ from pathlib import Path
 from handler import logs
 from handler.errors import ModelUnavailable
 
-PROGRESS_S = 5.0
-
-
-MAIN = "main"  # the revision of whoever names none
-
-
+PROGRESS_S = 5.0  # between two reports on a download
+MAIN = "main"  # the revision if none is named
+_WEIGHT_LAYOUTS = (r"model\.safetensors", r"model-\d+-of-\d+\.safetensors", r"model\.bin", r"[^/]+\.pt")
 _SMALL_FILES = ["*.json", "merges.txt", "vocabulary.txt", "*.tiktoken"]
 
 
 def download_snapshot(model_id: str, cache_dir: Path, revision: str | None) -> Path:
-    """A download, as files and not as links, which a mirror would leave out; one that was broken off goes on where it ended."""
+    """Download a model and return its folder; an interrupted download continues where it ended.
+
+    The snapshot consists of files, not of links, which a mirror would leave out. Raises ModelUnavailable.
+    """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
     logs.info("model_download_started", model=model_id, revision=revision or MAIN, cache_dir=str(cache_dir))
     try:
-        about = HfApi().model_info(model_id, revision=revision, files_metadata=True)
-        sizes = {file.rfilename: file.size or 0 for file in about.siblings or ()}
-        wanted = [*_SMALL_FILES, *_weights_among(model_id, list(sizes))]
-        repo, commit = cache_dir / folder_name(model_id), str(about.sha)
+        info = HfApi().model_info(model_id, revision=revision, files_metadata=True)
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+        patterns = [*_SMALL_FILES, *_weight_names(model_id, list(sizes))]
+        repo, commit = cache_dir / folder_name(model_id), str(info.sha)
         folder = repo / "snapshots" / commit
-        total = sum(size for name, size in sizes.items() if any(fnmatch(name, pattern) for pattern in wanted))
+        total = sum(size for name, size in sizes.items() if any(fnmatch(name, pattern) for pattern in patterns))
         with _progress(model_id, folder, total):
-            snapshot_download(model_id, revision=commit, local_dir=folder, allow_patterns=wanted)
-        _name(repo / "refs" / (revision or MAIN), commit)
+            snapshot_download(model_id, revision=commit, local_dir=folder, allow_patterns=patterns)
+        _write_ref(repo / "refs" / (revision or MAIN), commit)
     except ModelUnavailable:
         raise
     except Exception as exc:  # the Hub's client, its transport and the file system each raise their own
-        raise ModelUnavailable(f"MODEL_ID={model_id}: the Hub did not deliver it into {cache_dir}: {_first_line(exc)}") from exc
+        reason = f"the Hub did not deliver it into {cache_dir}: {_first_line(exc)}"
+        raise ModelUnavailable(f"MODEL_ID={model_id}: {reason}") from exc
     logs.info("model_download_finished", model=model_id, revision=commit)
     return folder
 
 
 def folder_name(model_id: str) -> str:
-    """As in the Hub's cache."""
+    """Return the name of a model's folder in the Hub's cache layout."""
     return f"models--{model_id.replace('/', '--')}"
 
 
-def _name(ref: Path, commit: str) -> None:
-    """Note which commit a revision is."""
+def _write_ref(ref: Path, commit: str) -> None:
+    """Record which commit a revision is."""
     if ref.name != commit:
         ref.parent.mkdir(parents=True, exist_ok=True)
         draft = ref.with_name(f".{ref.name}.{os.getpid()}")
@@ -61,30 +62,32 @@ def _name(ref: Path, commit: str) -> None:
 
 @contextmanager
 def _progress(model_id: str, folder: Path, total: int) -> Iterator[None]:
-    """Tells every few seconds how much of a download has come."""
-    over = threading.Event()
+    """Log every few seconds how much of a download has arrived, until the block ends."""
+    stop = threading.Event()
 
-    def tell() -> None:
-        while not over.wait(PROGRESS_S):
-            got = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            logs.info(
-                "model_download_progress", model=model_id, bytes=got, total=total, percent=round(100 * min(1.0, got / max(1, total)), 1)
-            )
+    def report() -> None:
+        while not stop.wait(PROGRESS_S):
+            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            percent = round(100 * min(1.0, size / max(1, total)), 1)
+            logs.info("model_download_progress", model=model_id, bytes=size, total=total, percent=percent)
 
-    telling = threading.Thread(target=tell, daemon=True)
-    telling.start()
+    threading.Thread(target=report, daemon=True).start()
     try:
         yield
     finally:
-        over.set()
+        stop.set()
 
 
-def _weights_among(model_id: str, files: Sequence[str]) -> list[str]:
-    """Which of a repository's files hold its weights: one layout, one precision."""
-    for pattern in (r"model\.safetensors", r"model-\d+-of-\d+\.safetensors", r"model\.bin", r"[^/]+\.pt"):
-        if found := [name for name in files if re.fullmatch(pattern, name)]:
-            return found
-    raise ModelUnavailable(f"MODEL_ID={model_id}: expected model.safetensors, model.bin or a .pt file of a Whisper checkpoint")
+def _weight_names(model_id: str, files: Sequence[str]) -> list[str]:
+    """Return the files of a repository that contain its weights, in one layout and one precision.
+
+    Raises ModelUnavailable.
+    """
+    for pattern in _WEIGHT_LAYOUTS:
+        if names := [name for name in files if re.fullmatch(pattern, name)]:
+            return names
+    expected = "model.safetensors, model.bin or a .pt file of a Whisper checkpoint"
+    raise ModelUnavailable(f"MODEL_ID={model_id}: expected {expected}")
 
 
 def _first_line(exc: Exception) -> str:

@@ -7,28 +7,28 @@ from handler.errors import ModelUnavailable
 from handler.schema.window import Samples, Window
 from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
-from handler.transcription.word_edits import letters
+from handler.transcription.word_edits import letters_and_digits
 
 CHECK = Path(__file__).parent / "assets/check.wav"  # synthetic speech
-
-
 CHECK_WORDS = ("good", "morning")
 
 
 def self_test(pipeline: Pipeline, settings: Settings) -> None:
-    """Decode a second of speech: what is set up at the first window is, and weights that understand nothing are found out."""
+    """Decode a second of speech, so that the engine's first-window setup is done. Raises ModelUnavailable.
+
+    A model that recognizes no word of it is refused, unless the settings turn that off.
+    """
     window = Window(0, _samples(CHECK)).with_params(language="en")
     text = "".join(segment.text for segment in pipeline.runner.submit(CHECK, window).result().segments)
-    pipeline.runner.cancel(CHECK)  # forget the request
-    if settings.startup_check and not any(word in letters(text) for word in CHECK_WORDS):
-        raise ModelUnavailable(
-            f"MODEL_ID={settings.model_id}: it heard {text.strip()!r} where {' '.join(CHECK_WORDS)!r} is said; the weights are damaged, or "
-            "the model knows no English (STARTUP_CHECK=0 starts it all the same)"
-        )
+    pipeline.runner.cancel(CHECK)  # otherwise the runner keeps its usage
+    if settings.startup_check and not any(word in letters_and_digits(text) for word in CHECK_WORDS):
+        mismatch = f"it heard {text.strip()!r} where {' '.join(CHECK_WORDS)!r} is said"
+        advice = "the weights are damaged, or the model knows no English (STARTUP_CHECK=0 starts it all the same)"
+        raise ModelUnavailable(f"MODEL_ID={settings.model_id}: {mismatch}; {advice}")
 
 
 def _samples(path: Path) -> Samples:
-    """The samples of a 16-bit file at 16 kHz. [n]"""
+    """Return the samples of a 16-bit file at 16 kHz. [n]"""
     import numpy as np
 
     with wave.open(str(path)) as file:

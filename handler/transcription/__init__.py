@@ -1,1 +1,1 @@
-"""One request from its audio to its transcript; knows no model and no way in."""
+"""One request from its audio to its transcript. Knows no model and no way in."""

@@ -1,84 +1,98 @@
-"""Which speech has become text: spans of speech against times of words, pure functions. Knows no model and no file."""
+"""Measure which speech has text, by the times of its words. Pure functions. Knows no model and no file."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from handler.schema.transcript import Segment, Word
 from handler.schema.window import SAMPLE_RATE
 
-WORD_S = 0.6  # a word lasts no longer than this …
-LETTER_S = 0.12  # … and so much a letter: warping stretches the words around what was left out
-REACH_S = 0.5  # around a word, speech counts as covered: word times are not exact
-LEAST_GAP_S = 1.0  # shorter stretches without text are breath, laughter, and what voice activity hears before and after words
-LEAST_SPEECH_S = 0.4  # an utterance of its own that is shorter and has no text is a noise
+MAX_WORD_S = 0.6  # a word lasts no longer than this …
+MAX_LETTER_S = 0.12  # … and this much per letter: alignment stretches the words next to a missing one
+WORD_MARGIN_S = 0.5  # speech this close to a word counts as covered: word times are not exact
+MIN_GAP_S = 1.0  # a shorter stretch without text is breath, laughter, or the margin of voice activity detection
+MIN_UTTERANCE_S = 0.4  # a shorter utterance that has no text at all is a noise
 
-Times = tuple[float, float]  # seconds
+Interval = tuple[float, float]  # start and end, seconds
 
 
-def united(intervals: Iterable[Times]) -> list[Times]:
-    """Intervals in order, those that touch put together."""
-    found: list[Times] = []
+def merge_intervals(intervals: Iterable[Interval]) -> list[Interval]:
+    """Return the intervals in order, those that touch or overlap merged into one."""
+    merged: list[Interval] = []
     for start, end in sorted(intervals):
-        if found and start <= found[-1][1]:
-            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
         elif end > start:
-            found.append((start, end))
-    return found
+            merged.append((start, end))
+    return merged
 
 
-def without(intervals: Sequence[Times], taken: Sequence[Times]) -> list[Times]:
-    """What is left of ordered, separate intervals when others, ordered and separate too, are taken out."""
-    left: list[Times] = []
-    first = 0
+def subtract_intervals(intervals: Sequence[Interval], holes: Sequence[Interval]) -> list[Interval]:
+    """Return the parts of the intervals outside of the holes; both must be ordered and disjoint."""
+    remaining: list[Interval] = []
+    first = 0  # no hole before it reaches into this interval or a later one
     for start, end in intervals:
-        while first < len(taken) and taken[first][1] <= start:
+        while first < len(holes) and holes[first][1] <= start:
             first += 1
-        at = first
-        while at < len(taken) and taken[at][0] < end:
-            if taken[at][0] > start:
-                left.append((start, taken[at][0]))
-            start = max(start, taken[at][1])
-            at += 1
+        index = first
+        while index < len(holes) and holes[index][0] < end:
+            hole_start, hole_end = holes[index]
+            if hole_start > start:
+                remaining.append((start, hole_start))
+            start = max(start, hole_end)
+            index += 1
         if start < end:
-            left.append((start, end))
-    return left
+            remaining.append((start, end))
+    return remaining
 
 
-def length(intervals: Iterable[Times]) -> float:
-    """Seconds in all."""
+def total_length(intervals: Iterable[Interval]) -> float:
+    """Return the summed length of the intervals in seconds."""
     return sum(end - start for start, end in intervals)
 
 
-def covered_by(segments: Iterable[Segment]) -> list[Times]:
-    """Where the text of segments was said, with what lies close around it; by words, and by segments where there are none."""
-    return united((start - REACH_S, end + REACH_S) for segment in segments for start, end in _said(segment))
+def covered_intervals(segments: Iterable[Segment]) -> list[Interval]:
+    """Return when the text of the segments was spoken, widened by WORD_MARGIN_S on both sides."""
+    spoken = chain.from_iterable(_spoken_intervals(segment) for segment in segments)
+    return merge_intervals((start - WORD_MARGIN_S, end + WORD_MARGIN_S) for start, end in spoken)
 
 
-def _said(segment: Segment) -> list[Times]:
-    return [lasting(word) for word in segment.words] if segment.words else [(segment.start, segment.end)]
+def _spoken_intervals(segment: Segment) -> list[Interval]:
+    """Return the spans of a segment's words, or the span of the segment if it has no words."""
+    if segment.words:
+        return [plausible_span(word) for word in segment.words]
+    return [(segment.start, segment.end)]
 
 
-def lasting(word: Word) -> Times:
-    """When a word was said, no longer than a word can last: what is too much goes from the side that is silent, its end."""
-    return word.start, min(word.end, word.start + WORD_S + LETTER_S * len(word.text.strip()))
+def plausible_span(word: Word) -> Interval:
+    """Clip a word's duration to a plausible maximum, trimming its end."""
+    return word.start, min(word.end, word.start + MAX_WORD_S + MAX_LETTER_S * len(word.text.strip()))
 
 
-def gaps(speech: Sequence[tuple[int, int]], segments: Iterable[Segment]) -> list[Times]:
-    """Speech without text, seconds: long stretches, and short utterances that have none at all. `speech` is in samples."""
-    utterances = in_seconds(speech)
-    return worth_telling(without(utterances, covered_by(segments)), utterances)
+def find_gaps(speech: Sequence[tuple[int, int]], segments: Iterable[Segment]) -> list[Interval]:
+    """Return speech without text, in seconds; `speech` is in samples.
+
+    A gap is a long stretch, or a shorter utterance that has no text at all.
+    """
+    utterances = spans_in_seconds(speech)
+    return significant_gaps(subtract_intervals(utterances, covered_intervals(segments)), utterances)
 
 
-def in_seconds(speech: Iterable[tuple[int, int]]) -> list[Times]:
-    """Spans of speech in samples as ordered, separate ones in seconds."""
-    return united((start / SAMPLE_RATE, end / SAMPLE_RATE) for start, end in speech)
+def spans_in_seconds(speech: Iterable[tuple[int, int]]) -> list[Interval]:
+    """Convert spans of speech from samples to ordered, disjoint intervals in seconds."""
+    return merge_intervals((start / SAMPLE_RATE, end / SAMPLE_RATE) for start, end in speech)
 
 
-def worth_telling(left: Iterable[Times], utterances: Sequence[Times]) -> list[Times]:
-    """Of the stretches of utterances that are left without text, those that are gaps."""
-    whole = set(utterances)
-    return [gap for gap in left if gap[1] - gap[0] >= (LEAST_SPEECH_S if gap in whole else LEAST_GAP_S)]
+def significant_gaps(uncovered: Iterable[Interval], utterances: Sequence[Interval]) -> list[Interval]:
+    """Return those uncovered stretches of utterances that are long enough to be worth reporting."""
+    complete = set(utterances)  # an uncovered stretch in it is an utterance of which no word was written
+
+    def is_significant(interval: Interval) -> bool:
+        min_length = MIN_UTTERANCE_S if interval in complete else MIN_GAP_S
+        return interval[1] - interval[0] >= min_length
+
+    return [interval for interval in uncovered if is_significant(interval)]
 
 
-def between(start: float, end: float, channel: int | None) -> str:
-    """A stretch of time, seconds, in words."""
+def describe_interval(start: float, end: float, channel: int | None) -> str:
+    """Return an interval in seconds as words for a warning."""
     return f"between {start:.1f} and {end:.1f} s" + ("" if channel is None else f" of channel {channel}")

@@ -1,6 +1,7 @@
-"""Whether a window's text is to be trusted, by its evidence alone: pure functions. Knows no engine and no audio.
+"""Decide whether to trust a window's text, by its evidence alone. Pure functions. Knows no engine and no audio.
 
-Sources: openai/whisper, whisper/transcribe.py (decode_with_fallback); SYSTRAN/faster-whisper, transcribe.py (the best of failed ones).
+Sources: openai/whisper, whisper/transcribe.py (decode_with_fallback); SYSTRAN/faster-whisper, transcribe.py (choosing
+the best result if none is accepted).
 """
 
 from collections.abc import Iterator
@@ -9,36 +10,37 @@ from enum import Enum
 from handler.schema.options import Options
 from handler.schema.transcript import Evidence
 
-INCREMENT = 0.2  # of the temperature, from 0 on
+DEFAULT_INCREMENT = 0.2  # of the temperature, if the request starts at 0 and does not set one
 
 
 class Verdict(Enum):
-    """What becomes of a window's text."""
+    """The decision on a window's text."""
 
     ACCEPT = "accept"
-    DROP = "drop"  # the model hears no speech, and is not sure of what it wrote
+    DROP = "drop"  # the model detects no speech and is unsure of the text
     RETRY = "retry"
 
 
 def fallback_temperatures(options: Options) -> Iterator[float]:
-    """The temperatures to decode at, one after the other, until a text is accepted."""
-    step = options.temperature_increment_on_fallback
-    if step is None:
-        step = INCREMENT if options.temperature == 0 else 0.0
-    rungs = int((1 - options.temperature) / step + 1e-6) if step else 0
-    return (round(options.temperature + step * rung, 6) for rung in range(rungs + 1))
+    """Return the temperatures to decode at, in order, until a text is accepted."""
+    increment = options.temperature_increment_on_fallback
+    if increment is None:
+        increment = DEFAULT_INCREMENT if options.temperature == 0 else 0.0
+    num_retries = int((1 - options.temperature) / increment + 1e-6) if increment else 0
+    return (round(options.temperature + increment * retry, 6) for retry in range(num_retries + 1))
 
 
 def check_thresholds(evidence: Evidence, options: Options) -> Verdict:
-    """What becomes of a text, by the thresholds of the request."""
-    unsure = evidence.avg_logprob < options.logprob_threshold
-    if unsure and evidence.no_speech_prob > options.no_speech_threshold:
+    """Judge a text by the thresholds of the request."""
+    is_unsure = evidence.avg_logprob < options.logprob_threshold
+    if is_unsure and evidence.no_speech_prob > options.no_speech_threshold:
         return Verdict.DROP
-    if unsure or evidence.looped or evidence.compression_ratio > options.compression_ratio_threshold:
+    if is_unsure or evidence.looped or evidence.compression_ratio > options.compression_ratio_threshold:
         return Verdict.RETRY
     return Verdict.ACCEPT
 
 
 def rank_key(evidence: Evidence, options: Options) -> tuple[bool, float, float]:
-    """What orders texts none of which was accepted, the greatest being kept: no loop, the least repetition, the likeliest."""
-    return not evidence.looped, -max(evidence.compression_ratio, options.compression_ratio_threshold), evidence.avg_logprob
+    """Return the sort key of rejected texts, best last: without a loop, with the least repetition, the most likely."""
+    repetition = max(evidence.compression_ratio, options.compression_ratio_threshold)
+    return not evidence.looped, -repetition, evidence.avg_logprob

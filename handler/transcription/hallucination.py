@@ -1,69 +1,89 @@
-"""Text that nobody said: phrases over and over, and the context read out. Pure functions on words. Knows no model and no audio."""
+"""Detect text that nobody spoke: repetition and echoes of the prompt. Pure functions. Knows no model and no audio."""
 
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 from handler.schema.transcript import Segment, Word
-from handler.transcription.word_edits import keep_words, letters, plain, words_of
+from handler.transcription.word_edits import all_words, keep_words, letters_and_digits, normalize_word
 
-LONGEST_PHRASE = 8  # words
-REPEATS = 3  # a phrase said so often running may have been said
-FASTEST = 7  # words a second that somebody can say
-ECHO, ECHO_LETTERS = 4, 10  # so many words and letters of the context running are taken for an echo until they are heard without it
-ALIKE = 0.6  # share of letters in which two spellings of the same speech agree
-NEARBY_S = 0.5  # how far apart two readings may time a word
+MAX_PHRASE_WORDS = 8  # words of the longest phrase whose repetition is detected
+MAX_REPEATS = 3  # a phrase that comes this often in a row may have been spoken
+MAX_WORDS_PER_S = 7  # the fastest that a person can speak
+MIN_ECHO_WORDS, MIN_ECHO_LETTERS = 4, 10  # a run of this many words and letters of the context may be an echo of it
+MIN_SIMILARITY = 0.6  # share of letters that two spellings of the same speech have in common
+WORD_TIME_TOLERANCE_S = 0.5  # the times of one word in two results differ by no more
 
 
 def remove_repeats(segments: Sequence[Segment]) -> list[Segment]:
-    """Segments with every phrase that comes more than REPEATS times running said once, unless there was time to say it so often.
+    """Reduce each phrase that comes more than MAX_REPEATS times in a row to one.
 
-    Segments without words are left as they are.
+    A phrase is kept as it is if there was time to speak all of its repeats. Segments without words stay as they are.
     """
-    words = words_of(segments)
-    said = [plain(word) for word in words]
-    gone: set[int] = set()
-    at = 0
-    while at < len(words):
-        for length in range(1, LONGEST_PHRASE + 1):
-            times = 1
-            while said[at + times * length : at + (times + 1) * length] == said[at : at + length]:
-                times += 1
-            if times > REPEATS and not _sayable(words[at : at + times * length]):
-                gone |= {id(word) for word in words[at + length : at + times * length]}
-                at += times * length - 1
-                break
-        at += 1
-    return keep_words(segments, lambda word: id(word) not in gone) if gone else list(segments)
+    words = all_words(segments)
+    spellings = [normalize_word(word) for word in words]
+    surplus_ids: set[int] = set()
+    index = 0
+    while index < len(words):
+        phrase_length, num_repeats = _find_repeats(words, spellings, index)
+        end = index + phrase_length * num_repeats
+        surplus_ids |= {id(word) for word in words[index + phrase_length : end]}
+        index = end
+    return keep_words(segments, lambda word: id(word) not in surplus_ids) if surplus_ids else list(segments)
 
 
-def _sayable(words: Sequence[Word]) -> bool:
-    return spoken_length(words) <= FASTEST * sum(word.end - word.start for word in words)
+def _find_repeats(words: Sequence[Word], spellings: Sequence[str], start: int) -> tuple[int, int]:
+    """Return the length and number of the phrases at `start` that repeat too often; (1, 1) if none does."""
+    for length in range(1, MAX_PHRASE_WORDS + 1):
+        phrase = spellings[start : start + length]
+        num_repeats = 1
+        while spellings[start + num_repeats * length : start + (num_repeats + 1) * length] == phrase:
+            num_repeats += 1
+        if num_repeats > MAX_REPEATS and not _is_speakable(words[start : start + num_repeats * length]):
+            return length, num_repeats
+    return 1, 1
+
+
+def _is_speakable(words: Sequence[Word]) -> bool:
+    return spoken_length(words) <= MAX_WORDS_PER_S * sum(word.end - word.start for word in words)
 
 
 def spoken_length(words: Sequence[Word]) -> float:
-    """How many words it takes about as long to say; a character of a script that is timed by character is half a word."""
+    """Return the number of words that take as long to speak.
+
+    A single character of a script without spaces, such as Chinese, counts as half a word.
+    """
     return sum(0.5 if len(word.text.strip()) == 1 and not word.text.isascii() else 1.0 for word in words)
 
 
-def echo(segments: Sequence[Segment], context: Sequence[str]) -> list[Word]:
-    """The first run of words that stands in one of the contexts: of at least ECHO words and ECHO_LETTERS letters, or all there are."""
-    words = words_of(segments)
-    said = [plain(word) for word in words]
-    known = [letters(text) for text in context]
-    if any("".join(said) in text for text in known) and any(said):
+def find_prompt_echo(segments: Sequence[Segment], context: Sequence[str]) -> list[Word]:
+    """Return the first run of words that one of the context's texts contains; empty if there is none.
+
+    A run has at least MIN_ECHO_WORDS words and MIN_ECHO_LETTERS letters, or is everything that was written.
+    """
+    words = all_words(segments)
+    spellings = [normalize_word(word) for word in words]
+    texts = [letters_and_digits(text) for text in context]
+
+    def is_in_context(start: int, size: int) -> bool:
+        run = "".join(spellings[start : start + size])
+        return any(run in text for text in texts)
+
+    if any(spellings) and is_in_context(0, len(words)):
         return words
-    for at in range(len(said) - ECHO + 1):
-        size = ECHO
-        if any((run := "".join(said[at : at + size])) in text and len(run) >= ECHO_LETTERS for text in known):
-            while at + size < len(said) and any("".join(said[at : at + size + 1]) in text for text in known):
+    for start in range(len(words) - MIN_ECHO_WORDS + 1):
+        size = MIN_ECHO_WORDS
+        num_letters = sum(len(spelling) for spelling in spellings[start : start + size])
+        if num_letters >= MIN_ECHO_LETTERS and is_in_context(start, size):
+            while start + size < len(words) and is_in_context(start, size + 1):
                 size += 1
-            return words[at : at + size]
+            return words[start : start + size]
     return []
 
 
-def is_heard_in(run: Sequence[Word], segments: Sequence[Segment]) -> bool:
-    """Whether segments have, about where a run of words was, something that is spelled much like it."""
-    start, end = run[0].start - NEARBY_S, run[-1].end + NEARBY_S
-    there = [word for word in words_of(segments) if start <= (word.start + word.end) / 2 <= end]
-    ours, theirs = ("".join(plain(word) for word in words) for words in (run, there))
-    return SequenceMatcher(None, ours, theirs, autojunk=False).ratio() >= ALIKE
+def is_spoken_in(run: Sequence[Word], segments: Sequence[Segment]) -> bool:
+    """Report whether the segments have a similar spelling at about the time of a run of words."""
+    start, end = run[0].start - WORD_TIME_TOLERANCE_S, run[-1].end + WORD_TIME_TOLERANCE_S
+    words = [word for word in all_words(segments) if start <= (word.start + word.end) / 2 <= end]
+    run_spelling = "".join(normalize_word(word) for word in run)
+    spelling = "".join(normalize_word(word) for word in words)
+    return SequenceMatcher(None, run_spelling, spelling, autojunk=False).ratio() >= MIN_SIMILARITY

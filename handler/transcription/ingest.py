@@ -1,8 +1,8 @@
-"""The audio of one request from its source to windows, in a thread of its own. Knows no engine and no event loop.
+"""Turn the audio of one request into windows, in a thread of its own. Knows no engine and no event loop.
 
-Bytes are decoded while more of them still arrive, and no more windows are cut than there is room for, so a long file
-takes the memory of a short one. Only so many threads work at a time as leave the processor to the model and the doors; one
-that waits for bytes or for room lets others work, and so it does after each window.
+Bytes are decoded while more arrive, and windows are cut only as far as the request's quota allows, so a long file takes
+the memory of a short one. The number of threads that decode at a time is limited, to leave the processor to the model
+and to new requests; a thread gives up its slot while it waits for bytes or quota, and after each window.
 """
 
 import threading
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from handler.audio.chunking import LONGEST_GAP_S, SpeechChunker
+from handler.audio.chunking import MAX_PAUSE_S, SpeechChunker
 from handler.audio.decode import AudioDecoder
 from handler.audio.fetch import Fetcher
 from handler.audio.source import AudioSource
@@ -25,25 +25,25 @@ from handler.settings import Settings
 from handler.timeline import Timeline
 from handler.transcription.window_quota import RequestQuota
 
-LANGUAGE_WINDOWS = 4  # at most so many windows decide on the language of a request before one of them is decoded
-MULTI_GAP_S = 0.8  # where languages change, they do so after a pause: a window ends sooner
-
-FLOOR_S = 2.0  # of audio between two notes on how far a channel is
+LANGUAGE_WINDOWS = 4  # windows that language detection uses at most, before any of them is decoded
+MULTI_PAUSE_S = 0.8  # with language `multi` a longer pause ends a window, because languages change at pauses
+WATERMARK_INTERVAL_S = 2.0  # seconds of audio between two watermarks of a channel
 
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """No window of a channel will begin before a place."""
+    """A promise that no later window of a channel begins before a time."""
 
     channel: int | None
     seconds: float
 
 
-Deliver = Callable[[Window | Watermark | BaseException | None], None]
+ProducerItem = Window | Watermark | BaseException | None  # None: the audio ended
+Deliver = Callable[[ProducerItem], None]
 
 
 class WindowProducer:
-    """Hands the windows of one source to `deliver`, and how far it is; then None, or whatever ended it before."""
+    """Passes the windows and watermarks of one source to `deliver`; at the end None, or the error that ended it."""
 
     def __init__(
         self,
@@ -52,11 +52,11 @@ class WindowProducer:
         threads: ThreadPoolExecutor,
         timeline: Timeline,
         deliver: Deliver,
-        room: RequestQuota,
-        workers: threading.Semaphore,
+        quota: RequestQuota,
+        decode_slots: threading.Semaphore,
     ) -> None:
-        self.seconds = 0.0  # of audio, decoded to samples
-        self.channels: tuple[int | None, ...] = (None,)  # those that windows may come of, known before the first one comes
+        self.seconds = 0.0  # of audio decoded to samples
+        self.channels: tuple[int | None, ...] = (None,)  # of the windows; set before the first window
         self._settings = settings
         self._fetcher = fetcher
         self._threads = threads
@@ -64,142 +64,150 @@ class WindowProducer:
         self._deliver = deliver
         self._spool: Spool | None = None
         self._decoder: AudioDecoder | None = None
-        self._vad_s = 0.0  # of this thread, for finding speech and cutting at it
-        self._over = threading.Event()
-        self._room = room
-        self._workers = workers
+        self._vad_s = 0.0  # processor seconds of this thread, for detecting speech and cutting windows
+        self._is_closed = threading.Event()
+        self._quota = quota
+        self._decode_slots = decode_slots
 
     @property
     def duration(self) -> float | None:
-        """Seconds of audio that the container promises, where it does."""
+        """Return the duration in seconds that the container states, if it does."""
         return self._decoder.duration if self._decoder else None
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was wrong with the file."""
+        """Return the defects of the file, as sentences."""
         return tuple(self._decoder.warnings) if self._decoder else ()
 
     def start(self, source: AudioSource, options: Options) -> None:
-        """Begin to read, in threads."""
+        """Begin to read the source, in threads."""
         self._threads.submit(self._run, source, options)
 
-    def done(self) -> None:
-        """A window that was delivered is decoded: there is room for another."""
-        self._room.give()
+    def release_window(self) -> None:
+        """Allow one more window: one that was delivered is decoded."""
+        self._quota.release()
 
     def close(self) -> None:
         """Stop reading; from any thread."""
-        self._over.set()
-        self._room.close()
+        self._is_closed.set()
+        self._quota.close()
         if self._spool is not None:
             self._spool.stop()
 
     def free(self) -> None:
-        """Give back what the bytes took; not in an event loop."""
+        """Delete the downloaded bytes; this blocks, so not in an event loop."""
         if self._spool is not None:
             self._spool.close()
 
     def _run(self, source: AudioSource, options: Options) -> None:
-        end: BaseException | None = None
-        began = time.thread_time()
+        error: BaseException | None = None
+        started = time.thread_time()
         try:
-            with self._workers:
-                self._read(self._open(source), options)
+            with self._decode_slots:
+                self._produce_windows(self._open(source), options)
         except BaseException as exc:
-            end = exc
+            error = exc
         try:
             if (growing := self._spool or source.growing) is not None:
-                growing.check()  # what a download met says more than what a decoder made of its end
+                growing.check()  # an error of the download explains more than the error that it caused in the decoder
         except BaseException as exc:
-            end = exc
-        self._timeline.add("decode", time.thread_time() - began - self._vad_s)
+            error = exc
+        self._timeline.add("decode", time.thread_time() - started - self._vad_s)
         self._timeline.add("vad", self._vad_s)
-        if not self._over.is_set():
-            self._deliver(end)
-        elif self._spool is not None:  # made while `close` was running
+        if not self._is_closed.is_set():
+            self._deliver(error)
+        elif self._spool is not None:  # created while `close` was running
             self._spool.close()
 
     def _open(self, source: AudioSource) -> BinaryIO:
-        """The source as a file; a download runs on behind it."""
+        """Return the source as a file; a download continues while the file is read."""
         if source.file is not None:
             return source.file
         if source.growing is not None:
-            return source.growing.reader(self._idle)  # type: ignore[no-any-return]
+            return source.growing.reader(self._slot_released)  # type: ignore[no-any-return]
         if source.base64 is not None:
             return self._fetcher.decode_base64(source.base64)
         self._spool = spool = self._fetcher.spool()
         self._check_open()
         self._threads.submit(self._download, source.url or "", spool)
-        return spool.reader(self._idle)  # type: ignore[return-value]
+        return spool.reader(self._slot_released)  # type: ignore[return-value]
 
     @contextmanager
-    def _idle(self) -> Iterator[None]:
-        """Lets another thread work meanwhile."""
-        self._workers.release()
+    def _slot_released(self) -> Iterator[None]:
+        """Give this thread's decode slot to another thread for the time of a block."""
+        self._decode_slots.release()
         try:
             yield
         finally:
-            self._workers.acquire()
+            self._decode_slots.acquire()
 
     def _download(self, url: str, spool: Spool) -> None:
         with self._timeline.span("download"):
             self._fetcher.fill(url, spool)
 
-    def _read(self, file: BinaryIO, options: Options) -> None:
-        cutters: list[SpeechChunker] = []
-        noted = 0.0
-        skip = round(options.start_at * SAMPLE_RATE)  # samples still to be left out
+    def _produce_windows(self, file: BinaryIO, options: Options) -> None:
+        chunkers: list[SpeechChunker] = []
+        watermark_s = 0.0  # when watermarks were last delivered
+        num_to_skip = round(options.start_at * SAMPLE_RATE)  # samples
         self._decoder = AudioDecoder(file, split=options.channels == "split")
         for block in self._decoder.blocks():
             self._check_open()
             self.seconds += len(block) / SAMPLE_RATE
-            if max(self.seconds, self._decoder.duration or 0.0) > self._settings.max_duration_s:
-                raise TooLong(f"expected at most {self._settings.max_duration_s:g} s of audio; got more")
-            if not cutters:
+            self._check_duration(self._decoder.duration)
+            if not chunkers:
                 self.channels = tuple(range(block.shape[1])) if options.channels == "split" else (None,)
-                cutters = [self._cutter(options, channel) for channel in self.channels]
-            left_out, skip = min(skip, len(block)), max(0, skip - len(block))
-            if left_out < len(block):
-                for cutter, samples in zip(cutters, block[left_out:].T, strict=True):
-                    self._offer(self._cut(cutter.push, samples))
-            if self.seconds - noted >= FLOOR_S:
-                noted = self.seconds
-                for cutter, channel in zip(cutters, self.channels, strict=True):
-                    self._deliver(Watermark(channel, cutter.place_s))
+                chunkers = [self._new_chunker(options, channel) for channel in self.channels]
+            num_skipped, num_to_skip = min(num_to_skip, len(block)), max(0, num_to_skip - len(block))
+            if num_skipped < len(block):
+                for chunker, samples in zip(chunkers, block[num_skipped:].T, strict=True):
+                    self._emit(self._timed(chunker.push, samples))
+            if self.seconds - watermark_s >= WATERMARK_INTERVAL_S:
+                watermark_s = self.seconds
+                for chunker, channel in zip(chunkers, self.channels, strict=True):
+                    self._deliver(Watermark(channel, chunker.watermark_s))
         if options.start_at and self.seconds <= options.start_at:
-            raise InvalidRequest(f"start_at must lie before the end of the audio, which is {self.seconds:.3f} s long", "start_at")
-        for cutter in cutters:
-            self._offer(self._cut(cutter.finish))
+            raise InvalidRequest(
+                f"start_at must lie before the end of the audio, which is {self.seconds:.3f} s long", "start_at"
+            )
+        for chunker in chunkers:
+            self._emit(self._timed(chunker.finish))
 
-    def _cut(self, work: Callable[..., list[Window]], *given: Samples) -> list[Window]:
-        """The windows that a cutter has made, its time measured."""
-        began = time.thread_time()
+    def _check_duration(self, stated_s: float | None) -> None:
+        """Raise TooLong if the audio, as decoded or as its container states, exceeds the limit."""
+        if max(self.seconds, stated_s or 0.0) > self._settings.max_duration_s:
+            raise TooLong(f"expected at most {self._settings.max_duration_s:g} s of audio; got more")
+
+    def _timed(self, method: Callable[..., list[Window]], *samples: Samples) -> list[Window]:
+        """Return the windows from a method of a chunker, adding its processor time to `_vad_s`."""
+        started = time.thread_time()
         try:
-            return work(*given)
+            return method(*samples)
         finally:
-            self._vad_s += time.thread_time() - began
+            self._vad_s += time.thread_time() - started
 
-    def _cutter(self, options: Options, channel: int | None) -> SpeechChunker:
+    def _new_chunker(self, options: Options, channel: int | None) -> SpeechChunker:
         from handler.audio.vad import VoiceActivity
 
+        max_pause_s = MULTI_PAUSE_S if options.language == MULTI else MAX_PAUSE_S
         return SpeechChunker(
             self._settings.chunk_length_s,
             self._settings.stride_length_s,
             VoiceActivity(),
             everything=not options.vad,
-            longest_gap_s=MULTI_GAP_S if options.language == MULTI else LONGEST_GAP_S,
+            max_pause_s=max_pause_s,
             channel=channel,
             start=round(options.start_at * SAMPLE_RATE),
         )
 
-    def _offer(self, windows: list[Window]) -> None:
-        """Hand each window over as soon as there is room for it."""
+    def _emit(self, windows: list[Window]) -> None:
+        """Deliver each window as soon as the quota allows."""
         for window in windows:
-            with self._idle():
-                self._room.take()
+            with self._slot_released():
+                self._quota.acquire()
             self._check_open()
             self._deliver(window)
 
     def _check_open(self) -> None:
-        if self._over.is_set():
+        """Raise Cancelled if the request is closed."""
+        if self._is_closed.is_set():
             raise Cancelled("the request is over")

@@ -1,68 +1,73 @@
-"""The windows of a request to one timeline with its evidence: pure functions. Knows no engine and no door."""
+"""Merge the windows of a request into one timeline; measure its coverage. Pure functions. Knows no engine."""
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import chain
 
 from handler.schema.transcript import Coverage, Gap, Segment, Word
 from handler.schema.window import SAMPLE_RATE
-from handler.transcription.coverage import between, covered_by, in_seconds, length, without, worth_telling
-from handler.transcription.word_edits import keep_words, plain, words_of
+from handler.transcription.coverage import (
+    covered_intervals,
+    describe_interval,
+    significant_gaps,
+    spans_in_seconds,
+    subtract_intervals,
+    total_length,
+)
+from handler.transcription.decoded_window import DecodedWindow
+from handler.transcription.word_edits import all_words, keep_words, normalize_word
+
+SAME_WORD_S = 0.7  # the start times that two windows report for one word differ by no more
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """What was read from one window, without its samples."""
-
-    start: int  # samples
-    end: int
-    speech: tuple[tuple[int, int], ...]  # samples
-    channel: int | None
-    segments: list[Segment]
+def merge_windows(windows: Sequence[DecodedWindow]) -> list[Segment]:
+    """Return the segments of all windows in order of time; text of an overlap within a channel appears once."""
+    channels: dict[int | None, list[DecodedWindow]] = defaultdict(list)
+    for window in sorted(windows, key=lambda window: window.start):
+        channels[window.channel].append(window)
+    merged = list(chain.from_iterable(_merge_channel(windows) for windows in channels.values()))
+    return sorted(merged, key=lambda segment: (segment.start, segment.channel or 0))
 
 
-def merge_windows(passages: Sequence[Passage]) -> list[Segment]:
-    """The segments of all passages in order of time; where two of a channel heard the same, it is said once."""
-    channels: dict[int | None, list[Passage]] = defaultdict(list)
-    for passage in sorted(passages, key=lambda passage: passage.start):
-        channels[passage.channel].append(passage)
-    found: list[Segment] = []
-    for mine in channels.values():
-        told: list[Segment] = []
-        end = 0
-        for passage in mine:
-            overlap = (passage.start / SAMPLE_RATE, end / SAMPLE_RATE)
-            first = len(told)
-            while first and told[first - 1].end > overlap[0]:
+def _merge_channel(windows: Sequence[DecodedWindow]) -> list[Segment]:
+    """Return the segments of one channel's windows, which must be ordered by their start."""
+    segments: list[Segment] = []
+    end = 0
+    for window in windows:
+        overlap = (window.start / SAMPLE_RATE, end / SAMPLE_RATE)
+        if overlap[0] < overlap[1]:
+            first = len(segments)  # of the segments that reach into the overlap
+            while first and segments[first - 1].end > overlap[0]:
                 first -= 1
-            told[first:] = (
-                join_overlap(told[first:], passage.segments, overlap) if overlap[0] < overlap[1] else [*told[first:], *passage.segments]
-            )
-            end = max(end, passage.end)
-        found += told
-    return sorted(found, key=lambda segment: (segment.start, segment.channel or 0))
+            segments[first:] = join_overlap(segments[first:], window.segments, overlap)
+        else:
+            segments += window.segments
+        end = max(end, window.end)
+    return segments
 
 
-def measure_coverage(passages: Sequence[Passage], segments: Sequence[Segment]) -> Coverage:
-    """How much of the speech in passages is covered by the words of segments."""
+def measure_coverage(windows: Sequence[DecodedWindow], segments: Sequence[Segment]) -> Coverage:
+    """Measure how much of the speech in the windows is covered by the words of the segments."""
     speech_s = covered_s = 0.0
-    missed: list[Gap] = []
-    for channel in sorted({passage.channel for passage in passages}, key=lambda channel: channel or 0):
-        utterances = in_seconds(span for passage in passages if passage.channel == channel for span in passage.speech)
-        left = without(utterances, covered_by(segment for segment in segments if segment.channel == channel))
-        speech_s += length(utterances)
-        covered_s += length(utterances) - length(left)
-        missed += [Gap(start, end, channel) for start, end in worth_telling(left, utterances)]
-    return Coverage(speech_s, covered_s, tuple(sorted(missed, key=lambda gap: gap.start)))
+    gaps: list[Gap] = []
+    for channel in sorted({window.channel for window in windows}, key=lambda channel: channel or 0):
+        speech = chain.from_iterable(window.speech for window in windows if window.channel == channel)
+        utterances = spans_in_seconds(speech)
+        covered = covered_intervals(segment for segment in segments if segment.channel == channel)
+        uncovered = subtract_intervals(utterances, covered)
+        speech_s += total_length(utterances)
+        covered_s += total_length(utterances) - total_length(uncovered)
+        gaps += [Gap(start, end, channel) for start, end in significant_gaps(uncovered, utterances)]
+    return Coverage(speech_s, covered_s, tuple(sorted(gaps, key=lambda gap: gap.start)))
 
 
 def gap_warnings(coverage: Coverage) -> list[str]:
-    """What is missing, in words."""
-    return [f"speech {between(gap.start, gap.end, gap.channel)} has no text" for gap in coverage.gaps]
+    """Return one warning for each stretch of speech that has no text."""
+    return [f"speech {describe_interval(gap.start, gap.end, gap.channel)} has no text" for gap in coverage.gaps]
 
 
-def most_spoken(segments: Sequence[Segment]) -> str | None:
-    """The language that takes most of the time."""
+def dominant_language(segments: Sequence[Segment]) -> str | None:
+    """Return the language that is spoken for the longest time; None if no segment has a language."""
     seconds: dict[str, float] = defaultdict(float)
     for segment in segments:
         if segment.language is not None:
@@ -70,35 +75,41 @@ def most_spoken(segments: Sequence[Segment]) -> str | None:
     return max(seconds, key=seconds.__getitem__) if seconds else None
 
 
-SAME_TIME_S = 0.7  # two windows that hear one word time it no further apart
+def join_overlap(first: Sequence[Segment], second: Sequence[Segment], overlap: tuple[float, float]) -> list[Segment]:
+    """Join the segments of two windows that both contain `overlap`, in seconds.
 
-
-def join_overlap(left: Sequence[Segment], right: Sequence[Segment], overlap: tuple[float, float]) -> list[Segment]:
-    """The segments of two windows that both heard `overlap`, seconds: in it, one takes over from the other where they agree.
-
-    They agree on the longest run of equal words said at about the same time; where there is none, the middle of the overlap
-    divides them. What only one of them heard stays.
+    The text switches from the first window to the second inside the longest run of equal words that both have at
+    about the same times, or, if there is none, in the middle of the overlap. Text that only one window has is kept.
     """
     start, end = overlap
-    before = [word for word in words_of(left) if word.end > start]
-    after = [word for word in words_of(right) if word.start < end]
-    if not before or not after:
-        return [*left, *right]
-    size, at, other = _agreement(before, after)
+    first_words = [word for word in all_words(first) if word.end > start]
+    second_words = [word for word in all_words(second) if word.start < end]
+    if not first_words or not second_words:
+        return [*first, *second]
+    size, first_index, second_index = _longest_common_run(first_words, second_words)
     if size:
-        gone = {id(word) for word in (*before[at + size // 2 :], *after[: other + size // 2])}
-        return keep_words([*left, *right], lambda word: id(word) not in gone)
-    middle = (start + end) / 2
-    return [*keep_words(left, lambda w: w.start + w.end < 2 * middle), *keep_words(right, lambda w: w.start + w.end >= 2 * middle)]
+        surplus = (*first_words[first_index + size // 2 :], *second_words[: second_index + size // 2])
+        surplus_ids = {id(word) for word in surplus}
+        return keep_words([*first, *second], lambda word: id(word) not in surplus_ids)
+    earlier = keep_words(first, lambda word: word.start + word.end < start + end)
+    later = keep_words(second, lambda word: word.start + word.end >= start + end)
+    return [*earlier, *later]
 
 
-def _agreement(before: Sequence[Word], after: Sequence[Word]) -> tuple[int, int, int]:
-    """The longest run of equal words at about the same times: how many, and where it begins in the one and in the other."""
-    best = (0, 0, 0)
-    lengths: dict[tuple[int, int], int] = {}  # of the run that ends with this pair
-    for i, first in enumerate(before):
-        for j, second in enumerate(after):
-            if plain(first) and plain(first) == plain(second) and abs(first.start - second.start) <= SAME_TIME_S:
+def _longest_common_run(first: Sequence[Word], second: Sequence[Word]) -> tuple[int, int, int]:
+    """Return the length of the longest run of equal words at about the same times, and its start in each sequence."""
+    longest = (0, 0, 0)
+    lengths: dict[tuple[int, int], int] = {}  # of the run that ends with this pair of words
+    for i, first_word in enumerate(first):
+        for j, second_word in enumerate(second):
+            if _is_same_word(first_word, second_word):
                 lengths[i, j] = size = lengths.get((i - 1, j - 1), 0) + 1
-                best = max(best, (size, i + 1 - size, j + 1 - size), key=lambda run: run[0])
-    return best
+                longest = max(longest, (size, i + 1 - size, j + 1 - size), key=lambda run: run[0])
+    return longest
+
+
+def _is_same_word(first: Word, second: Word) -> bool:
+    spelling = normalize_word(first)
+    if not spelling or spelling != normalize_word(second):
+        return False
+    return abs(first.start - second.start) <= SAME_WORD_S

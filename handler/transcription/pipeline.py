@@ -1,4 +1,4 @@
-"""The house: what all requests share, who may come in, and how a request ends. Knows no door and no model.
+"""Admit requests, run them on shared resources and report the load. Knows no way in and no model.
 
 Downloading and decoding to samples run in threads of their own, the engine in another; the event loop never blocks.
 """
@@ -22,70 +22,89 @@ from handler.schema.window import Engine
 from handler.settings import Settings
 from handler.timeline import Timeline
 from handler.transcription.ingest import LANGUAGE_WINDOWS
-from handler.transcription.request import Request, Shared
+from handler.transcription.request import Request, SharedResources
 from handler.transcription.usage import Counters
 from handler.transcription.window_cache import WindowCache
 from handler.transcription.window_quota import WindowQuota
 
 __all__ = ["Pipeline", "Progress", "ProgressCallback"]
 
+MAX_LISTED_LANGUAGES = 9  # an error message lists the languages of a model that has no more
+
 
 @dataclass(frozen=True, slots=True)
 class PipelineStats:
-    """How busy a pipeline is."""
+    """The current load of a pipeline and the totals of its work."""
 
-    requests: int  # in work
-    places: int  # that doors have taken, for these and for those that still arrive
-    waiting: int  # windows
-    busy: int  # rows
-    rows: int
-    ready_s: float  # from the process's start until it was ready; 0 where that is not known
-    sums: dict[str, float]  # of what it has done, see Tally
+    requests: int  # being transcribed
+    admitted_requests: int  # those and the ones that still arrive
+    waiting_windows: int
+    active_sequences: int  # of the batch
+    max_batch_size: int  # sequences
+    ready_s: float  # from the process's start until it was ready; 0 if unknown
+    counters: dict[str, float]  # totals by name, see Counters
 
 
 class Pipeline:
     """Transcribes many requests at once on one engine. `transcribe` may be awaited in any event loop."""
 
-    def __init__(self, engine: Engine, settings: Settings, start: Timeline | None = None, about: Mapping[str, str] | None = None) -> None:
-        """`start` is where the time went until now; the first transcript tells it. `about`: what accounts say of the model."""
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        startup_timeline: Timeline | None = None,
+        model_info: Mapping[str, str] | None = None,
+    ) -> None:
+        """`startup_timeline` goes into the first transcript, `model_info` into the account of each."""
         settings.check_window(engine.longest_window_s)
-        self._start = start
+        self._startup_timeline = startup_timeline
         self._ready_s = 0.0
-        self._behind: threading.Thread | None = None
+        self._background_thread: threading.Thread | None = None
         self.engine = engine
         self.settings = settings
         self.fetcher = Fetcher(settings)
         self.runner = Runner(engine)
-        # Each request needs two threads at most, one that downloads and one that decodes, so none waits for another's.
-        self.threads = ThreadPoolExecutor(2 * settings.max_requests, thread_name_prefix="audio", initializer=_work_alone)
-        self._shared = Shared(
+        # A request needs at most two threads, one to download and one to decode, so no request waits for another's.
+        self.threads = ThreadPoolExecutor(
+            2 * settings.max_requests, thread_name_prefix="audio", initializer=_limit_to_one_thread
+        )
+        self._resources = SharedResources(
             settings=settings,
             engine=engine,
             runner=self.runner,
             fetcher=self.fetcher,
             threads=self.threads,
-            workers=threading.Semaphore(max(1, (os.cpu_count() or 1) // 2)),
-            # The few that settle the language, for everybody; and for whoever is alone, what fills all rows while these wait.
-            windows=WindowQuota(LANGUAGE_WINDOWS, engine.max_batch_size),
-            readings=self._readings(),
-            about={"model": engine.model_id, **(about or {}), "device": engine.device_name, "version": __version__},
+            decode_slots=threading.Semaphore(max(1, (os.cpu_count() or 1) // 2)),
+            # Each request can detect its language; the pool lets a single request fill the whole batch meanwhile.
+            window_quota=WindowQuota(LANGUAGE_WINDOWS, engine.max_batch_size),
+            window_cache=self._new_window_cache(),
+            model_info={
+                "model": engine.model_id,
+                **(model_info or {}),
+                "device": engine.device_name,
+                "version": __version__,
+            },
             cold_start=self.cold_start,
             counters=Counters(),
         )
         self._requests: set[Request] = set()
-        self._places = 0  # that doors have taken
+        self._num_admitted = 0
 
     async def transcribe(
-        self, source: AudioSource, options: Options, progress: ProgressCallback | None = None, limit_s: float | None = None
+        self,
+        source: AudioSource,
+        options: Options,
+        progress: ProgressCallback | None = None,
+        limit_s: float | None = None,
     ) -> Transcript:
-        """The transcript of one source. Raises AsrError; cancelling stops download, decoding and waiting windows.
+        """Transcribe one source. Raises AsrError; cancelling stops download, decoding and waiting windows.
 
-        `progress` is called in the event loop, after every window and at the end. `limit_s`: seconds within which the door
-        needs an answer; where they plainly do not suffice, the request ends as too long as soon as that is known.
+        `progress` is called in the event loop, after every window and at the end. `limit_s`: seconds within which the
+        caller needs an answer; the request ends as too long as soon as it is clear that they will not suffice.
         """
-        self._check(options)
-        self._check_room(len(self._requests))
-        request = Request(self._shared, options, progress, limit_s)
+        self._check_options(options)
+        self._check_capacity(len(self._requests))
+        request = Request(self._resources, options, progress, limit_s)
         self._requests.add(request)
         try:
             return await request.run(source)
@@ -99,80 +118,98 @@ class Pipeline:
             request.close()
             await asyncio.shield(asyncio.to_thread(request.free))
 
-    def _readings(self) -> WindowCache | None:
-        """What is kept of windows, where it is."""
-        given = self.settings
-        if given.resume_dir is None:
+    def _new_window_cache(self) -> WindowCache | None:
+        """Return the cache of decoded windows; None if the settings name no folder for it."""
+        settings = self.settings
+        if settings.resume_dir is None:
             return None
-        also = (given.audio_context, given.max_new_tokens, self.engine.max_batch_size)
-        return WindowCache(given.resume_dir, given.resume_bytes, given.resume_age_s, also)
+        process_params = (settings.audio_context, settings.max_new_tokens, self.engine.max_batch_size)
+        return WindowCache(settings.resume_dir, settings.resume_bytes, settings.resume_age_s, process_params)
 
-    def load(self) -> PipelineStats:
-        """How busy it is, and what it has done. From any thread."""
-        waiting, busy = self.runner.load()
+    def stats(self) -> PipelineStats:
+        """Return the current load and the totals. From any thread."""
+        waiting_windows, active_sequences = self.runner.load()
         return PipelineStats(
-            len(self._requests), self._places, waiting, busy, self.engine.max_batch_size, self._ready_s, self._shared.counters.sums()
+            requests=len(self._requests),
+            admitted_requests=self._num_admitted,
+            waiting_windows=waiting_windows,
+            active_sequences=active_sequences,
+            max_batch_size=self.engine.max_batch_size,
+            ready_s=self._ready_s,
+            counters=self._resources.counters.totals(),
         )
 
     def cold_start(self) -> dict[str, float] | None:
-        """Where the time of this process went until its first transcript, seconds; None from the second one on."""
-        start, self._start = self._start, None
-        return start.seconds() if start else None
+        """Return the seconds by stage from process start to the first transcript; None from the second call on."""
+        timeline, self._startup_timeline = self._startup_timeline, None
+        return timeline.seconds() if timeline else None
 
-    def ready(self, seconds: float) -> None:
-        """Note how long the process took to be ready."""
+    def mark_ready(self, seconds: float) -> None:
+        """Record the time that the process took until it was ready."""
         self._ready_s = seconds
 
-    def behind(self, work: Callable[[], None]) -> None:
-        """Do something that nobody waits for but `close`."""
-        self._behind = threading.Thread(target=work, name="behind")
-        self._behind.start()
+    def run_in_background(self, work: Callable[[], None]) -> None:
+        """Run a function in a thread that only `close` waits for."""
+        self._background_thread = threading.Thread(target=work, name="background")
+        self._background_thread.start()
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """A place for one request, which a door takes before it reads one. Raises Overloaded where all are taken."""
-        self._check_room(self._places)
-        self._places += 1
+    def admit(self) -> Iterator[None]:
+        """Count one request as admitted for the time of a block, which also receives it. Raises Overloaded."""
+        self._check_capacity(self._num_admitted)
+        self._num_admitted += 1
         try:
             yield
         finally:
-            self._places -= 1
+            self._num_admitted -= 1
 
-    def _check_room(self, taken: int) -> None:
-        if taken >= self.settings.max_requests:
+    def _check_capacity(self, num_requests: int) -> None:
+        """Raise Overloaded if there is no capacity for one more request."""
+        if num_requests >= self.settings.max_requests:
             raise Overloaded(f"expected at most {self.settings.max_requests} requests at once (MAX_REQUESTS)")
 
     def close(self) -> None:
         """Stop the engine; requests still running end as cancelled. From any thread."""
         self.runner.close()
-        if self._behind is not None:
-            self._behind.join()
+        if self._background_thread is not None:
+            self._background_thread.join()
         for request in tuple(self._requests):
             request.abort()
         self.threads.shutdown(wait=False, cancel_futures=True)
 
-    def _check(self, options: Options) -> None:
-        languages, rows = self.engine.languages, self.engine.max_batch_size
-        if max(options.beam_size, options.best_of or 1) > rows:
-            name = "beam_size" if options.beam_size > rows else "best_of"
-            raise InvalidRequest(f"{name} must be at most BATCH_SIZE, which is {rows}; got {getattr(options, name)}", name)
-        known_tokens = self.engine.text_tokens
-        if any(token >= known_tokens for token in options.suppress_tokens or ()):
+    def _check_options(self, options: Options) -> None:
+        """Raise InvalidRequest if the engine does not support the options."""
+        self._check_decoding(options)
+        self._check_language(options)
+
+    def _check_decoding(self, options: Options) -> None:
+        max_batch_size, num_tokens = self.engine.max_batch_size, self.engine.text_tokens
+        if max(options.beam_size, options.best_of or 1) > max_batch_size:
+            name = "beam_size" if options.beam_size > max_batch_size else "best_of"
+            value = getattr(options, name)
+            raise InvalidRequest(f"{name} must be at most BATCH_SIZE, which is {max_batch_size}; got {value}", name)
+        if any(token >= num_tokens for token in options.suppress_tokens or ()):
+            largest = max(options.suppress_tokens or ())
             raise InvalidRequest(
-                f"suppress_tokens must be ids of text, below {known_tokens}; got {max(options.suppress_tokens or ())}", "suppress_tokens"
+                f"suppress_tokens must be ids of text, below {num_tokens}; got {largest}", "suppress_tokens"
             )
-        if options.language == MULTI and not self.engine.detects_language:
-            raise InvalidRequest(f"language multi needs a multilingual model; {self.engine.model_id} is not", "language")
+
+    def _check_language(self, options: Options) -> None:
+        model_id, languages, is_multilingual = self.engine.model_id, self.engine.languages, self.engine.detects_language
+        if options.language == MULTI and not is_multilingual:
+            raise InvalidRequest(f"language multi needs a multilingual model; {model_id} is not", "language")
         if options.language not in (None, MULTI, *languages):
-            known = ", ".join(languages) if len(languages) < 10 else f"one of {len(languages)} others"
+            expected = f"one of {len(languages)} others"
+            if len(languages) <= MAX_LISTED_LANGUAGES:
+                expected = ", ".join(languages)
             raise InvalidRequest(
-                f"language {options.language!r} is not known to model {self.engine.model_id}; expected {known}", "language"
+                f"language {options.language!r} is not known to model {model_id}; expected {expected}", "language"
             )
-        if options.task == "translate" and not self.engine.detects_language:
-            raise InvalidRequest(f"task translate needs a multilingual model; {self.engine.model_id} is not", "task")
+        if options.task == "translate" and not is_multilingual:
+            raise InvalidRequest(f"task translate needs a multilingual model; {model_id} is not", "task")
 
 
-def _work_alone() -> None:
+def _limit_to_one_thread() -> None:
     from handler.engine.cpu_tuning import use_one_thread
 
     use_one_thread()

@@ -1,4 +1,4 @@
-"""One request on its way through the house: intake, reader, order, transcript. Knows no door and no model."""
+"""One request through the pipeline: produce windows, decode, reorder, merge. Knows no way in and no model."""
 
 import asyncio
 import threading
@@ -11,278 +11,322 @@ from handler.audio.source import AudioSource
 from handler.engine.runner import Runner
 from handler.errors import Cancelled, DeadlineExceeded, TooLong
 from handler.schema.options import MULTI, Options
-from handler.schema.transcript import Progress, ProgressCallback, Transcript, text_of
+from handler.schema.transcript import Coverage, Progress, ProgressCallback, Transcript, text_of
 from handler.schema.window import SAMPLE_RATE, Engine, Window, WindowResult
 from handler.settings import Settings
 from handler.timeline import Timeline
-from handler.transcription.ingest import LANGUAGE_WINDOWS, Watermark, WindowProducer
-from handler.transcription.merge import Passage, gap_warnings, measure_coverage, most_spoken
+from handler.transcription.decoded_window import DecodedWindow
+from handler.transcription.ingest import LANGUAGE_WINDOWS, ProducerItem, Watermark, WindowProducer
+from handler.transcription.merge import dominant_language, gap_warnings, measure_coverage
 from handler.transcription.reorder_buffer import ReorderBuffer
 from handler.transcription.usage import Counters
 from handler.transcription.window_cache import WindowCache
-from handler.transcription.window_decoder import CONTEXT, WindowDecoder, DecodedWindow
+from handler.transcription.window_decoder import MAX_CONTEXT_CHARS, WindowDecoder
 from handler.transcription.window_quota import WindowQuota
 from handler.transcription.word_edits import keep_words
 
-SURE = 0.9  # probability of a language that needs no more windows
-TRUSTED = 0.5  # temperature above which a text does not help the next window. Source: SYSTRAN/faster-whisper, prompt_reset_on_temperature
-TRIAL_S, TRIAL_WINDOWS = 5.0, 8  # seconds of the device's work, and windows of a request, that tell how long the rest will take
-DOUBT = 1.25  # a request is refused where the device alone would take so many times longer than there is
+SURE_PROBABILITY = 0.9  # of a language: no more windows are needed to detect it
+# Text decoded at a higher temperature is no context for the next window.
+# Source: SYSTRAN/faster-whisper, prompt_reset_on_temperature.
+MAX_CONTEXT_TEMPERATURE = 0.5
+# The time that a request will take is estimated after so many seconds of the device's work and windows of the request.
+MIN_ESTIMATE_DEVICE_S, MIN_ESTIMATE_WINDOWS = 5.0, 8
+ESTIMATE_MARGIN = 1.25  # a request is refused if the device alone would take this many times the remaining time
 
 
 @dataclass(slots=True)
-class Shared:
-    """What all requests share."""
+class SharedResources:
+    """The resources that all requests of a pipeline share."""
 
     settings: Settings
     engine: Engine
     runner: Runner
     fetcher: Fetcher
-    threads: ThreadPoolExecutor  # for what blocks
-    workers: threading.Semaphore  # threads that decode audio at a time
-    windows: WindowQuota
-    readings: WindowCache | None  # of this process and of others before it
-    about: Mapping[str, str]  # what an account says of the process
+    threads: ThreadPoolExecutor  # for blocking work
+    decode_slots: threading.Semaphore  # one for each thread that may decode audio at a time
+    window_quota: WindowQuota
+    window_cache: WindowCache | None  # of this process and of earlier ones
+    model_info: Mapping[str, str]  # goes into each account
     cold_start: Callable[[], dict[str, float] | None]
-    counters: Counters  # of what they have done
-    decoded_s: float = 0.0  # seconds of windows that the device has decoded
+    counters: Counters
+    decoded_s: float = 0.0  # seconds of all windows that the device has decoded
 
 
 class Request:
-    """One request. `run` once, then `close` and `free`."""
+    """One request. Call `run` once, then `close` and `free`."""
 
-    def __init__(self, shared: Shared, options: Options, progress: ProgressCallback | None, limit_s: float | None) -> None:
-        """`limit_s`: seconds that the door can wait, where that is less than the settings allow."""
-        self._shared = shared
+    def __init__(
+        self, resources: SharedResources, options: Options, progress: ProgressCallback | None, limit_s: float | None
+    ) -> None:
+        """`limit_s`: seconds that the caller can wait, if less than the settings allow."""
+        timeout_s = resources.settings.request_timeout_s
+        self._resources = resources
         self._options = options
-        self._prompt = options.prompt.strip()[-CONTEXT:]
+        self._prompt = options.prompt.strip()[-MAX_CONTEXT_CHARS:]
         self._progress = progress
         self._timeline = Timeline()
-        self._limited = limit_s is not None and limit_s < shared.settings.request_timeout_s
-        self._limit_s = min(shared.settings.request_timeout_s, shared.settings.request_timeout_s if limit_s is None else limit_s)
+        self._is_limited_by_caller = limit_s is not None and limit_s < timeout_s
+        self._limit_s = timeout_s if limit_s is None else min(timeout_s, limit_s)
         self._loop = asyncio.get_running_loop()
-        self._cut: asyncio.Queue[Window | Watermark | BaseException | None] = asyncio.Queue()
-        self._intake = WindowProducer(
-            shared.settings,
-            shared.fetcher,
-            shared.threads,
+        self._items: asyncio.Queue[ProducerItem] = asyncio.Queue()
+        self._producer = WindowProducer(
+            resources.settings,
+            resources.fetcher,
+            resources.threads,
             self._timeline,
-            self._hand_over,
-            shared.windows.share(own_only=options.condition_on_previous_text),
-            shared.workers,
+            self._deliver,
+            resources.window_quota.for_request(reserved_only=options.condition_on_previous_text),
+            resources.decode_slots,
         )
-        self._reader = WindowDecoder(self._submit, options, shared.engine.max_batch_size)
-        self._order = ReorderBuffer()
+        self._decoder = WindowDecoder(self._submit, options, resources.engine.max_batch_size)
+        self._reorder_buffer = ReorderBuffer()
         self._warnings: list[tuple[float, str]] = []
-        self._windows = 0  # decoded
-        self._heard_s = 0.0  # seconds of them
-        self._done_s = 0.0  # how far into the audio a window has been decoded
+        self._num_windows = 0  # decoded
+        self._windows_s = 0.0  # seconds of the decoded windows
+        self._decoded_until_s = 0.0  # end of the last decoded window, in the audio
         self._language: str | None = None if options.language == MULTI else options.language
         self._language_probability: float | None = None
 
     async def run(self, source: AudioSource) -> Transcript:
-        """The transcript. Raises AsrError."""
-        self._intake.start(source, self._options)
-        limit = asyncio.timeout(self._limit_s)
-        late = False
+        """Return the transcript of a source. Raises AsrError."""
+        self._producer.start(source, self._options)
+        timeout = asyncio.timeout(self._limit_s)
+        has_expired = False
         try:
-            async with limit:
+            async with timeout:
                 with self._timeline.span("transcribe"):
-                    await self._consume()
+                    await self._decode_all()
         except TimeoutError:
-            if not limit.expired():
+            if not timeout.expired():
                 raise
             if not self._options.partial:
-                raise DeadlineExceeded(f"{self._expected()}; {self._windows} windows were decoded by then") from None
-            late = True
+                raise DeadlineExceeded(
+                    f"{self._expectation()}; {self._num_windows} windows were decoded by then"
+                ) from None
+            has_expired = True
         else:
-            self._order.end()
-            self._tell(self._intake.seconds)
-        wait_s, device_s = self._shared.runner.spent(self)
-        if late:
+            self._reorder_buffer.end()
+            self._report_progress(self._producer.seconds)
+        wait_s, device_s = self._resources.runner.usage(self)
+        if has_expired:
             self.close()
         self._timeline.add("wait", wait_s)
         self._timeline.add("device", device_s)
-        return await asyncio.to_thread(self._transcript, late)
+        return await asyncio.to_thread(self._build_transcript, has_expired)
 
     def abort(self) -> None:
         """End `run` as cancelled."""
-        self._hand_over(Cancelled("the worker is shutting down"))
+        self._deliver(Cancelled("the worker is shutting down"))
 
     def close(self) -> None:
         """Stop everything that still runs for this request."""
-        self._intake.close()
-        self._shared.runner.cancel(self)
+        self._producer.close()
+        self._resources.runner.cancel(self)
 
     def free(self) -> None:
-        """Give back memory and disk; not in an event loop."""
-        self._intake.free()
+        """Free memory and disk; this blocks, so not in an event loop."""
+        self._producer.free()
 
-    def _expected(self) -> str:
-        return f"expected an answer within {self._limit_s:g} s ({'the execution timeout' if self._limited else 'REQUEST_TIMEOUT_S'})"
+    def _expectation(self) -> str:
+        """Return the first part of a message that the time does not suffice."""
+        limit = "the execution timeout" if self._is_limited_by_caller else "REQUEST_TIMEOUT_S"
+        return f"expected an answer within {self._limit_s:g} s ({limit})"
 
-    def _hand_over(self, item: Window | Watermark | BaseException | None) -> None:
-        """Take what the intake delivers; from any thread."""
+    def _deliver(self, item: ProducerItem) -> None:
+        """Put an item of the producer into the queue; from any thread."""
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._cut.put_nowait, item)
+            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
 
-    async def _next(self) -> Window | None:
-        """The next window, or None after the last one. Raises what the intake met."""
-        while isinstance(item := await self._cut.get(), Watermark):
-            self._order.floor(item.channel, item.seconds)
+    async def _next_window(self) -> Window | None:
+        """Return the next window, or None after the last one. Raises the producer's error."""
+        while isinstance(item := await self._items.get(), Watermark):
+            self._reorder_buffer.advance_watermark(item.channel, item.seconds)
         if isinstance(item, BaseException):
             raise item
         if item is not None:
-            self._order.cut(item)
+            self._reorder_buffer.add(item)
         return item
 
     async def _submit(self, window: Window) -> WindowResult:
-        result = await asyncio.wrap_future(self._shared.runner.submit(self, window))
-        tokens = result.evidence.tokens if result.evidence else 0
-        self._shared.counters.add(windows=1, tokens=tokens, fallbacks=window.params.temperature > self._options.temperature)
+        """Decode a window on the engine and count it."""
+        result = await asyncio.wrap_future(self._resources.runner.submit(self, window))
+        num_tokens = result.evidence.tokens if result.evidence else 0
+        is_fallback = window.params.temperature > self._options.temperature
+        self._resources.counters.add(windows=1, tokens=num_tokens, fallbacks=is_fallback)
         return result
 
-    async def _consume(self) -> None:
-        ahead = await self._settle_language()
-        last: dict[int | None, asyncio.Task[str]] = {}  # the window before, of each channel, where the next one needs its text
+    async def _decode_all(self) -> None:
+        """Decode all windows concurrently, or those of a channel one after another if each needs the previous text."""
+        first_windows = await self._detect_language()
+        previous: dict[int | None, asyncio.Task[str]] = {}  # the task of each channel's last window
         try:
             async with asyncio.TaskGroup() as tasks:
-                while (window := ahead.pop(0) if ahead else await self._next()) is not None:
-                    task = tasks.create_task(self._decode(window, last.get(window.channel)))
+                while window := first_windows.pop(0) if first_windows else await self._next_window():
+                    task = tasks.create_task(self._decode(window, previous.get(window.channel)))
                     if self._options.condition_on_previous_text:
-                        last[window.channel] = task
+                        previous[window.channel] = task
         except BaseExceptionGroup as group:  # the first failure has cancelled the others
             raise group.exceptions[0] from None
 
-    async def _settle_language(self) -> list[Window | None]:
-        """Find out the language by the first windows, together, until one language is sure; gives back the windows taken for it."""
-        ahead = [await self._next()]
-        if ahead[0] is None or self._language is not None or self._options.language == MULTI or not self._shared.engine.detects_language:
-            return ahead
-        heard: dict[str, float] = {}  # probability by language, weighed by seconds
-        while (window := ahead[-1]) is not None:
+    def _needs_language(self) -> bool:
+        if self._language is not None or self._options.language == MULTI:
+            return False
+        return self._resources.engine.detects_language
+
+    async def _detect_language(self) -> list[Window | None]:
+        """Detect the language by the first windows together, until one language is sure; return the windows taken."""
+        windows = [await self._next_window()]
+        if not self._needs_language():
+            return windows
+        weights: dict[str, float] = {}  # by language: probability times seconds
+        while (window := windows[-1]) is not None:
             result = await self._submit(window.with_params(detect_only=True))
             if not result.languages:
                 self._language = result.language
                 break
             for language, probability in result.languages.items():
-                heard[language] = heard.get(language, 0.0) + probability * window.seconds
-            self._language = max(heard, key=heard.__getitem__)
-            self._language_probability = heard[self._language] / sum(heard.values())
-            if len(ahead) == LANGUAGE_WINDOWS or self._language_probability >= SURE:
+                weights[language] = weights.get(language, 0.0) + probability * window.seconds
+            self._language = max(weights, key=weights.__getitem__)
+            self._language_probability = weights[self._language] / sum(weights.values())
+            if len(windows) == LANGUAGE_WINDOWS or self._language_probability >= SURE_PROBABILITY:
                 break
-            ahead.append(await self._next())
-        return ahead
+            windows.append(await self._next_window())
+        return windows
 
-    def _asked(self, window: Window, said: str) -> Window:
-        """A window as the options want it decoded, after what was said."""
+    async def _decode(self, window: Window, previous: asyncio.Task[str] | None) -> str:
+        """Decode a window, after the task of the previous one if given; return the prompt for the next window."""
+        prompt = await previous if previous else self._prompt
+        decoded = await self._decode_cached(self._with_options(window, prompt))
+        self._warnings += decoded.warnings
+        self._reorder_buffer.complete(window, decoded)
+        self._producer.release_window()
+        self._num_windows += 1
+        self._windows_s += window.seconds
+        self._decoded_until_s = max(self._decoded_until_s, window.end / SAMPLE_RATE)
+        self._check_deadline()
+        self._report_progress(min(self._decoded_until_s, self._producer.duration or self._decoded_until_s))
+        return self._next_prompt(prompt, decoded)
+
+    def _with_options(self, window: Window, prompt: str) -> Window:
+        """Return a window with the request's parameters and a prompt."""
         options = self._options
-        return window.with_params(language=self._language, task=options.task, prompt=said, hotwords=options.hotwords.strip()[:CONTEXT])
+        hotwords = options.hotwords.strip()[:MAX_CONTEXT_CHARS]
+        return window.with_params(language=self._language, task=options.task, prompt=prompt, hotwords=hotwords)
 
-    async def _decode(self, window: Window, before: asyncio.Task[str] | None) -> str:
-        """Decode a window; gives back the text that the next one is to be decoded after."""
-        said = await before if before else self._prompt
-        reading = await self._read(self._asked(window, said))
-        self._warnings += reading.warnings
-        self._order.done(window, Passage(window.start, window.end, window.speech, window.channel, reading.segments))
-        self._intake.done()
-        self._windows += 1
-        self._heard_s += window.seconds
-        self._done_s = max(self._done_s, window.end / SAMPLE_RATE)
-        self._check_time()
-        self._tell(min(self._done_s, self._intake.duration or self._done_s))
-        return self._following(said, reading)
+    async def _decode_cached(self, window: Window) -> DecodedWindow:
+        """Return the text of a window from the cache, or decode and store it."""
+        cache = self._resources.window_cache
+        if cache is None:
+            return await self._decode_uncached(window)
+        key = await asyncio.to_thread(cache.key, window, self._options, self._resources.model_info)
+        decoded = await asyncio.to_thread(cache.get, key)
+        if decoded is None:
+            decoded = await self._decode_uncached(window)
+            await asyncio.to_thread(cache.put, key, decoded)
+        return decoded
 
-    async def _read(self, window: Window) -> DecodedWindow:
-        """What a window says; from what was kept of it, where it was."""
-        readings = self._shared.readings
-        if readings is None:
-            return await self._decoded(window)
-        key = await asyncio.to_thread(readings.key, window, self._options, self._shared.about)
-        reading = await asyncio.to_thread(readings.get, key)
-        if reading is None:
-            reading = await self._decoded(window)
-            await asyncio.to_thread(readings.put, key, reading)
-        return reading
+    async def _decode_uncached(self, window: Window) -> DecodedWindow:
+        decoded = await self._decoder.decode(window)
+        self._resources.decoded_s += window.seconds
+        return decoded
 
-    async def _decoded(self, window: Window) -> DecodedWindow:
-        reading = await self._reader.read(window)
-        self._shared.decoded_s += window.seconds
-        return reading
-
-    def _tell(self, done_s: float) -> None:
-        """Tell how far it is, and what has become settled by now."""
-        final_segments = tuple(self._order.finalize(self._intake.channels))
-        if self._progress is not None:
-            total = self._intake.seconds if done_s == self._intake.seconds else self._intake.duration
-            self._progress(Progress(done_s, total, final_segments))
-
-    def _check_time(self) -> None:
-        """Raise TooLong as soon as it is plain that the time will not suffice, even if the device does nothing else."""
-        total, device_s = self._intake.duration, self._shared.runner.device_s
-        if total is None or self._options.partial or not self._limited or self._windows < TRIAL_WINDOWS or device_s < TRIAL_S:
-            return
-        passed_s = self._done_s - self._options.start_at
-        left_s = (total - self._done_s) * min(1.0, self._heard_s / max(passed_s, 1e-6))  # of windows, if silence is as frequent
-        elapsed_s, needed_s = self._timeline.total(), left_s * device_s / max(self._shared.decoded_s, 1e-6)
-        if needed_s > DOUBT * max(0.0, self._limit_s - elapsed_s):
-            shown = f"{total:.0f} s of audio would take about {elapsed_s + needed_s:.0f} s here"
-            raise TooLong(f"{self._expected()}; {shown}: allow more (policy.executionTimeout), or ask for a part (partial, start_at)")
-
-    def _following(self, said: str, reading: DecodedWindow) -> str:
-        """What was said, with the text of a window behind it; without all of it where that text was little more than a guess."""
-        trusted = max(TRUSTED, self._options.temperature)
-        if reading.accepted and all(s.evidence is None or s.evidence.temperature <= trusted for s in reading.segments):
-            return f"{said} {text_of(reading.segments)}".strip()[-CONTEXT:]
+    def _next_prompt(self, prompt: str, decoded: DecodedWindow) -> str:
+        """Return the prompt with a window's text appended; the request's own prompt if that text is a mere guess."""
+        max_temperature = max(MAX_CONTEXT_TEMPERATURE, self._options.temperature)
+        temperatures = (segment.evidence.temperature for segment in decoded.segments if segment.evidence is not None)
+        if decoded.is_accepted and all(temperature <= max_temperature for temperature in temperatures):
+            return f"{prompt} {text_of(decoded.segments)}".strip()[-MAX_CONTEXT_CHARS:]
         return self._prompt
 
-    def _transcript(self, late: bool) -> Transcript:
-        segments = self._order.segments
-        reached = max(self._options.start_at, self._order.reached(self._intake.channels)) if late else None
-        if reached is not None:  # of several channels, one may have told more; whoever goes on there hears that again
-            segments = keep_words(segments, lambda word: word.start < reached)
-        passages = [one for one in self._order.passages if reached is None or one.end / SAMPLE_RATE <= reached]
-        coverage = measure_coverage(passages, segments)
-        language, probability = self._language, self._language_probability
+    def _report_progress(self, done_s: float) -> None:
+        """Finalize text, and report it with the seconds of audio that are done."""
+        final_segments = tuple(self._reorder_buffer.finalize(self._producer.channels))
+        if self._progress is not None:
+            is_done = done_s == self._producer.seconds
+            total_s = self._producer.seconds if is_done else self._producer.duration
+            self._progress(Progress(done_s, total_s, final_segments))
+
+    def _check_deadline(self) -> None:
+        """Raise TooLong if the caller's time will not suffice even if the device works for this request alone."""
+        total_s, device_s = self._producer.duration, self._resources.runner.device_s
+        if total_s is None or self._options.partial or not self._is_limited_by_caller:
+            return
+        if self._num_windows < MIN_ESTIMATE_WINDOWS or device_s < MIN_ESTIMATE_DEVICE_S:
+            return
+        elapsed_s = self._timeline.total()
+        needed_s = self._remaining_windows_s(total_s) * device_s / max(self._resources.decoded_s, 1e-6)
+        if needed_s > ESTIMATE_MARGIN * max(0.0, self._limit_s - elapsed_s):
+            estimate = f"{total_s:.0f} s of audio would take about {elapsed_s + needed_s:.0f} s here"
+            advice = "allow more (policy.executionTimeout), or ask for a part (partial, start_at)"
+            raise TooLong(f"{self._expectation()}; {estimate}: {advice}")
+
+    def _remaining_windows_s(self, total_s: float) -> float:
+        """Estimate the seconds of windows in the remaining audio, with as much silence in it as before."""
+        processed_s = self._decoded_until_s - self._options.start_at
+        return (total_s - self._decoded_until_s) * min(1.0, self._windows_s / max(processed_s, 1e-6))
+
+    def _build_transcript(self, has_expired: bool) -> Transcript:
+        """Return the transcript; after the deadline, that of the audio whose text is final in all channels."""
+        segments, windows, resume_at = self._reorder_buffer.segments, self._reorder_buffer.windows, None
+        if has_expired:
+            # Channels differ in how far they are: text after this point comes again from the request that resumes here.
+            final_s = self._reorder_buffer.finalized_until_s(self._producer.channels)
+            resume_at = cut_s = max(self._options.start_at, final_s)
+            segments = keep_words(segments, lambda word: word.start < cut_s)
+            windows = [window for window in windows if window.end / SAMPLE_RATE <= cut_s]
+        coverage = measure_coverage(windows, segments)
+        language = self._language
         if self._options.language == MULTI or (language is None and segments):
-            language = most_spoken(segments)
-        cold_start = self._shared.cold_start()
-        self._shared.counters.add(
-            audio_s=self._intake.seconds,
+            language = dominant_language(segments)
+        cold_start = self._resources.cold_start()
+        self._count(coverage)
+        return Transcript(
+            text=text_of(segments),
+            segments=tuple(segments),
+            language=language,
+            language_probability=self._language_probability,
+            duration=self._producer.seconds,
+            model=self._resources.engine.model_id,
+            options=self._options,
+            timing=self._timeline.seconds(),
+            cold_start=cold_start,
+            coverage=coverage,
+            account=self._build_account(cold_start is not None),
+            resume_at=resume_at,
+            warnings=self._all_warnings(coverage, resume_at),
+        )
+
+    def _count(self, coverage: Coverage) -> None:
+        """Add the finished request to the counters."""
+        self._resources.counters.add(
+            audio_s=self._producer.seconds,
             device_s=self._timeline.seconds()["device"],
             speech_s=coverage.speech_s,
             covered_s=coverage.covered_s,
             gaps=len(coverage.gaps),
         )
-        warnings = [*self._intake.warnings, *(text for _, text in sorted(self._warnings)), *gap_warnings(coverage)]
-        if reached is not None:
-            warnings.insert(0, f"{DeadlineExceeded.code}: {self._expected()}; what comes behind {reached:g} s is missing")
-        return Transcript(
-            text=text_of(segments),
-            segments=tuple(segments),
-            language=language,
-            language_probability=probability,
-            duration=self._intake.seconds,
-            model=self._shared.engine.model_id,
-            options=self._options,
-            timing=self._timeline.seconds(),
-            cold_start=cold_start,
-            coverage=coverage,
-            account=self._account(cold_start is not None),
-            resume_at=reached,
-            warnings=tuple(warnings),
-        )
 
-    def _account(self, cold: bool) -> dict[str, str | float | bool]:
-        """What the request was, and what it took of which process."""
-        total_s, price = self._timeline.total(), self._shared.settings.gpu_price_per_second
+    def _all_warnings(self, coverage: Coverage, resume_at: float | None) -> tuple[str, ...]:
+        """Return the warnings about missing time, the file, the text and its gaps, in this order."""
+        text_warnings = [text for _, text in sorted(self._warnings)]
+        warnings = (*self._producer.warnings, *text_warnings, *gap_warnings(coverage))
+        if resume_at is None:
+            return warnings
+        expired = f"{DeadlineExceeded.code}: {self._expectation()}; what comes behind {resume_at:g} s is missing"
+        return (expired, *warnings)
+
+    def _build_account(self, is_cold: bool) -> dict[str, str | float | bool]:
+        """Return the size of the request, the time and price of its transcript, and the process that made it."""
+        total_s, price = self._timeline.total(), self._resources.settings.gpu_price_per_second
         device_s = self._timeline.seconds()["device"]
-        return {
-            "audio_s": round(self._intake.seconds, 3),
+        account: dict[str, str | float | bool] = {
+            "audio_s": round(self._producer.seconds, 3),
             "total_s": round(total_s, 4),
-            "real_time_factor": round(self._intake.seconds / total_s, 3),
+            "real_time_factor": round(self._producer.seconds / total_s, 3),
             "device_s": device_s,
-            "cold": cold,
-            **self._shared.about,
-            **({} if price is None else {"price": round(device_s * price, 8)}),
+            "cold": is_cold,
+            **self._resources.model_info,
         }
+        if price is not None:
+            account["price"] = round(device_s * price, 8)
+        return account

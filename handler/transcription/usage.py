@@ -1,23 +1,23 @@
-"""What a process has done since it began, as numbers that only grow. From any thread. Knows no request and no format."""
+"""Totals of everything a process has done, which only grow. From any thread. Knows no request and no format."""
 
 import threading
 from collections import Counter
 
 
 class Counters:
-    """Sums by name."""
+    """Totals by name."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._sums: Counter[str] = Counter()
+        self._totals: Counter[str] = Counter()
 
     def add(self, **amounts: float) -> None:
-        """Add to sums."""
+        """Add each amount to the total of its name."""
         with self._lock:
             for name, amount in amounts.items():
-                self._sums[name] += amount  # type: ignore[assignment]
+                self._totals[name] += amount  # type: ignore[assignment]
 
-    def sums(self) -> dict[str, float]:
-        """The sums by now."""
+    def totals(self) -> dict[str, float]:
+        """Return a copy of the totals."""
         with self._lock:
-            return dict(self._sums)
+            return dict(self._totals)

@@ -1,7 +1,7 @@
-"""What was read from windows, kept on disk: whoever is given the same work again begins where the last one was ended.
+"""The text of windows kept on disk, so that a repeated request continues where the last one ended. Knows no engine.
 
-A reading is known by the samples of its window and by all that decides what is read from them, so a file needs no name and
-no end. Files appear whole, by a rename; of two processes that read the same, the last one's stays. Knows no engine.
+The key of a window is a hash of its samples and of everything that affects its text, so the audio needs no name and may
+end anywhere. A file appears complete, by a rename; if two processes write the same one, the last stays.
 """
 
 import contextlib
@@ -20,84 +20,110 @@ from handler import logs
 from handler.schema.options import Options
 from handler.schema.transcript import Evidence, Segment, Word
 from handler.schema.window import Window
-from handler.transcription.window_decoder import DecodedWindow
+from handler.transcription.decoded_window import DecodedWindow
 
-IRRELEVANT = ("format", "timestamps", "start_at", "partial", "language")  # options that do not change what is read, or that `how` has
-LOOK_EVERY = 64  # readings written between two looks at how much there is
+# Options that do not affect the text of a window, or that its DecodingParams repeat.
+IRRELEVANT_OPTIONS = ("format", "timestamps", "start_at", "partial", "language")
+EVICT_EVERY = 64  # files written between two checks of the total size
 
 
 class WindowCache:
-    """Readings in a folder, of at most `most` bytes together and none unused for longer than `age_s` seconds. From any thread."""
+    """Decoded windows in a folder of at most `max_bytes`, none unused for longer than `max_age_s`. From any thread."""
 
-    def __init__(self, folder: Path, most: int, age_s: float, also: Sequence[object] = ()) -> None:
-        """`also`: what else decides what is read from a window, such as settings of the process."""
-        self._also = list(also)
+    def __init__(self, folder: Path, max_bytes: int, max_age_s: float, process_params: Sequence[object] = ()) -> None:
+        """`process_params`: settings of the process that affect the text of a window."""
+        self._process_params = list(process_params)
         self._folder = folder
-        self._most = most
-        self._age_s = age_s
-        self._written = 0
+        self._max_bytes = max_bytes
+        self._max_age_s = max_age_s
+        self._num_written = 0
         self._lock = threading.Lock()
 
-    def key(self, window: Window, options: Options, about: Mapping[str, str]) -> str:
-        """What the reading of a window is known by."""
-        decides = {name: value for name, value in asdict(options).items() if name not in IRRELEVANT}
-        told = [self._also, dict(about), decides, asdict(window.params), window.start, window.channel, window.speech]
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    def key(self, window: Window, options: Options, model_info: Mapping[str, str]) -> str:
+        """Return the key of a window's text."""
+        relevant_options = {name: value for name, value in asdict(options).items() if name not in IRRELEVANT_OPTIONS}
+        identity = [
+            self._process_params,
+            dict(model_info),
+            relevant_options,
+            asdict(window.params),
+            window.start,
+            window.channel,
+            window.speech,
+        ]
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
         digest.update(window.samples.tobytes())
         return digest.hexdigest()
 
     def get(self, key: str) -> DecodedWindow | None:
-        """What was kept under a key; None where there is nothing, or nothing that can be used."""
+        """Return the entry of a key; None if there is none or if it is damaged."""
         path = self._path(key)
         try:
-            told = json.loads(path.read_bytes())
+            fields = json.loads(path.read_bytes())
             os.utime(path)
-            return DecodedWindow(
-                [_segment(one) for one in told["segments"]], told["accepted"], [(at, text) for at, text in told["warnings"]]
-            )
+            return _window_from_json(fields)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def put(self, key: str, reading: DecodedWindow) -> None:
-        """Keep a reading. A disk that is full or cannot be written is told and changes nothing."""
-        path = self._path(key)
+    def put(self, key: str, decoded: DecodedWindow) -> None:
+        """Store an entry; a full or read-only disk is logged and otherwise ignored."""
+        self._write(self._path(key), decoded)
+        with self._lock:
+            self._num_written += 1
+            is_due = self._num_written % EVICT_EVERY == 1
+        if is_due:  # in the background: no request waits for it
+            threading.Thread(target=self.evict, name="evict", daemon=True).start()
+
+    def _write(self, path: Path, decoded: DecodedWindow) -> None:
         draft: Path | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
                 draft = Path(file.name)
-                json.dump(asdict(reading), file)
+                json.dump(asdict(decoded), file)
             draft.replace(path)
         except OSError as exc:
             logs.warning("reading_not_kept", folder=str(self._folder), reason=exc.strerror)
             if draft is not None:
                 draft.unlink(missing_ok=True)
-        with self._lock:
-            self._written += 1
-            due = self._written % LOOK_EVERY == 1
-        if due:  # nobody waits for it
-            threading.Thread(target=self.tidy, name="tidy", daemon=True).start()
 
-    def tidy(self) -> None:
-        """Remove what is too old, then the oldest until the rest is small enough."""
-        found = []
+    def evict(self) -> None:
+        """Delete entries that are too old, then the least recently used until the total size fits."""
+        entries = []
         for path in self._folder.glob("??/*"):
-            with contextlib.suppress(OSError):  # another process tidies, too
+            with contextlib.suppress(OSError):  # another process may delete it at the same time
                 stat = path.stat()
-                found.append((stat.st_mtime, stat.st_size, path))
-        left = sum(size for _, size, _ in found)
-        for used, size, path in sorted(found, key=lambda one: one[0]):
-            if left <= self._most and time.time() - used <= self._age_s:
+                entries.append((stat.st_mtime, stat.st_size, path))
+        total_bytes = sum(size for _, size, _ in entries)
+        for used_at, size, path in sorted(entries, key=lambda entry: entry[0]):
+            if total_bytes <= self._max_bytes and time.time() - used_at <= self._max_age_s:
                 return
             with contextlib.suppress(OSError):
                 path.unlink()
-            left -= size
+            total_bytes -= size
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / key
 
 
-def _segment(told: dict[str, Any]) -> Segment:
-    evidence = Evidence(**told["evidence"]) if told["evidence"] else None
-    words = tuple(Word(**{**word, "tokens": tuple((token, logprob) for token, logprob in word["tokens"])}) for word in told["words"])
-    return Segment(**{**told, "tokens": tuple(told["tokens"]), "evidence": evidence, "words": words})
+def _window_from_json(fields: dict[str, Any]) -> DecodedWindow:
+    """Build a DecodedWindow from its JSON form. Raises KeyError, TypeError, ValueError."""
+    nested = {
+        "speech": tuple((start, end) for start, end in fields["speech"]),
+        "segments": [_segment_from_json(segment) for segment in fields["segments"]],
+        "warnings": [(seconds, text) for seconds, text in fields["warnings"]],
+    }
+    return DecodedWindow(**{**fields, **nested})
+
+
+def _segment_from_json(fields: dict[str, Any]) -> Segment:
+    nested = {
+        "tokens": tuple(fields["tokens"]),
+        "evidence": Evidence(**fields["evidence"]) if fields["evidence"] else None,
+        "words": tuple(_word_from_json(word) for word in fields["words"]),
+    }
+    return Segment(**{**fields, **nested})
+
+
+def _word_from_json(fields: dict[str, Any]) -> Word:
+    return Word(**{**fields, "tokens": tuple((token, logprob) for token, logprob in fields["tokens"])})

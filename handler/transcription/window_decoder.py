@@ -1,147 +1,193 @@
-"""One window to its text: decode, judge, decode again or on, look for what was missed. Knows no source of audio and no door."""
+"""Decode one window with fallback, to its end, and again for speech without text. Knows no source of audio."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from handler.audio.silence import trim_silence
 from handler.schema.options import Options
 from handler.schema.transcript import Segment, Word
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
-from handler.transcription.coverage import REACH_S, between, gaps, lasting
+from handler.transcription.coverage import WORD_MARGIN_S, describe_interval, find_gaps, plausible_span
+from handler.transcription.decoded_window import DecodedWindow
 from handler.transcription.fallback import Verdict, check_thresholds, fallback_temperatures, rank_key
-from handler.transcription.hallucination import FASTEST, echo, is_heard_in, spoken_length, remove_repeats
-from handler.transcription.word_edits import keep_words, place_segments, plain, words_of
+from handler.transcription.hallucination import (
+    MAX_WORDS_PER_S,
+    find_prompt_echo,
+    is_spoken_in,
+    remove_repeats,
+    spoken_length,
+)
+from handler.transcription.word_edits import all_words, keep_words, normalize_word, to_audio_time
 
-CONTEXT = 2000  # characters of prompt or hotwords: more than the tokens that a model reads of them
-BEST_OF = 5  # texts sampled at a temperature above 0, where the request does not say
-LEAST_REST_S = 0.3  # less speech than this at the end of a window is the end of what was understood
-LONGEST_TAIL_S = 0.6  # the last word goes on no longer than this behind where its segment is said to end
-BORDER = 3  # words at the ends of a gap that may have been said already
+MAX_CONTEXT_CHARS = 2000  # of prompt or hotwords: more than a model reads of them
+DEFAULT_BEST_OF = 5  # texts sampled at a temperature above 0, if the request does not set a number
+MIN_REMAINING_SPEECH_S = 0.3  # less speech than this after the decoded text is the tail of its last word
+MAX_TAIL_S = 0.6  # the last word lasts at most this long after the end that its segment reports
+MAX_BORDER_WORDS = 3  # words at each end of a gap that the text around it may already have
 
 Submit = Callable[[Window], Awaitable[WindowResult]]
 
 
-@dataclass(slots=True)
-class DecodedWindow:
-    """What a window or a part of it says."""
-
-    segments: list[Segment] = field(default_factory=list)
-    accepted: bool = True  # all of it passed the thresholds
-    warnings: list[tuple[float, str]] = field(default_factory=list)  # what may be wrong with the text, each with its second
-
-
 class WindowDecoder:
-    """Reads the windows of one request on an engine with `rows` rows."""
+    """Decodes the windows of one request on an engine with `max_batch_size` sequences."""
 
-    def __init__(self, submit: Submit, options: Options, rows: int) -> None:
+    def __init__(self, submit: Submit, options: Options, max_batch_size: int) -> None:
         self._submit = submit
         self._options = options
-        self._best_of = options.best_of or min(BEST_OF, rows)
-        self._ranking = {"patience": options.patience, "length_penalty": options.length_penalty, "suppress": options.suppress_tokens}
+        self._best_of = options.best_of or min(DEFAULT_BEST_OF, max_batch_size)
+        self._search_params = {
+            "patience": options.patience,
+            "length_penalty": options.length_penalty,
+            "suppress": options.suppress_tokens,
+        }
 
-    async def read(self, window: Window) -> DecodedWindow:
-        """All that is said in a window, in order; speech that got no text is decoded once more on its own."""
-        first = await self._through(window)
-        segments = first.segments
-        warnings = list(first.warnings)
-        for start, end in gaps(window.speech, segments):
-            part = window.part(round((start - REACH_S) * SAMPLE_RATE), round((end + REACH_S) * SAMPLE_RATE))
-            if not segments and len(part.samples) == len(window.samples):
-                continue  # the same window once more would say the same
-            again = await self._through(part.with_params(language=window.params.language or (segments[0].language if segments else None)))
-            if again.accepted:  # the model passed over it once: what is said of it now has to be good
-                segments = _inserted(_new(again.segments, segments, start), segments, start)
-                warnings += again.warnings
-        return DecodedWindow(segments if first.accepted else remove_repeats(segments), first.accepted, warnings)
+    async def decode(self, window: Window) -> DecodedWindow:
+        """Return the text of a window in order of time; speech without text is decoded once more on its own."""
+        decoded = await self._decode_to_end(window)
+        for start, end in find_gaps(window.speech, decoded.segments):
+            await self._fill_gap(window, decoded, start, end)
+        if not decoded.is_accepted:
+            decoded.segments = remove_repeats(decoded.segments)
+        return decoded
 
-    async def _through(self, window: Window) -> DecodedWindow:
-        """A window, and what the engine left of it."""
-        found = DecodedWindow()
-        todo = [window]
-        while todo:
-            part = todo[0]
-            result, accepted = await self._attempts(part)
-            found.segments += place_segments(part, result)
-            found.accepted = found.accepted and accepted
-            todo = self._rest(part, result)
+    async def _fill_gap(self, window: Window, decoded: DecodedWindow, start: float, end: float) -> None:
+        """Decode a gap, `start` to `end` in seconds, and insert its text if it is accepted."""
+        first = round((start - WORD_MARGIN_S) * SAMPLE_RATE)
+        part = window.part(first, round((end + WORD_MARGIN_S) * SAMPLE_RATE))
+        if not decoded.segments and len(part.samples) == len(window.samples):
+            return  # the same window would give the same result
+        language = window.params.language
+        if not language and decoded.segments:
+            language = decoded.segments[0].language
+        gap = await self._decode_to_end(part.with_params(language=language))
+        if gap.is_accepted:  # the model skipped this speech once: only text that it is sure of may fill the gap
+            new_segments = _without_border_words(gap.segments, decoded.segments, start)
+            decoded.segments = _insert(new_segments, decoded.segments, start)
+            decoded.warnings += gap.warnings
+
+    async def _decode_to_end(self, window: Window) -> DecodedWindow:
+        """Decode a window, and again from where the engine stopped until its end."""
+        decoded = DecodedWindow(window.start, window.end, window.speech, window.channel)
+        parts = [window]
+        while parts:
+            part = parts[0]
+            result, is_accepted = await self._decode_with_fallback(part)
+            decoded.segments += to_audio_time(part, result)
+            decoded.is_accepted = decoded.is_accepted and is_accepted
+            parts = self._remaining(part, result)
             if self._options.condition_on_previous_text:
-                said = f"{window.params.prompt} {''.join(segment.text for segment in found.segments)}"
-                todo = [rest.with_params(prompt=said[-CONTEXT:]) for rest in todo]
-            if result.evidence is not None and result.segments and not todo and (result.evidence.looped or result.evidence.exhausted):
-                what = "the text began to repeat itself and was cut" if result.evidence.looped else "more was said than could be decoded"
-                begin, end = part.start / SAMPLE_RATE, part.end / SAMPLE_RATE
-                found.warnings.append((begin, f"{between(begin, end, part.channel)} {what}: words may be missing"))
-        found.segments.sort(key=lambda segment: segment.start)
-        return found
+                text = f"{window.params.prompt} {''.join(segment.text for segment in decoded.segments)}"
+                parts = [remaining.with_params(prompt=text[-MAX_CONTEXT_CHARS:]) for remaining in parts]
+            if not parts:
+                decoded.warnings += _truncation_warnings(part, result)
+        decoded.segments.sort(key=lambda segment: segment.start)
+        return decoded
 
-    def _rest(self, window: Window, result: WindowResult) -> list[Window]:
-        """What is left of a window behind its result, where it is worth decoding."""
+    def _remaining(self, window: Window, result: WindowResult) -> list[Window]:
+        """Return the part of a window after its result, as a list of one; empty if it is not worth decoding."""
         if not result.seek_s:
             return []
-        # A segment's end is told roughly: the last word may go on behind it, and is not to be heard again.
-        said = max((lasting(word)[1] for word in words_of(result.segments)), default=0.0)
-        at = max(result.seek_s, min(said, result.seek_s + LONGEST_TAIL_S))
-        rest = window.part(window.start + round(at * SAMPLE_RATE), window.end).with_params(language=result.language)
-        if self._options.vad and rest.speech_s < LEAST_REST_S:
+        # The end of a segment is approximate: its last word may go on after it, and must not be decoded again.
+        last_word_end = max((plausible_span(word)[1] for word in all_words(result.segments)), default=0.0)
+        seek_s = max(result.seek_s, min(last_word_end, result.seek_s + MAX_TAIL_S))
+        remaining = window.part(window.start + round(seek_s * SAMPLE_RATE), window.end)
+        remaining = remaining.with_params(language=result.language)
+        if self._options.vad and remaining.speech_s < MIN_REMAINING_SPEECH_S:
             return []
-        return trim_silence(rest)
+        return trim_silence(remaining)
 
-    async def _attempts(self, window: Window) -> tuple[WindowResult, bool]:
-        """The text of a window at the first temperature at which it is accepted, else the best one; whether it was accepted."""
+    async def _decode_with_fallback(self, window: Window) -> tuple[WindowResult, bool]:
+        """Decode at rising temperatures until a result is accepted.
+
+        Return that result, or the best if none is accepted, and whether it is accepted.
+        """
         best: WindowResult | None = None
         for temperature in fallback_temperatures(self._options):
-            rows = self._options.beam_size if temperature == 0 else self._best_of
-            result = await self._submit(window.with_params(temperature=temperature, num_hypotheses=rows, **self._ranking))
-            verdict = check_thresholds(result.evidence, self._options) if result.evidence is not None else Verdict.ACCEPT
+            result = await self._decode_once(window, temperature)
+            verdict = Verdict.ACCEPT
+            if result.evidence is not None:
+                verdict = check_thresholds(result.evidence, self._options)
             if verdict is Verdict.DROP:
                 return replace(result, segments=(), seek_s=None), True
             if verdict is Verdict.ACCEPT:
-                return await self._unechoed(window, result, True)
-            if best is None or self._merit(window, result) > self._merit(window, best):
+                return await self._without_prompt_echo(window, result, is_accepted=True)
+            if best is None or self._rank_key(window, result) > self._rank_key(window, best):
                 best = result
         assert best is not None
-        unsure = best.evidence is not None and best.evidence.avg_logprob < self._options.logprob_threshold
-        if unsure and not window.speech:  # nobody else hears speech there either
+        is_unsure = best.evidence is not None and best.evidence.avg_logprob < self._options.logprob_threshold
+        if is_unsure and not window.speech:  # voice activity detection found no speech either
             return replace(best, segments=(), seek_s=None), False
-        return await self._unechoed(window, best, False)
+        return await self._without_prompt_echo(window, best, is_accepted=False)
 
-    def _merit(self, window: Window, result: WindowResult) -> tuple[object, ...]:
-        """What orders results none of which was accepted."""
+    async def _decode_once(self, window: Window, temperature: float) -> WindowResult:
+        num_hypotheses = self._options.beam_size if temperature == 0 else self._best_of
+        return await self._submit(
+            window.with_params(temperature=temperature, num_hypotheses=num_hypotheses, **self._search_params)
+        )
+
+    def _rank_key(self, window: Window, result: WindowResult) -> tuple[object, ...]:
+        """Return the sort key of rejected results, best last; one with more words than can be spoken is the worst."""
         assert result.evidence is not None
-        sayable = spoken_length(words_of(result.segments)) <= FASTEST * (window.speech_s or window.seconds)
-        return (sayable, *rank_key(result.evidence, self._options))
+        max_words = MAX_WORDS_PER_S * (window.speech_s or window.seconds)
+        is_speakable = spoken_length(all_words(result.segments)) <= max_words
+        return (is_speakable, *rank_key(result.evidence, self._options))
 
-    async def _unechoed(self, window: Window, result: WindowResult, accepted: bool) -> tuple[WindowResult, bool]:
-        """The result, unless it reads out its context: words that are not heard without it. Then the result without context."""
+    async def _without_prompt_echo(
+        self, window: Window, result: WindowResult, is_accepted: bool
+    ) -> tuple[WindowResult, bool]:
+        """Return the result, or one decoded without context if words of the context appear only with it."""
         context = [text for text in (window.params.prompt, window.params.hotwords) if text]
-        if not context or not (run := echo(result.segments, context)):
-            return result, accepted
-        bare, bare_accepted = await self._attempts(window.with_params(prompt="", hotwords=""))
-        return (result, accepted) if is_heard_in(run, bare.segments) else (bare, bare_accepted)
+        echo = find_prompt_echo(result.segments, context) if context else []
+        if not echo:
+            return result, is_accepted
+        bare_window = window.with_params(prompt="", hotwords="")
+        unprompted, is_unprompted_accepted = await self._decode_with_fallback(bare_window)
+        if is_spoken_in(echo, unprompted.segments):
+            return result, is_accepted
+        return unprompted, is_unprompted_accepted
 
 
-def _new(found: list[Segment], known: list[Segment], start: float) -> list[Segment]:
-    """Of what was found in a gap that begins at `start`, seconds, the words that were not known from around it."""
-    before = [word for word in words_of(known) if word.start < start]
-    after = [word for word in words_of(known) if word.start >= start]
-    said = words_of(found)
-    gone = {id(word) for word in (*said[: _shared(before, said)], *said[len(said) - _shared(said, after) :])}
-    return keep_words(found, lambda word: id(word) not in gone)
+def _truncation_warnings(window: Window, result: WindowResult) -> list[tuple[float, str]]:
+    """Return a warning, with its second, if the text of a window ends before its speech does."""
+    evidence = result.evidence
+    if evidence is None or not result.segments or not (evidence.looped or evidence.exhausted):
+        return []
+    reason = "more was said than could be decoded"
+    if evidence.looped:
+        reason = "the text began to repeat itself and was cut"
+    start, end = window.start / SAMPLE_RATE, window.end / SAMPLE_RATE
+    return [(start, f"{describe_interval(start, end, window.channel)} {reason}: words may be missing")]
 
 
-def _shared(first: list[Word], second: list[Word]) -> int:
-    """How many words, at most BORDER, the one ends and the other begins with."""
-    ends, begins = [plain(word) for word in first[-BORDER:]], [plain(word) for word in second[:BORDER]]
-    return next((n for n in range(min(len(ends), len(begins)), 0, -1) if ends[-n:] == begins[:n]), 0)
+def _without_border_words(new_segments: list[Segment], segments: list[Segment], start: float) -> list[Segment]:
+    """Remove from the segments of a gap at `start`, in seconds, the words that the text around it already has."""
+    words = all_words(segments)
+    earlier = [word for word in words if word.start < start]
+    later = [word for word in words if word.start >= start]
+    new_words = all_words(new_segments)
+    repeated = new_words[: _num_common(earlier, new_words)]
+    repeated += new_words[len(new_words) - _num_common(new_words, later) :]
+    repeated_ids = {id(word) for word in repeated}
+    return keep_words(new_segments, lambda word: id(word) not in repeated_ids)
 
 
-def _inserted(new: list[Segment], known: list[Segment], start: float) -> list[Segment]:
-    """Segments with others put in at `start`, seconds; a segment that goes on over it is parted there."""
-    parted: list[Segment] = []
-    for segment in known:
+def _num_common(first: list[Word], second: list[Word]) -> int:
+    """Return the number of words, at most MAX_BORDER_WORDS, with which `first` ends and `second` begins."""
+    suffix = [normalize_word(word) for word in first[-MAX_BORDER_WORDS:]]
+    prefix = [normalize_word(word) for word in second[:MAX_BORDER_WORDS]]
+    for count in range(min(len(suffix), len(prefix)), 0, -1):
+        if suffix[-count:] == prefix[:count]:
+            return count
+    return 0
+
+
+def _insert(new_segments: list[Segment], segments: list[Segment], start: float) -> list[Segment]:
+    """Insert segments at `start`, in seconds, splitting a segment that spans it."""
+    parts: list[Segment] = []
+    for segment in segments:
         if segment.words:
-            parted += keep_words([segment], lambda word: word.start < start)
-            parted += keep_words([segment], lambda word: word.start >= start)
+            parts += keep_words([segment], lambda word: word.start < start)
+            parts += keep_words([segment], lambda word: word.start >= start)
         else:
-            parted.append(segment)
-    return sorted([*parted, *new], key=lambda segment: segment.start)
+            parts.append(segment)
+    return sorted([*parts, *new_segments], key=lambda segment: segment.start)

@@ -1,55 +1,56 @@
-"""How many windows are cut and not yet decoded: some for each request, and some that all share. Knows no window."""
+"""Back-pressure: a bound on the windows that are cut but not yet decoded. Knows no window and no engine."""
 
 import threading
 
 
 class WindowQuota:
-    """Room for `own` windows of each request, and for `shared` more of all requests together."""
+    """A quota of `reserved` windows for each request, plus a pool of `pool` more that all requests draw from."""
 
-    def __init__(self, own: int, shared: int) -> None:
-        self._own = own
-        self._shared = shared
+    def __init__(self, reserved: int, pool: int) -> None:
+        self._reserved = reserved
+        self._pool = pool  # windows of the pool that are free
         self._changed = threading.Condition()
 
-    def share(self, own_only: bool = False) -> "RequestQuota":
-        """A request's part of it; `own_only`: it never takes of what all share."""
-        return RequestQuota(self, own_only)
+    def for_request(self, reserved_only: bool = False) -> "RequestQuota":
+        """Return the quota of a new request; with `reserved_only` it never draws from the pool."""
+        return RequestQuota(self, reserved_only)
 
 
 class RequestQuota:
-    """What one request has taken. From any thread."""
+    """The windows that one request holds. From any thread."""
 
-    def __init__(self, budget: WindowQuota, own_only: bool) -> None:
-        self._budget = budget
-        self._own_only = own_only
-        self._taken = 0
-        self._closed = False
+    def __init__(self, quota: WindowQuota, reserved_only: bool) -> None:
+        self._quota = quota
+        self._reserved_only = reserved_only
+        self._num_windows = 0
+        self._is_closed = False
 
-    def fits(self) -> bool:
-        """Whether there is room for one window more now."""
-        return self._closed or self._taken < self._budget._own or (self._budget._shared > 0 and not self._own_only)
+    def has_capacity(self) -> bool:
+        """Report whether one more window can be acquired now."""
+        has_reserve = self._num_windows < self._quota._reserved
+        return self._is_closed or has_reserve or (self._quota._pool > 0 and not self._reserved_only)
 
-    def take(self) -> None:
-        """Wait until there is room for one window more, and take it; after `close` at once."""
-        with self._budget._changed:
-            self._budget._changed.wait_for(self.fits)
-            if not self._closed:
-                self._taken += 1
-                self._budget._shared -= self._taken > self._budget._own
+    def acquire(self) -> None:
+        """Wait until there is capacity for one more window, then take it; return at once after `close`."""
+        with self._quota._changed:
+            self._quota._changed.wait_for(self.has_capacity)
+            if not self._is_closed:
+                self._num_windows += 1
+                self._quota._pool -= self._num_windows > self._quota._reserved
 
-    def give(self) -> None:
-        """One window less."""
-        with self._budget._changed:
-            self._give(min(1, self._taken))
+    def release(self) -> None:
+        """Return the capacity of one window."""
+        with self._quota._changed:
+            self._release(min(1, self._num_windows))
 
     def close(self) -> None:
-        """Give everything back; nobody waits here any more."""
-        with self._budget._changed:
-            self._closed = True
-            self._give(self._taken)
+        """Return all capacity and end every wait."""
+        with self._quota._changed:
+            self._is_closed = True
+            self._release(self._num_windows)
 
-    def _give(self, count: int) -> None:
-        over = max(0, self._taken - self._budget._own)
-        self._budget._shared += min(over, count)
-        self._taken -= count
-        self._budget._changed.notify_all()
+    def _release(self, count: int) -> None:
+        num_from_pool = max(0, self._num_windows - self._quota._reserved)
+        self._quota._pool += min(num_from_pool, count)
+        self._num_windows -= count
+        self._quota._changed.notify_all()

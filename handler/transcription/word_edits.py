@@ -1,4 +1,4 @@
-"""Words of segments: list them, keep some of them, compare them. Pure functions."""
+"""Words of segments: list them, keep some of them, compare them. Pure functions. Knows no model and no audio."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,18 +7,21 @@ from handler.schema.transcript import Segment, Word
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 
 
-def place_segments(window: Window, result: WindowResult) -> list[Segment]:
-    """The segments of a window in seconds from the beginning of the audio, inside the window; those without a letter are left out."""
+def to_audio_time(window: Window, result: WindowResult) -> list[Segment]:
+    """Return a window's segments with times in seconds from the start of the audio, clipped to the window.
 
-    def at(seconds: float) -> float:
+    Segments without a letter or digit are dropped.
+    """
+
+    def absolute(seconds: float) -> float:
         return round(window.start / SAMPLE_RATE + min(seconds, window.seconds), 3)
 
     return [
         replace(
             segment,
-            start=at(segment.start),
-            end=at(segment.end),
-            words=tuple(replace(word, start=at(word.start), end=at(word.end)) for word in segment.words),
+            start=absolute(segment.start),
+            end=absolute(segment.end),
+            words=tuple(replace(word, start=absolute(word.start), end=absolute(word.end)) for word in segment.words),
             channel=window.channel,
         )
         for segment in result.segments
@@ -26,29 +29,32 @@ def place_segments(window: Window, result: WindowResult) -> list[Segment]:
     ]
 
 
-def words_of(segments: Sequence[Segment]) -> list[Word]:
-    """The words of segments, one after the other."""
-    return [word for segment in segments for word in segment.words]
+def all_words(segments: Sequence[Segment]) -> list[Word]:
+    """Return the words of all segments, in order."""
+    words: list[Word] = []
+    for segment in segments:
+        words += segment.words
+    return words
 
 
 def keep_words(segments: Sequence[Segment], keep: Callable[[Word], bool]) -> list[Segment]:
-    """Segments with only some of their words; those that lose all of them are left out."""
-    found = []
+    """Return the segments with only the words that `keep` accepts; a segment that loses all its words is dropped."""
+    filtered = []
     for segment in segments:
         words = tuple(word for word in segment.words if keep(word))
         if len(words) == len(segment.words):
-            found.append(segment)
+            filtered.append(segment)
         elif words:
-            text = "".join(word.text for word in words)
-            found.append(replace(segment, start=words[0].start, end=words[-1].end, text=text, tokens=(), words=words))
-    return found
+            start, end, text = words[0].start, words[-1].end, "".join(word.text for word in words)
+            filtered.append(replace(segment, start=start, end=end, text=text, tokens=(), words=words))
+    return filtered
 
 
-def plain(word: Word) -> str:
-    """A word as it is compared: letters and digits, small."""
-    return letters(word.text)
+def normalize_word(word: Word) -> str:
+    """Return a word in the form in which words are compared: its letters and digits, in lower case."""
+    return letters_and_digits(word.text)
 
 
-def letters(text: str) -> str:
-    """The letters and digits of a text, small."""
+def letters_and_digits(text: str) -> str:
+    """Return the letters and digits of a text, in lower case."""
     return "".join(character for character in text.lower() if character.isalnum())

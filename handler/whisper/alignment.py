@@ -1,7 +1,8 @@
-"""When each word was said: cross-attention that follows time, and dynamic time warping. Knows no cache and no window.
+"""Word times from cross-attention that follows the audio, by dynamic time warping. Knows no cache and no window.
 
 Source of the method: openai/whisper, whisper/timing.py. The warping runs row by row over arrays: within a row of the
 cost matrix a path enters once and then moves on, so a cumulative sum and a running minimum give the whole row at once.
+T tokens, S audio positions, F frames of 10 ms.
 """
 
 from collections.abc import Sequence
@@ -13,134 +14,165 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from handler.schema.window import SAMPLE_RATE
+from handler.whisper.dims import HOP_LENGTH
+
 MEDIAN_WIDTH = 7  # audio positions of the median filter
-ONSET_REACH = 2  # frames of 10 ms to both sides that loudness is compared over
-ONSET_OFFSET = 3  # frames by which a word begins before it is loudest to rise
+ONSET_REACH = 2  # frames to both sides that loudness is compared over
+ONSET_OFFSET = 3  # frames from a word's start to its greatest onset strength
 MAX_LAG = 20  # frames
 TYPICAL_LAG = 5  # frames
-# Exchanges after which the fourth of seven values lies in the middle. Source: Paeth, Median Finding on a 3x3 Grid, Graphics Gems.
+FRAMES_PER_S = SAMPLE_RATE // HOP_LENGTH
+# Exchanges after which the fourth of seven values is their median.
+# Source: Paeth, Median Finding on a 3x3 Grid, Graphics Gems.
 _MEDIAN_OF_7 = ((0, 5), (0, 3), (1, 6), (2, 4), (0, 1), (3, 5), (2, 6), (2, 3), (3, 6), (4, 5), (1, 4), (1, 3), (3, 4))
 
 
 def alignment_costs(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How little each token is said at each audio position: costs to be warped.
+    """Return the cost of each token at each audio position: the less attention, the higher. [T, S]
 
-    weights [T, S] are the mean of the alignment heads' attention → [T, S]. They are taken as they are: openai/whisper norms
+    weights [T, S] are the mean of the alignment heads' attention. They are not normalised: openai/whisper normalises
     each head's over the tokens, which measured worse.
     """
     return -median(weights)
 
 
 def median(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Running median over 7 places of the last dimension, its ends reflected. [T, S] → the same."""
+    """Return the running median over MEDIAN_WIDTH values of the last dimension, its ends reflected. [T, S] → [T, S]."""
     reach, length = MEDIAN_WIDTH // 2, x.shape[-1]
     if length <= reach:
         return x
     padded = np.pad(x, ((0, 0), (reach, reach)), mode="reflect")
-    places = [padded[:, at : at + length] for at in range(MEDIAN_WIDTH)]
+    shifted = [padded[:, offset : offset + length] for offset in range(MEDIAN_WIDTH)]
     for low, high in _MEDIAN_OF_7:
-        places[low], places[high] = np.minimum(places[low], places[high]), np.maximum(places[low], places[high])
-    return places[reach]
+        shifted[low], shifted[high] = np.minimum(shifted[low], shifted[high]), np.maximum(shifted[low], shifted[high])
+    return shifted[reach]
 
 
 def dtw(costs: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The audio position at which each token begins on the cheapest monotonic path, S behind the last. costs [T, S] → [T + 1].
+    """Return the audio position at which each token starts on the cheapest monotonic path, then S. [T, S] → [T + 1].
 
-    A path begins at the first position with the first token and ends at the last with the last.
+    A path leads from the first position with the first token to the last position with the last token.
     """
     tokens, length = costs.shape
     costs = costs.astype(np.float64)
     sums = costs.cumsum(1)  # [T, S]
-    place = np.arange(length)
-    total = sums[0]  # cheapest path to each position of the token
-    entries, diagonal = [np.zeros(length, np.int64)], [np.zeros(length, np.bool_)]
+    positions = np.arange(length)
+    total = sums[0]  # cost of the cheapest path to each position of the token
+    entries, is_diagonal = [np.zeros(length, np.int64)], [np.zeros(length, np.bool_)]
     for token in range(1, tokens):
-        before = np.concatenate(([np.inf], total[:-1]))  # from the position before
-        diagonal.append(before <= total)
-        entered = np.minimum(before, total) - (sums[token] - costs[token])
-        least = np.minimum.accumulate(entered)
-        newly = np.concatenate(([True], least[1:] < least[:-1]))
-        entries.append(np.maximum.accumulate(np.where(newly, place, 0)))
-        total = sums[token] + least
-    begins = np.zeros(tokens + 1, np.int64)
-    begins[tokens] = length
-    at = length - 1
+        diagonal = np.concatenate(([np.inf], total[:-1]))  # from the previous token at the previous position
+        is_diagonal.append(diagonal <= total)
+        entry_cost = np.minimum(diagonal, total) - (sums[token] - costs[token])
+        cheapest = np.minimum.accumulate(entry_cost)
+        is_cheaper = np.concatenate(([True], cheapest[1:] < cheapest[:-1]))
+        entries.append(np.maximum.accumulate(np.where(is_cheaper, positions, 0)))
+        total = sums[token] + cheapest
+    return _backtrace(entries, is_diagonal)
+
+
+def _backtrace(entries: list[NDArray[np.int64]], is_diagonal: list[NDArray[np.bool_]]) -> NDArray[np.int64]:
+    """Return the starts of the tokens on the path that ends at the last position. [T] lists of [S] → [T + 1].
+
+    For each position, `entries` hold where the cheapest path to it enters the token's row, and `is_diagonal` whether a
+    path that enters the row there comes from the position before.
+    """
+    tokens, length = len(entries), len(entries[0])
+    starts = np.zeros(tokens + 1, np.int64)
+    starts[tokens] = length
+    position = length - 1
     for token in range(tokens - 1, 0, -1):
-        begins[token] = entries[token][at]
-        at = begins[token] - diagonal[token][begins[token]]
-    return begins
+        starts[token] = entries[token][position]
+        position = starts[token] - is_diagonal[token][starts[token]]
+    return starts
 
 
-def peak_positions(costs: NDArray[np.float32], begins: NDArray[np.int64]) -> list[int]:
-    """The audio position at which each token is heard best between its beginning and the next one's. [T, S] → T of them"""
-    spans = zip(begins[:-1].tolist(), begins[1:].tolist(), strict=True)
-    return [begin + int(row[begin : max(end, begin + 1)].argmin()) for row, (begin, end) in zip(costs, spans, strict=True)]
+def peak_positions(costs: NDArray[np.float32], starts: NDArray[np.int64]) -> list[int]:
+    """Return the cheapest audio position of each token from its start to the next one's. [T, S], [T + 1] → [T]."""
+    spans = zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)
+    return [
+        start + int(row[start : max(end, start + 1)].argmin()) for row, (start, end) in zip(costs, spans, strict=True)
+    ]
 
 
 def onset_strength(mel: Tensor) -> Tensor:
-    """How much louder it becomes around each frame, over all bands: sounds begin where it is high. [B, n_mels, F] → [B, F]"""
-    louder = (mel[:, :, 2 * ONSET_REACH :] - mel[:, :, : -2 * ONSET_REACH]).clamp(min=0).mean(1)
-    return torch.nn.functional.pad(louder, (ONSET_REACH, ONSET_REACH))
+    """Return how much louder it becomes around each frame, over all bands; sounds begin at peaks.
+
+    mel [B, n_mels, F] → [B, F].
+    """
+    rise = (mel[:, :, 2 * ONSET_REACH :] - mel[:, :, : -2 * ONSET_REACH]).clamp(min=0).mean(1)
+    return torch.nn.functional.pad(rise, (ONSET_REACH, ONSET_REACH))
 
 
-def onset_lag(begins: NDArray[np.float64], onset_strength: NDArray[np.float32]) -> float:
-    """How much later than the words themselves the times are at which words begin, seconds; negative where they are earlier.
+def onset_lag(starts_s: NDArray[np.float64], onset_strength: NDArray[np.float32]) -> float:
+    """Return by how many seconds the starts of words come after the onsets of sounds; negative if they come earlier.
 
-    Heads listen a little ahead or behind, each checkpoint and each voice in its own way; what tells is where all words
-    together begin as sounds do. The fewer the words, the less is made of it. `rise` is by frame of 10 ms.
+    Attention runs a little before or after the audio, in each checkpoint and for each voice in its own way. All words
+    together show by how much; the fewer they are, the more a typical lag is assumed. onset_strength [F].
     """
     spread = onset_strength.std()
-    if not len(begins) or spread == 0:
+    if not len(starts_s) or spread == 0:
         return 0.0
     shifts = np.arange(-MAX_LAG, MAX_LAG + 1)
-    frames = np.rint(begins * 100).astype(int)[:, None] + shifts
-    louder = (onset_strength[frames.clip(0, len(onset_strength) - 1)].sum(0) - len(begins) * onset_strength.mean()) / spread  # [shifts]
-    louder = np.convolve(np.pad(louder, 2, mode="edge"), np.full(5, 0.2), "valid")
-    doubt = 0.5 * (shifts / TYPICAL_LAG) ** 2
-    return float(-(shifts[(louder - doubt).argmax()] - ONSET_OFFSET)) / 100
+    frames = np.rint(starts_s * FRAMES_PER_S).astype(int)[:, None] + shifts
+    strengths = onset_strength[frames.clip(0, len(onset_strength) - 1)].sum(0)
+    score = (strengths - len(starts_s) * onset_strength.mean()) / spread  # [shifts]
+    score = np.convolve(np.pad(score, 2, mode="edge"), np.full(5, 0.2), "valid")
+    penalty = 0.5 * (shifts / TYPICAL_LAG) ** 2
+    return float(-(shifts[(score - penalty).argmax()] - ONSET_OFFSET)) / FRAMES_PER_S
 
 
 @dataclass(slots=True)
 class TokenTimes:
-    """When the text tokens of a window were said, seconds from its start."""
+    """When the text tokens of a window were spoken, seconds from its start."""
 
-    begins: list[float]  # and, behind the last one's, its end
-    peak_positions: list[float]  # when each is heard best
+    starts_s: list[float]  # of each token, then the end of the last one
+    peaks_s: list[float]  # when each token has the most attention
 
 
 def place_words(
-    places: Sequence[tuple[float, float]],
+    token_spans: Sequence[tuple[float, float]],
     times: TokenTimes,
     onset_strength: NDArray[np.float32],
-    speech: Sequence[tuple[float, float]],
-    seconds: float,
+    speech_s: Sequence[tuple[float, float]],
+    window_s: float,
 ) -> list[tuple[float, float]]:
-    """Start and end, seconds, of words between two `places` in tokens: in order, inside the window and inside the speech heard in it.
+    """Return the start and end of words, seconds: in order, inside the window, and inside its speech if it has any.
 
-    Tokens that were not timed, there being more of them than the decoder's context holds, end with the last one that was.
+    `token_spans` are the words' starts and ends in tokens. Tokens beyond those of `times`, for which the decoder's
+    context had no space, end with the last one of them.
     """
-    count = np.arange(len(times.begins))
-    edges = np.interp(np.asarray(places).reshape(-1, 2), count, times.begins)  # [words, 2]
-    late = onset_lag(edges[:, 0], onset_strength)
-    edges = (edges - late).clip(0.0, seconds)
-    last = len(times.peak_positions) - 1
-    found = []
-    at = 0.0
-    for (start, end), (first, behind) in zip(edges.tolist(), places, strict=True):
-        heard = times.peak_positions[min(int(first), last)] - late, times.peak_positions[min(ceil(behind) - 1, last)] - late
-        start, end = clip_to_speech(start, end, heard, speech)
-        at = max(at, start)
-        found.append((at, max(at, end)))
-        at = found[-1][1]
-    return found
+    indices = np.arange(len(times.starts_s))
+    edges_s = np.interp(np.asarray(token_spans).reshape(-1, 2), indices, times.starts_s)  # [words, 2]
+    lag_s = onset_lag(edges_s[:, 0], onset_strength)
+    edges_s = (edges_s - lag_s).clip(0.0, window_s)
+    last_token = len(times.peaks_s) - 1
+    spans_s: list[tuple[float, float]] = []
+    previous_end_s = 0.0
+    for (start_s, end_s), (token_start, token_end) in zip(edges_s.tolist(), token_spans, strict=True):
+        first_peak_s = times.peaks_s[min(int(token_start), last_token)] - lag_s
+        last_peak_s = times.peaks_s[min(ceil(token_end) - 1, last_token)] - lag_s
+        start_s, end_s = clip_to_speech(start_s, end_s, (first_peak_s, last_peak_s), speech_s)
+        start_s = max(previous_end_s, start_s)
+        previous_end_s = max(start_s, end_s)
+        spans_s.append((start_s, previous_end_s))
+    return spans_s
 
 
-def clip_to_speech(start: float, end: float, heard: tuple[float, float], speech: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """The times of a word cut to where speech was heard, seconds: warping lets it last into the pause around it.
+def clip_to_speech(
+    start_s: float, end_s: float, peaks_s: tuple[float, float], speech_s: Sequence[tuple[float, float]]
+) -> tuple[float, float]:
+    """Clip the times of a word to spans of speech: warping lets it last into the pauses around it.
 
-    `heard` is where its first and its last token are heard best; what lies next to these decides.
+    `peaks_s` are the times at which its first and its last token have the most attention. The spans nearest to these
+    decide.
     """
-    if speech:
-        first, last = (min(speech, key=lambda span: max(span[0] - at, at - span[1])) for at in heard)
-        start, end = max(start, first[0]), min(end, last[1])
-    return start, max(start, end)
+    if speech_s:
+        first_span, last_span = (_nearest_span(peak_s, speech_s) for peak_s in peaks_s)
+        start_s, end_s = max(start_s, first_span[0]), min(end_s, last_span[1])
+    return start_s, max(start_s, end_s)
+
+
+def _nearest_span(time_s: float, spans_s: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the span that holds a time or lies nearest to it."""
+    return min(spans_s, key=lambda span: max(span[0] - time_s, time_s - span[1]))

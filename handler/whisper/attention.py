@@ -1,4 +1,8 @@
-"""Attention kernels and the two attention modules. Knows no layer around them and no cache."""
+"""Attention kernels, the attention modules, and a recorder of cross-attention. Knows no layer around them and no cache.
+
+B sequences, T queries, S keys, H heads, D channels of a head, C = H * D. A mask is added to the scores: 0 if a query
+attends to a key, −inf if it does not. Queries are scaled by the weights that project them.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from handler.whisper.layers import Linear
 
-QUERY_BLOCK = 500  # queries of one blocked attention product: its scores stay in a processor's cache
+QUERY_BLOCK = 500  # queries of one blocked attention product: its scores fit in a processor's cache
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -24,60 +28,61 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def blocked_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention without a mask, one head and QUERY_BLOCK queries at a time, for CPUs. [B, H, S, D] each → the same."""
-    rows, heads, length, depth = q.shape
-    out = q.new_empty(rows, length, heads, depth)
-    scores = q.new_empty(min(length, QUERY_BLOCK), length)
-    for row in range(rows):
+    """Attend without a mask, one head and QUERY_BLOCK queries at a time, for CPUs. [B, H, S, D] each → the same."""
+    batch, heads, length, depth = q.shape
+    out = q.new_empty(batch, length, heads, depth)
+    buffer = q.new_empty(min(length, QUERY_BLOCK), length)
+    for row in range(batch):
         for head in range(heads):
-            for queries, found in zip(q[row, head].split(QUERY_BLOCK), out[row, :, head].split(QUERY_BLOCK), strict=True):
-                here = torch.mm(queries, k[row, head].T, out=scores[: len(queries)])
-                found.copy_(here.softmax(-1) @ v[row, head])
+            query_blocks, out_blocks = q[row, head].split(QUERY_BLOCK), out[row, :, head].split(QUERY_BLOCK)
+            for queries, out_block in zip(query_blocks, out_blocks, strict=True):
+                scores = torch.mm(queries, k[row, head].T, out=buffer[: len(queries)])
+                out_block.copy_(scores.softmax(-1) @ v[row, head])
     return out.transpose(1, 2)
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention without a mask by whichever kernel PyTorch chooses. [B, H, S, D] each → the same."""
+    """Attend without a mask by the kernel that PyTorch chooses. [B, H, S, D] each → the same."""
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention without a mask by FlashAttention-2 and nothing else. [B, H, S, D] each → the same."""
+    """Attend without a mask by FlashAttention-2 and no other kernel. [B, H, S, D] each → the same."""
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         return F.scaled_dot_product_attention(q, k, v, scale=1.0)
 
 
-def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Attention as two products: for few queries faster than a fused kernel on CPUs without a matrix unit.
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attend with a mask by two products: for few queries faster than a fused kernel on CPUs without a matrix unit.
 
-    q [B, H, T, D]; k and v [B, H, S, D]; bias broadcast to [B, H, T, S], −inf where a query may not look → [B, H, T, D].
+    q [B, H, T, D]; k and v [B, H, S, D]; mask broadcast to [B, H, T, S] → [B, H, T, D].
     """
-    return (q @ k.transpose(-1, -2)).add_(bias).softmax(-1) @ v
+    return (q @ k.transpose(-1, -2)).add_(mask).softmax(-1) @ v
 
 
-def fused_biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """The same by whichever kernel PyTorch chooses."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+def fused_masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attend with a mask by the kernel that PyTorch chooses. Shapes as in masked_attention."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Attention:
-    """The kernels that a device does best with."""
+class AttentionKernels:
+    """The kernels that suit a device."""
 
-    whole: Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v: every query looks everywhere
-    biased: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # q, k, v, bias
+    unmasked: Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v
+    masked: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # q, k, v, mask
 
 
-ATTENTIONS = {
-    "blocked": Attention(blocked_attention, biased_attention),
-    "sdpa": Attention(fused_attention, biased_attention),
-    "sdpa_throughout": Attention(fused_attention, fused_biased_attention),
-    "flash_attention_2": Attention(flash_attention, biased_attention),
+ATTENTION_KERNELS = {
+    "blocked": AttentionKernels(blocked_attention, masked_attention),
+    "sdpa": AttentionKernels(fused_attention, masked_attention),
+    "sdpa_throughout": AttentionKernels(fused_attention, fused_masked_attention),
+    "flash_attention_2": AttentionKernels(flash_attention, masked_attention),
 }
 
 
 class SelfAttention(nn.Module):
-    """Queries, keys and values by one product. Queries leave it scaled: the factor lies in the weights."""
+    """Projections of self-attention: queries, keys and values by one product."""
 
     def __init__(self, state: int, heads: int) -> None:
         super().__init__()
@@ -91,7 +96,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Queries from the text, keys and values from the audio, these made once a window."""
+    """Projections of cross-attention: queries from the text, keys and values from the audio, once a window."""
 
     def __init__(self, state: int, audio_state: int, heads: int) -> None:
         super().__init__()
@@ -106,23 +111,26 @@ class CrossAttention(nn.Module):
 
 
 class AttentionRecorder:
-    """Collects where chosen heads listen in the first `positions` of the audio: their cross-attention, added up."""
+    """Sums up the cross-attention of chosen heads, (layer, head) pairs, over the first `positions` of the audio."""
 
     def __init__(self, heads: Sequence[tuple[int, int]], positions: int) -> None:
-        self._heads = {layer: [head for at, head in heads if at == layer] for layer, _ in heads}
+        self._heads: dict[int, list[int]] = {}
+        for layer, head in heads:
+            self._heads.setdefault(layer, []).append(head)
         self._count = len(heads)
         self._positions = positions
         self._sum: Tensor | None = None
-        self.last = max(self._heads)  # no layer behind it is listened to
+        self.last_layer = max(self._heads)  # no later layer is recorded
 
-    def hear(self, layer: int, q: Tensor, k: Tensor) -> None:
-        """q [B, H, T, D], k [B, H, S, D] of one layer."""
+    def record(self, layer: int, q: Tensor, k: Tensor) -> None:
+        """Add the attention of a layer's chosen heads, if any. q [B, H, T, D]; k [B, H, S, D]."""
         if heads := self._heads.get(layer):
-            scores = q[:, heads] @ k[:, heads].transpose(-1, -2)  # [B, heads, T, S]: for each length kernels would be made
+            # Scores of all S positions: kernels are set up for each length, and S varies less than `positions`.
+            scores = q[:, heads] @ k[:, heads].transpose(-1, -2)  # [B, heads, T, S]
             weights = scores[..., : self._positions].float().softmax(-1).sum(1)
             self._sum = weights if self._sum is None else self._sum.add_(weights)
 
     def weights(self) -> Tensor:
-        """Mean over the heads; a row sums up to one. [B, T, positions], float32."""
+        """Return the mean over the heads; each row sums to one. [B, T, positions], float32."""
         assert self._sum is not None
         return self._sum / self._count

@@ -1,4 +1,4 @@
-"""Sizes of a checkpoint, and the clock that all checkpoints share. Knows no tensor."""
+"""Sizes of a checkpoint, and the time constants that all checkpoints share. Knows no tensor."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ TIMESTAMP_S = FRAMES_PER_POSITION * HOP_LENGTH / SAMPLE_RATE  # 0.02 s: one audi
 
 @dataclass(frozen=True, slots=True)
 class Dims:
-    """Sizes of a checkpoint, in the field's names."""
+    """Sizes of a checkpoint, named as in openai/whisper, whisper/model.py (ModelDimensions)."""
 
     n_mels: int
     n_audio_ctx: int
@@ -27,5 +27,5 @@ class Dims:
 
     @property
     def window_samples(self) -> int:
-        """Samples of a full window."""
+        """Return the samples of a full window."""
         return self.n_audio_ctx * FRAMES_PER_POSITION * HOP_LENGTH

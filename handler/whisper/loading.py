@@ -7,40 +7,46 @@ import torch
 
 from handler import logs
 from handler.engine.cpu_tuning import return_freed_memory
-from handler.engine.device import choose_attention, choose_device, choose_dtype, choose_short_context, device_name, free_memory
+from handler.engine.device import (
+    choose_attention,
+    choose_device,
+    choose_dtype,
+    choose_short_context,
+    device_name,
+    free_memory,
+)
 from handler.schema.window import SAMPLE_RATE
 from handler.settings import Settings
 from handler.timeline import Timeline
 from handler.whisper.checkpoint.conversion_cache import ConversionCache
+from handler.whisper.checkpoint.layout import Checkpoint
 from handler.whisper.checkpoint.reader import load, open_checkpoint
 from handler.whisper.dims import Dims
 from handler.whisper.engine import WhisperEngine, memory_errors
-from handler.whisper.kv_cache import Cache
+from handler.whisper.kv_cache import KVCache
+from handler.whisper.model import Whisper
 from handler.whisper.tokenizer import Tokenizer
 
-MEMORY_SHARE = 0.7  # of the free memory that rows may take
+MEMORY_SHARE = 0.7  # of the free memory that an automatic batch may use
+AUTO_BATCH_LIMIT = 64
+AUTO_BATCH_LIMIT_CPU = 16  # larger batches gain nothing: a CPU waits for memory either way
 
 
-MOST_ROWS = {"cpu": 16}  # more of them win nothing: a CPU waits for memory either way
-
-
-def load_engine(folder: Path, settings: Settings, kept: ConversionCache | None = None, timeline: Timeline | None = None) -> WhisperEngine:
-    """The engine for a folder with a Whisper checkpoint. Raises ModelUnavailable, OutOfMemory, SettingsError."""
+def load_engine(
+    folder: Path, settings: Settings, conversions: ConversionCache | None = None, timeline: Timeline | None = None
+) -> WhisperEngine:
+    """Return the engine for a folder with a Whisper checkpoint. Raises ModelUnavailable, OutOfMemory, SettingsError."""
     timeline = timeline or Timeline()
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
-    attention, why = choose_attention(settings.flash_attention_2, device, dtype)
+    attention, attention_reason = choose_attention(settings.flash_attention_2, device, dtype)
     checkpoint = open_checkpoint(folder)
     settings.check_window(checkpoint.dims.window_samples / SAMPLE_RATE)
-    with ThreadPoolExecutor(1, "vocabulary") as beside, memory_errors():
-        reading = beside.submit(_vocabulary, folder, checkpoint.dims.n_vocab, timeline)
-        with return_freed_memory():
-            with timeline.span("weights_read"):
-                model = load(checkpoint, device, dtype, kept)
-            with timeline.span("weights_packed"):
-                model.pack()
-        tokenizer = reading.result()
-        slots = settings.batch_size or rows_that_fit(checkpoint.dims, dtype, free_memory(device), device.type)
+    with ThreadPoolExecutor(1, "vocabulary") as executor, memory_errors():
+        tokenizer_future = executor.submit(_load_tokenizer, folder, checkpoint.dims.n_vocab, timeline)
+        model = _load_model(checkpoint, device, dtype, conversions, timeline)
+        tokenizer = tokenizer_future.result()
+        slots = settings.batch_size or auto_batch_size(checkpoint.dims, dtype, free_memory(device), device.type)
         with timeline.span("engine_built"):
             engine = WhisperEngine(
                 settings.model_id,
@@ -51,24 +57,47 @@ def load_engine(folder: Path, settings: Settings, kept: ConversionCache | None =
                 attention=attention,
                 slots=slots,
                 max_new_tokens=settings.max_new_tokens,
-                named_heads=checkpoint.alignment_heads,
+                checkpoint_heads=checkpoint.alignment_heads,
                 short_context=choose_short_context(settings.audio_context, device),
                 timeline=timeline,
             )
     logs.info(
-        "engine_loaded", model=settings.model_id, device=engine.device_name, dtype=str(dtype).removeprefix("torch."),
-        attention=attention, attention_reason=why, slots=slots,
-    )  # fmt: skip
+        "engine_loaded",
+        model=settings.model_id,
+        device=engine.device_name,
+        dtype=str(dtype).removeprefix("torch."),
+        attention=attention,
+        attention_reason=attention_reason,
+        slots=slots,
+    )
     return engine
 
 
-def _vocabulary(folder: Path, n_vocab: int, timeline: Timeline) -> Tokenizer:
+def _load_tokenizer(folder: Path, n_vocab: int, timeline: Timeline) -> Tokenizer:
     with timeline.span("vocabulary_read"):
         return Tokenizer.from_folder(folder, n_vocab)
 
 
-def rows_that_fit(dims: Dims, dtype: torch.dtype, memory: int, kind: str) -> int:
-    """Rows for BATCH_SIZE=auto: as many as `memory` bytes hold beside their windows' way through the encoder, up to what pays."""
-    encoding = 16 * dims.n_audio_ctx * dims.n_audio_state * dtype.itemsize  # a window's widest layer, and its neighbours
-    fitting = round(MEMORY_SHARE * memory) // (Cache.slot_bytes(dims, dtype) + encoding)
-    return max(1, min(fitting, MOST_ROWS.get(kind, 64)))
+def _load_model(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    conversions: ConversionCache | None,
+    timeline: Timeline,
+) -> Whisper:
+    with return_freed_memory():
+        with timeline.span("weights_read"):
+            model = load(checkpoint, device, dtype, conversions)
+        with timeline.span("weights_packed"):
+            return model.pack()
+
+
+def auto_batch_size(dims: Dims, dtype: torch.dtype, memory: int, device_type: str) -> int:
+    """Return the batch size for BATCH_SIZE=auto: what `memory` bytes hold, up to the size that still gains speed.
+
+    Each sequence needs a slot of the KV cache, and memory to encode its window.
+    """
+    encoder_bytes = 16 * dims.n_audio_ctx * dims.n_audio_state * dtype.itemsize  # of the widest activations of a window
+    capacity = round(MEMORY_SHARE * memory) // (KVCache.slot_bytes(dims, dtype) + encoder_bytes)
+    limit = AUTO_BATCH_LIMIT_CPU if device_type == "cpu" else AUTO_BATCH_LIMIT
+    return max(1, min(capacity, limit))

@@ -1,111 +1,146 @@
-"""A finished job to what it says: its text, its evidence, the times of its words. Knows no batch and no schedule."""
+"""Build the results of finished tasks: text, evidence, and the times of words. Knows no batch and no schedule."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from math import ceil, exp
 
 import torch
 
 from handler.schema.transcript import Evidence, Segment, Word
-from handler.schema.window import SAMPLE_RATE, WindowResult
-from handler.whisper.alignment import TokenTimes, peak_positions, alignment_costs, dtw, place_words
+from handler.schema.window import SAMPLE_RATE, Window, WindowResult
+from handler.whisper.alignment import TokenTimes, alignment_costs, dtw, peak_positions, place_words
 from handler.whisper.attention import AttentionRecorder
-from handler.whisper.batch import DecodeTask
 from handler.whisper.dims import TIMESTAMP_S
-from handler.whisper.kv_cache import Cache
+from handler.whisper.kv_cache import KVCache
 from handler.whisper.model import Decoder
 from handler.whisper.repetition import compression_ratio, loop_start
-from handler.whisper.timestamps import TokenSegment, before_text_token, split_segments, complete_segments
+from handler.whisper.sequences import DecodeTask
+from handler.whisper.timestamps import TokenSegment, before_text_token, complete_segments, split_segments
 from handler.whisper.tokenizer import Tokenizer
-from handler.whisper.word_splitting import split_words
+from handler.whisper.word_splitting import WordTokens, split_words
 
 
 @dataclass(slots=True)
 class _Text:
-    """The text of a finished job."""
+    """The text of a finished task."""
 
-    parts: list[TokenSegment]
-    seek_s: float | None
-    evidence: Evidence | None
+    segments: list[TokenSegment]
+    seek_s: float | None  # where decoding of the window goes on
+    evidence: Evidence
     logprobs: list[float]  # one for each decoded token
 
 
 class ResultBuilder:
-    """Reads finished jobs out while their slots still hold their audio; `heads` are those that follow the audio in time."""
+    """Builds the results of finished tasks while their slots still hold their audio.
 
-    def __init__(self, decoder: Decoder, cache: Cache, tokenizer: Tokenizer, heads: tuple[tuple[int, int], ...]) -> None:
+    `alignment_heads` are (layer, head) pairs whose cross-attention follows the audio in time.
+    """
+
+    def __init__(
+        self, decoder: Decoder, cache: KVCache, tokenizer: Tokenizer, alignment_heads: tuple[tuple[int, int], ...]
+    ) -> None:
         self._decoder = decoder
         self._cache = cache
         self._tokenizer = tokenizer
-        self._heads = heads
+        self._alignment_heads = alignment_heads
 
-    def result(self, slot: int, job: DecodeTask) -> WindowResult:
-        """What a job has come to, by whatever end. Its slot's text is overwritten."""
-        if job.window.params.detect_only:
-            return WindowResult((), None, job.language, job.languages)
-        text = self._text(job)
-        segments = tuple(self._segments(text, self._times(slot, job, text), job)) if text.parts else ()
-        return WindowResult(segments, text.evidence, job.language, job.languages, text.seek_s)
+    def build(self, slot: int, task: DecodeTask) -> WindowResult:
+        """Return the result of a task, however it ended. The text in its slot of the cache is overwritten."""
+        if task.window.params.detect_only:
+            return WindowResult((), None, task.language, task.language_probabilities)
+        text = self._text(task)
+        segments: tuple[Segment, ...] = ()
+        if text.segments:
+            segments = tuple(self._segments(text, self._token_times(slot, task, text), task))
+        return WindowResult(segments, text.evidence, task.language, task.language_probabilities, text.seek_s)
 
-    def _text(self, job: DecodeTask) -> _Text:
-        """The text of a job up to where it is whole."""
+    def _text(self, task: DecodeTask) -> _Text:
+        """Return a task's best text as far as it is complete: up to a loop, or to the last segment in the context."""
         ids = self._tokenizer.specials
-        best = job.best(ids)
-        loop = loop_start(best.text(ids))
+        best = task.best(ids)
+        loop = loop_start(best.text_tokens(ids))
         tokens = best.tokens if loop is None else before_text_token(best.tokens, loop, ids)
-        exhausted = loop is None and best.tokens[-1] != ids.eot
+        is_exhausted = loop is None and best.tokens[-1] != ids.eot
         evidence = Evidence(
-            avg_logprob=best.score,
-            no_speech_prob=job.no_speech_prob,
+            avg_logprob=best.avg_logprob,
+            no_speech_prob=task.no_speech_prob,
             compression_ratio=compression_ratio(self._tokenizer.decode(tokens)),
-            temperature=job.window.params.temperature,
+            temperature=task.window.params.temperature,
             tokens=len(best.tokens),
             looped=loop is not None,
-            exhausted=exhausted,
+            exhausted=is_exhausted,
         )
-        parts, rest = split_segments(tokens, job.window.seconds, ids)
-        if loop is not None or exhausted:
-            parts, rest = complete_segments(parts)
-        return _Text(parts, rest, evidence, best.logprobs)
+        segments, seek_s = split_segments(tokens, task.window.seconds, ids)
+        if loop is not None or is_exhausted:
+            segments, seek_s = complete_segments(segments)
+        return _Text(segments, seek_s, evidence, best.logprobs)
 
-    def _times(self, slot: int, job: DecodeTask, text: _Text) -> TokenTimes:
-        """When each text token begins, the last one's end behind them, and when it is heard best.
-
-        The tokens are read once more, without timestamps.
-        """
+    def _token_times(self, slot: int, task: DecodeTask, text: _Text) -> TokenTimes:
+        """Decode the text tokens once more, without timestamps, and return when each is spoken."""
         ids = self._tokenizer.specials
-        head = [*job.prompt[job.prompt.index(ids.sot) :], ids.no_timestamps]
-        # The first token is predicted at the last position of the head; its own position predicts the second.
-        said = [token for part in text.parts for token in part.ids][: self._cache.context - len(head)]
-        device = self._cache.k.device
-        # Padded on the right, where nothing looks.
-        end = len(head) + len(said)
-        tokens = torch.tensor([[*head, *said, *[ids.eot] * (self._cache.length_for(end) - end)]], device=device)
-        positions = torch.arange(tokens.shape[1], device=device)[None]
-        length = min(job.positions, ceil(job.window.seconds / TIMESTAMP_S))
-        recorder = AttentionRecorder(self._heads, length)
-        self._decoder(tokens, positions, self._cache, slice(slot, slot + 1), tokens.shape[1], recorder)
+        head = [*task.prompt[task.prompt.index(ids.sot) :], ids.no_timestamps]
+        text_ids = chain.from_iterable(segment.ids for segment in text.segments)
+        tokens = [*head, *text_ids][: self._cache.context]
+        end = len(tokens)
+        padding = [ids.eot] * (self._cache.length_for(end) - end)  # on the right: no token before it attends to it
+        padded = torch.tensor([[*tokens, *padding]], device=self._cache.k.device)  # [1, T]
+        positions = torch.arange(padded.shape[1], device=padded.device)[None]
+        audio_length = min(task.audio_positions, ceil(task.window.seconds / TIMESTAMP_S))
+        recorder = AttentionRecorder(self._alignment_heads, audio_length)
+        self._decoder(padded, positions, self._cache, slice(slot, slot + 1), padded.shape[1], recorder)
+        # The first text token is predicted at the last position of the head; its own position predicts the second.
         costs = alignment_costs(recorder.weights()[0, len(head) - 1 : end].cpu().numpy())
-        begins = dtw(costs)
-        places = (begins[:-1].tolist(), peak_positions(costs, begins)[: len(said)])
-        return TokenTimes(*([at * TIMESTAMP_S for at in part] for part in places))
+        starts = dtw(costs)
+        peaks = peak_positions(costs, starts)[: end - len(head)]
+        return TokenTimes(
+            starts_s=[position * TIMESTAMP_S for position in starts[:-1].tolist()],
+            peaks_s=[position * TIMESTAMP_S for position in peaks],
+        )
 
-    def _segments(self, text: _Text, times: TokenTimes, job: DecodeTask) -> Iterator[Segment]:
-        """Segments with their words, between the first and the last of which they lie."""
-        window = job.window
-        speech = [((start - window.start) / SAMPLE_RATE, (end - window.start) / SAMPLE_RATE) for start, end in window.speech]
-        words = [split_words(part.ids, self._tokenizer) for part in text.parts]
-        firsts = accumulate((len(part.ids) for part in text.parts), initial=0)
-        places = [(first + piece.start, first + piece.end) for first, part in zip(firsts, words, strict=False) for piece in part]
-        when = iter(place_words(places, times, job.onset_strength.cpu().numpy(), speech, window.seconds))
-        for part, found in zip(text.parts, words, strict=True):
-            timed = []
-            for piece in found:
-                chances = text.logprobs[part.at + int(piece.start) : part.at + ceil(piece.end)]
-                own = range(ceil(piece.start), ceil(piece.end))
-                tokens = tuple((part.ids[at], text.logprobs[part.at + at]) for at in own)
-                timed.append(Word(*next(when), piece.text, sum(map(exp, chances)) / len(chances), tokens))
+    def _segments(self, text: _Text, times: TokenTimes, task: DecodeTask) -> Iterator[Segment]:
+        """Yield segments with their words; each lasts from its first word to its last."""
+        window = task.window
+        words = [split_words(segment.ids, self._tokenizer) for segment in text.segments]
+        spans = place_words(
+            _token_spans(text.segments, words),
+            times,
+            task.onset_strength.cpu().numpy(),
+            _speech_s(window),
+            window.seconds,
+        )
+        remaining_spans = iter(spans)
+        for segment, segment_words in zip(text.segments, words, strict=True):
+            logprobs = text.logprobs[segment.offset :]
+            timed = [_timed_word(word, next(remaining_spans), segment.ids, logprobs) for word in segment_words]
             yield Segment(
-                timed[0].start, timed[-1].end, self._tokenizer.decode(part.ids), tuple(part.ids), text.evidence, tuple(timed), job.language
+                timed[0].start,
+                timed[-1].end,
+                self._tokenizer.decode(segment.ids),
+                tuple(segment.ids),
+                text.evidence,
+                tuple(timed),
+                task.language,
             )
+
+
+def _speech_s(window: Window) -> list[tuple[float, float]]:
+    """Return the spans of speech in a window, seconds from its start."""
+    return [((start - window.start) / SAMPLE_RATE, (end - window.start) / SAMPLE_RATE) for start, end in window.speech]
+
+
+def _token_spans(segments: list[TokenSegment], words: list[list[WordTokens]]) -> list[tuple[float, float]]:
+    """Return the start and end of each word, counted in text tokens of the window."""
+    offsets = accumulate((len(segment.ids) for segment in segments), initial=0)
+    spans: list[tuple[float, float]] = []
+    for offset, segment_words in zip(offsets, words, strict=False):
+        spans += [(offset + word.start, offset + word.end) for word in segment_words]
+    return spans
+
+
+def _timed_word(word: WordTokens, span_s: tuple[float, float], ids: list[int], logprobs: list[float]) -> Word:
+    """Return a word with its times and its mean token probability; `ids` and `logprobs` begin with its segment."""
+    probabilities = [exp(logprob) for logprob in logprobs[int(word.start) : ceil(word.end)]]
+    first, end = ceil(word.start), ceil(word.end)  # a token that words share belongs to the first of them
+    tokens = tuple(zip(ids[first:end], logprobs[first:end], strict=True))
+    return Word(*span_s, word.text, sum(probabilities) / len(probabilities), tokens)

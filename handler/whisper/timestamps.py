@@ -1,4 +1,4 @@
-"""Decoded tokens to segments: what lies between two timestamps, and where a window is to be decoded on. Knows no tensor and no window.
+"""Split decoded tokens into segments at timestamps, and find where decoding goes on. Knows no tensor and no window.
 
 Source: openai/whisper, whisper/transcribe.py.
 """
@@ -12,50 +12,62 @@ from handler.whisper.tokenizer import Specials
 
 @dataclass(slots=True)
 class TokenSegment:
-    """The ids between two timestamps. Times in seconds from the window's start."""
+    """The text tokens between two timestamps. Times in seconds from the window's start."""
 
-    start: float
-    end: float
+    start_s: float
+    end_s: float
     ids: list[int]
-    at: int = 0  # place of the first one among the decoded tokens
-    open: bool = False  # it has no timestamp at its end
+    offset: int = 0  # index of the first one among the decoded tokens
+    is_open: bool = False  # no timestamp ends it
 
 
-def split_segments(tokens: Sequence[int], seconds: float, specials: Specials) -> tuple[list[TokenSegment], float | None]:
-    """The parts of a window of `seconds`, and where the next one begins if the model said that one begins and not what is in it.
+def split_segments(
+    tokens: Sequence[int], window_s: float, specials: Specials
+) -> tuple[list[TokenSegment], float | None]:
+    """Return the segments of a window of `window_s` seconds, and the start, if any, of a last segment without its text.
 
-    That is how Whisper says that a window ends inside speech: the timestamp of an end, and once more for a beginning.
+    By such a start, an end's timestamp repeated, Whisper signals that the window ends inside speech; decoding goes on
+    from it.
     """
-    parts: list[TokenSegment] = []
-    start, text, opened = 0.0, list[int](), False
-    for place, token in enumerate(tokens):
+    segments: list[TokenSegment] = []
+    start_s, text, is_start = 0.0, list[int](), False
+    for index, token in enumerate(tokens):
         if token >= specials.timestamp_begin:
-            at = min(seconds, (token - specials.timestamp_begin) * TIMESTAMP_S)
+            time_s = min(window_s, (token - specials.timestamp_begin) * TIMESTAMP_S)
             if text:
-                parts.append(TokenSegment(start, at, text, place - len(text)))
-            start, text, opened = at, [], not text
+                segments.append(TokenSegment(start_s, time_s, text, index - len(text)))
+            start_s, text, is_start = time_s, [], not text
         elif token < specials.eot:
             text.append(token)
     if text:
-        behind = len(tokens) - (tokens[-1] >= specials.eot)
-        parts.append(TokenSegment(start, seconds, text, behind - len(text), open=True))
-    return parts, start if parts and opened and not text and start < seconds else None
+        text_end = len(tokens) - (tokens[-1] >= specials.eot)
+        segments.append(TokenSegment(start_s, window_s, text, text_end - len(text), is_open=True))
+    seek_s = start_s if segments and is_start and not text and start_s < window_s else None
+    return segments, seek_s
 
 
-def complete_segments(parts: list[TokenSegment]) -> tuple[list[TokenSegment], float | None]:
-    """Of a text that broke off, the parts to keep and where to decode on: behind the last one that is whole."""
-    if not parts or not parts[-1].open:
-        return parts, parts[-1].end if parts else None
-    return (parts[:-1], parts[-1].start) if len(parts) > 1 else (parts, None)
+def complete_segments(segments: list[TokenSegment]) -> tuple[list[TokenSegment], float | None]:
+    """Return the segments to keep of a text that broke off, and the time after the last complete one, to go on from.
+
+    A single open segment is kept, with None for the time.
+    """
+    if not segments:
+        return segments, None
+    if not segments[-1].is_open:
+        return segments, segments[-1].end_s
+    if len(segments) > 1:
+        return segments[:-1], segments[-1].start_s
+    return segments, None
 
 
-def before_text_token(tokens: Sequence[int], count: int, specials: Specials) -> list[int]:
-    """The tokens up to the text token number `count`, that one left out."""
-    kept: list[int] = []
+def before_text_token(tokens: Sequence[int], index: int, specials: Specials) -> list[int]:
+    """Return the tokens before the text token with the given index among text tokens."""
+    prefix: list[int] = []
+    text_count = 0
     for token in tokens:
         if token < specials.eot:
-            if count == 0:
+            if text_count == index:
                 break
-            count -= 1
-        kept.append(token)
-    return kept
+            text_count += 1
+        prefix.append(token)
+    return prefix

@@ -15,37 +15,20 @@ from tokenizers import decoders, models, pre_tokenizers
 from handler.errors import ModelUnavailable
 from handler.languages import LANGUAGES
 
-TIMESTAMPS = 1501  # 0.00, 0.02 … 30.00 s
-_MULTILINGUAL_VOCAB = 51_865  # the least vocabulary with a token for each of 99 languages and text tokens of every script
-_NOT_SPEECH = tuple('"#()*+/:;<=>@[\\]^_`{|}~「」『』')
-_NOT_SPEECH_RUNS = (
-    "<<",
-    ">>",
-    "<<<",
-    ">>>",
-    "--",
-    "---",
-    "-(",
-    "-[",
-    "('",
-    '("',
-    "((",
-    "))",
-    "(((",
-    ")))",
-    "[[",
-    "]]",
-    "{{",
-    "}}",
-    "♪♪",
-    "♪♪♪",
-)
+NUM_TIMESTAMPS = 1501  # 0.00, 0.02 … 30.00 s
+_NUM_LANGUAGES = 99  # of the smallest multilingual vocabulary; English-only ones reserve their ids, too
+_MULTILINGUAL_VOCAB = 51_865  # size of the smallest multilingual vocabulary
+_SYMBOLS = '"#()*+/:;<=>@[\\]^_`{|}~「」『』'
+_SYMBOL_RUNS = "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪"
 _MUSIC = "♩♪♫♬♭♮♯"
 
 
 @dataclass(frozen=True, slots=True)
 class Specials:
-    """Ids of the special tokens. They follow from the size of the vocabulary alone: text, end, start, languages, tasks, timestamps."""
+    """Ids of the special tokens, as the size of the vocabulary determines them.
+
+    They follow the text in this order: end, start, languages, tasks, prompt and markers, timestamps.
+    """
 
     eot: int  # end of text; every id below is text
     sot: int
@@ -62,21 +45,30 @@ class Specials:
 
     @classmethod
     def of_vocab(cls, n_vocab: int) -> "Specials":
-        """The layout of a vocabulary of `n_vocab` ids. Raises ModelUnavailable where it is not one of Whisper's."""
+        """Return the special ids of a vocabulary. Raises ModelUnavailable if Whisper has none of this size."""
         multilingual = n_vocab >= _MULTILINGUAL_VOCAB
-        count = n_vocab - _MULTILINGUAL_VOCAB + 99 if multilingual else 99
+        num_languages = _NUM_LANGUAGES + (n_vocab - _MULTILINGUAL_VOCAB if multilingual else 0)
         eot = 50_257 if multilingual else 50_256
-        task = eot + 2 + count
-        if count > len(LANGUAGES) or task + 6 + TIMESTAMPS != n_vocab:
+        translate = eot + 2 + num_languages
+        if num_languages > len(LANGUAGES) or translate + 6 + NUM_TIMESTAMPS != n_vocab:
             raise ModelUnavailable(f"expected a Whisper vocabulary of 51864 to 51866 ids; the checkpoint has {n_vocab}")
-        codes = tuple(LANGUAGES)[:count]
         return cls(
-            eot=eot, sot=eot + 1, languages=codes, translate=task, transcribe=task + 1, start_of_lm=task + 2, start_of_prev=task + 3,
-            no_speech=task + 4, no_timestamps=task + 5, timestamp_begin=task + 6, vocab=n_vocab, multilingual=multilingual,
-        )  # fmt: skip
+            eot=eot,
+            sot=eot + 1,
+            languages=tuple(LANGUAGES)[:num_languages],
+            translate=translate,
+            transcribe=translate + 1,
+            start_of_lm=translate + 2,
+            start_of_prev=translate + 3,
+            no_speech=translate + 4,
+            no_timestamps=translate + 5,
+            timestamp_begin=translate + 6,
+            vocab=n_vocab,
+            multilingual=multilingual,
+        )
 
     def language_id(self, code: str) -> int:
-        """The token of a language. Raises ValueError where the vocabulary has none for it."""
+        """Return the token of a language. Raises ValueError if the vocabulary has none for it."""
         return self.sot + 1 + self.languages.index(code)
 
 
@@ -84,74 +76,86 @@ class Tokenizer:
     """Text to ids and back, for the text part of the vocabulary."""
 
     def __init__(self, backend: FastTokenizer, specials: Specials) -> None:
-        backend.encode_special_tokens = True  # in plain text they are text
+        backend.encode_special_tokens = True  # encodes them as the plain text that they look like
         self._backend = backend
         self.specials = specials
 
     @classmethod
     def from_folder(cls, folder: Path, n_vocab: int) -> "Tokenizer":
-        """The tokenizer beside a checkpoint: tokenizer.json, vocab.json with merges.txt, or *.tiktoken.
+        """Load the tokenizer of a checkpoint: tokenizer.json, vocab.json with merges.txt, or *.tiktoken.
 
-        Where there is none of them, the vocabulary inside an installed `openai-whisper` is taken. Raises ModelUnavailable.
+        If the folder has none of them, use the vocabulary of an installed `openai-whisper`. Raises ModelUnavailable.
         """
         specials = Specials.of_vocab(n_vocab)
         name = "multilingual.tiktoken" if specials.multilingual else "gpt2.tiktoken"
-        ours = (folder / "tokenizer.json", folder / "vocab.json", folder / name, _package_folder("whisper") / "assets" / name)
-        found = next((path for path in ours if path.is_file()), None)
-        if found is None:
+        candidates = (
+            folder / "tokenizer.json",
+            folder / "vocab.json",
+            folder / name,
+            _package_folder("whisper") / "assets" / name,
+        )
+        file = next((path for path in candidates if path.is_file()), None)
+        if file is None:
             raise ModelUnavailable(
                 f"no vocabulary in {folder.name}: expected tokenizer.json, vocab.json with merges.txt, or {name} "
                 "(the package openai-whisper carries the last one)"
             )
         try:
-            tokenizer = cls(_read(found), specials)
-            fits = tokenizer.encode("a") and max(tokenizer.encode(" the quick brown fox")) < specials.eot
-        except Exception as exc:  # `tokenizers` raises bare Exception for whatever it cannot read
-            raise ModelUnavailable(f"{found.name} is not a vocabulary of Whisper: {exc}") from exc
-        if not fits:
-            raise ModelUnavailable(f"{found.name} is not a vocabulary of Whisper: its text ids do not end at {specials.eot}")
+            tokenizer = cls(_read_vocabulary(file), specials)
+            is_whisper = tokenizer.encode("a") and max(tokenizer.encode(" the quick brown fox")) < specials.eot
+        except Exception as exc:  # `tokenizers` raises bare Exception for files that it cannot read
+            raise ModelUnavailable(f"{file.name} is not a vocabulary of Whisper: {exc}") from exc
+        if not is_whisper:
+            raise ModelUnavailable(
+                f"{file.name} is not a vocabulary of Whisper: its text ids do not end at {specials.eot}"
+            )
         return tokenizer
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text; what looks like a special token in it stays text."""
+        """Return the ids of plain text; special tokens written out in it are encoded as text."""
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids; special ones and timestamps are left out."""
-        return self._backend.decode([i for i in ids if i < self.specials.eot], skip_special_tokens=False)
+        """Return the text of ids; special tokens and timestamps are omitted."""
+        return self._backend.decode([token for token in ids if token < self.specials.eot], skip_special_tokens=False)
 
-    def spelled(self, token: int) -> bytes:
-        """The bytes that a token of text stands for; alone they may be no whole character."""
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes of a text token, which may be part of a character."""
         return bytes(map(self._bytes.__getitem__, self._backend.id_to_token(token) or ""))
 
     @cached_property
     def _bytes(self) -> dict[str, int]:
         return {character: byte for byte, character in enumerate(visible_bytes())}
 
-    def prompt(self, language: str | None, task: str, previous: str = "", hotwords: str = "", *, room: int) -> list[int]:
-        """The ids before the first decoded one. Of hotwords and previous text, `room` ids at most go in front.
+    def prompt(
+        self, language: str | None, task: str, previous: str = "", hotwords: str = "", *, max_context: int
+    ) -> list[int]:
+        """Return the ids before the first decoded one, of which at most `max_context` are hotwords and previous text.
 
-        Hotwords lose their end and take half the room at most where there is text; the text loses its beginning. An
-        English-only vocabulary has no language and no task to name.
+        Hotwords are truncated at their end, to half of these ids if there is text; the text loses its beginning. The
+        prompt of an English-only vocabulary has no language and no task.
         """
         ids = self.specials
-        text = self.encode(" " + previous.strip()) if previous.strip() else []
-        terms = self.encode(" " + hotwords.strip())[: room // 2 if text else room] if hotwords.strip() else []
-        before = terms + (text[-(room - len(terms)) :] if room > len(terms) else [])
-        head = [ids.start_of_prev, *before, ids.sot] if before else [ids.sot]
+        text_ids = self.encode(" " + previous.strip()) if previous.strip() else []
+        hotword_ids = self.encode(" " + hotwords.strip()) if hotwords.strip() else []
+        hotword_ids = hotword_ids[: max_context // 2 if text_ids else max_context]
+        max_text_ids = max_context - len(hotword_ids)
+        context = hotword_ids + (text_ids[-max_text_ids:] if max_text_ids > 0 else [])
+        start = [ids.start_of_prev, *context, ids.sot] if context else [ids.sot]
         if not ids.multilingual:
-            return head
-        return [*head, ids.language_id(language or "en"), ids.translate if task == "translate" else ids.transcribe]
+            return start
+        task_id = ids.translate if task == "translate" else ids.transcribe
+        return [*start, ids.language_id(language or "en"), task_id]
 
     @cached_property
     def non_speech(self) -> tuple[int, ...]:
-        """Ids of text that is no speech: brackets, notes, speaker dashes. Source: openai/whisper, non_speech_tokens."""
-        found = {self.encode(" -")[0], self.encode(" '")[0]}
-        for symbol in (*_NOT_SPEECH, *_NOT_SPEECH_RUNS, *_MUSIC):
+        """Ids of text that is never spoken: brackets, notes, dashes. Source: openai/whisper, non_speech_tokens."""
+        tokens = {self.encode(" -")[0], self.encode(" '")[0]}
+        for symbol in (*_SYMBOLS, *_SYMBOL_RUNS.split(), *_MUSIC):
             for ids in (self.encode(symbol), self.encode(" " + symbol)):
                 if len(ids) == 1 or symbol in _MUSIC:
-                    found.add(ids[0])
-        return tuple(sorted(found))
+                    tokens.add(ids[0])
+        return tuple(sorted(tokens))
 
 
 def _package_folder(package: str) -> Path:
@@ -161,12 +165,15 @@ def _package_folder(package: str) -> Path:
     return Path(spec.origin).parent if spec and spec.origin else Path("/nonexistent")
 
 
-def _read(path: Path) -> FastTokenizer:
+def _read_vocabulary(path: Path) -> FastTokenizer:
     if path.name == "tokenizer.json":
         return FastTokenizer.from_file(str(path))
     if path.name == "vocab.json":
         return _byte_level(models.BPE.from_file(str(path), str(path.with_name("merges.txt"))))
-    ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in path.read_text().splitlines())}
+    ranks: dict[bytes, int] = {}
+    for line in path.read_text().splitlines():
+        token, rank = line.split()
+        ranks[base64.b64decode(token)] = int(rank)
     return _byte_level(models.BPE(*_merges(ranks)))
 
 
@@ -178,22 +185,25 @@ def _byte_level(model: models.BPE) -> FastTokenizer:
 
 
 def _merges(ranks: dict[bytes, int]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """A tiktoken vocabulary as byte-level BPE: its ids by visible text, and the pairs that merge, first ones first."""
+    """Convert a tiktoken vocabulary to byte-level BPE: ids by visible text, and pairs to merge in order of priority."""
     visible = visible_bytes()
 
-    def shown(token: bytes) -> str:
+    def to_visible(token: bytes) -> str:
         return "".join(visible[byte] for byte in token)
 
-    pairs = []
-    for token in sorted((t for t in ranks if len(t) > 1), key=ranks.__getitem__):
-        splits = ((token[:at], token[at:]) for at in range(1, len(token)))
-        known = [(left, right) for left, right in splits if left in ranks and right in ranks]
-        pairs += [(shown(left), shown(right)) for left, right in sorted(known, key=lambda p: (ranks[p[0]], ranks[p[1]]))]
-    return {shown(token): rank for token, rank in ranks.items()}, pairs
+    def split_ranks(pair: tuple[bytes, bytes]) -> tuple[int, int]:
+        return ranks[pair[0]], ranks[pair[1]]
+
+    merges = []
+    for token in sorted((token for token in ranks if len(token) > 1), key=ranks.__getitem__):
+        splits = ((token[:index], token[index:]) for index in range(1, len(token)))
+        pairs = [(prefix, suffix) for prefix, suffix in splits if prefix in ranks and suffix in ranks]
+        merges += [(to_visible(prefix), to_visible(suffix)) for prefix, suffix in sorted(pairs, key=split_ranks)]
+    return {to_visible(token): rank for token, rank in ranks.items()}, merges
 
 
 def visible_bytes() -> Sequence[str]:
-    """GPT-2's stand-in character for each byte: itself where it is printable, else the next one from U+0100 on."""
+    """Return GPT-2's visible character for each byte: itself if it is printable, else the next one from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    hidden = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) if byte in printable else chr(0x100 + hidden.index(byte)) for byte in range(256)]
+    unprintable = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) if byte in printable else chr(0x100 + unprintable.index(byte)) for byte in range(256)]

@@ -1,4 +1,4 @@
-"""Text tokens to words, also of scripts without spaces. Knows no time and no audio."""
+"""Split text tokens into words, also in scripts without spaces. Knows no time and no audio."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from unicodedata import category
 
 from handler.whisper.tokenizer import Tokenizer
 
-_SPACELESS = (
+# First and last character of scripts that are written without spaces between words.
+_SPACELESS_RANGES = (
     ("\u0e00", "\u0eff"),  # Thai, Lao
     ("\u1000", "\u109f"),  # Burmese
     ("\u1780", "\u17ff"),  # Khmer
@@ -17,12 +18,12 @@ _SPACELESS = (
     ("\u3400", "\u9fff"),  # Han
     ("\uf900", "\ufaff"),
     ("\U00020000", "\U0002ffff"),
-)  # first and last character of scripts written without spaces between words
+)
 
 
 @dataclass(slots=True)
 class WordTokens:
-    """A word with its punctuation, and from where to where it goes in tokens; within a token where characters share it."""
+    """A word with its punctuation, and its start and end in tokens; fractions if several characters share a token."""
 
     text: str
     start: float
@@ -30,68 +31,80 @@ class WordTokens:
 
 
 def split_words(tokens: Sequence[int], tokenizer: Tokenizer) -> list[WordTokens]:
-    """Text tokens as words in order, punctuation with its word; what is written without spaces is parted by character.
+    """Return the words of text tokens in order, each with its punctuation; scripts without spaces split by character.
 
     A word never begins in the middle of a character; characters that share a token share its time evenly.
     """
     words: list[WordTokens] = []
-    for atom in _atoms(tokens, tokenizer):
-        if words and _belongs(words[-1].text, atom.text):
-            words[-1] = WordTokens(words[-1].text + atom.text, words[-1].start, atom.end)
+    for fragment in _fragments(tokens, tokenizer):
+        if words and _continues_word(words[-1].text, fragment.text):
+            words[-1] = _join(words[-1], fragment)
         else:
-            words.append(atom)
-    return _without_bare_marks(words)
+            words.append(fragment)
+    return _attach_punctuation(words)
 
 
-def _atoms(tokens: Sequence[int], tokenizer: Tokenizer) -> Iterator[WordTokens]:
-    """The fewest tokens at a time that are whole characters, and those of scripts without spaces one by one."""
-    held: list[int] = []
-    whole, offset = tokenizer.decode(tokens), 0
-    for place, token in enumerate(tokens):
-        held.append(token)
-        text = tokenizer.decode(held)
-        if "\ufffd" in text and whole[offset : offset + len(text)] != text and place + 1 < len(tokens):
+def _fragments(tokens: Sequence[int], tokenizer: Tokenizer) -> Iterator[WordTokens]:
+    """Yield the shortest runs of tokens that form complete characters, split by character in scripts without spaces."""
+    full_text = tokenizer.decode(tokens)
+    offset = 0  # characters of the runs before
+    run: list[int] = []
+    for index, token in enumerate(tokens):
+        run.append(token)
+        text = tokenizer.decode(run)
+        is_complete = "\ufffd" not in text or full_text[offset : offset + len(text)] == text
+        if not is_complete and index + 1 < len(tokens):
             continue
-        first, count = place + 1 - len(held), len(held)
-        parts = list(text) if any(map(_spaceless, text)) else [text]
-        for index, part in enumerate(parts):
-            yield WordTokens(part, first + count * index / len(parts), first + count * (index + 1) / len(parts))
+        yield from _split_run(text, index + 1 - len(run), len(run))
         offset += len(text)
-        held = []
+        run = []
 
 
-def _belongs(word: str, text: str) -> bool:
-    """Whether text is part of the word before it; a token may have none."""
+def _split_run(text: str, first: int, count: int) -> Iterator[WordTokens]:
+    """Yield the text of `count` tokens from `first` on, by character if it contains a script without spaces."""
+    parts = list(text) if any(map(_is_spaceless, text)) else [text]
+    for index, part in enumerate(parts):
+        yield WordTokens(part, first + count * index / len(parts), first + count * (index + 1) / len(parts))
+
+
+def _continues_word(word: str, text: str) -> bool:
+    """Return whether text is part of the word before it; a token may have no text."""
     if not text:
         return True
-    if _bare(word):
-        return not text.startswith(" ")  # an opening mark, or a space that came alone
+    if _is_punctuation(word):
+        return not text.startswith(" ")  # the word is an opening mark, or a lone space
     if text[0].isspace():
         return False
-    if _kind(text[0]) in "PM":  # marks and accents; an opening one begins a word where there are no spaces
-        return category(text[0]) not in ("Ps", "Pi") or not _spaceless(word[-1])
-    return not (_spaceless(text[0]) or _spaceless(word[-1]))
+    if _major_category(text[0]) in "PM":  # marks and accents; an opening one begins a word if the script has no spaces
+        return category(text[0]) not in ("Ps", "Pi") or not _is_spaceless(word[-1])
+    return not (_is_spaceless(text[0]) or _is_spaceless(word[-1]))
 
 
-def _without_bare_marks(words: list[WordTokens]) -> list[WordTokens]:
-    """Words, those that are nothing but punctuation put to the one before, the first to the one behind."""
-    found: list[WordTokens] = []
+def _attach_punctuation(words: list[WordTokens]) -> list[WordTokens]:
+    """Join words that are nothing but punctuation to the word before, or to the next one if they come first."""
+    merged: list[WordTokens] = []
     for word in words:
-        if found and (_bare(word.text) or (len(found) == 1 and _bare(found[0].text))):
-            found[-1] = WordTokens(found[-1].text + word.text, found[-1].start, word.end)
+        follows_opening_mark = len(merged) == 1 and _is_punctuation(merged[0].text)
+        if merged and (follows_opening_mark or _is_punctuation(word.text)):
+            merged[-1] = _join(merged[-1], word)
         else:
-            found.append(word)
-    return found
+            merged.append(word)
+    return merged
 
 
-def _bare(text: str) -> bool:
-    return all(_kind(character) == "P" for character in text.strip())
+def _join(first: WordTokens, second: WordTokens) -> WordTokens:
+    return WordTokens(first.text + second.text, first.start, second.end)
 
 
-def _kind(character: str) -> str:
+def _is_punctuation(text: str) -> bool:
+    return all(_major_category(character) == "P" for character in text.strip())
+
+
+def _major_category(character: str) -> str:
+    """Return the first letter of a character's Unicode category."""
     return category(character)[0]
 
 
-def _spaceless(character: str) -> bool:
-    """Whether a character is of a script that is written without spaces between words."""
-    return any(first <= character <= last for first, last in _SPACELESS)
+def _is_spaceless(character: str) -> bool:
+    """Return whether a character is of a script that is written without spaces between words."""
+    return any(first <= character <= last for first, last in _SPACELESS_RANGES)

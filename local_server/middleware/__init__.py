@@ -1,1 +1,1 @@
-"""What every HTTP request passes through."""
+"""Middleware that every HTTP request passes through."""

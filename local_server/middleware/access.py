@@ -1,4 +1,7 @@
-"""What every request passes: its id, its key, its line in the log and in the metrics. Pure ASGI, so that streams stay streams."""
+"""Access to the application: each request's id, its key, its line in the log and its metrics.
+
+Pure ASGI, so that streams stay streams.
+"""
 
 import hmac
 import re
@@ -13,14 +16,14 @@ from handler.errors import Unauthorized
 from local_server.errors import error_response
 from local_server.metrics import Metrics
 
-FREE = frozenset({"/", "/hc", "/metrics"})  # and the page's files
-PAGE = "/page/"
-_ID = re.compile(r"[\w.:-]{1,128}")
-_QUIET = frozenset({"/hc", "/metrics"})  # asked for all the time
+PUBLIC_PATHS = frozenset({"/", "/hc", "/metrics"})  # no key is needed for these and for the page's files
+PAGE_PREFIX = "/page/"
+UNLOGGED_PATHS = frozenset({"/hc", "/metrics"})  # monitors request them all the time
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
 
 
 class AccessMiddleware:
-    """Lets requests through to `app`."""
+    """Give each request an id, check its key, and log and count its response."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str], metrics: Metrics) -> None:
         self._app = app
@@ -28,51 +31,77 @@ class AccessMiddleware:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
-        given = headers.get(b"x-request-id", b"").decode("latin-1")
-        name = given if _ID.fullmatch(given) else uuid.uuid4().hex
-        scope["asr_request_id"] = name
+        request_id = _request_id(headers)
+        scope["asr_request_id"] = request_id
         status = 0
-        began = ended = time.perf_counter()
+        start = last_send = time.perf_counter()
 
-        async def told(message: Message) -> None:
-            nonlocal status, ended
+        async def send_with_id(message: Message) -> None:
+            nonlocal status, last_send
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", name.encode())]
-            ended = time.perf_counter()
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            last_send = time.perf_counter()
             await send(message)
 
         try:
-            if self._is_free(scope) or self._has_key(headers):
-                await self._app(scope, receive, told)
+            if self._is_public(scope) or self._has_key(headers):
+                await self._app(scope, receive, send_with_id)
             else:
                 scope["asr_code"] = "unauthorized"
                 refusal = Unauthorized("expected a key, as Authorization: Bearer or X-API-Key")
-                await error_response(refusal, scope["path"])(scope, receive, told)
+                await error_response(refusal, scope["path"])(scope, receive, send_with_id)
         finally:
-            self._note(scope, name, status, (ended if status else time.perf_counter()) - began)
+            end = last_send if status else time.perf_counter()
+            self._record(scope, status, end - start)
 
-    def _is_free(self, scope: Scope) -> bool:
-        # A browser asks before it may send a key.
-        return not self._keys or scope["path"] in FREE or scope["path"].startswith(PAGE) or scope["method"] == "OPTIONS"
+    def _is_public(self, scope: Scope) -> bool:
+        path = scope["path"]
+        # A browser sends OPTIONS without a key, to ask whether it may send one.
+        is_preflight = scope["method"] == "OPTIONS"
+        return not self._keys or path in PUBLIC_PATHS or path.startswith(PAGE_PREFIX) or is_preflight
 
     def _has_key(self, headers: dict[bytes, bytes]) -> bool:
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        given = token.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
-        found = [hmac.compare_digest(given, key) for key in self._keys]  # all of them, so that time tells nothing
-        return any(found)
+        candidate = token.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+        # Compare with every key, so that the time reveals nothing.
+        matches = [hmac.compare_digest(candidate, key) for key in self._keys]
+        return any(matches)
 
-    def _note(self, scope: Scope, name: str, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        """Log a response and count it."""
         path = scope["path"]
-        if path in _QUIET:
+        if path in UNLOGGED_PATHS:
             return
-        code = scope.get("asr_code", "cancelled" if not status else "ok" if status < 400 else f"http_{status}")
-        told = {"kind": scope["asr_kind"]} if "asr_kind" in scope else {}
-        logs.info("request", id=name, method=scope["method"], path=path, status=status, code=code, seconds=round(seconds, 4), **told)
+        code = scope.get("asr_code") or _default_code(status)
+        kind = {"kind": scope["asr_kind"]} if "asr_kind" in scope else {}
+        logs.info(
+            "request",
+            id=scope["asr_request_id"],
+            method=scope["method"],
+            path=path,
+            status=status,
+            code=code,
+            seconds=round(seconds, 4),
+            **kind,
+        )
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.count(route, code, scope.get("asr_kind", "none"), seconds)
+
+
+def _request_id(headers: dict[bytes, bytes]) -> str:
+    """Return the client's own id if it is a valid one, else a new one."""
+    client_id = headers.get(b"x-request-id", b"").decode("latin-1")
+    return client_id if _REQUEST_ID.fullmatch(client_id) else uuid.uuid4().hex
+
+
+def _default_code(status: int) -> str:
+    """Return the code of a response for which no route has set one; status 0 means that none was sent."""
+    if not status:
+        return "cancelled"
+    return "ok" if status < 400 else f"http_{status}"

@@ -1,58 +1,67 @@
-"""Answers that come before the whole request has: the client gets its answer at once, and may still send on for a while.
+"""Responses sent before the request has arrived in full: the client may go on sending for a while.
 
-A connection that is closed while its client sends is reset, and the answer lost. Source: nginx, lingering_close. Pure ASGI.
+If a server closes the connection while its client still sends, the connection is reset and the response lost.
+Pure ASGI. Source: nginx, lingering_close.
 """
 
 import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-SILENCE_S, LONGEST_S = 5.0, 30.0  # between two pieces, and in all. Source: nginx, lingering_timeout and lingering_time
+# Source: nginx, lingering_timeout and lingering_time.
+MAX_SILENCE_S = 5.0  # between two pieces of the rest of a body
+MAX_DRAIN_S = 30.0  # for the rest of a body
 
 
 class LingeringCloseMiddleware:
-    """Reads and drops what is left of a request once it is answered, then closes the connection."""
+    """Read and discard the rest of a request after the response to it, then close the connection."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         headers = dict(scope.get("headers", ()))
-        over = headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers  # there is no more of the request
-        waits = headers.get(b"expect", b"").lower() == b"100-continue"  # for a word before it sends anything
+        has_length = headers.get(b"content-length", b"0") != b"0"
+        is_complete = not has_length and b"transfer-encoding" not in headers  # no more of the body will come
+        awaits_continue = headers.get(b"expect", b"").lower() == b"100-continue"  # the client does not send before
 
-        async def heard() -> Message:
-            nonlocal over, waits
-            waits = False
+        async def receive_body() -> Message:
+            nonlocal is_complete, awaits_continue
+            awaits_continue = False
             message = await receive()
-            over = over or not message.get("more_body", False)
+            is_complete = is_complete or not message.get("more_body", False)
             return message
 
-        async def told(message: Message) -> None:
-            if message["type"] == "http.response.start" and not over:
+        async def send_response(message: Message) -> None:
+            if message["type"] == "http.response.start" and not is_complete:
                 message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
-            elif message["type"] == "http.response.body" and not message.get("more_body", False) and not (over or waits or _is_ending()):
+            elif _is_last(message) and not (is_complete or awaits_continue or _is_cancelled()):
                 await send({**message, "more_body": True})
-                await _drop(heard)
+                await _drain(receive_body)
                 message = {"type": "http.response.body"}
             await send(message)
 
-        await self._app(scope, heard, told)
+        await self._app(scope, receive_body, send_response)
 
 
-def _is_ending() -> bool:
-    """Whether the server's time for what is in work is over."""
+def _is_last(message: Message) -> bool:
+    return message["type"] == "http.response.body" and not message.get("more_body", False)
+
+
+def _is_cancelled() -> bool:
+    """Return whether the server is cancelling the requests in progress, because its time to shut down is up."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
-async def _drop(heard: Receive) -> None:
+async def _drain(receive: Receive) -> None:
+    """Discard the rest of a body, until it ends or the time is up."""
     try:
-        async with asyncio.timeout(LONGEST_S):
+        async with asyncio.timeout(MAX_DRAIN_S):
             while True:
-                async with asyncio.timeout(SILENCE_S):
-                    message = await heard()
+                async with asyncio.timeout(MAX_SILENCE_S):
+                    message = await receive()
                 if not message.get("more_body", False):
                     return
     except TimeoutError:

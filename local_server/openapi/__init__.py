@@ -1,1 +1,1 @@
-"""What /docs says of requests and answers."""
+"""Schemas of requests and responses, for /docs."""

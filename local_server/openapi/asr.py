@@ -1,27 +1,32 @@
-"""What `/docs` says of requests and answers, made from the schema so that it is said once. Knows no route."""
+"""Request and response schemas of `/asr` and `/hc`, for `/docs`; the options come from `Options`. Knows no route."""
 
 from collections.abc import Callable
 from typing import Any
 
 from handler import __version__
 from handler.errors import AsrError, all_kinds
-from handler.output.formats import TEXTS
+from handler.output.formats import TEXT_FORMATS
 from handler.schema.options import Options
 from local_server.errors import STATUS
 
 _OPTIONS = Options.json_schema()
 
 
-def _given(schema: dict[str, Any]) -> dict[str, Any]:
-    """An option as a JSON body may give it: null is as if it were not there, and a number or a flag may come as text."""
+def _json_option(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an option in a JSON body.
+
+    There it may also be null, which means the default, and a number or a boolean may also be a string.
+    """
     if "type" not in schema:
-        return {"anyOf": [{name: value for name, value in schema.items() if name == "oneOf"}, {"type": "null"}], **_about(schema)}
-    kinds = [schema["type"], "null", *(["string"] if schema["type"] != "string" else [])]
-    return {**schema, "type": kinds, **({"enum": [*schema["enum"], None]} if "enum" in schema else {})}
-
-
-def _about(schema: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in schema.items() if name in ("description", "examples")}
+        annotations = {name: value for name, value in schema.items() if name in ("description", "examples")}
+        return {"anyOf": [{"oneOf": schema["oneOf"]}, {"type": "null"}], **annotations}
+    types = [schema["type"], "null"]
+    if schema["type"] != "string":
+        types.append("string")
+    json_option = {**schema, "type": types}
+    if "enum" in schema:
+        json_option["enum"] = [*schema["enum"], None]
+    return json_option
 
 
 _EXAMPLE = {
@@ -60,11 +65,11 @@ _COVERAGE = {
     "type": "object",
     "required": ["speech_s", "covered_s", "gaps"],
     "properties": {
-        "speech_s": {"type": "number", "description": "Seconds of speech heard."},
-        "covered_s": {"type": "number", "description": "Seconds of it that have text."},
+        "speech_s": {"type": "number", "description": "Seconds of detected speech."},
+        "covered_s": {"type": "number", "description": "Seconds of that speech that have text."},
         "gaps": {
             "type": "array",
-            "description": "Speech that has no text, though it was decoded once more on its own.",
+            "description": "Speech without text, even after it was decoded again on its own.",
             "items": {
                 "type": "object",
                 "required": ["start", "end"],
@@ -84,10 +89,19 @@ _TRANSCRIPT = {
                 "type": "object",
                 "required": ["timestamp", "text"],
                 "properties": {
-                    "timestamp": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2, "description": "Seconds."},
+                    "timestamp": {
+                        "type": "array",
+                        "items": {"type": "number"},
+                        "minItems": 2,
+                        "maxItems": 2,
+                        "description": "Seconds.",
+                    },
                     "text": {"type": "string"},
-                    "channel": {"type": "integer", "description": "With channels=split: from 0."},
-                    "language": {"type": "string", "description": "With language=multi: its code."},
+                    "channel": {
+                        "type": "integer",
+                        "description": "With channels=split: number of the channel, from 0.",
+                    },
+                    "language": {"type": "string", "description": "With language=multi: code of the language."},
                     "words": {"type": "array", "items": _WORD, "description": "With timestamps=word."},
                 },
             },
@@ -103,7 +117,7 @@ _TRANSCRIPT = {
                 "cold_start": {
                     "type": "object",
                     "additionalProperties": {"type": "number"},
-                    "description": "In the first answer of a process: where the time went since it began, seconds by stage.",
+                    "description": "In the first response of a process: seconds by stage since its start.",
                 }
             },
             "additionalProperties": {"type": "number"},
@@ -111,12 +125,20 @@ _TRANSCRIPT = {
         },
         "account": {
             "type": "object",
-            "description": "What the request took of the device, and of which process; `price` where GPU_PRICE_PER_SECOND is set.",
+            "description": "The time that the request used, and the process that it ran in;"
+            " `price` if GPU_PRICE_PER_SECOND is set.",
         },
         "coverage": _COVERAGE,
         "warnings": {"type": "array", "items": {"type": "string"}},
-        "resume_at": {"type": "number", "description": "With partial: seconds from which on it is missing, for want of time."},
-        "segments": {"type": "array", "items": {"type": "object"}, "description": "With verbose_json: segments with their evidence."},
+        "resume_at": {
+            "type": "number",
+            "description": "With partial: seconds; the text after it is missing because time ran out.",
+        },
+        "segments": {
+            "type": "array",
+            "items": {"type": "object"},
+            "description": "With verbose_json: segments with the evidence for their text.",
+        },
     },
 }
 _FILE = {"schema": {"type": "string", "format": "binary"}}
@@ -126,8 +148,8 @@ _JSON_BODY = {
         "required": ["url"],
         "additionalProperties": False,
         "properties": {
-            "url": {"type": "string", "description": "http, https or s3 address of an audio or video file."},
-            **{name: _given(schema) for name, schema in _OPTIONS.items()},
+            "url": {"type": "string", "description": "http, https or s3 URL of an audio or video file."},
+            **{name: _json_option(schema) for name, schema in _OPTIONS.items()},
         },
     },
     "example": {"url": "https://example.com/audio.mp3", "language": "en"},
@@ -146,7 +168,7 @@ def _json(schema: dict[str, Any], example: object) -> dict[str, Any]:
 
 
 def error_schema(fields: dict[str, Any]) -> dict[str, Any]:
-    """The schema of an envelope with these fields under `error`."""
+    """Return the schema of an error response with these fields under `error`."""
     return {
         "type": "object",
         "required": ["error"],
@@ -154,24 +176,31 @@ def error_schema(fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def error_responses(schema: dict[str, Any], shown: Callable[[AsrError], dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
-    """What every status of an error says, with an example of the first of its kinds."""
-    kinds: dict[int, list[type[AsrError]]] = {}
+def error_responses(
+    schema: dict[str, Any], to_content: Callable[[AsrError], dict[str, Any]]
+) -> dict[int | str, dict[str, Any]]:
+    """Return the response of every error status, with an example of the first of its error codes."""
+    kinds_by_status: dict[int, list[type[AsrError]]] = {}
     for kind in sorted(all_kinds(), key=lambda kind: kind.code):
         if "code" in vars(kind) and kind is not AsrError:
-            kinds.setdefault(STATUS[kind.code], []).append(kind)
+            kinds_by_status.setdefault(STATUS[kind.code], []).append(kind)
     return {
         status: {
-            "description": " or ".join(kind.code for kind in found),
-            "content": _json(schema, shown(found[0]("what was expected and what came"))),
+            "description": " or ".join(kind.code for kind in kinds),
+            "content": _json(schema, to_content(kinds[0]("what was expected and what came"))),
         }
-        for status, found in kinds.items()
+        for status, kinds in kinds_by_status.items()
     }
 
 
 ASR_REQUEST: dict[str, Any] = {
     "parameters": [
-        {"name": name, "in": "query", "description": f"For a file as the body: {schema['description']}", "schema": schema}
+        {
+            "name": name,
+            "in": "query",
+            "description": f"If the body is a file: {schema['description']}",
+            "schema": schema,
+        }
         for name, schema in _OPTIONS.items()
     ],
     "requestBody": {
@@ -188,15 +217,24 @@ ASR_REQUEST: dict[str, Any] = {
 ASR_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The transcript.",
-        "content": {**_json(_TRANSCRIPT, _EXAMPLE), **{media: {"schema": {"type": "string"}} for _, media in TEXTS.values()}},
+        "content": {
+            **_json(_TRANSCRIPT, _EXAMPLE),
+            **{media: {"schema": {"type": "string"}} for _, media in TEXT_FORMATS.values()},
+        },
     },
     **error_responses(
-        error_schema({"code": {"type": "string", "enum": sorted(STATUS)}, "message": {"type": "string"}, "retryable": {"type": "boolean"}}),
+        error_schema(
+            {
+                "code": {"type": "string", "enum": sorted(STATUS)},
+                "message": {"type": "string"},
+                "retryable": {"type": "boolean"},
+            }
+        ),
         lambda error: {"error": error.as_dict()},
     ),
 }
 HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "Ready.", "content": _json({"type": "object"}, {"status": "ok", "version": __version__})},
-    204: {"description": "Starting, where PORT_HEALTH is set."},
+    204: {"description": "Starting, if PORT_HEALTH is set."},
     503: {"description": "Starting, or failed.", "content": _json({"type": "object"}, {"status": "starting"})},
 }

@@ -22,20 +22,29 @@ _WORD = {
     "required": ["word", "start", "end"],
     "properties": {"word": {"type": "string"}, "start": _SECONDS, "end": _SECONDS},
 }
+_NUMBER = {"type": "number"}
+_INTEGER = {"type": "integer"}
 _SEGMENT = {
     "type": "object",
     "required": ["id", "seek", "start", "end", "text", "tokens"],
     "properties": {
-        "id": {"type": "integer"}, "seek": {"type": "integer"}, "start": _SECONDS, "end": _SECONDS, "text": {"type": "string"},
-        "tokens": {"type": "array", "items": {"type": "integer"}}, "temperature": {"type": "number"}, "avg_logprob": {"type": "number"},
-        "compression_ratio": {"type": "number"}, "no_speech_prob": {"type": "number"},
+        "id": _INTEGER,
+        "seek": _INTEGER,
+        "start": _SECONDS,
+        "end": _SECONDS,
+        "text": {"type": "string"},
+        "tokens": {"type": "array", "items": _INTEGER},
+        "temperature": _NUMBER,
+        "avg_logprob": _NUMBER,
+        "compression_ratio": _NUMBER,
+        "no_speech_prob": _NUMBER,
     },
-}  # fmt: skip
+}
 _LOGPROB = {
     "type": "object",
     "required": ["token", "logprob", "bytes"],
     "properties": {
-        "token": {"type": "string", "description": "A word."},
+        "token": {"type": "string", "description": "The text of a token."},
         "logprob": {"type": "number"},
         "bytes": {"type": "array", "items": {"type": "integer"}},
     },
@@ -51,35 +60,66 @@ _TEXT = {
             "properties": {"type": {"const": "duration"}, "seconds": {"type": "number"}},
         },
         "task": {"type": "string", "description": "With verbose_json."},
-        "language": {"type": "string", "description": "With verbose_json: its English name."},
-        "duration": {"type": "number", "description": "With verbose_json: seconds."},
+        "language": {"type": "string", "description": "With verbose_json: English name of the language."},
+        "duration": {"type": "number", "description": "With verbose_json: seconds of audio."},
         "segments": {"type": "array", "items": _SEGMENT, "description": "With verbose_json."},
-        "words": {"type": "array", "items": _WORD, "description": "With verbose_json and timestamp_granularities word."},
-        "logprobs": {"type": "array", "items": _LOGPROB, "description": "With include logprobs: by token."},
+        "words": {
+            "type": "array",
+            "items": _WORD,
+            "description": "With verbose_json and timestamp_granularities word.",
+        },
+        "logprobs": {"type": "array", "items": _LOGPROB, "description": "With include logprobs: one entry per token."},
     },
 }
 _EXAMPLE = {"text": "The quick brown fox jumps over the lazy dog.", "usage": {"type": "duration", "seconds": 3}}
 _STRING = {"type": "string"}
 _FIELDS: dict[str, Any] = {
     "file": {"type": "string", "format": "binary", "description": "An audio or video file."},
-    "url": {"type": "string", "description": "Instead of file: an http, https or s3 address. An extension."},
-    "model": {"type": "string", "description": "The loaded model's id, or one of MODEL_ALIASES.", "examples": ["whisper-1"]},
-    "prompt": {"type": "string", "description": "Text that is taken to precede every window."},
+    "url": {
+        "type": "string",
+        "description": "Instead of file: an http, https or s3 URL. An extension of OpenAI's API.",
+    },
+    "model": {
+        "type": "string",
+        "description": "The loaded model's id, or one of MODEL_ALIASES.",
+        "examples": ["whisper-1"],
+    },
+    "prompt": {
+        "type": "string",
+        "description": "Text assumed to precede every window, to guide names, spelling and style.",
+    },
     "response_format": {"type": "string", "enum": ["json", "text", "srt", "verbose_json", "vtt"], "default": "json"},
     "temperature": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
 }
-_MORE: dict[str, Any] = {
-    "language": {"type": "string", "description": "As a code or an English name; where not given, it is found out.", "examples": ["en"]},
-    "languages": {"type": "array", "items": _STRING, "maxItems": 1, "description": "The same as an array; one at most."},
-    "keywords": {"type": "array", "items": _STRING, "description": "Names and terms that may come up."},
+_TRANSCRIPTION_FIELDS: dict[str, Any] = {
+    "language": {
+        "type": "string",
+        "description": "A code or an English name. If not given, the language is detected.",
+        "examples": ["en"],
+    },
+    "languages": {
+        "type": "array",
+        "items": _STRING,
+        "maxItems": 1,
+        "description": "Like language, as an array of at most one.",
+    },
+    "keywords": {"type": "array", "items": _STRING, "description": "Names and terms that may occur."},
     "timestamp_granularities": {"type": "array", "items": {"type": "string", "enum": ["segment", "word"]}},
     "include": {
         "type": "array",
         "items": {"type": "string", "enum": ["logprobs"]},
-        "description": "With json: log-probabilities by token.",
+        "description": "With json: the log-probability of each token.",
     },
-    "stream": {"type": "boolean", "default": False, "description": "With json and text: server-sent events."},
-    "chunking_strategy": {"type": "string", "enum": ["auto"], "description": "Speech is looked for in any case."},
+    "stream": {
+        "type": "boolean",
+        "default": False,
+        "description": "With json and text: respond with server-sent events.",
+    },
+    "chunking_strategy": {
+        "type": "string",
+        "enum": ["auto"],
+        "description": "Accepted for compatibility; speech is always detected.",
+    },
 }
 _MODEL = {
     "type": "object",
@@ -93,7 +133,7 @@ def _form(fields: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
-TRANSCRIPTION_REQUEST = _form({**_FIELDS, **_MORE})
+TRANSCRIPTION_REQUEST = _form({**_FIELDS, **_TRANSCRIPTION_FIELDS})
 TRANSLATION_REQUEST = _form(_FIELDS)
 _FAILURES = error_responses(_ERROR, openai_error)
 TRANSCRIPTION_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -111,7 +151,7 @@ TRANSCRIPTION_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 MODELS_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "Models.",
+        "description": "One model, or all.",
         "content": {
             "application/json": {
                 "schema": {

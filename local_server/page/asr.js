@@ -1,4 +1,4 @@
-// Asks the server for a transcript, and hands on what it tells meanwhile.
+// Request a transcript from the server, and report its progress.
 
 /** The fields of one server-sent event: its name and its data as an object. */
 function parsed(block) {
@@ -10,7 +10,7 @@ function parsed(block) {
   return { name, data: JSON.parse(data) };
 }
 
-/** An error of the server's, with its code. */
+/** An error that the server reports, with its code. */
 export class Refused extends Error {
   constructor(error) {
     super(error.message);
@@ -29,16 +29,16 @@ function refusal(request) {
 }
 
 /**
- * Transcribe a Blob or an address. `sending` gets the share of a Blob that has been sent, `progress` {done_s, total_s, text, chunks},
- * both again and again. Resolves to the whole transcript; rejects with Refused, or AbortError after `signal`.
+ * Transcribe a Blob or a URL. `sending` is called with the share of a Blob that has been sent, and `progress` with
+ * {done_s, total_s, text, chunks}, both repeatedly. Resolves to the transcript; rejects with Refused, or with AbortError after `signal`.
  *
- * By XMLHttpRequest, since fetch does not tell how much it has sent.
+ * Uses XMLHttpRequest, because fetch does not report how much it has sent.
  */
 export function transcribe(source, options, key, sending, progress, signal) {
   return new Promise((resolve, reject) => {
     const file = source instanceof Blob;
     const request = new XMLHttpRequest();
-    let read = 0; // characters of the answer
+    let read = 0; // characters of the response that have been parsed
     const take = () => {
       if (request.status !== 200) return;
       for (let end; (end = request.responseText.indexOf("\n\n", read)) >= 0; read = end + 2) {
@@ -56,7 +56,7 @@ export function transcribe(source, options, key, sending, progress, signal) {
     request.addEventListener("progress", take);
     request.addEventListener("load", () => {
       take();
-      reject(request.status === 200 ? new Refused(BROKEN) : refusal(request)); // which means nothing after the transcript
+      reject(request.status === 200 ? new Refused(BROKEN) : refusal(request)); // without effect after the transcript
     });
     request.addEventListener("error", () => reject(new Refused(BROKEN)));
     request.addEventListener("abort", () => reject(new DOMException("cancelled", "AbortError")));

@@ -1,4 +1,4 @@
-// Segments {start, end, text} as the files that are downloaded.
+// The files to download, made from segments {start, end, text}.
 
 const two = (value) => String(value).padStart(2, "0");
 
@@ -18,7 +18,7 @@ function escaped(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
 
-/** Each format's media type, and what makes it of segments and the server's answer. */
+/** The media type of each format, and the function that makes its file from the segments and the server's response. */
 export const FORMATS = {
   txt: ["text/plain", (segments) => segments.map((one) => one.text).join("\n") + "\n"],
   srt: ["application/x-subrip", (segments) =>

@@ -1,4 +1,4 @@
-// The page: a source, its transcript as it comes, and what can be done with it.
+// The page: choose a source, show its transcript while it arrives, then play, search, edit and download it.
 
 import { Refused, transcribe } from "/page/asr.js";
 import { clock, FORMATS } from "/page/formats.js";
@@ -6,18 +6,18 @@ import { draw, peaksOf } from "/page/wave.js";
 
 const COLUMNS = 400;
 const UNSURE = 0.5; // probability of a word below which it is marked
-const STEP_S = 5; // that an arrow key moves the place in the audio
-const LONGEST_S = 3600; // of audio whose waveform is drawn: a browser decodes all of it for that
-const LARGEST = 64 * 1024 ** 2; // bytes of a file that does not tell how long it is
+const STEP_S = 5; // by which an arrow key moves the player
+const LONGEST_S = 3600; // the longest audio whose waveform is drawn: the browser decodes all of it for that
+const LARGEST = 64 * 1024 ** 2; // bytes of the largest file of unknown length whose waveform is drawn
 const at = (name) => document.getElementById(name);
 const player = at("player"), text = at("text"), wave = at("wave");
 
 let peaks = null;
 let gaps = [];
-let answer = null; // the server's, once it is whole
-let length = 0; // seconds of audio, as far as known
+let answer = null; // the server's response, once it is complete
+let length = 0; // seconds of audio; 0 if not known
 let words = []; // {start, end, element}
-let running = null; // what cancels the request in work
+let running = null; // the AbortController of the current request
 let recorder = null;
 
 function show(name, visible) {
@@ -47,7 +47,7 @@ function seek(seconds) {
   follow();
 }
 
-/** The number of the last word that begins before a place, −1 before the first one. */
+/** Return the index of the last word that starts before `now`, in seconds; −1 if there is none. */
 function wordAt(now) {
   let low = 0, high = words.length;
   while (low < high) {
@@ -58,7 +58,7 @@ function wordAt(now) {
   return low - 1;
 }
 
-/** Light up the word that is being said. */
+/** Highlight the word that is being played. */
 function follow() {
   const now = player.currentTime;
   const current = words[wordAt(now)];
@@ -67,7 +67,7 @@ function follow() {
   redraw();
 }
 
-/** Go so many words, or lines, on or back. */
+/** Move the player by `count` words, or lines; back if negative. */
 function step(count, lines) {
   const now = wordAt(player.currentTime);
   let to = Math.min(words.length - 1, Math.max(0, now + count));
@@ -93,7 +93,7 @@ function told(chunk) {
   said.className = "said";
   said.dataset.start = start;
   said.dataset.end = end;
-  let place_in_text = 0; // a blank stands only where the text has one: not every script parts words
+  let place_in_text = 0; // words are separated as in the text, because not every script uses spaces
   for (const word of chunk.words) {
     const begins = chunk.text.indexOf(word.word, place_in_text);
     if (begins > place_in_text) said.append(chunk.text.slice(place_in_text, begins));
@@ -159,7 +159,7 @@ async function start(source, playable) {
   show("status", true);
   at("progress").removeAttribute("value");
   at("told").textContent = source instanceof Blob ? "sending…" : "downloading…";
-  let heard = false; // anything of the server
+  let heard = false; // whether the server has sent anything
   const sending = (share) => {
     if (heard || running !== mine) return;
     at("progress").value = share;
@@ -183,7 +183,7 @@ async function start(source, playable) {
   }
 }
 
-/** Draw a file's waveform, once the player has found out how long it is. */
+/** Draw a file's waveform, once the player knows its length. */
 async function outline(file, mine) {
   await new Promise((known) => {
     for (const name of ["loadedmetadata", "error"]) player.addEventListener(name, known, { once: true });

@@ -1,6 +1,6 @@
-// The waveform: loudness by column, what has been played, and speech without text.
+// The waveform: loudness by column, the part that has been played, and speech without text.
 
-/** The peaks of a Blob's first channel, one for each of `columns`; null where the browser cannot decode it. */
+/** Return the peaks of a Blob's first channel, one for each of `columns`; null if the browser cannot decode it. */
 export async function peaksOf(blob, columns) {
   const context = new OfflineAudioContext(1, 1, 16000);
   let samples;
@@ -20,7 +20,7 @@ export async function peaksOf(blob, columns) {
   return peaks;
 }
 
-/** Draw peaks; `played` is a share of the whole, `gaps` are pairs of shares. */
+/** Draw peaks; `played` is a share of the length, `gaps` are pairs of shares. */
 export function draw(canvas, peaks, played, gaps) {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();

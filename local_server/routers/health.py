@@ -1,4 +1,4 @@
-"""`/hc` and `/metrics`: whether the server can take work, and what it has done. Knows no other route."""
+"""`/hc` and `/metrics`: whether the server is ready, and its metrics. Knows no other route."""
 
 import asyncio
 
@@ -11,16 +11,16 @@ from local_server.openapi.asr import HEALTH_RESPONSES
 from local_server.state import ServerState
 
 
-def add_health(app: FastAPI, house: ServerState, metrics: Metrics) -> None:
+def add_health(app: FastAPI, state: ServerState, metrics: Metrics) -> None:
     """Add the routes."""
 
     @app.get("/hc", responses=HEALTH_RESPONSES)
     async def health() -> Response:
-        """Whether the server can take work."""  # behind a Front that answers it itself, this tells /docs of it
-        status, content = house.health()
+        """Report whether the server is ready for requests."""  # LifespanApp answers first: this is for /docs
+        status, content = state.health()
         return Response(status_code=status) if content is None else JSONResponse(content, status)
 
     @app.get("/metrics", include_in_schema=False)
-    async def figures() -> Response:
-        """Figures for Prometheus."""
+    async def prometheus() -> Response:
+        """Return the metrics for Prometheus."""
         return Response(await asyncio.to_thread(metrics.text), media_type=METRICS_TYPE)

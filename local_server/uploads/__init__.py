@@ -1,1 +1,1 @@
-"""Request bodies, read while they arrive."""
+"""Request bodies, parsed while they arrive."""

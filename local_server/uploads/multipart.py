@@ -1,5 +1,6 @@
-"""A form while it arrives: its fields, and the bytes of its only file. Knows no field by name, no request and no audio.
+"""A multipart form, parsed while it arrives: its fields, and the bytes of its only file.
 
+Does not know the fields by name, the request or audio.
 Source of the format: RFC 7578.
 """
 
@@ -10,30 +11,31 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from handler.errors import InvalidRequest
 
-MOST_FIELDS = 1000
-MOST_BYTES = 1024**2  # of all fields together
-FILE = "file"  # the name of the part that is a file
-LONGEST_TYPE = 1000  # characters of a content type
+MAX_FIELDS = 1000
+MAX_FIELD_BYTES = 1024**2  # of all fields together
+FILE_FIELD = "file"  # the name of the part that is a file
+MAX_CONTENT_TYPE = 1000  # characters
 
 
 class Form:
-    """Takes a body piece by piece.
+    """A form that is fed its body piece by piece.
 
-    `fields` are those that have come; `has_file` and `fields_first` say whether the file has begun, and whether fields came before it.
+    `fields` are those received so far. `has_file`: the file has begun to arrive; `has_leading_fields`: fields came
+    before it.
     """
 
     def __init__(self, content_type: str) -> None:
-        """Raises InvalidRequest where the type names no boundary."""
-        if len(content_type) > LONGEST_TYPE:
+        """Raise InvalidRequest if the content type has no boundary, or is too long."""
+        if len(content_type) > MAX_CONTENT_TYPE:
             raise _malformed("its content type is too long")
         _, options = parse_options_header(content_type)
         boundary = options.get(b"boundary", b"")
         self.fields: list[tuple[str, str]] = []
-        self.has_file = self.fields_first = False
-        self._whole = False
+        self.has_file = self.has_leading_fields = False
+        self._has_ended = False
         self._field_bytes = 0
-        self._file: list[bytes] = []  # of the file, of this piece of the body
-        self._name = ""  # of the part
+        self._file_pieces: list[bytes] = []  # of the file, in the piece of the body that is being fed
+        self._name = ""  # of the current part, as are the next three
         self._is_file = False
         self._value = bytearray()
         self._header, self._disposition = bytearray(), bytearray()
@@ -43,34 +45,34 @@ class Form:
             self._parser = MultipartParser(
                 boundary,
                 {
-                    "on_part_begin": self._begin,
+                    "on_part_begin": self._begin_part,
                     "on_header_begin": self._header.clear,
                     "on_header_field": self._add_header,
                     "on_header_value": self._add_header_value,
-                    "on_headers_finished": self._open,
-                    "on_part_data": self._add,
-                    "on_part_end": self._close,
-                    "on_end": self._end,
+                    "on_headers_finished": self._end_headers,
+                    "on_part_data": self._add_data,
+                    "on_part_end": self._end_part,
+                    "on_end": self._end_form,
                 },
             )
         except FormParserError as exc:
             raise _malformed(exc) from None
 
     def feed(self, piece: bytes) -> Sequence[bytes]:
-        """Take the next bytes; gives back those of the file. Raises InvalidRequest."""
-        self._file = []
+        """Parse the next bytes of the body and return those of the file. Raises InvalidRequest."""
+        self._file_pieces = []
         try:
             self._parser.write(piece)
         except FormParserError as exc:
             raise _malformed(exc) from None
-        return self._file
+        return self._file_pieces
 
     def end(self) -> None:
-        """There are no more bytes. Raises InvalidRequest where there should be."""
-        if not self._whole:
+        """Check that the form is complete. Raises InvalidRequest if it is not."""
+        if not self._has_ended:
             raise _malformed("it ends before its last boundary")
 
-    def _begin(self) -> None:
+    def _begin_part(self) -> None:
         self._value.clear()
         self._disposition.clear()
 
@@ -81,38 +83,44 @@ class Form:
         if self._header.lower() == b"content-disposition":
             self._disposition += data[start:end]
 
-    def _open(self) -> None:
+    def _end_headers(self) -> None:
         _, options = parse_options_header(bytes(self._disposition))
         if b"name" not in options:
             raise _malformed("a part has no name")
         self._name = _text(options[b"name"])
         self._is_file = b"filename" in options
-        if self._is_file and self._name != FILE:
-            raise InvalidRequest(f"the form's only file must be named {FILE}; got {self._name[:60]!r}")
-        if self._is_file and self.has_file:
-            raise InvalidRequest(f"the form must have one {FILE}; got another")
         if self._is_file:
-            self.has_file, self.fields_first = True, bool(self.fields)
-        self._count(0)
+            self._begin_file()
+        self._count_field(0)
 
-    def _add(self, data: bytes, start: int, end: int) -> None:
-        if not self._is_file:
-            self._count(end - start)
+    def _begin_file(self) -> None:
+        if self._name != FILE_FIELD:
+            raise InvalidRequest(f"the form's only file must be named {FILE_FIELD}; got {self._name[:60]!r}")
+        if self.has_file:
+            raise InvalidRequest(f"the form must have one {FILE_FIELD}; got another")
+        self.has_file = True
+        self.has_leading_fields = bool(self.fields)
+
+    def _add_data(self, data: bytes, start: int, end: int) -> None:
+        if self._is_file:
+            self._file_pieces.append(data[start:end])
+        else:
+            self._count_field(end - start)
             self._value += data[start:end]
-            return
-        self._file.append(data[start:end])
 
-    def _close(self) -> None:
+    def _end_part(self) -> None:
         if not self._is_file:
             self.fields.append((self._name, _text(bytes(self._value))))
 
-    def _end(self) -> None:
-        self._whole = True
+    def _end_form(self) -> None:
+        self._has_ended = True
 
-    def _count(self, more: int) -> None:
-        self._field_bytes += more
-        if self._field_bytes > MOST_BYTES or len(self.fields) >= MOST_FIELDS:
-            raise InvalidRequest(f"the form's fields must be {MOST_FIELDS} at most, of {MOST_BYTES} bytes together")
+    def _count_field(self, size: int) -> None:
+        """Count bytes of a field. Raises InvalidRequest if the form has too many bytes or fields."""
+        self._field_bytes += size
+        if self._field_bytes > MAX_FIELD_BYTES or len(self.fields) >= MAX_FIELDS:
+            limit = f"{MAX_FIELDS} at most, of {MAX_FIELD_BYTES} bytes together"
+            raise InvalidRequest(f"the form's fields must be {limit}")
 
 
 def _text(raw: bytes) -> str:
@@ -122,5 +130,5 @@ def _text(raw: bytes) -> str:
         raise _malformed("a field is not UTF-8") from None
 
 
-def _malformed(why: object) -> InvalidRequest:
-    return InvalidRequest(f"the body must be multipart/form-data with one part named {FILE}: {why}")
+def _malformed(reason: object) -> InvalidRequest:
+    return InvalidRequest(f"the body must be multipart/form-data with one part named {FILE_FIELD}: {reason}")

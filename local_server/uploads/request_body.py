@@ -1,6 +1,7 @@
-"""What a client sends, while it sends it, and whether it is still there. Knows no route, no model and no answer.
+"""The body of a request while it arrives, and whether its client is still connected.
 
-Whoever reads a request reads it here: there is one task that receives. A file is transcribed while it arrives.
+A file is transcribed while it arrives. One task per request receives everything that the client sends.
+Knows no route, no model and no response.
 """
 
 import asyncio
@@ -19,42 +20,44 @@ from handler.errors import AsrError, Cancelled, DeadlineExceeded, Internal, Inva
 from handler.schema.options import Options
 from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
-from local_server.uploads.multipart import FILE, Form
+from local_server.uploads.multipart import FILE_FIELD, Form
 
-JSON_CAP = 1024**2  # bytes of a JSON body: it holds an address and options
-ENDING = "the server is shutting down"
+MAX_JSON_BYTES = 1024**2  # a JSON body holds a URL and options
+SHUTTING_DOWN = "the server is shutting down"
 T = TypeVar("T")
-_JSON, _FORM = "application/json", "multipart/form-data"
+_JSON, _FORM, _BINARY = "application/json", "multipart/form-data", "application/octet-stream"
 
 
 class Superseded(Exception):
-    """What was begun early was begun without a field that came behind the file."""
+    """Raised when a form field arrives after the work on the form has started."""
 
 
 class RequestBody:
-    """The body of one request, received for the time of a block; what is left then is not."""
+    """The body of one request, received while its block runs and no longer."""
 
     def __init__(self, request: Request, settings: Settings) -> None:
-        """Raises InvalidRequest where the content type is that of a form without a boundary."""
-        given = request.headers.get("content-type", "")
-        declared = request.headers.get("content-length", "")
-        self.kind = given.partition(";")[0].strip().lower()
-        self.form = Form(given) if self.kind == _FORM else None
+        """Raise InvalidRequest if the content type is a form without a boundary."""
+        content_type = request.headers.get("content-type", "")
+        content_length = request.headers.get("content-length", "")
+        self.media_type = content_type.partition(";")[0].strip().lower()
+        self.form = Form(content_type) if self.media_type == _FORM else None
         self.spool = Spool(settings.max_bytes)  # the file
         self.scope = request.scope
-        self._receive_one = request.receive
-        self._held = AsyncExitStack()  # what was begun and still runs
-        self._cap = min(JSON_CAP if self.kind == _JSON else settings.max_bytes, settings.max_bytes)
+        self._asgi_receive = request.receive
+        self._work = AsyncExitStack()  # ends the work that was started and still runs
+        self._max_bytes = settings.max_bytes
+        if self.media_type == _JSON:
+            self._max_bytes = min(MAX_JSON_BYTES, settings.max_bytes)
         self._silence_s = settings.upload_silence_s
-        self._limit_s = settings.request_timeout_s
-        self._began = asyncio.get_running_loop().time()
-        self._declared = int(declared) if declared.isascii() and declared.isdigit() else None
-        self._count = 0  # bytes received
+        self._timeout_s = settings.request_timeout_s
+        self._start_time = asyncio.get_running_loop().time()
+        self._content_length = int(content_length) if content_length.isascii() and content_length.isdigit() else None
+        self._received_bytes = 0
         self._failure: AsrError | None = None
-        self._late = asyncio.Event()  # a field has come that what was begun does not know
-        self._known = asyncio.Event()  # enough to begin
-        self._over = asyncio.Event()  # all has come, or no more will be taken
-        self._left = asyncio.Event()
+        self._superseded = asyncio.Event()  # a field has arrived after the work started
+        self._can_start = asyncio.Event()  # enough has arrived to start the work
+        self._complete = asyncio.Event()  # the body has arrived, or no more of it is accepted
+        self._client_gone = asyncio.Event()
         self._task = asyncio.create_task(self._receive())
 
     async def __aenter__(self) -> "RequestBody":
@@ -62,186 +65,203 @@ class RequestBody:
 
     async def __aexit__(self, *_: object) -> None:
         self._task.cancel()
-        self.spool.stop()  # at once: a server that ends may let nothing behind the first wait happen
+        self.spool.stop()  # before the first await: a server that shuts down may cancel what follows it
         closing = asyncio.ensure_future(asyncio.to_thread(self.spool.close))
-        await self._held.aclose()
+        await self._work.aclose()
         await asyncio.gather(self._task, return_exceptions=True)
         await asyncio.shield(closing)
 
-    async def begun(self, begin: Callable[[AsyncExitStack], Coroutine[Any, Any, T]]) -> T:
-        """What `begin` makes of the fields and the file. It may leave work running that its stack ends.
+    async def start_early(self, start: Callable[[AsyncExitStack], Coroutine[Any, Any, T]]) -> T:
+        """Return the result of `start`, which may leave work running that its stack ends.
 
-        It is called while the file still arrives, where fields came before it, and again where one came behind it, too.
-        Raises AsrError; Cancelled once the client has left.
+        If fields came before the file, `start` is called while the file still arrives, and called again with all fields
+        if another field came after the file. Raises AsrError; Cancelled if the client leaves.
         """
-        await self.while_there(self._in_time(self._known))
+        await self.until_client_leaves(self._wait(self._can_start))
         try:
-            return await self.while_there(self._attempt(begin), self._late)
+            return await self.until_client_leaves(self._run(start), self._superseded)
         except Superseded:
-            await self.while_there(self._in_time(self._over))
-            self._late.clear()
-            return await self.while_there(self._attempt(begin))
+            await self.until_client_leaves(self._wait(self._complete))
+            self._superseded.clear()
+            return await self.until_client_leaves(self._run(start))
 
-    async def whole(self) -> bytes:
-        """The body, where it is no form, as soon as all of it is there. Raises AsrError."""
-        await self._in_time(self._over)
+    async def read_all(self) -> bytes:
+        """Wait for the end of a body that is not a form, and return it. Raises AsrError."""
+        await self._wait(self._complete)
         self.spool.check()
-        return self.spool.read_at(0, self._cap)
+        return self.spool.read_at(0, self._max_bytes)
 
-    async def while_there(self, work: Awaitable[T], late: asyncio.Event | None = None) -> T:
-        """The result of some work. It is cancelled when the client leaves, and Cancelled raised; Overtaken where `late` is set."""
-        working = asyncio.ensure_future(work)
-        others = [asyncio.create_task(event.wait()) for event in (self._left, late) if event is not None]
+    async def until_client_leaves(self, work: Awaitable[T], superseded: asyncio.Event | None = None) -> T:
+        """Return the result of an awaitable, which is cancelled as soon as the client leaves or `superseded` is set.
+
+        Raises Cancelled or Superseded then.
+        """
+        task = asyncio.ensure_future(work)
+        waits = [asyncio.create_task(event.wait()) for event in (self._client_gone, superseded) if event is not None]
         try:
-            await asyncio.wait({working, *others}, return_when=asyncio.FIRST_COMPLETED)
-            if late is not None and late.is_set():
+            await asyncio.wait({task, *waits}, return_when=asyncio.FIRST_COMPLETED)
+            if superseded is not None and superseded.is_set():
                 raise Superseded
-            if not working.done():
+            if not task.done():
                 raise Cancelled("the client has left")
-            return working.result()
+            return task.result()
         finally:
-            for task in (working, *others):
-                task.cancel()
-            await asyncio.gather(working, *others, return_exceptions=True)
+            for future in (task, *waits):
+                future.cancel()
+            await asyncio.gather(task, *waits, return_exceptions=True)
 
-    async def disconnected(self) -> Message:
-        """ASGI's receive for those who only wait for the client to leave."""
-        await self._left.wait()
+    async def receive_disconnect(self) -> Message:
+        """Wait for the client to leave and return ASGI's message for it; an ASGI `receive` without a body."""
+        await self._client_gone.wait()
         return {"type": "http.disconnect"}
 
-    async def _attempt(self, begin: Callable[[AsyncExitStack], Coroutine[Any, Any, T]]) -> T:
+    async def _run(self, start: Callable[[AsyncExitStack], Coroutine[Any, Any, T]]) -> T:
         async with AsyncExitStack() as stack:
-            await self._settled(wait=False)
+            self._check_state()
             try:
-                made = await begin(stack)
+                result = await start(stack)
             except (InvalidRequest, ModelNotFound):
-                await self._settled()  # its reason may be a field that is still to come
+                await self._await_fields()  # a field that has yet to arrive may resolve the error
                 raise
-            await self._settled()
-            self._held = stack.pop_all()
-            return made
+            await self._await_fields()
+            self._work = stack.pop_all()
+            return result
 
-    async def _settled(self, wait: bool = True) -> None:
-        """Until nothing can change what was begun. Raises Overtaken, and the AsrError that the body met."""
-        if self.form is not None and wait:
-            await self._in_time(self._over)
+    async def _await_fields(self) -> None:
+        """Wait until no more fields can arrive. Raises Superseded, or the AsrError of the body."""
+        if self.form is not None:
+            await self._wait(self._complete)
+        self._check_state()
+
+    def _check_state(self) -> None:
+        """Raise the AsrError of the body, or Superseded if a field has arrived after the work started."""
         if self._failure is not None:
             raise self._failure
-        if self._late.is_set():
+        if self._superseded.is_set():
             raise Superseded
 
-    async def _in_time(self, event: asyncio.Event) -> None:
+    async def _wait(self, event: asyncio.Event) -> None:
+        """Wait for an event. Raises DeadlineExceeded."""
         try:
-            async with asyncio.timeout_at(self._began + self._limit_s):
+            async with asyncio.timeout_at(self._start_time + self._timeout_s):
                 await event.wait()
         except TimeoutError:
-            raise DeadlineExceeded(f"expected an answer within {self._limit_s:g} s (REQUEST_TIMEOUT_S)") from None
+            raise DeadlineExceeded(f"expected an answer within {self._timeout_s:g} s (REQUEST_TIMEOUT_S)") from None
 
     async def _receive(self) -> None:
-        """Take what comes, until the client has left or nothing more is wanted."""
+        """Receive the body until the client leaves or an error ends it."""
         try:
-            self._check_size(self._declared or 0)
+            self._check_size(self._content_length or 0)
             if self.form is None:
-                self._known.set()
-            while (message := await self._next())["type"] == "http.request":
-                await self._take(message.get("body", b""))
+                self._can_start.set()
+            while (message := await self._receive_message())["type"] == "http.request":
+                await self._store(message.get("body", b""))
                 if not message.get("more_body"):
-                    self._end()
-                    while (await self._receive_one())["type"] != "http.disconnect":
+                    self._end_body()
+                    while (await self._asgi_receive())["type"] != "http.disconnect":
                         pass
                     break
-            self._left.set()
-            self._close(Cancelled("the client has left"))
+            self._client_gone.set()
+            self._finish(Cancelled("the client has left"))
         except AsrError as exc:
-            self._close(exc)
+            self._finish(exc)
         except Exception as exc:  # such as a full disk
             logs.error("upload_crashed", exc)
-            self._close(Internal(f"a fault of this server: {type(exc).__name__}"))
+            self._finish(Internal(f"a fault of this server: {type(exc).__name__}"))
 
-    async def _next(self) -> Message:
-        # What comes before a file is short: a client that sends it bit by bit has no more time than one that sends nothing.
-        early = self.kind == _JSON or (self.form is not None and not self.form.has_file)
-        since = self._began if early else asyncio.get_running_loop().time()
+    async def _receive_message(self) -> Message:
+        """Return the next message of ASGI. Raises DeadlineExceeded if the client is silent for too long."""
+        # JSON, and the fields before a file, are short: all of it has to arrive within the limit for a silence.
+        is_short = self.media_type == _JSON or (self.form is not None and not self.form.has_file)
+        start_time = self._start_time if is_short else asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout_at(since + self._silence_s):
-                return await self._receive_one()
+            async with asyncio.timeout_at(start_time + self._silence_s):
+                return await self._asgi_receive()
         except TimeoutError:
-            raise DeadlineExceeded(f"expected more of the body within {self._silence_s:g} s (UPLOAD_SILENCE_S)") from None
+            limit = f"{self._silence_s:g} s (UPLOAD_SILENCE_S)"
+            raise DeadlineExceeded(f"expected more of the body within {limit}") from None
 
-    async def _take(self, piece: bytes) -> None:
-        self._count += len(piece)
-        self._check_size(self._count)
+    async def _store(self, piece: bytes) -> None:
+        """Parse a piece of the body and write what belongs to the file."""
+        self._received_bytes += len(piece)
+        self._check_size(self._received_bytes)
         if self.form is None:
             await self._write(piece)
             return
-        known = len(self.form.fields)
+        previous_fields = len(self.form.fields)
         for part in self.form.feed(piece):
             await self._write(part)
-        if not self._known.is_set():
-            if self.form.fields_first:
-                self._known.set()
-        elif len(self.form.fields) > known:
-            self._late.set()
+        if not self._can_start.is_set():
+            if self.form.has_leading_fields:
+                self._can_start.set()
+        elif len(self.form.fields) > previous_fields:
+            self._superseded.set()
 
     async def _write(self, part: bytes) -> None:
-        """Append to the file; in a thread where it may have to wait for the disk."""
+        """Append to the file; in a thread if it may have to wait for the disk."""
         if self.spool.size + len(part) < IN_MEMORY:
             self.spool.write(part)
         else:
             await asyncio.to_thread(self.spool.write, part)
 
-    def _end(self) -> None:
-        """All has come. Raises InvalidRequest where that is not all of a form."""
+    def _end_body(self) -> None:
+        """Finish a body that has arrived. Raises InvalidRequest if a form is incomplete."""
         if self.form is not None:
             self.form.end()
-        self._close(None)
+        self._finish(None)
 
-    def _close(self, failure: AsrError | None) -> None:
-        """No more is taken; the first word counts."""
-        if not self._over.is_set():
+    def _finish(self, failure: AsrError | None) -> None:
+        """Accept no more of the body, because it is complete or because of `failure`; only the first call counts."""
+        if not self._complete.is_set():
             self._failure = failure
             self.spool.finish(failure)
-            self._known.set()
-            self._over.set()
+            self._can_start.set()
+            self._complete.set()
 
-    def _check_size(self, count: int) -> None:
-        if count > self._cap:
-            raise TooLarge(f"expected a body of at most {self._cap} bytes; got more")
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise TooLarge(f"expected a body of at most {self._max_bytes} bytes; got more")
 
 
 @asynccontextmanager
-async def in_work(request: Request, pipeline: Pipeline, settings: Settings) -> AsyncIterator[tuple[RequestBody, AsyncExitStack]]:
-    """A request that has its place, as it arrives, and what holds both. Raises Overloaded, and Cancelled where the server ends before."""
+async def admitted_body(
+    request: Request, pipeline: Pipeline, settings: Settings
+) -> AsyncIterator[tuple[RequestBody, AsyncExitStack]]:
+    """Admit a request to the pipeline; yield its body, and the stack that releases both.
+
+    Raises Overloaded; Cancelled if the server shuts down during the request.
+    """
     try:
         async with AsyncExitStack() as stack:
-            stack.enter_context(pipeline.place())
+            stack.enter_context(pipeline.admit())
             yield await stack.enter_async_context(RequestBody(request, settings)), stack
     except asyncio.CancelledError:
-        raise Cancelled(ENDING) from None
+        raise Cancelled(SHUTTING_DOWN) from None
 
 
-async def asked(incoming: RequestBody, query: Mapping[str, str]) -> tuple[AudioSource, Options]:
-    """The source and the options of POST /asr, by its content type alone. Raises AsrError."""
-    kind = incoming.kind
-    if kind == _JSON:
-        return _from_json(await incoming.whole(), query)
-    if incoming.form is not None:
-        if not incoming.form.has_file:
-            raise InvalidRequest(f"the form must have a part named {FILE}, with a file name")
-        return AudioSource(growing=incoming.spool), Options.parse({**query, **dict(incoming.form.fields)})
-    if not kind or kind == "application/octet-stream" or kind.startswith(("audio/", "video/")):
-        return AudioSource(growing=incoming.spool), Options.parse(dict(query))
-    raise InvalidRequest(f"content type {kind[:60]!r}: expected {_JSON}, {_FORM}, audio/*, video/* or application/octet-stream")
+async def parse_asr_request(body: RequestBody, query: Mapping[str, str]) -> tuple[AudioSource, Options]:
+    """Return the audio source and the options of POST /asr; the content type decides how. Raises AsrError."""
+    media_type = body.media_type
+    if media_type == _JSON:
+        return _parse_json(await body.read_all(), query)
+    if body.form is not None:
+        if not body.form.has_file:
+            raise InvalidRequest(f"the form must have a part named {FILE_FIELD}, with a file name")
+        return AudioSource(growing=body.spool), Options.parse({**query, **dict(body.form.fields)})
+    if not media_type or media_type == _BINARY or media_type.startswith(("audio/", "video/")):
+        return AudioSource(growing=body.spool), Options.parse(dict(query))
+    expected = f"{_JSON}, {_FORM}, audio/*, video/* or {_BINARY}"
+    raise InvalidRequest(f"content type {media_type[:60]!r}: expected {expected}")
 
 
-def _from_json(body: bytes, query: Mapping[str, str]) -> tuple[AudioSource, Options]:
+def _parse_json(content: bytes, query: Mapping[str, str]) -> tuple[AudioSource, Options]:
     try:
-        given: Any = json.loads(body)
+        fields: Any = json.loads(content)
     except (ValueError, RecursionError):
         raise InvalidRequest('the body must be JSON such as {"url": "https://…/audio.mp3"}; it is not JSON') from None
-    if not isinstance(given, dict):
-        raise InvalidRequest(f"the body must be a JSON object with url; got {type(given).__name__}")
-    url = given.pop("url", None)
+    if not isinstance(fields, dict):
+        raise InvalidRequest(f"the body must be a JSON object with url; got {type(fields).__name__}")
+    url = fields.pop("url", None)
     if not isinstance(url, str):
         raise InvalidRequest("the body must have url, as a string")
-    return AudioSource(url=url), Options.parse({**query, **given})
+    return AudioSource(url=url), Options.parse({**query, **fields})

@@ -25,9 +25,13 @@ from tests.support.word_errors import count_word_errors, total_errors
 
 KEPT = ROOT / ".bench"
 PEERS = (
-    "OpenVINO GenAI, int8", "faster-whisper, batched, int8", "faster-whisper, 5 beams, int8", "whisper.cpp, float16", "openai-whisper",
+    "OpenVINO GenAI, int8",
+    "faster-whisper, batched, int8",
+    "faster-whisper, 5 beams, int8",
+    "whisper.cpp, float16",
+    "openai-whisper",
     "transformers pipeline, as asr-api",
-)  # fmt: skip
+)
 SLOW = 20.0  # × real time: what is slower is measured once
 CLIENTS = (1, 4, 16, 64)
 SENT = 4  # times that clients send each clip, all together
@@ -101,7 +105,10 @@ class Bench:
     def _peer_round(self, name: str) -> Figures:
         """The same by a peer, which reads the clips from disk and downloads the joined file."""
         folder = converted(self._given.model, SYSTEMS[name].layout)
-        with Peer(name, folder, self._given.threads, self._given.device, self._language) as peer, served(self._audio) as files:
+        with (
+            Peer(name, folder, self._given.threads, self._given.device, self._language) as peer,
+            served(self._audio) as files,
+        ):
             peer.transcribe(str(self.clips[0].path))
             clips = [peer.transcribe(str(clip.path)) for clip in self.clips]
             long = peer.transcribe(f"{files}/{self._joined.path.name}")
@@ -119,17 +126,27 @@ class Bench:
             peak = server.peak_bytes()
         waits = [reply.seconds for reply in replies]
         return {
-            **_measured(files, replies, seconds), "p50_s": median(waits),
-            "p95_s": float(np.quantile(waits, 0.95)), "hc_s": slowest(), "peak_bytes": peak,
-        }  # fmt: skip
+            **_measured(files, replies, seconds),
+            "p50_s": median(waits),
+            "p95_s": float(np.quantile(waits, 0.95)),
+            "hc_s": slowest(),
+            "peak_bytes": peak,
+        }
 
     def _length(self, seconds: float) -> Figures:
         """One file of a given length, downloaded; a clip beside the longest."""
         file = self._made(f"{seconds:.0f}s", seconds)
         clip = min(self.clips, key=lambda clip: abs(clip.seconds - BESIDE_S))
         beside: Figures = {}
-        with self._server() as server, served(self._audio) as files, ThreadPoolExecutor(1) as pool, server.watched() as slowest:
-            server.upload(self._joined.path)  # a fresh process takes more memory with any work, until it has seen all kinds
+        with (
+            self._server() as server,
+            served(self._audio) as files,
+            ThreadPoolExecutor(1) as pool,
+            server.watched() as slowest,
+        ):
+            server.upload(
+                self._joined.path
+            )  # a fresh process takes more memory with any work, until it has seen all kinds
             idle = [server.upload(clip.path).seconds for _ in range(IDLE_REPLIES)]
             running = pool.submit(server.address, f"{files}/{file.path.name}")
             if seconds == max(self._given.lengths):
@@ -138,7 +155,12 @@ class Bench:
                 while not running.done() and len(busy) < BESIDE_REPLIES:
                     busy.append(server.upload(clip.path).seconds)
                 if busy:
-                    beside = {"idle_s": median(idle), "beside_s": median(busy), "slowest_s": max(busy), "replies": len(busy)}
+                    beside = {
+                        "idle_s": median(idle),
+                        "beside_s": median(busy),
+                        "slowest_s": max(busy),
+                        "replies": len(busy),
+                    }
             reply = running.result()
             peak = server.peak_bytes()
         file.path.unlink()
@@ -146,13 +168,19 @@ class Bench:
 
 
 def _measured(files: list[Spoken], replies: list[Reply], seconds: float | None = None) -> Figures:
-    """Speed and what was understood; `seconds` it took in all, where not one after the other. What was lost is no audio."""
+    """Return speed and word errors; lost files count as no audio.
+
+    `seconds`: what all took together, if they did not run one after the other.
+    """
     score = count_word_errors([file.text for file in files], [reply.text or "" for reply in replies])
     audio_s = sum(file.seconds for file, reply in zip(files, replies, strict=True) if reply.text is not None)
     return {
-        "audio_s": audio_s, "speed": audio_s / (seconds or sum(reply.seconds for reply in replies)),
-        "errors": total_errors(score), "wer": score.wer, "lost": sum(reply.text is None for reply in replies),
-    }  # fmt: skip
+        "audio_s": audio_s,
+        "speed": audio_s / (seconds or sum(reply.seconds for reply in replies)),
+        "errors": total_errors(score),
+        "wer": score.wer,
+        "lost": sum(reply.text is None for reply in replies),
+    }
 
 
 def main() -> None:
@@ -162,11 +190,22 @@ def main() -> None:
     parser.add_argument("--model", default=TINY, help="a checkpoint in CTranslate2's layout as in MODEL_ID, or `base`")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3, help="turns that everybody has; who is slower than twenty times real time has one")
-    parser.add_argument("--peers", default=list(PEERS), type=lambda text: text.split(";"), help="names, with ; between them")
-    parser.add_argument("--lengths", default=LENGTHS_S, nargs="*", type=float, metavar="S", help="files of these seconds, one each")
-    parser.add_argument("--resume", action="store_true", help="keep what a run of these arguments has measured before it was broken off")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="turns that everybody has; who is slower than twenty times real time has one",
+    )
+    parser.add_argument(
+        "--peers", default=list(PEERS), type=lambda text: text.split(";"), help="names, with ; between them"
+    )
+    parser.add_argument(
+        "--lengths", default=LENGTHS_S, nargs="*", type=float, metavar="S", help="files of these seconds, one each"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="keep what a run of these arguments has measured before it was broken off"
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/measurements")
     given = parser.parse_args()
     if unknown := set(given.peers) - {*PEERS, ""}:
         parser.error(f"--peers: unknown {', '.join(sorted(unknown))}; expected some of {'; '.join(PEERS)}")
@@ -176,8 +215,14 @@ def main() -> None:
     if not given.resume:
         path.unlink(missing_ok=True)
     record = Record(path)
-    about = {"model": given.model, "device": given.device, "threads": given.threads, "machine": machine(given.device),
-             "folder": given.folder.name, "clips": len(bench.clips)}  # fmt: skip
+    about = {
+        "model": given.model,
+        "device": given.device,
+        "threads": given.threads,
+        "machine": machine(given.device),
+        "folder": given.folder.name,
+        "clips": len(bench.clips),
+    }
     if record.figures.setdefault("about", {"step": "about", **about}) != {"step": "about", **about}:
         parser.error(f"--resume: {path} was measured with {record.figures['about']}")
     if not path.is_file():

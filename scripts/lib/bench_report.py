@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.lib.machine import slug
+from scripts.lib.machine import model_name, slug
 
 OURS = "this worker, by HTTP"
 MIB = 2**20
@@ -17,12 +17,13 @@ Figures = Mapping[str, Any]  # of one model on one device: what each step has me
 
 _HEAD = (
     "# Speed, latency and memory beside the peers'",
-    "Written by `scripts/bench`. Speed is seconds of audio a second. All start from the same checkpoint; what each makes of its numbers",
-    "stands behind its name, and this worker runs as it does by default. Peers take one file at a time, read clips from the disk and are",
-    "called in their own process; this worker is asked by HTTP. The joined file is downloaded from loopback by everybody. Speeds, waits",
-    "and memory are medians of rounds in which all take turns, word errors (after Whisper's English normalizer) those of the first",
-    "round, `/hc` is the slowest of all, and each length was measured once, on a server that had transcribed the joined file. Machines",
-    "are shared and noisy: only ratios within a table mean something.",
+    "Written by `scripts/bench`. Speed is seconds of audio a second. All start from the same checkpoint; the",
+    "number format that each computes in stands after its name, and this worker runs as it does by default. Peers",
+    "take one file at a time, read clips from the disk and are called in their own process; this worker is asked",
+    "by HTTP. Everybody downloads the joined file from loopback. Speeds, waits and memory are medians of rounds",
+    "in which all take turns, word errors (after Whisper's English normalizer) those of the first round, `/hc` is",
+    "the slowest of all, and each length was measured once, on a server that had transcribed the joined file.",
+    "Machines are shared and noisy: only ratios within a table mean something.",
 )
 
 
@@ -30,16 +31,21 @@ def write_report(run: Figures, folder: Path) -> None:
     """Write a run's section of benchmarks.md, where the other runs keep theirs, and its picture."""
     folder.mkdir(parents=True, exist_ok=True)
     about = run["about"]
-    title = f"{about['model']} on {about['device']}"
-    picture = f"benchmarks-{slug(title)}.png"
-    lines = [f"{about['machine']}, {about['threads']} threads; {about['clips']} clips.\n", f"![speed, latency and memory]({picture})\n"]
+    title = f"{model_name(about['model'])} on {about['device']}"
+    picture = f"benchmarks-{slug(title.removeprefix('Whisper '))}.png"
+    lines = [
+        f"{about['machine']}, {about['threads']} threads; {about['clips']} clips.\n",
+        f"![speed, latency and memory]({picture})\n",
+    ]
     lines += [*_systems(run), "", *_clients(run), "", *_lengths(run)]
     path = folder / "benchmarks.md"
     _, *others = path.read_text().split("\n## ") if path.is_file() else [""]
     sections = dict(other.split("\n", 1) for other in others)
     sections[title] = "\n".join(["", *lines])
     head = "\n".join((_HEAD[0], "", *_HEAD[1:]))
-    path.write_text("\n\n".join([head, *(f"## {name}\n{text.rstrip()}" for name, text in sorted(sections.items()))]) + "\n")
+    path.write_text(
+        "\n\n".join([head, *(f"## {name}\n{text.rstrip()}" for name, text in sorted(sections.items()))]) + "\n"
+    )
     _draw(run, folder / picture)
 
 
@@ -64,7 +70,9 @@ def _middle(rounds: Sequence[Figures], *path: str) -> float:
 
 
 def _systems(run: Figures) -> Iterator[str]:
-    yield from _head("", "clips one by one", "ours is", "word errors", "joined file", "ours is", "word errors", "peak memory")
+    yield from _head(
+        "", "clips one by one", "ours is", "word errors", "joined file", "ours is", "word errors", "peak memory"
+    )
     ours = {row: _middle(_rounds(run, OURS), row, "speed") for row in ("clips", "joined")}
     for name in _names(run, clients=False):
         rounds = _rounds(run, name)
@@ -72,7 +80,11 @@ def _systems(run: Figures) -> Iterator[str]:
         for row in ("clips", "joined"):
             speed = _middle(rounds, row, "speed")
             errors, wer = rounds[0][row]["errors"], rounds[0][row]["wer"]
-            cells += [f"{speed:.1f}×", f"{ours[row] / speed:.2f} times as fast" if name != OURS else "", f"{errors} ({100 * wer:.2f} %)"]
+            cells += [
+                f"{speed:.1f}×",
+                f"{ours[row] / speed:.2f} times as fast" if name != OURS else "",
+                f"{errors} ({100 * wer:.2f} %)",
+            ]
         cells.append(f"{_middle(rounds, 'peak_bytes') / MIB:.0f} MiB")
         yield f"| {' | '.join(cells)} |"
 
@@ -86,9 +98,15 @@ def _clients(run: Figures) -> Iterator[str]:
     names = _names(run, clients=True)
     if not names:
         return
-    fastest = max((name for name in _names(run, clients=False) if name != OURS), key=lambda name: _clip_speed(run, name), default=None)
+    fastest = max(
+        (name for name in _names(run, clients=False) if name != OURS),
+        key=lambda name: _clip_speed(run, name),
+        default=None,
+    )
     against = f"against {fastest} one by one"
-    yield from _head("clients", "clips", against, "p50, of one client's", "p95, of p50", "lost", "word errors", "slowest `/hc`")
+    yield from _head(
+        "clients", "clips", against, "p50, of one client's", "p95, of p50", "lost", "word errors", "slowest `/hc`"
+    )
     alone = _middle(_rounds(run, names[0]), "p50_s")
     for name in names:
         rounds = _rounds(run, name)
@@ -96,7 +114,15 @@ def _clients(run: Figures) -> Iterator[str]:
         ratio = f"{speed / _clip_speed(run, fastest):.2f} times" if fastest else ""
         lost, wer = sum(figures["lost"] for figures in rounds), _middle(rounds, "wer")
         slowest = max(figures["hc_s"] for figures in rounds)
-        cells = (f"{speed:.1f}×", ratio, f"{p50 / alone:.2f}", f"{p95 / p50:.2f}", lost, f"{100 * wer:.2f} %", f"{1000 * slowest:.0f} ms")
+        cells = (
+            f"{speed:.1f}×",
+            ratio,
+            f"{p50 / alone:.2f}",
+            f"{p95 / p50:.2f}",
+            lost,
+            f"{100 * wer:.2f} %",
+            f"{1000 * slowest:.0f} ms",
+        )
         yield f"| {name.removesuffix(' clients')} | {' | '.join(map(str, cells))} |"
 
 
@@ -112,13 +138,19 @@ def _lengths(run: Figures) -> Iterator[str]:
     rows = _by_length(run)
     if len(rows) < 2:
         return
-    yield from _head("length", "speed", "time, of the shortest's", "peak memory", "of the shortest's", "word errors", "slowest `/hc`")
+    yield from _head(
+        "length", "speed", "time, of the shortest's", "peak memory", "of the shortest's", "word errors", "slowest `/hc`"
+    )
     for row in rows:
         cells = (
-            f"{row['audio_s'] / 60:.0f} min", f"{row['speed']:.1f}×", f"{row['seconds'] / rows[0]['seconds']:.2f}",
-            f"{row['peak_bytes'] / MIB:.0f} MiB", f"{row['peak_bytes'] / rows[0]['peak_bytes']:.3f}", f"{100 * row['wer']:.2f} %",
+            f"{row['audio_s'] / 60:.0f} min",
+            f"{row['speed']:.1f}×",
+            f"{row['seconds'] / rows[0]['seconds']:.2f}",
+            f"{row['peak_bytes'] / MIB:.0f} MiB",
+            f"{row['peak_bytes'] / rows[0]['peak_bytes']:.3f}",
+            f"{100 * row['wer']:.2f} %",
             f"{1000 * row['hc_s']:.0f} ms",
-        )  # fmt: skip
+        )
         yield f"| {' | '.join(cells)} |"
     exponent = np.polyfit(np.log([row["audio_s"] for row in rows]), np.log([row["seconds"] for row in rows]), 1)[0]
     yield f"\nTime grows with length to the power of {exponent:.3f}."
@@ -126,7 +158,7 @@ def _lengths(run: Figures) -> Iterator[str]:
     if "beside_s" in longest:
         usual, worst = (longest[figure] / longest["idle_s"] for figure in ("beside_s", "slowest_s"))
         yield (
-            "The clip whose length is nearest to 10 s, where it arrives while the longest file is being transcribed, is answered in "
+            "The clip whose length is nearest to 10 s, sent while the longest file is transcribed, is answered in "
             f"{usual:.2f} times what an idle server takes (median of {longest['replies']}; at worst {worst:.2f} times)."
         )
 

@@ -40,9 +40,12 @@ def clean_environment(folder: Path, threads: int, device: str) -> dict[str, str]
     mine = {setting.metadata["name"] for setting in fields(Settings)}
     return {
         **{name: value for name, value in os.environ.items() if name not in mine},
-        "MODEL_ID": str(folder), "DEVICE": device, "LOG_LEVEL": "WARNING",
-        "OMP_NUM_THREADS": str(threads), "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": "true",
-    }  # fmt: skip
+        "MODEL_ID": str(folder),
+        "DEVICE": device,
+        "LOG_LEVEL": "WARNING",
+        "OMP_NUM_THREADS": str(threads),
+        "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": "true",
+    }
 
 
 class Server:
@@ -57,7 +60,9 @@ class Server:
 
     def __enter__(self) -> "Server":
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen([sys.executable, "-m", "local_server"], cwd=ROOT, env=self._environment, stderr=log)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "local_server"], cwd=ROOT, env=self._environment, stderr=log
+            )
         end = time.monotonic() + START_S
         while not self._is_ready():
             if self._process.poll() is not None or time.monotonic() > end:
@@ -87,7 +92,9 @@ class Server:
 
     def temporary_files(self) -> int:
         """Files without a name that it holds open."""
-        return sum(str(entry.readlink()).endswith("(deleted)") for entry in Path(f"/proc/{self._process.pid}/fd").iterdir())
+        return sum(
+            str(entry.readlink()).endswith("(deleted)") for entry in Path(f"/proc/{self._process.pid}/fd").iterdir()
+        )
 
     def upload(self, path: Path) -> Reply:
         """Send a file as the body."""

@@ -1,4 +1,7 @@
-"""How others start: a server as Salad's asr-api is one, and a RunPod worker around faster-whisper. Run as a program it is one of them."""
+"""How peers start: a server like Salad's asr-api, and a RunPod worker around faster-whisper.
+
+Run as a program it is one of them.
+"""
 
 import base64
 import os
@@ -8,18 +11,28 @@ from typing import Any
 
 
 def asr_api(folder: str) -> None:
-    """FastAPI around the pipeline of `transformers`, which is loaded before the server listens. Source: SaladTechnologies/asr-api."""
+    """Serve the pipeline of `transformers` by FastAPI, loaded before it listens. Source: SaladTechnologies/asr-api."""
     import torch
     import uvicorn
     from fastapi import FastAPI
     from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, pipeline
 
-    model = AutoModelForSpeechSeq2Seq.from_pretrained(folder, dtype=torch.float32, low_cpu_mem_usage=True, use_safetensors=True)
+    model = AutoModelForSpeechSeq2Seq.from_pretrained(
+        folder, dtype=torch.float32, low_cpu_mem_usage=True, use_safetensors=True
+    )
     processor = AutoProcessor.from_pretrained(folder)
     recognizer = pipeline(
-        "automatic-speech-recognition", model=model, tokenizer=processor.tokenizer, feature_extractor=processor.feature_extractor,
-        max_new_tokens=128, chunk_length_s=30, batch_size=16, return_timestamps=True, dtype=torch.float32, device="cpu",
-    )  # fmt: skip
+        "automatic-speech-recognition",
+        model=model,
+        tokenizer=processor.tokenizer,
+        feature_extractor=processor.feature_extractor,
+        max_new_tokens=128,
+        chunk_length_s=30,
+        batch_size=16,
+        return_timestamps=True,
+        dtype=torch.float32,
+        device="cpu",
+    )
     app = FastAPI()
 
     @app.get("/hc")

@@ -1,4 +1,4 @@
-"""From a process's start to its first answer, beside bare `import torch` and the peers: same weights, one run. See scripts/coldstart."""
+"""From a process's start to its first answer, beside bare `import torch` and the peers. See scripts/coldstart."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from scripts.lib.bench_server import clean_environment
 from scripts.lib.convert import BASE, TINY, checkpoint, converted
 from scripts.lib.loading import Loading, cat, loaded, write_made_up
-from scripts.lib.machine import machine
+from scripts.lib.machine import machine, model_name
 from scripts.lib.peers import ROOT
 from tests.support.sls_queue import Queue
 
@@ -30,9 +30,10 @@ DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 TORCH = "bare `import torch`"
 _HEAD = """# How soon a cold process is ready
 
-Written by `scripts/coldstart`. Seconds are told as multiples of bare `import torch` by the same interpreter in the same run, medians of
-rounds in which all take turns. A server is ready when it answers `/hc` with 200, a worker when a queue on loopback has its first
-job's answer; the job lies there from the beginning. Machines are shared and noisy: only ratios mean something.
+Written by `scripts/coldstart`. Seconds are told as multiples of bare `import torch` by the same interpreter in the
+same run, medians of rounds in which all take turns. A server is ready when it answers `/hc` with 200, a worker when a
+queue on loopback has its first job's answer; the job lies there from the beginning. Machines are shared and noisy:
+only ratios mean something.
 """
 
 
@@ -130,11 +131,13 @@ def _systems(model: str, threads: int, cache: str) -> dict[str, Callable[[Path],
     """Everybody by name, bare PyTorch first."""
     ours = clean_environment(checkpoint(model), threads, "cpu") | {"CACHE_DIR": cache, "LOG_LEVEL": "INFO"}
     theirs = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    peers = str(ROOT / "scripts/cold_peers.py")
+    peers = str(ROOT / "scripts/lib/cold_peers.py")
     return {
         TORCH: torch_alone,
         "this worker as a server": server([sys.executable, "-m", "local_server"], ours),
-        "the same with Whisper base": server([sys.executable, "-m", "local_server"], ours | {"MODEL_ID": str(checkpoint(BASE))}),
+        "the same with Whisper base": server(
+            [sys.executable, "-m", "local_server"], ours | {"MODEL_ID": str(checkpoint(BASE))}
+        ),
         "`cat` of base's file": lambda _: Start(cat(checkpoint(BASE) / "model.bin"), {}),
         "this worker on a queue": worker([sys.executable, "-m", "handler"], ours),
         "a server as asr-api is one": server([PEERS, peers, "asr-api", str(converted(model, "transformers"))], theirs),
@@ -156,7 +159,8 @@ def _loading(cold_rounds: int, rounds: int) -> Iterator[str]:
     if not (folder / "model.safetensors").is_file():
         write_made_up(folder)
     yield "\n## A made-up checkpoint of large-v3's shapes, bfloat16, beside `cat`\n"
-    yield "| page cache | size | read at, of `cat`'s speed | read and packed | peak memory, of the size | less PyTorch's own |"
+    columns = "page cache", "size", "read at, of `cat`'s speed", "read and packed", "peak memory, of the size"
+    yield f"| {' | '.join(columns)} | less PyTorch's own |"
     yield "|---|---|---|---|---|---|"
     for title, count, cold in (("holds it", rounds, False), ("dropped before each", cold_rounds, True)):
         found = []
@@ -194,7 +198,8 @@ def _timeline(name: str, found: list[Start], bare: float) -> Iterator[str]:
     """Where the time of the start went that took the middle time."""
     middle = sorted(found, key=lambda start: start.seconds)[len(found) // 2]
     if middle.stages:
-        yield f"\n{name}: where the time of a start went. Stages of several threads overlap; `ready` and `total` count from the start.\n"
+        yield f"\n{name}: where the time of a start went. Stages of several threads overlap;"
+        yield "`ready` and `total` count from the start.\n"
         yield "| stage | of `import torch` |\n|---|---|"
         yield from (f"| {stage} | {seconds / bare:.3f}× |" for stage, seconds in middle.stages.items())
 
@@ -206,7 +211,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cold-rounds", type=int, default=3, help="with the page cache dropped, where this user may")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "cold-start.md")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/measurements/cold-start.md")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
         systems = _systems(given.model, given.threads, cache)
@@ -216,7 +221,7 @@ def main() -> None:
         parts = [("Files in the page cache", given.rounds, False)]
         if os.access(DROP_CACHES, os.W_OK) and given.cold_rounds:
             parts.append(("Page cache dropped before each start", given.cold_rounds, True))
-        lines = [_HEAD, f"{given.model} on {machine('cpu')}, {given.threads} threads."]
+        lines = [_HEAD, f"{model_name(given.model)} on {machine('cpu')}, {given.threads} threads."]
         for title, rounds, cold in parts:
             starts: dict[str, list[Start]] = {name: [] for name in systems}
             with tqdm(total=rounds * len(systems), desc=title) as bar:

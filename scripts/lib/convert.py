@@ -17,7 +17,7 @@ from handler.whisper.checkpoint import openai
 from handler.whisper.checkpoint.reader import open_checkpoint
 from handler.whisper.dims import HOP_LENGTH, N_FFT
 from handler.whisper.model import mel_filters
-from handler.whisper.tokenizer import TIMESTAMPS, Specials, visible_bytes
+from handler.whisper.tokenizer import NUM_TIMESTAMPS, Specials, visible_bytes
 from scripts.lib.machine import slug
 from scripts.lib.peers import ROOT
 from tests.support import layouts
@@ -69,15 +69,29 @@ def write_transformers(source: Path, target: Path) -> None:
     tokenizer = json.loads(path.read_text())
     known = {token["id"] for token in tokenizer["added_tokens"]}
     common = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
-    for number in range(TIMESTAMPS):
+    for number in range(NUM_TIMESTAMPS):
         if (token := ids.timestamp_begin + number) not in known:
             tokenizer["added_tokens"].append({"id": token, "content": f"<|{number / 50:.2f}|>", **common})
     path.write_text(json.dumps(tokenizer, ensure_ascii=False))
     end = "<|endoftext|>"
-    names = {"tokenizer_class": "WhisperTokenizer", "bos_token": end, "eos_token": end, "unk_token": end, "pad_token": end}
+    names = {
+        "tokenizer_class": "WhisperTokenizer",
+        "bos_token": end,
+        "eos_token": end,
+        "unk_token": end,
+        "pad_token": end,
+    }
     (target / "tokenizer_config.json").write_text(json.dumps({**names, "model_max_length": 1024, "errors": "replace"}))
-    mel = {"feature_size": dims.n_mels, "sampling_rate": SAMPLE_RATE, "hop_length": HOP_LENGTH, "chunk_length": 30, "n_fft": N_FFT}
-    (target / "preprocessor_config.json").write_text(json.dumps({"feature_extractor_type": "WhisperFeatureExtractor", **mel}))
+    mel = {
+        "feature_size": dims.n_mels,
+        "sampling_rate": SAMPLE_RATE,
+        "hop_length": HOP_LENGTH,
+        "chunk_length": 30,
+        "n_fft": N_FFT,
+    }
+    (target / "preprocessor_config.json").write_text(
+        json.dumps({"feature_extractor_type": "WhisperFeatureExtractor", **mel})
+    )
 
 
 def write_openvino(source: Path, target: Path) -> None:
@@ -94,9 +108,17 @@ def write_ggml(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     dims = open_checkpoint(source).dims
     order = (
-        dims.n_vocab, dims.n_audio_ctx, dims.n_audio_state, dims.n_audio_head, dims.n_audio_layer,
-        dims.n_text_ctx, dims.n_text_state, dims.n_text_head, dims.n_text_layer, dims.n_mels,
-    )  # fmt: skip
+        dims.n_vocab,
+        dims.n_audio_ctx,
+        dims.n_audio_state,
+        dims.n_audio_head,
+        dims.n_audio_layer,
+        dims.n_text_ctx,
+        dims.n_text_state,
+        dims.n_text_head,
+        dims.n_text_layer,
+        dims.n_mels,
+    )
     filters = mel_filters(dims.n_mels).numpy()
     words = _token_bytes(source, Specials.of_vocab(dims.n_vocab).eot)
     with (target / "model.bin").open("wb") as file:
@@ -109,7 +131,9 @@ def write_ggml(source: Path, target: Path) -> None:
                 values = values[:, None]
             kind = _GGML_FLOAT32 if values.ndim < 2 or name.endswith(_GGML_WHOLE) else _GGML_FLOAT16
             raw = np.ascontiguousarray(values, np.float16 if kind == _GGML_FLOAT16 else np.float32).tobytes()
-            head = struct.pack("<3i", values.ndim, len(name), kind) + struct.pack(f"<{values.ndim}i", *reversed(values.shape))
+            head = struct.pack("<3i", values.ndim, len(name), kind) + struct.pack(
+                f"<{values.ndim}i", *reversed(values.shape)
+            )
             file.write(head + name.encode() + raw)
 
 

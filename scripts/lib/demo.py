@@ -1,4 +1,4 @@
-"""Transcribe test_input.json through handler(event): progress on stderr, the transcript as JSON on stdout, then where the time went."""
+"""Transcribe test_input.json through handler(event): print the transcript and where the time went."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""How many clips a second the queue's door answers beside the HTTP door: the same files, as many in work at once, by turns."""
+"""Clips a second by the queue beside HTTP: the same files, as many in work at once, by turns. See scripts/doors."""
 
 import argparse
 import subprocess
@@ -24,7 +24,11 @@ TIMES = 4  # that each clip is sent
 
 def by_http(folder: Path, threads: int, files: Sequence[Spoken], at_once: int, log: Path) -> float:
     """Seconds that a server takes for the files."""
-    with Server(folder, threads, "cpu", log) as server, served(files[0].path.parent) as url, ThreadPoolExecutor(at_once) as clients:
+    with (
+        Server(folder, threads, "cpu", log) as server,
+        served(files[0].path.parent) as url,
+        ThreadPoolExecutor(at_once) as clients,
+    ):
         server.clients(1, files[:1])
         began = time.perf_counter()
         replies: list[Reply] = list(clients.map(lambda file: server.address(f"{url}/{file.path.name}"), files))
@@ -35,14 +39,21 @@ def by_http(folder: Path, threads: int, files: Sequence[Spoken], at_once: int, l
 
 def by_queue(folder: Path, threads: int, files: Sequence[Spoken], at_once: int, log: Path) -> float:
     """Seconds that a worker takes for the files, of which so many lie in the queue or are in work at a time."""
-    with Queue() as queue, served(files[0].path.parent) as url, log.open("ab") as file, ThreadPoolExecutor(at_once) as clients:
+    with (
+        Queue() as queue,
+        served(files[0].path.parent) as url,
+        log.open("ab") as file,
+        ThreadPoolExecutor(at_once) as clients,
+    ):
 
         def ask(number: int) -> dict[str, Any]:
             queue.put(f"{number}", {"url": f"{url}/{files[number].path.name}", "language": "en"})
             return queue.answer(f"{number}", 600)
 
         given = clean_environment(folder, threads, "cpu") | queue.environment() | {"RUNPOD_LOG_LEVEL": "ERROR"}
-        process = subprocess.Popen([sys.executable, "-m", "handler"], cwd=ROOT, env=given, stdout=subprocess.DEVNULL, stderr=file)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "handler"], cwd=ROOT, env=given, stdout=subprocess.DEVNULL, stderr=file
+        )
         try:
             queue.put("first", {"url": f"{url}/{files[0].path.name}"})
             queue.answer("first", 600)
@@ -75,7 +86,10 @@ def main() -> None:
         for name, door in doors.items():
             found[name].append(door(folder, given.threads, files, given.at_once, log))
     audio_s = sum(file.seconds for file in files)
-    print(f"{given.model} on {machine('cpu')}, {given.threads} threads, {len(files)} clips of {audio_s:.0f} s, {given.at_once} at once")
+    print(
+        f"{given.model} on {machine('cpu')}, {given.threads} threads, "
+        f"{len(files)} clips of {audio_s:.0f} s, {given.at_once} at once"
+    )
     print("| door | audio a second | of HTTP's |\n|---|---|---|")
     for name, seconds in found.items():
         print(f"| {name} | {audio_s / median(seconds):.1f}× | {median(found['HTTP']) / median(seconds):.2f} |")

@@ -1,4 +1,7 @@
-"""Runs inside an image with a model: who it is, what it can write, `/hc`, a transcript, a queue job, the end. See scripts/image."""
+"""Check an image with a model from the inside: its user, what it can write, `/hc`, a transcript, a queue job, the end.
+
+See scripts/image.
+"""
 
 import base64
 import errno
@@ -19,7 +22,9 @@ from tests.support.sls_queue import Queue
 START_S = 300.0
 PORT = "8765"
 JOB = json.loads(Path("test_input.json").read_text())["input"]
-ALONE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # what was installed, and nothing of the checkout
+ALONE = {
+    name: value for name, value in os.environ.items() if name != "PYTHONPATH"
+}  # what was installed, and nothing of the checkout
 WORDS = ("quick", "brown", "fox")
 
 
@@ -37,9 +42,13 @@ def who() -> None:
             raise AssertionError("CACHE_DIR does not belong to the user") from exc
     else:
         raise AssertionError("the root can be written")
-    where = subprocess.run([sys.executable, "-c", "import handler; print(handler.__file__)"], env=ALONE, capture_output=True, text=True)
+    where = subprocess.run(
+        [sys.executable, "-c", "import handler; print(handler.__file__)"], env=ALONE, capture_output=True, text=True
+    )
     assert where.stdout.startswith("/opt/asr/"), "what runs is not what was installed"
-    assert not [name for name in ("gcc", "cc", "g++", "clang", "make") if shutil.which(name)], "the image has a compiler"
+    assert not [name for name in ("gcc", "cc", "g++", "clang", "make") if shutil.which(name)], (
+        "the image has a compiler"
+    )
     with tempfile.NamedTemporaryFile():
         print("user, root and programs: as they should be")
 
@@ -68,7 +77,9 @@ def worker() -> None:
     """One job from a queue."""
     with Queue() as queue:
         queue.put("job", JOB)
-        process = subprocess.Popen([sys.executable, "-m", "handler"], env={**ALONE, **queue.environment()}, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "handler"], env={**ALONE, **queue.environment()}, stdout=subprocess.DEVNULL
+        )
         output = queue.answer("job")["output"]
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0, "the worker did not end as it should"

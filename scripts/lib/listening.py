@@ -1,4 +1,4 @@
-"""Audio to measure with, and what is found in it: folders with a manifest, one long file of many short ones, word errors."""
+"""Audio to measure with: folders with a manifest, and one long file joined of many short ones."""
 
 import json
 import random
@@ -35,7 +35,7 @@ def spoken_in(folder: Path) -> list[Spoken]:
 
 
 def joined(clips: Sequence[Spoken], seconds: float, target: Path) -> Spoken:
-    """Clips one after the other, in random order and with pauses, in a file of about so many seconds; the same for the same clips."""
+    """Write clips in random order with pauses to a file of about so many seconds; the same clips make the same file."""
     texts: list[str] = []
     length = 0
     with soundfile.SoundFile(target, "w", SAMPLE_RATE, 1, "PCM_16") as file:

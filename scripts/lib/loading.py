@@ -1,5 +1,6 @@
-"""How fast a large checkpoint becomes a network, and in how much memory, beside `cat`. Run as a program it is one such loading.
+"""How fast a large checkpoint becomes a network, and in how much memory, beside `cat`.
 
+Run as a program it is one such loading.
 The checkpoint is made up: large-v3's shapes with random numbers, in the layout of `transformers`.
 """
 
@@ -13,10 +14,18 @@ from pathlib import Path
 from scripts.lib.peers import ROOT, peak_bytes
 
 LARGE_V3 = {
-    "num_mel_bins": 128, "d_model": 1280, "encoder_layers": 32, "decoder_layers": 32, "encoder_attention_heads": 20,
-    "decoder_attention_heads": 20, "vocab_size": 51_866, "max_source_positions": 1500, "max_target_positions": 448,
-    "encoder_ffn_dim": 5120, "decoder_ffn_dim": 5120,
-}  # fmt: skip
+    "num_mel_bins": 128,
+    "d_model": 1280,
+    "encoder_layers": 32,
+    "decoder_layers": 32,
+    "encoder_attention_heads": 20,
+    "decoder_attention_heads": 20,
+    "vocab_size": 51_866,
+    "max_source_positions": 1500,
+    "max_target_positions": 448,
+    "encoder_ffn_dim": 5120,
+    "decoder_ffn_dim": 5120,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +46,18 @@ def write_made_up(folder: Path) -> Path:
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
     with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in WhisperForConditionalGeneration(WhisperConfig(**LARGE_V3)).state_dict().items()}
+        shapes = {
+            name: tensor.shape
+            for name, tensor in WhisperForConditionalGeneration(WhisperConfig(**LARGE_V3)).state_dict().items()
+        }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "whisper", **LARGE_V3}))
     torch.manual_seed(0)
-    tensors = {name: torch.randn(shape, dtype=torch.bfloat16).mul_(0.02) for name, shape in shapes.items() if name != "proj_out.weight"}
+    tensors = {
+        name: torch.randn(shape, dtype=torch.bfloat16).mul_(0.02)
+        for name, shape in shapes.items()
+        if name != "proj_out.weight"
+    }
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return folder
 
@@ -55,7 +71,9 @@ def cat(file: Path) -> float:
 
 def loaded(folder: Path) -> Loading:
     """What a process of its own says of its loading."""
-    done = subprocess.run([sys.executable, "-m", "scripts.lib.loading", str(folder)], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.lib.loading", str(folder)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return Loading(**json.loads(done.stdout))
 
 

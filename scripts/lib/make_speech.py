@@ -1,7 +1,7 @@
 """Write the speech that the product carries, by the voice that the package hibari-tts carries (Apache-2.0).
 
-test_input.json is one sentence as base64, and .runpod/tests.json sends it; handler/startup/assets/check.wav is a second of speech that a
-starting process tries its model with.
+test_input.json is one sentence as base64, and .runpod/tests.json sends it; handler/startup/assets/check.wav is a second
+of speech that a starting process tries its model with.
 """
 
 import base64
@@ -34,10 +34,16 @@ def main() -> None:
 
 def hub_tests(job: dict[str, str]) -> dict[str, object]:
     """What RunPod's Hub sends to a release; that the model understands is checked before it takes jobs."""
-    config = {"gpuTypeId": "NVIDIA GeForce RTX 4090", "gpuCount": 1, "env": [{"key": "MODEL_ID", "value": "openai/whisper-large-v3-turbo"}],
-              "allowedCudaVersions": ["13.0"]}  # fmt: skip
-    tests = [{"name": name, "input": {**job, **options}, "timeout": 60_000} for name, options in
-             (("transcribe", {}), ("words_as_subtitles", {"timestamps": "word", "format": "srt"}))]  # fmt: skip
+    config = {
+        "gpuTypeId": "NVIDIA GeForce RTX 4090",
+        "gpuCount": 1,
+        "env": [{"key": "MODEL_ID", "value": "openai/whisper-large-v3-turbo"}],
+        "allowedCudaVersions": ["13.0"],
+    }
+    tests = [
+        {"name": name, "input": {**job, **options}, "timeout": 60_000}
+        for name, options in (("transcribe", {}), ("words_as_subtitles", {"timestamps": "word", "format": "srt"}))
+    ]
     return {"tests": tests, "config": config}
 
 

@@ -38,8 +38,11 @@ def ours(load: Load, beam_size: int, dtype: str = "auto") -> Transcribe:
     from handler.schema.options import Options
     from handler.settings import Settings
     from handler.startup.bootstrap import build
+    from handler.startup.process_tuning import fast_imports, freeze_garbage_collector
 
-    pipeline = build(Settings(model_id=str(load.folder), dtype=dtype, device=load.device))
+    with fast_imports():
+        pipeline = build(Settings(model_id=str(load.folder), dtype=dtype, device=load.device))
+        freeze_garbage_collector()
 
     def transcribe(path: str) -> str:
         with open(path, "rb") as file:
@@ -87,7 +90,9 @@ def openai_whisper(load: Load) -> Transcribe:
 
     torch.set_num_threads(load.threads)
     model = whisper.load_model(str(next(load.folder.glob("*.pt"))), device=load.device)
-    return lambda path: str(whisper.transcribe(model, _samples(path), language="en", fp16=load.device == "cuda")["text"])
+    return lambda path: str(
+        whisper.transcribe(model, _samples(path), language="en", fp16=load.device == "cuda")["text"]
+    )
 
 
 def transformers(load: Load) -> Transcribe:
@@ -98,14 +103,21 @@ def transformers(load: Load) -> Transcribe:
     torch.set_num_threads(load.threads)
     dtype = torch.float16 if load.device == "cuda" else torch.float32
     recognizer = pipeline(
-        "automatic-speech-recognition", model=str(load.folder), device=load.device, dtype=dtype, chunk_length_s=30, stride_length_s=5,
+        "automatic-speech-recognition",
+        model=str(load.folder),
+        device=load.device,
+        dtype=dtype,
+        chunk_length_s=30,
+        stride_length_s=5,
         batch_size=16,
-    )  # fmt: skip
+    )
     asked: dict[str, Any] = {"max_new_tokens": 128}
     if load.language:
         asked |= {"language": load.language, "task": "transcribe"}
     return lambda path: str(
-        recognizer({"raw": _samples(path), "sampling_rate": 16_000}, return_timestamps=True, generate_kwargs=asked)["text"]
+        recognizer({"raw": _samples(path), "sampling_rate": 16_000}, return_timestamps=True, generate_kwargs=asked)[
+            "text"
+        ]
     )
 
 
@@ -116,7 +128,9 @@ def _samples(path: str) -> Any:
 
     with av.open(path) as container:
         resampler = av.AudioResampler("flt", "mono", 16_000)
-        frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)] + resampler.resample(None)
+        frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)] + resampler.resample(
+            None
+        )
         return np.concatenate([frame.to_ndarray()[0] for frame in frames])
 
 
@@ -138,7 +152,9 @@ SYSTEMS: dict[str, System] = {
     "this worker, 5 beams": System(ours, options={"beam_size": 5}),
     "this worker, greedy, float32": System(ours, options={"beam_size": 1, "dtype": "float32"}),
     "OpenVINO GenAI, int8": System(openvino, "openvino", package="openvino-genai", devices=("cpu",)),
-    "faster-whisper, batched, int8": System(faster_whisper, package=_FASTER, options={"beam_size": 1, "batch_size": 16}),
+    "faster-whisper, batched, int8": System(
+        faster_whisper, package=_FASTER, options={"beam_size": 1, "batch_size": 16}
+    ),
     "faster-whisper, 5 beams, int8": System(faster_whisper, package=_FASTER, options={"beam_size": 5}),
     "faster-whisper, 5 beams, float32": System(
         faster_whisper, package="faster-whisper", options={"beam_size": 5, "compute_type": "float32"}
@@ -174,12 +190,18 @@ class Peer:
     def __enter__(self) -> "Peer":
         threads = self._asked[2]
         environment = {
-            **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads, "LOG_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1",
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": threads,
+            "LOG_LEVEL": "ERROR",
+            "HF_HUB_OFFLINE": "1",
             "PYTHONWARNINGS": "ignore",
-        }  # fmt: skip
+        }
         command = [self._python, __file__, *self._asked]
         with LOG.open("ab") as log:
-            self._process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+            self._process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            )
         try:
             self.version = str(self._read()["version"])
         except BaseException:

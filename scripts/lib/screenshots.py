@@ -25,14 +25,19 @@ def main() -> None:
     with Server(Path(TINY), 2, "cpu", log) as server, Browser() as browser:
         browser.open(server.url + "/")
         browser.drop(speech, "sentences.flac")
-        browser.until("document.getElementById('status').hidden && !document.getElementById('result').hidden")
-        browser.until("document.getElementById('player').readyState > 0")
+        browser.wait_until("document.getElementById('status').hidden && !document.getElementById('result').hidden")
+        browser.wait_until("document.getElementById('player').readyState > 0")
         browser.click("#text p:nth-child(2) .word:nth-child(4)")
-        browser.run("(() => { const s = document.getElementById('search'); s.value = 'the'; s.dispatchEvent(new Event('input')); })()")
+        browser.run(
+            "(() => { const s = document.getElementById('search'); s.value = 'the'; "
+            "s.dispatchEvent(new Event('input')); })()"
+        )
         for name, (width, height, dark, phone) in SIZES.items():
-            browser.look(width=width, height=height, dark=dark, phone=phone)
+            browser.screenshot(width=width, height=height, dark=dark, phone=phone)
             browser.run("(() => { window.scrollTo(0, 0); window.dispatchEvent(new Event('resize')); })()")
-            Path(ROOT / "docs" / f"{name}.png").write_bytes(browser.look(width=width, height=height, dark=dark, phone=phone))
+            Path(ROOT / "docs" / f"{name}.png").write_bytes(
+                browser.screenshot(width=width, height=height, dark=dark, phone=phone)
+            )
 
 
 if __name__ == "__main__":

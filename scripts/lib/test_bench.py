@@ -11,7 +11,9 @@ from handler.schema.window import SAMPLE_RATE
 from scripts.lib.bench import Record, _is_slow, _measured
 from scripts.lib.bench_report import OURS, write_report
 from scripts.lib.bench_server import Reply
+from scripts.lib.convert import BASE, TINY
 from scripts.lib.listening import joined, spoken_in
+from scripts.lib.machine import model_name
 from tests.support.word_errors import count_word_errors, total_errors
 
 WORDS = ("alpha", "beta", "gamma")
@@ -40,6 +42,13 @@ def test_a_joined_file_is_as_long_as_asked_for_and_says_what_is_in_it(folder: Pa
 def test_words_are_counted_as_whispers_normalizer_leaves_them() -> None:
     score = count_word_errors(["It's twenty two, isn't it?"], ["it is 22 is it"])
     assert total_errors(score) == 1
+
+
+def test_a_well_known_checkpoint_has_its_name_and_any_other_its_id() -> None:
+    names = {model: model_name(model) for model in (TINY, BASE, "openai/whisper-tiny")}
+    assert names == {
+        TINY: "Whisper tiny.en", BASE: "Whisper base", "openai/whisper-tiny": "openai/whisper-tiny",
+    }  # fmt: skip
 
 
 def test_what_was_lost_is_no_audio(folder: Path) -> None:
@@ -72,10 +81,14 @@ def test_a_report_has_a_section_for_each_run_and_keeps_the_others(tmp_path: Path
         length = {"audio_s": 600.0, "speed": 80.0, "seconds": 7.5, "peak_bytes": 2**30, "wer": 0.1, "hc_s": 0.01}
         clients = {"speed": 70.0, "p50_s": 1.0, "p95_s": 1.5, "lost": 0, "wer": 0.1, "hc_s": 0.01, "peak_bytes": 2**30}
         run = {
-            "about": about, f"round 0: {OURS}": figures(speed), "round 0: peer": {**figures(40.0), "version": "1.2"},
-            "round 0: 1 clients": clients, "round 0: 16 clients": clients, "length 600": length,
+            "about": about,
+            f"round 0: {OURS}": figures(speed),
+            "round 0: peer": {**figures(40.0), "version": "1.2"},
+            "round 0: 1 clients": clients,
+            "round 0: 16 clients": clients,
+            "length 600": length,
             "length 1200": {**length, "audio_s": 1200.0, "seconds": 15.0},
-        }  # fmt: skip
+        }
         write_report(run, tmp_path)
     text = (tmp_path / "benchmarks.md").read_text()
     assert text.count("## one on cpu") == text.count("## two on cpu") == 1

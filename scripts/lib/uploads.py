@@ -1,4 +1,4 @@
-"""How uploads fare: how soon a slow one is answered behind its last byte, when one that is left is noticed, what broken ones leave."""
+"""How uploads fare: when a slow one is answered after its last byte, when a client that left is noticed, what stays."""
 
 import argparse
 import random
@@ -73,7 +73,9 @@ def _in_work(server: Server) -> bool:
     return any(float(line.split()[1]) for line in lines if line.startswith(FREE))
 
 
-def round_of(server: Server, clips: Sequence[Spoken], long: bytes, count: int, clients: int, broken: float) -> tuple[int, int, float]:
+def round_of(
+    server: Server, clips: Sequence[Spoken], long: bytes, count: int, clients: int, broken: float
+) -> tuple[int, int, float]:
     """Uploads by so many clients at once: answers, those that break off, slowest /hc in seconds.
 
     A share of them break off in the middle of the long file, which is more than a spool keeps in memory.
@@ -116,7 +118,8 @@ def main() -> None:
         print("\n| upload takes, of what the file takes | body | form |\n|---|---|---|", flush=True)
         for times in (0.5, 1, 2):
             slow = [
-                median(behind_the_last_byte(server, long, times * at_once, form) for _ in range(given.repeat)) for form in (False, True)
+                median(behind_the_last_byte(server, long, times * at_once, form) for _ in range(given.repeat))
+                for form in (False, True)
             ]
             print(f"| {times:g} | {slow[0] / at_once:.3f} | {slow[1] / at_once:.3f} |", flush=True)
         left = [until_free(server, long) for _ in range(given.repeat)]
@@ -127,7 +130,10 @@ def main() -> None:
             answered, broken, slowest = round_of(server, clips, long, given.uploads, given.clients, given.broken)
             while _in_work(server):
                 pass
-            print(f"| {answered} | {broken} | {1000 * slowest:.0f} ms | {server.held_bytes() / level - 1:+.1%} |", flush=True)
+            print(
+                f"| {answered} | {broken} | {1000 * slowest:.0f} ms | {server.held_bytes() / level - 1:+.1%} |",
+                flush=True,
+            )
         print(f"Temporary files left: {server.temporary_files()}")
 
 

@@ -1,4 +1,4 @@
-"""Real files of every kind: what the bytes are decides; broken ones are told apart."""
+"""Real files of every kind: the bytes decide what a file is, and each kind of broken file has its own error."""
 
 import io
 
@@ -14,7 +14,8 @@ TONE = (0.3 * np.sin(2 * np.pi * 440 * np.arange(6 * SAMPLE_RATE) / SAMPLE_RATE)
 
 FILES = {
     **{f"wav {rate} Hz": wav(TONE, rate) for rate in (8_000, 11_025, 16_000, 44_100, 48_000, 96_000, 192_000)},
-    **{f"wav {kind}": wav(TONE, subtype=kind) for kind in ("PCM_U8", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")},
+    **{f"wav {subtype}": wav(TONE, subtype=subtype) for subtype in ("PCM_U8", "PCM_24", "PCM_32")},
+    **{f"wav {subtype}": wav(TONE, subtype=subtype) for subtype in ("FLOAT", "DOUBLE", "ULAW", "ALAW")},
     **{f"wav {channels} channels": wav(TONE, channels=channels) for channels in range(2, 9)},
     "wav 64 bit": container(TONE, "wav", "pcm_s64le"),
     "flac": wav(TONE, 44_100, format="FLAC", channels=2),
@@ -33,7 +34,7 @@ FILES = {
 }
 
 
-def decoded(data: bytes) -> tuple[Samples, AudioDecoder]:
+def decode(data: bytes) -> tuple[Samples, AudioDecoder]:
     decoder = AudioDecoder(io.BytesIO(data))
     samples = np.concatenate(list(decoder.blocks()))
     assert samples.shape[1] == 1
@@ -41,14 +42,14 @@ def decoded(data: bytes) -> tuple[Samples, AudioDecoder]:
 
 
 def pitch(samples: Samples) -> float:
-    """The strongest frequency, Hz."""
+    """Return the strongest frequency, Hz."""
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
     return float(spectrum.argmax() * SAMPLE_RATE / len(samples))
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_becomes_the_samples_that_went_into_it(name: str) -> None:
-    samples, decoder = decoded(FILES[name])
+    samples, decoder = decode(FILES[name])
     assert samples.dtype == np.float32
     assert len(samples) / SAMPLE_RATE == pytest.approx(6, abs=0.06)
     middle = samples[SAMPLE_RATE : 4 * SAMPLE_RATE]
@@ -59,31 +60,32 @@ def test_a_file_becomes_the_samples_that_went_into_it(name: str) -> None:
 
 
 def test_a_film_whose_sound_ends_early_is_not_taken_for_cut_off() -> None:
-    samples, decoder = decoded(container(TONE[: SAMPLE_RATE // 2], "matroska", "aac", 48_000, "stereo", picture=True))
+    tone = TONE[: SAMPLE_RATE // 2]
+    samples, decoder = decode(container(tone, "matroska", "aac", 48_000, "stereo", picture=True))
     assert len(samples) / SAMPLE_RATE == pytest.approx(0.5, abs=0.05)
     assert decoder.warnings == []
 
 
-def test_a_length_that_is_only_estimated_is_not_told() -> None:
+def test_a_length_that_is_only_estimated_is_not_reported() -> None:
     quiet_first = np.concatenate([np.zeros(5 * SAMPLE_RATE, np.float32), TONE])
-    _, decoder = decoded(container(quiet_first, "adts", "aac", 44_100))
+    _, decoder = decode(container(quiet_first, "adts", "aac", 44_100))
     assert decoder.duration is None
 
 
-CUT = ("wav 16000 Hz", "flac", "vorbis", "mp3", "opus", "webm", "mkv video", "aiff")
+TRUNCATABLE = ("wav 16000 Hz", "flac", "vorbis", "mp3", "opus", "webm", "mkv video", "aiff")
 
 
-@pytest.mark.parametrize("name", CUT)
+@pytest.mark.parametrize("name", TRUNCATABLE)
 def test_a_file_that_is_cut_off_gives_what_can_be_heard_and_a_warning(name: str) -> None:
     data = FILES[name]
-    samples, decoder = decoded(data[: len(data) * 2 // 3])
+    samples, decoder = decode(data[: len(data) * 2 // 3])
     assert 1.5 < len(samples) / SAMPLE_RATE < 5.5
     assert CUT_OFF in decoder.warnings
 
 
 def test_a_file_cut_before_its_index_is_corrupt() -> None:
     with pytest.raises(CorruptMedia):
-        decoded(FILES["m4a"][:20_000])
+        decode(FILES["m4a"][:20_000])
 
 
 @pytest.mark.parametrize("name", ["mp3", "m4a", "flac", "opus"])
@@ -91,7 +93,7 @@ def test_a_file_with_a_damaged_middle_gives_the_rest(name: str) -> None:
     data = bytearray(FILES[name])
     third = len(data) // 3
     data[third : third + 300] = np.random.default_rng(0).bytes(300)
-    samples, _ = decoded(bytes(data))
+    samples, _ = decode(bytes(data))
     assert len(samples) / SAMPLE_RATE > 4.5
 
 
@@ -101,7 +103,7 @@ def test_resampling_lets_nothing_fold_back() -> None:
 
     file = io.BytesIO()
     soundfile.write(file, high, 48_000, format="WAV")
-    samples, _ = decoded(file.getvalue())
+    samples, _ = decode(file.getvalue())
     assert np.abs(samples[2000:-2000]).max() < 1e-3
 
 
@@ -110,7 +112,7 @@ def test_channels_are_mixed() -> None:
 
     file = io.BytesIO()
     soundfile.write(file, np.stack([TONE, np.zeros_like(TONE)], 1), SAMPLE_RATE, format="WAV")
-    samples, _ = decoded(file.getvalue())
+    samples, _ = decode(file.getvalue())
     assert np.abs(samples).max() == pytest.approx(0.15, abs=0.01)
 
 
@@ -125,7 +127,7 @@ def test_a_pause_in_the_clock_of_a_file_is_silence() -> None:
             frame.sample_rate, frame.pts = SAMPLE_RATE, second * SAMPLE_RATE
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
-    samples, _ = decoded(file.getvalue())
+    samples, _ = decode(file.getvalue())
     assert len(samples) / SAMPLE_RATE == pytest.approx(7, abs=0.05)
     assert np.abs(samples[2 * SAMPLE_RATE + 800 : 5 * SAMPLE_RATE - 800]).max() < 1e-3
     assert np.abs(samples[5 * SAMPLE_RATE + 800 :]).max() > 0.2
@@ -135,7 +137,10 @@ BAD: dict[str, tuple[bytes, type[AsrError]]] = {
     "nothing": (b"", UnsupportedMedia),
     "text": (b"This is a text file and no sound.\n" * 50, UnsupportedMedia),
     "subtitles": (b"1\n00:00:01,000 --> 00:00:02,000\nhello\n", UnsupportedMedia),
-    "a playlist that names another file": (b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/hostname\n", UnsupportedMedia),
+    "a playlist that names another file": (
+        b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/hostname\n",
+        UnsupportedMedia,
+    ),
     "a list of files": (b"ffconcat version 1.0\nfile /etc/hostname\n", UnsupportedMedia),
     "json": (b'{"url": "x"}', UnsupportedMedia),
     "noise": (np.random.default_rng(0).bytes(20_000), UnsupportedMedia),
@@ -148,8 +153,8 @@ BAD: dict[str, tuple[bytes, type[AsrError]]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_no_audio_is_refused_by_its_own_error(name: str) -> None:
-    data, kind = BAD[name]
-    with pytest.raises(kind) as caught:
-        decoded(data)
-    assert type(caught.value) is kind
+    data, error = BAD[name]
+    with pytest.raises(error) as caught:
+        decode(data)
+    assert type(caught.value) is error
     assert "expected" in caught.value.message

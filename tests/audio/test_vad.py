@@ -1,8 +1,8 @@
-"""Voice activity against the package's own network, and the windows that are made of it."""
+"""Voice activity compared with the published network, and the windows that are cut by it."""
 
 import io
 import pickle
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -27,8 +27,8 @@ TALK = np.concatenate([say(PANGRAM), silence(1.5), say(FOX), (0.01 * RNG.standar
 
 def probabilities(samples: Samples, block: int) -> NDArray[np.float32]:
     detector = VoiceActivity()
-    found = [detector.push(samples[at : at + block]) for at in range(0, len(samples), block)]
-    return np.concatenate([*found, detector.finish()])
+    parts = [detector.push(samples[at : at + block]) for at in range(0, len(samples), block)]
+    return np.concatenate([*parts, detector.finish()])
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
@@ -47,91 +47,111 @@ def test_the_probabilities_do_not_depend_on_how_the_samples_arrive(block: int) -
 
 
 def test_spans_begin_and_end_by_two_thresholds_and_pass_over_clicks_and_short_pauses() -> None:
-    heard = np.array([0.1, 0.6, 0.4, 0.6, 0.1, 0.6, 0.6, 0.1, 0.1, 0.1, 0.1, 0.9, 0.1, 0.1, 0.1, 0.1, 0.5, 0.5, 0.5, 0.4], np.float32)
-    assert speech_spans(heard, 0.05) == [(1, 7), (16, 20)]
+    with_short_pauses = [0.1, 0.6, 0.4, 0.6, 0.1, 0.6, 0.6, 0.1, 0.1, 0.1]
+    with_click = [0.1, 0.9, 0.1, 0.1, 0.1, 0.1, 0.5, 0.5, 0.5, 0.4]
+    assert speech_spans(np.array([*with_short_pauses, *with_click], np.float32), 0.05) == [(1, 7), (16, 20)]
     assert speech_spans(np.zeros(0, np.float32), 0.05) == []
     assert speech_spans(np.full(9, 0.4, np.float32), 0.05) == []
     assert speech_spans(np.full(9, 0.4, np.float32), 0.05, speaking=True) == [(0, 9)]
 
 
-class Told:
-    """A detector that says what it was told."""
+FRAME_SAMPLES = 1600  # 0.1 s
 
-    frame = 1600  # 0.1 s
 
-    def __init__(self, heard: list[float]) -> None:
-        self._heard = np.array(heard, np.float32)
+class ScriptedDetector:
+    """A detector whose probabilities are given, whatever the samples are."""
+
+    frame = FRAME_SAMPLES
+
+    def __init__(self, script: list[float]) -> None:
+        self._script = np.array(script, np.float32)
         self._frames = self._samples = 0
 
     def push(self, samples: Samples) -> NDArray[np.float32]:
         self._samples += len(samples)
         frames, self._frames = self._frames, self._samples // self.frame
-        return self._heard[frames : self._frames]
+        return self._script[frames : self._frames]
 
     def finish(self) -> NDArray[np.float32]:
-        return self._heard[self._frames : -(-self._samples // self.frame)]
+        return self._script[self._frames : -(-self._samples // self.frame)]
 
 
-def windows(heard: list[float], longest: float = 10, stride: float = 2, block: int = 5_000) -> list[Window]:
-    samples = np.arange(len(heard) * Told.frame, dtype=np.float32)
-    cutter = SpeechChunker(longest, stride, Told(heard))
-    found = [window for at in range(0, len(samples), block) for window in cutter.push(samples[at : at + block])]
-    found += cutter.finish()
-    for window in found:
+def chunk(script: list[float], block: int = 5_000) -> list[Window]:
+    """Return windows of at most 10 s, with a stride of 2 s, cut by the probabilities of frames of 0.1 s."""
+    samples = np.arange(len(script) * FRAME_SAMPLES, dtype=np.float32)
+    chunker = SpeechChunker(10, 2, ScriptedDetector(script))
+    windows = list[Window]()
+    for at in range(0, len(samples), block):
+        windows += chunker.push(samples[at : at + block])
+    windows += chunker.finish()
+    for window in windows:
         assert np.array_equal(window.samples, samples[window.start : window.start + len(window.samples)])
-    return found
+    return windows
 
 
-def edges(found: list[Window]) -> list[tuple[float, float]]:
-    return [(round(w.start / SAMPLE_RATE, 1), round(w.start / SAMPLE_RATE + w.seconds, 1)) for w in found]
+def edges(windows: list[Window]) -> list[tuple[float, float]]:
+    return [(round(w.start / SAMPLE_RATE, 1), round(w.start / SAMPLE_RATE + w.seconds, 1)) for w in windows]
 
 
-def heard(*parts: tuple[float, float]) -> list[float]:
-    """Seconds of a probability each."""
-    return [probability for seconds, probability in parts for _ in range(round(seconds * 10))]
+def script(*parts: tuple[float, float]) -> list[float]:
+    """Return the probabilities of frames of 0.1 s, from pairs of seconds and probability."""
+    frames = list[float]()
+    for seconds, probability in parts:
+        frames += [probability] * round(seconds * 10)
+    return frames
 
 
 def test_speech_is_packed_into_windows_with_a_margin_and_the_rest_is_left_out() -> None:
-    found = windows(heard((5, 0), (3, 1), (1, 0), (3, 1), (20, 0), (2, 1), (5, 0)))
-    assert edges(found) == [(4.6, 12.4), (31.6, 34.4)]
+    windows = chunk(script((5, 0), (3, 1), (1, 0), (3, 1), (20, 0), (2, 1), (5, 0)))
+    assert edges(windows) == [(4.6, 12.4), (31.6, 34.4)]
 
 
 def test_a_full_window_ends_in_the_widest_pause_near_its_end() -> None:
-    found = windows(heard((4, 1), (1, 0), (3.4, 1), (0.6, 0), (0.4, 1), (0.2, 0), (5, 1), (1, 0)))
-    assert edges(found)[0][1] == pytest.approx(8.7, abs=0.11)
-    assert edges(found)[1][0] == pytest.approx(8.7, abs=0.11)
+    windows = chunk(script((4, 1), (1, 0), (3.4, 1), (0.6, 0), (0.4, 1), (0.2, 0), (5, 1), (1, 0)))
+    assert edges(windows)[0][1] == pytest.approx(8.7, abs=0.11)
+    assert edges(windows)[1][0] == pytest.approx(8.7, abs=0.11)
 
 
 def test_speech_longer_than_a_window_is_cut_at_its_least_likely_frame_and_none_is_lost() -> None:
-    found = windows(heard((9, 1), (0.1, 0.4), (8.5, 1), (0.1, 0.45), (3, 1)))
-    assert edges(found) == [(0.0, 9.0), (9.0, 17.6), (17.6, 20.7)]
+    windows = chunk(script((9, 1), (0.1, 0.4), (8.5, 1), (0.1, 0.45), (3, 1)))
+    assert edges(windows) == [(0.0, 9.0), (9.0, 17.6), (17.6, 20.7)]
 
 
-def test_where_speech_has_no_pause_at_all_windows_overlap_by_the_stride() -> None:
-    found = windows(heard((25, 1)))
-    assert edges(found) == [(0.0, 10.0), (8.0, 18.0), (16.0, 25.0)]
-    assert [window.speech for window in found] == [((window.start, window.end),) for window in found]
+def test_windows_of_speech_without_any_pause_overlap_by_the_stride() -> None:
+    windows = chunk(script((25, 1)))
+    assert edges(windows) == [(0.0, 10.0), (8.0, 18.0), (16.0, 25.0)]
+    assert [window.speech for window in windows] == [((window.start, window.end),) for window in windows]
 
 
 def test_windows_of_speech_do_not_depend_on_how_the_samples_arrive() -> None:
-    parts = heard((2, 0), (7, 1), (0.5, 0), (6, 1), (4, 0), (25, 1), (1, 0))
-    assert edges(windows(parts, block=999)) == edges(windows(parts, block=10**7))
+    frames = script((2, 0), (7, 1), (0.5, 0), (6, 1), (4, 0), (25, 1), (1, 0))
+    assert edges(chunk(frames, block=999)) == edges(chunk(frames, block=10**7))
 
 
 def test_no_window_is_empty_or_longer_than_allowed_and_all_speech_is_inside_one() -> None:
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        parts = heard(*((float(rng.uniform(0.1, 14)), float(rng.integers(0, 2))) for _ in range(12)))
-        found = windows(parts, block=int(rng.integers(100, 90_000)))
-        inside = np.zeros(len(parts), bool)
-        for window in found:
+        frames = script(*((float(rng.uniform(0.1, 14)), float(rng.integers(0, 2))) for _ in range(12)))
+        windows = chunk(frames, block=int(rng.integers(100, 90_000)))
+        is_covered = np.zeros(len(frames), bool)
+        for window in windows:
             assert 0 < window.seconds <= 10
-            inside[window.start // Told.frame : window.start // Told.frame + round(window.seconds * 10)] = True
-        for start, end in speech_spans(np.array(parts, np.float32), 0.1):
-            assert inside[start:end].all(), seed
-            within = [(max(a, start * Told.frame), min(b, end * Told.frame)) for window in found for a, b in window.speech]
-            assert sum(b - a for a, b in set(within) if b > a) >= (end - start) * Told.frame - Told.frame
-        assert all(first.start < second.start and first.end - second.start <= 2 * SAMPLE_RATE for first, second in pairwise(found))
+            first_frame = window.start // FRAME_SAMPLES
+            is_covered[first_frame : first_frame + round(window.seconds * 10)] = True
+        for start, end in speech_spans(np.array(frames, np.float32), 0.1):
+            assert is_covered[start:end].all(), seed
+            marked = marked_samples(windows, start * FRAME_SAMPLES, end * FRAME_SAMPLES)
+            assert marked >= (end - start) * FRAME_SAMPLES - FRAME_SAMPLES
+        for first, second in pairwise(windows):
+            assert first.start < second.start
+            assert first.end - second.start <= 2 * SAMPLE_RATE
+
+
+def marked_samples(windows: list[Window], start: int, end: int) -> int:
+    """Return how many samples of [start, end) the windows mark as speech."""
+    spans = chain.from_iterable(window.speech for window in windows)
+    clipped = {(max(span_start, start), min(span_end, end)) for span_start, span_end in spans}
+    return sum(span_end - span_start for span_start, span_end in clipped if span_end > span_start)
 
 
 def upload(samples: Samples) -> AudioSource:
@@ -153,34 +173,35 @@ async def test_no_word_comes_from_what_is_no_speech(pipeline: Pipeline, name: st
 
 
 async def test_a_sentence_inside_minutes_of_nothing_is_all_there_is(pipeline: Pipeline) -> None:
-    samples = np.concatenate([silence(150), say(FOX), (0.002 * RNG.standard_normal(150 * SAMPLE_RATE)).astype(np.float32)])
-    got = await pipeline.transcribe(upload(samples), Options())
-    assert word_error_rate(FOX, got.text) == 0
-    assert got.segments[0].start == pytest.approx(150.2, abs=0.4)
+    noise = (0.002 * RNG.standard_normal(150 * SAMPLE_RATE)).astype(np.float32)
+    samples = np.concatenate([silence(150), say(FOX), noise])
+    transcript = await pipeline.transcribe(upload(samples), Options())
+    assert word_error_rate(FOX, transcript.text) == 0
+    assert transcript.segments[0].start == pytest.approx(150.2, abs=0.4)
 
 
 async def test_without_vad_everything_is_decoded(pipeline: Pipeline) -> None:
-    before = pipeline.engine.admit
-    seen = list[float]()
+    original_admit = pipeline.engine.admit
+    lengths_s = list[float]()
 
     def admit(windows: list[Window]) -> None:
-        seen.extend(window.seconds for window in windows)
-        before(windows)
+        lengths_s.extend(window.seconds for window in windows)
+        original_admit(windows)
 
     pipeline.engine.admit = admit  # type: ignore[method-assign, assignment]
     try:
         await pipeline.transcribe(upload(NOISES["white noise"].astype(np.float32)), Options())
-        assert seen == []
+        assert lengths_s == []
         await pipeline.transcribe(upload(NOISES["white noise"].astype(np.float32)), Options(vad=False))
-        assert seen == [10.0]
+        assert lengths_s == [10.0]
     finally:
-        pipeline.engine.admit = before  # type: ignore[method-assign]
+        pipeline.engine.admit = original_admit  # type: ignore[method-assign]
 
 
 async def test_speech_without_a_pause_loses_no_word(pipeline: Pipeline) -> None:
-    spoken = np.concatenate([say(text)[SAMPLE_RATE // 4 : -SAMPLE_RATE // 4] for text in SENTENCES * 2])
-    got = await pipeline.transcribe(upload(spoken), Options())
-    assert word_error_rate(" ".join(SENTENCES * 2), got.text) <= 0.06
+    samples = np.concatenate([say(text)[SAMPLE_RATE // 4 : -SAMPLE_RATE // 4] for text in SENTENCES * 2])
+    transcript = await pipeline.transcribe(upload(samples), Options())
+    assert word_error_rate(" ".join(SENTENCES * 2), transcript.text) <= 0.06
 
 
 def test_a_pickle_that_asks_for_more_than_tensors_is_refused(tmp_path: Path) -> None:

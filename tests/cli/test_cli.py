@@ -1,4 +1,4 @@
-"""The command line in a process of its own, and formats as players and people read them."""
+"""The command line in a process of its own, and the text of every output format."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from handler.output.formats import TEXTS, render
+from handler.output.formats import TEXT_FORMATS, render
 from handler.schema.options import FORMATS, Options
 from handler.schema.transcript import Coverage, Evidence, Gap, Segment, Transcript
 from tests.conftest import ROOT, TINY
@@ -16,13 +16,20 @@ from tests.support.speech import FOX, PANGRAM, say, wav
 from tests.support.web import Web
 from tests.support.word_errors import word_error_rate
 
-ENVIRONMENT = {**os.environ, "MODEL_ID": TINY, "DTYPE": "float32", "PYTHONPATH": str(ROOT), "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": "true"}
+ENVIRONMENT = {
+    **os.environ,
+    "MODEL_ID": TINY,
+    "DTYPE": "float32",
+    "PYTHONPATH": str(ROOT),
+    "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": "true",
+}
 
 
 def asr(*arguments: str, stdin: bytes = b"", **variables: str) -> tuple[int, str, str]:
     command = [sys.executable, "-m", "handler.cli", *arguments]
-    done = subprocess.run(command, env={**ENVIRONMENT, **variables}, input=stdin, capture_output=True, timeout=120)
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+    environment = {**ENVIRONMENT, **variables}
+    process = subprocess.run(command, env=environment, input=stdin, capture_output=True, timeout=120)
+    return process.returncode, process.stdout.decode(), process.stderr.decode()
 
 
 @pytest.fixture
@@ -46,11 +53,12 @@ def test_files_addresses_and_stdin_come_in_order_and_a_bad_one_fails_alone(fox: 
     assert "/no/such/file" in err
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["source"] for line in lines] == [fox, url, "-"]
-    assert [word_error_rate(text, line["text"]) < 0.1 for text, line in zip((FOX, PANGRAM, FOX), lines, strict=True)] == [True] * 3
+    for expected, line in zip((FOX, PANGRAM, FOX), lines, strict=True):
+        assert word_error_rate(expected, line["text"]) < 0.1
 
 
-@pytest.mark.parametrize("format", TEXTS)
-def test_a_format_that_is_text_is_printed_as_it_is(fox: str, format: str) -> None:
+@pytest.mark.parametrize("format", TEXT_FORMATS)
+def test_a_text_format_is_printed_unchanged(fox: str, format: str) -> None:
     code, out, _ = asr("transcribe", fox, "--format", format)
     assert code == 0
     assert FOX.removesuffix(".") in " ".join(out.split())
@@ -58,7 +66,7 @@ def test_a_format_that_is_text_is_printed_as_it_is(fox: str, format: str) -> Non
 
 
 @pytest.mark.parametrize("stdin", [b"", b"no sound " * 100])
-def test_what_is_no_audio_is_an_error_with_its_code(stdin: bytes) -> None:
+def test_input_without_audio_is_an_error_with_its_code(stdin: bytes) -> None:
     code, out, err = asr("transcribe", "-", stdin=stdin)
     assert (code, out) == (1, "")
     assert "unsupported_media" in err
@@ -66,14 +74,21 @@ def test_what_is_no_audio_is_an_error_with_its_code(stdin: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(("transcribe",), 2), (("transcribe", "a", "--colour", "red"), 2), (("transcribe", "a", "--format", "pdf"), 2),
-     (("transcribe", "a", "--language", "klingon"), 2), ((), 2), (("--version",), 0), (("transcribe", "--help"), 0)],
-)  # fmt: skip
-def test_bad_usage_is_told_before_anything_is_loaded(arguments: tuple[str, ...], code: int) -> None:
+    [
+        (("transcribe",), 2),
+        (("transcribe", "a", "--colour", "red"), 2),
+        (("transcribe", "a", "--format", "pdf"), 2),
+        (("transcribe", "a", "--language", "klingon"), 2),
+        ((), 2),
+        (("--version",), 0),
+        (("transcribe", "--help"), 0),
+    ],
+)
+def test_bad_usage_is_reported_before_anything_is_loaded(arguments: tuple[str, ...], code: int) -> None:
     assert asr(*arguments)[0] == code
 
 
-def test_the_doctor_tells_what_is_there_what_is_in_the_way_and_where_the_start_s_time_goes() -> None:
+def test_the_doctor_prints_facts_problems_and_the_time_of_each_stage_of_a_start() -> None:
     code, out, _ = asr("doctor", CACHE_DIR="/proc/no/such/folder", FLASH_ATTENTION_2="1")
     assert code == 0
     facts = {line[:24].strip(): line[24:] for line in out.splitlines() if not line.startswith(" ")}
@@ -95,14 +110,14 @@ def test_the_doctor_tells_what_is_there_what_is_in_the_way_and_where_the_start_s
     assert "! the folder does not exist" in out
 
 
-def test_the_doctor_says_why_nothing_would_start(tmp_path: Path) -> None:
+def test_the_doctor_says_why_a_start_would_fail(tmp_path: Path) -> None:
     code, out, _ = asr("doctor", MODEL_ID=str(tmp_path))
     assert code == 3
     assert "! the folder has no weights" in out
     assert "! model_unavailable: " in out
 
 
-def test_a_model_is_fetched_into_the_cache_with_its_conversion(tmp_path: Path) -> None:
+def test_fetch_converts_a_model_into_the_cache(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     assert asr("fetch", CACHE_DIR=str(cache))[0] == 0
     assert [path.parent.name for path in cache.glob("converted/*/*/sums.json")] == ["float32"]
@@ -133,21 +148,32 @@ def test_srt_is_numbered_and_rounds_milliseconds() -> None:
 
 def test_vtt_has_its_first_line_and_escapes_markup() -> None:
     assert render(TRANSCRIPT, "vtt") == (
-        "WEBVTT\n\n00:00:01.000 --> 00:00:03.999\nOne &amp; two &lt;b&gt;.\n\n01:01:01.001 --> 01:01:02.500\nThree -&gt; four.\n"
+        "WEBVTT\n\n"
+        "00:00:01.000 --> 00:00:03.999\nOne &amp; two &lt;b&gt;.\n\n"
+        "01:01:01.001 --> 01:01:02.500\nThree -&gt; four.\n"
     )
 
 
 def test_tsv_is_a_table_of_milliseconds() -> None:
-    assert render(TRANSCRIPT, "tsv") == "start\tend\ttext\n1000\t3999\tOne & two <b>.\n3661001\t3662500\tThree --> four.\n"
+    assert (
+        render(TRANSCRIPT, "tsv") == "start\tend\ttext\n1000\t3999\tOne & two <b>.\n3661001\t3662500\tThree --> four.\n"
+    )
 
 
 def test_verbose_json_carries_the_evidence() -> None:
     rendered = render(TRANSCRIPT, "verbose_json")
     assert isinstance(rendered, dict)
     assert rendered["segments"][0] == {
-        "id": 0, "start": 0.9996, "end": 3.9994, "text": " One & two <b>.", "tokens": [1, 2], "temperature": 0.0, "avg_logprob": -0.25,
-        "compression_ratio": 1.5, "no_speech_prob": 0.01,
-    }  # fmt: skip
+        "id": 0,
+        "start": 0.9996,
+        "end": 3.9994,
+        "text": " One & two <b>.",
+        "tokens": [1, 2],
+        "temperature": 0.0,
+        "avg_logprob": -0.25,
+        "compression_ratio": 1.5,
+        "no_speech_prob": 0.01,
+    }
 
 
 @pytest.mark.parametrize("format", FORMATS)

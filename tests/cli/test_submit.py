@@ -1,4 +1,4 @@
-"""`asr submit`: the command in a process of its own, an endpoint on loopback, a real worker behind it."""
+"""`asr submit`: the command in a process of its own, on an endpoint on loopback with a real worker."""
 
 import json
 import os
@@ -22,26 +22,29 @@ from tests.support.word_errors import word_error_rate
 
 @pytest.fixture
 def endpoint(queue: Queue) -> Iterator[Endpoint]:
-    with Endpoint(queue) as made:
-        yield made
+    with Endpoint(queue) as server:
+        yield server
 
 
 @pytest.fixture
 def web() -> Iterator[Web]:
-    with Web() as made:
+    with Web() as server:
         for number, text in enumerate([FOX, *SENTENCES]):
-            made.put(f"/{number}", wav(say(text), format="FLAC"))
-        yield made
+            server.put(f"/{number}", wav(say(text), format="FLAC"))
+        yield server
 
 
 def submit(endpoint: Endpoint, manifest: Path, *flags: str, **changes: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "handler.cli", "submit", str(manifest), "--endpoint", "abc", *flags]
     environment = {**os.environ, **endpoint.environment(), **changes}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def records(manifest: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in manifest.with_name(manifest.name + ".results.jsonl").read_text().splitlines()]
+    results = manifest.with_name(manifest.name + ".results.jsonl")
+    return [json.loads(line) for line in results.read_text().splitlines()]
 
 
 def test_a_manifest_is_answered_line_by_line(endpoint: Endpoint, queue: Queue, web: Web, tmp_path: Path) -> None:
@@ -49,60 +52,60 @@ def test_a_manifest_is_answered_line_by_line(endpoint: Endpoint, queue: Queue, w
     lines = [f"{web.url}/{number}" for number in range(6)]
     lines += [json.dumps({"url": f"{web.url}/0?token=hunter2", "format": "srt"}), "", f"{web.url}/none"]
     manifest.write_text("\n".join(lines))
-    endpoint.down = 1
+    endpoint.failures_left = 1
     with Worker(queue, tmp_path / "log", GPU_PRICE_PER_SECOND="0.5"):
         process = submit(endpoint, manifest, "--in-flight", "3", "--retries", "1", "--language", "en")
         out, err = process.communicate(timeout=90)
     assert process.returncode == 1
-    found = {record["line"]: record for record in records(manifest)}
-    assert sorted(found) == [1, 2, 3, 4, 5, 6, 7, 9]
+    by_line = {record["line"]: record for record in records(manifest)}
+    assert sorted(by_line) == [1, 2, 3, 4, 5, 6, 7, 9]
     for number, text in enumerate([FOX, *SENTENCES][:6], 1):
-        assert word_error_rate(text, found[number]["output"]["text"]) <= 0.15
-    assert found[7]["output"]["formatted"].startswith("1\n00:00:00,")
-    assert found[7]["source"] == f"{web.url}/0"
-    assert found[9]["error"].startswith("download_failed: ")  # tried twice
-    assert len(endpoint.sent) == 9
-    assert all(given["language"] == "en" for given in endpoint.sent)
-    assert endpoint.most_open <= 3
+        assert word_error_rate(text, by_line[number]["output"]["text"]) <= 0.15
+    assert by_line[7]["output"]["formatted"].startswith("1\n00:00:00,")
+    assert by_line[7]["source"] == f"{web.url}/0"
+    assert by_line[9]["error"].startswith("download_failed: ")  # tried twice
+    assert len(endpoint.payloads) == 9
+    assert all(payload["language"] == "en" for payload in endpoint.payloads)
+    assert endpoint.max_open_jobs <= 3
     table = dict(line.split(maxsplit=1) for line in out.replace("files ", "files_").splitlines())
     assert table["files_transcribed"] == "7"
     assert table["files_failed"] == "1, 1 download_failed"
     assert float(table["price"].split(",")[0]) > 0
     assert "100%" in err
-    assert "hunter2" not in out + err + json.dumps([{**record, "output": 0} for record in found.values()])
+    assert "hunter2" not in out + err + json.dumps([{**record, "output": 0} for record in by_line.values()])
 
 
-def test_what_was_broken_off_goes_on_and_nothing_is_paid_twice(endpoint: Endpoint, queue: Queue, web: Web, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_and_nothing_is_paid_for_twice(
+    endpoint: Endpoint, queue: Queue, web: Web, tmp_path: Path
+) -> None:
     manifest = tmp_path / "calls.txt"
     manifest.write_text("\n".join(f"{web.url}/{number}" for number in range(4)))
     first = submit(endpoint, manifest, "--in-flight", "2")
-    queue._take("nobody", 1)  # is answered below
-    queue._done("job-0", {"output": {"text": "zero", "account": {"audio_s": 2.0}}})
-    with queue._changed:
-        assert queue._changed.wait_for(lambda: len(endpoint.sent) >= 3, 60)
+    queue.take("nobody", 1)  # is answered below
+    queue.finish("job-0", {"output": {"text": "zero", "account": {"audio_s": 2.0}}})
+    queue.wait_for(lambda: len(endpoint.payloads) >= 3, 60)
     first.send_signal(signal.SIGINT)
     out, _ = first.communicate(timeout=60)
     assert first.returncode == 130
     assert "files transcribed   1" in out
-    assert len(endpoint.sent) == 3
+    assert len(endpoint.payloads) == 3
     for name in ("job-1", "job-2"):
-        queue._done(name, {"output": {"text": name, "account": {"audio_s": 2.0}}})
-    with queue._changed:
-        queue._jobs.clear()
+        queue.finish(name, {"output": {"text": name, "account": {"audio_s": 2.0}}})
+    queue.clear()
     second = submit(endpoint, manifest, "--in-flight", "2")
-    with queue._changed:
-        assert queue._changed.wait_for(lambda: len(endpoint.sent) == 4, 60)
-    queue._done("job-3", {"output": {"text": "three", "account": {"audio_s": 2.0}}})
+    queue.wait_for(lambda: len(endpoint.payloads) == 4, 60)
+    queue.finish("job-3", {"output": {"text": "three", "account": {"audio_s": 2.0}}})
     out, _ = second.communicate(timeout=60)
     assert second.returncode == 0
     assert "answered before     1, failed 0" in out
     assert "files transcribed   3" in out
-    assert len(endpoint.sent) == 4
-    assert sorted(record["output"]["text"] for record in records(manifest)) == ["job-1", "job-2", "three", "zero"]
+    assert len(endpoint.payloads) == 4
+    texts = [record["output"]["text"] for record in records(manifest)]
+    assert sorted(texts) == ["job-1", "job-2", "three", "zero"]
 
 
 @pytest.mark.parametrize(
-    ("text", "flags", "changes", "code", "told"),
+    ("text", "flags", "changes", "code", "message"),
     [
         ("{no json", [], {}, 2, "calls.txt:1: expected an address or a JSON object"),
         ('\n{"uri": "x"}', [], {}, 2, "calls.txt:2: expected a JSON object with url"),
@@ -111,13 +114,13 @@ def test_what_was_broken_off_goes_on_and_nothing_is_paid_twice(endpoint: Endpoin
         ("http://a/b", [], {"RUNPOD_API_KEY": "wrong"}, 1, "401"),
     ],
 )
-def test_what_cannot_be_sent_says_why(
-    endpoint: Endpoint, tmp_path: Path, text: str, flags: list[str], changes: dict[str, str], code: int, told: str
+def test_a_manifest_that_cannot_be_sent_says_why(
+    endpoint: Endpoint, tmp_path: Path, text: str, flags: list[str], changes: dict[str, str], code: int, message: str
 ) -> None:
     manifest = tmp_path / "calls.txt"
     manifest.write_text(text)
     process = submit(endpoint, manifest, *flags, **changes)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
-    assert told in err
+    assert message in err
     assert "Traceback" not in err

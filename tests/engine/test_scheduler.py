@@ -1,4 +1,4 @@
-"""Fairness, priority of first items, cancel: with plain integers."""
+"""Fairness, priority of first items, and cancelling, with plain items."""
 
 import random
 
@@ -14,7 +14,7 @@ def test_requests_take_turns_and_a_first_item_goes_before_them() -> None:
     scheduler.submit("b", "b1")
     scheduler.submit("b", "b2")
     assert scheduler.admit(1, 9) == ["b1"]
-    assert scheduler.admit(4, 9) == ["b2"]  # what is left of a waits for the first item of b
+    assert scheduler.admit(4, 9) == ["b2"]  # the other items of a wait for the first item of b
     assert scheduler.finish("b1")
     scheduler.submit("b", "b3")
     assert scheduler.admit(4, 9) == ["a3", "b3", "a4"]
@@ -27,11 +27,11 @@ def test_while_a_first_item_runs_others_wait_but_not_for_ever() -> None:
     assert scheduler.admit(9, 2) == ["a1", "a2"]
     scheduler.submit("a", "a4")
     assert scheduler.admit(9, 1) == ["b1"]
-    waited = 0
+    empty_calls = 0
     while not (admitted := scheduler.admit(9, 1)):
-        waited += 1
+        empty_calls += 1
     assert admitted == ["a3"]
-    assert 1 < waited <= PATIENCE
+    assert 1 < empty_calls <= PATIENCE
     assert scheduler.admit(9, 1) == []
     scheduler.cancel("b")
     assert scheduler.admit(9, 1) == ["a4"]
@@ -46,12 +46,12 @@ def test_a_stream_of_short_requests_does_not_starve_a_long_one() -> None:
     for number in range(12 * PATIENCE):
         scheduler.submit(number, f"short {number}")
         admitted += scheduler.admit(1, 9)
-        for done in scheduler.running[:-1]:  # there is always a short one
-            scheduler.finish(done)
+        for item in scheduler.running[:-1]:  # a short request is always running
+            scheduler.finish(item)
     assert sum(item.startswith("long") for item in admitted) == 9
 
 
-def test_no_more_is_admitted_than_there_is_room() -> None:
+def test_no_more_items_are_admitted_than_sequences_are_free() -> None:
     scheduler: Scheduler[int] = Scheduler()
     for item in range(5):
         scheduler.submit("a", item)
@@ -60,7 +60,7 @@ def test_no_more_is_admitted_than_there_is_room() -> None:
     assert (scheduler.waiting, scheduler.running) == (2, [0, 1, 2])
 
 
-def test_cancel_gives_back_what_waited_and_what_ran_and_leaves_the_others() -> None:
+def test_cancel_returns_the_waiting_and_the_running_items_of_a_request_and_leaves_others() -> None:
     scheduler: Scheduler[str] = Scheduler()
     for item in ("a1", "a2"):
         scheduler.submit("a", item)
@@ -72,7 +72,7 @@ def test_cancel_gives_back_what_waited_and_what_ran_and_leaves_the_others() -> N
     assert scheduler.finish("b1")
 
 
-def test_nothing_is_lost_and_nothing_comes_twice_in_any_order_of_events() -> None:
+def test_every_item_is_finished_once_or_cancelled_in_any_order_of_events() -> None:
     for seed in range(50):
         rng = random.Random(seed)
         scheduler: Scheduler[tuple[int, int]] = Scheduler()
@@ -91,9 +91,9 @@ def test_nothing_is_lost_and_nothing_comes_twice_in_any_order_of_events() -> Non
                 assert scheduler.finish(item)
                 finished.append(item)
             else:
-                waited, ran = scheduler.cancel(request)
-                cancelled |= {*waited, *ran}
-                running = [item for item in running if item not in ran]
+                dropped_waiting, dropped_running = scheduler.cancel(request)
+                cancelled |= {*dropped_waiting, *dropped_running}
+                running = [item for item in running if item not in dropped_running]
         while running or scheduler.waiting:
             finished += running
             for item in running:
@@ -104,17 +104,17 @@ def test_nothing_is_lost_and_nothing_comes_twice_in_any_order_of_events() -> Non
         assert not set(finished) & cancelled
 
 
-def test_what_runs_can_begin_again_before_what_waits_and_what_has_become_too_wide_is_given_back() -> None:
+def test_requeued_items_go_before_waiting_ones_and_items_that_became_too_wide_are_returned() -> None:
     scheduler: Scheduler[str] = Scheduler()
-    scheduler.submit("a", "a1", rows=2)
+    scheduler.submit("a", "a1", width=2)
     scheduler.submit("a", "a2")
     scheduler.submit("b", "b1")
-    scheduler.submit("c", "c1", rows=5)
+    scheduler.submit("c", "c1", width=5)
     assert scheduler.admit(4, 9) == ["a1", "a2", "b1"]
-    scheduler.again()
+    scheduler.requeue_running()
     assert scheduler.running == []
     assert scheduler.waiting == 4
-    assert scheduler.forget_wide(4) == ["c1"]
+    assert scheduler.drop_wider_than(4) == ["c1"]
     assert scheduler.admit(2, 9) == ["a1"]
     assert scheduler.finish("a1")
     assert scheduler.admit(9, 9) == ["b1", "a2"]

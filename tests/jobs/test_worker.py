@@ -1,4 +1,4 @@
-"""The queue's door: the SDK's own loop in a process of its own, against a queue on loopback."""
+"""The queue worker: the SDK's loop in a process of its own, on a queue on loopback."""
 
 import base64
 import json
@@ -19,8 +19,10 @@ from tests.support.speech import FOX, PANGRAM, SENTENCES, container, say, wav
 from tests.support.web import Web
 from tests.support.word_errors import word_error_rate
 
+COMMAND = [sys.executable, "-m", "handler"]
 
-def encoded(text: str) -> str:
+
+def encode_speech(text: str) -> str:
     return base64.b64encode(wav(say(text), format="FLAC")).decode()
 
 
@@ -36,14 +38,14 @@ def worker() -> Iterator[Worker]:
     with Queue() as queue, Web() as web:
         changes = {"RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": "true", "DOWNLOAD_TIMEOUT_S": "1", "MAX_BYTES": "20000000"}
         environment = {**ENVIRONMENT, **queue.environment(), **changes}
-        process = subprocess.Popen([sys.executable, "-m", "handler"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(COMMAND, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         yield Worker(queue, web, process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
 
 
-def test_a_job_is_taken_and_answered_with_the_object_of_the_contract(worker: Worker) -> None:
-    worker.queue.put("good", {"audio_base64": encoded(FOX), "language": "english"})
+def test_a_job_is_answered_with_the_documented_object(worker: Worker) -> None:
+    worker.queue.put("good", {"audio_base64": encode_speech(FOX), "language": "english"})
     output = worker.queue.answer("good")["output"]
     assert word_error_rate(FOX, output["text"]) == 0
     assert output["language"] == "en"
@@ -56,7 +58,7 @@ def test_a_job_is_taken_and_answered_with_the_object_of_the_contract(worker: Wor
         assert 0 <= start <= end <= output["duration"]
 
 
-def test_many_jobs_at_once_get_their_own_texts(worker: Worker) -> None:
+def test_concurrent_jobs_get_their_own_texts(worker: Worker) -> None:
     for number, text in enumerate(SENTENCES):
         worker.queue.put(f"many-{number}", {"url": worker.web.put(f"/{number}", wav(say(text)))})
     for number, text in enumerate(SENTENCES):
@@ -64,16 +66,17 @@ def test_many_jobs_at_once_get_their_own_texts(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("format", "beginning"), [("srt", "1\n00:00:00,"), ("vtt", "WEBVTT\n"), ("tsv", "start\tend"), ("text", "The quick")]
+    ("format", "beginning"),
+    [("srt", "1\n00:00:00,"), ("vtt", "WEBVTT\n"), ("tsv", "start\tend"), ("text", "The quick")],
 )
-def test_a_format_that_is_text_stands_beside_the_object(worker: Worker, format: str, beginning: str) -> None:
-    worker.queue.put(format, {"audio_base64": encoded(FOX), "format": format})
+def test_a_text_format_is_added_to_the_object(worker: Worker, format: str, beginning: str) -> None:
+    worker.queue.put(format, {"audio_base64": encode_speech(FOX), "format": format})
     output = worker.queue.answer(format)["output"]
     assert output["formatted"].startswith(beginning)
     assert output["chunks"]
 
 
-BAD = {
+BAD_JOBS = {
     "no object": (["a"], "invalid_request"),
     "no source": ({"language": "en"}, "invalid_request"),
     "two sources": ({"url": "http://a/b", "audio_base64": "AA=="}, "invalid_request"),
@@ -93,32 +96,34 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("name", BAD_JOBS)
 def test_a_bad_job_gets_its_error_as_a_string_and_the_next_job_works(worker: Worker, name: str) -> None:
     web = worker.web
-    web.put("/big", bytes(20_000_001)), web.put("/text.mp3", b"no sound " * 99), web.put("/empty", b"")
+    web.put("/big", bytes(20_000_001))
+    web.put("/text.mp3", b"no sound " * 99)
+    web.put("/empty", b"")
     web.put("/mute.mp4", container(None, "mp4", picture=True))
-    given, code = BAD[name]
-    if isinstance(given, dict) and "url" in given:
-        given = {**given, "url": given["url"].replace("WEB", web.url)}
-    worker.queue.put(name, given)
+    payload, code = BAD_JOBS[name]
+    if isinstance(payload, dict) and "url" in payload:
+        payload = {**payload, "url": payload["url"].replace("WEB", web.url)}
+    worker.queue.put(name, payload)
     error = worker.queue.answer(name)["error"]
     assert isinstance(error, str)
     assert error.startswith(f"{code}: ")
-    worker.queue.put(f"after {name}", {"audio_base64": encoded(FOX)})
+    worker.queue.put(f"after {name}", {"audio_base64": encode_speech(FOX)})
     assert word_error_rate(FOX, worker.queue.answer(f"after {name}")["output"]["text"]) == 0
 
 
 def test_a_cancelled_job_gets_no_answer_and_the_others_do(worker: Worker) -> None:
     story = wav(np.concatenate([say(text) for text in SENTENCES * 8]), format="FLAC")
-    worker.web.asked.clear()
+    worker.web.request_received.clear()
     worker.queue.put("long", {"url": worker.web.put("/story", story)})
-    assert worker.web.asked.wait(60)
-    worker.queue.put("beside", {"audio_base64": encoded(PANGRAM)})
+    assert worker.web.request_received.wait(60)
+    worker.queue.put("other", {"audio_base64": encode_speech(PANGRAM)})
     worker.queue.stop("long")
-    assert worker.queue.answer("beside")["output"]["text"]
+    assert worker.queue.answer("other")["output"]["text"]
     worker.queue.put("again", {"url": worker.web.url + "/story"})
-    assert worker.queue.answer("again")["output"]["duration"] > 200  # by now the cancelled one would be done, too
+    assert worker.queue.answer("again")["output"]["duration"] > 200  # the cancelled one would be done by now, too
     assert "long" not in worker.queue.answers
     assert all(len(answers) == 1 for answers in worker.queue.answers.values())
 
@@ -127,9 +132,7 @@ def test_a_private_address_is_blocked() -> None:
     with Queue() as queue:
         environment = {**ENVIRONMENT, **queue.environment()}
         environment.pop("RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS", None)
-        with subprocess.Popen(
-            [sys.executable, "-m", "handler"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as worker:
+        with subprocess.Popen(COMMAND, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as worker:
             queue.put("private", {"url": "http://127.0.0.1:9/a.mp3?key=hunter2"})
             error = queue.answer("private")["error"]
             worker.terminate()
@@ -138,10 +141,10 @@ def test_a_private_address_is_blocked() -> None:
 
 
 def test_the_sdk_runs_test_input_json_without_a_queue() -> None:
-    done = subprocess.run([sys.executable, "-m", "handler"], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0
-    assert "The quick brown fox jumps over the lazy dog" in done.stdout
-    assert "completed successfully" in done.stdout
+    process = subprocess.run(COMMAND, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0
+    assert "The quick brown fox jumps over the lazy dog" in process.stdout
+    assert "completed successfully" in process.stdout
 
 
 @pytest.mark.parametrize(
@@ -154,18 +157,23 @@ def test_the_sdk_runs_test_input_json_without_a_queue() -> None:
         ({"DEVICE": "cuda:99"}, "DEVICE='cuda:99': expected"),
     ],
 )
-@pytest.mark.parametrize("door", [["handler"], ["local_server"], ["handler.cli", "transcribe", "x.wav"]], ids=str)
-def test_no_door_starts_with_a_bad_setting_or_model(changes: dict[str, str], message: str, door: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "entry_point", [["handler"], ["local_server"], ["handler.cli", "transcribe", "x.wav"]], ids=str
+)
+def test_no_entry_point_starts_with_a_bad_setting_or_model(
+    changes: dict[str, str], message: str, entry_point: list[str], tmp_path: Path
+) -> None:
     changes = {name: value.replace("FOLDER", str(tmp_path)) for name, value in changes.items()}
     environment = {**ENVIRONMENT, "PORT": "0", **changes}
-    done = subprocess.run([sys.executable, "-m", *door], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 3
-    assert message in done.stderr.replace('\\"', '"')
+    command = [sys.executable, "-m", *entry_point]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 3
+    assert message in process.stderr.replace('\\"', '"')
 
 
 def test_the_embedded_job_is_valid() -> None:
     from handler.schema.options import Options
 
     job = json.loads((ROOT / "test_input.json").read_text())
-    given = {name: value for name, value in job["input"].items() if name != "audio_base64"}
-    assert Options.parse(given).language == "en"
+    options = {name: value for name, value in job["input"].items() if name != "audio_base64"}
+    assert Options.parse(options).language == "en"

@@ -1,4 +1,4 @@
-"""The page, in a real browser: a file dropped, text as it comes, words that move the player, downloads, errors, the microphone."""
+"""Test the web page in a real browser: upload, streamed text, playing by word, downloads, errors, the microphone."""
 
 import io
 import json
@@ -24,16 +24,16 @@ SPEECH = wav(say(FOX), format="FLAC")
 
 @pytest.fixture(scope="module")
 def server(pipeline: Pipeline) -> Iterator[Server]:
-    with serving(pipeline) as running:
-        yield running
+    with serving(pipeline) as running_server:
+        yield running_server
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    said = tmp_path_factory.mktemp("microphone") / "said.wav"
-    said.write_bytes(wav(np.concatenate((silence(0.5), say(FOX), silence(3)))))
-    with Browser(said) as made:
-        yield made
+    recording = tmp_path_factory.mktemp("microphone") / "fox.wav"
+    recording.write_bytes(wav(np.concatenate((silence(0.5), say(FOX), silence(3)))))
+    with Browser(recording) as running_browser:
+        yield running_browser
 
 
 @pytest.fixture
@@ -43,56 +43,58 @@ def page(browser: Browser, server: Server) -> Iterator[Browser]:
     assert browser.errors == []
 
 
-DONE = "document.getElementById('status').hidden && !document.getElementById('result').hidden"
+IS_DONE = "document.getElementById('status').hidden && !document.getElementById('result').hidden"
 
 
-def said(page: Browser) -> str:
+def shown_text(page: Browser) -> str:
     return " ".join(page.run("[...document.querySelectorAll('.said')].map(e => e.textContent)"))
 
 
-def test_a_dropped_file_is_transcribed_and_shows_no_host_but_this_one(page: Browser, server: Server) -> None:
+def test_a_dropped_file_is_transcribed_and_the_page_loads_nothing_from_other_hosts(
+    page: Browser, server: Server
+) -> None:
     page.drop(SPEECH, "fox.flac")
-    page.until(DONE)
-    assert word_error_rate(FOX, said(page)) == 0
+    page.wait_until(IS_DONE)
+    assert word_error_rate(FOX, shown_text(page)) == 0
     urls = page.run("performance.getEntriesByType('resource').map(e => e.name)")
     assert all(url.startswith((server.url, "blob:", "data:")) for url in urls)
     assert page.run("document.getElementById('wave').width > 0 && document.getElementById('player').duration > 2")
 
 
-def test_text_appears_before_the_end(page: Browser, web: Web) -> None:
+def test_text_appears_before_the_end_of_the_audio(page: Browser, web: Web) -> None:
     web.put("/story", wav(STORY, format="FLAC"))
     page.run(f"document.getElementById('url').value = '{web.url}/half?/story'")
     page.click("#address button")
-    page.until("document.querySelectorAll('.said').length > 0")
+    page.wait_until("document.querySelectorAll('.said').length > 0")
     assert not page.run("document.getElementById('status').hidden")
     assert 0 < page.run("document.getElementById('progress').value") < 1
-    early = said(page)
+    first_text = shown_text(page)
     web.released.set()
-    page.until(DONE)
-    assert said(page).startswith(early)
-    assert word_error_rate(" ".join(SENTENCES * 2), said(page)) <= 0.05
+    page.wait_until(IS_DONE)
+    assert shown_text(page).startswith(first_text)
+    assert word_error_rate(" ".join(SENTENCES * 2), shown_text(page)) <= 0.05
 
 
 def test_a_word_that_is_clicked_moves_the_player_and_lights_up(page: Browser) -> None:
     page.drop(SPEECH, "fox.flac")
-    page.until(DONE)
-    page.until("document.getElementById('player').readyState > 0")
-    page.click(".word:nth-child(5)")  # jumps
-    at = page.until("document.getElementById('player').currentTime")
+    page.wait_until(IS_DONE)
+    page.wait_until("document.getElementById('player').readyState > 0")
+    page.click(".word:nth-child(5)")
+    position = page.wait_until("document.getElementById('player').currentTime")
     assert page.text(".word.now") == page.text(".word:nth-child(5)")
     page.run("document.activeElement.blur(); document.body.focus()")
     page.key("ArrowLeft")
-    page.until(f"document.getElementById('player').currentTime < {at}")
+    page.wait_until(f"document.getElementById('player').currentTime < {position}")
     page.key(" ")
-    page.until("!document.getElementById('player').paused")
+    page.wait_until("!document.getElementById('player').paused")
     page.key(" ")
-    page.until("document.getElementById('player').paused")
+    page.wait_until("document.getElementById('player').paused")
 
 
 def test_the_arrow_keys_go_from_word_to_word_and_line_to_line(page: Browser) -> None:
     page.drop(wav(STORY, format="FLAC"), "story.flac")
-    page.until(DONE)
-    page.until("document.getElementById('player').readyState > 0")
+    page.wait_until(IS_DONE)
+    page.wait_until("document.getElementById('player').readyState > 0")
     page.run("document.getElementById('text').focus()")
     for key, line, word in (
         ("ArrowRight", 1, 1),
@@ -104,101 +106,106 @@ def test_the_arrow_keys_go_from_word_to_word_and_line_to_line(page: Browser) -> 
     ):
         page.key(key)
         expected = f"#text p:nth-child({line}) .word:nth-child({word})"
-        page.until(f"document.querySelector('.word.now') === document.querySelector('{expected}')")
+        page.wait_until(f"document.querySelector('.word.now') === document.querySelector('{expected}')")
     page.key(" ")
-    page.until("!document.getElementById('player').paused")
+    page.wait_until("!document.getElementById('player').paused")
 
 
-def test_it_tells_how_much_has_been_sent(page: Browser) -> None:
+def test_the_page_shows_how_much_has_been_sent(page: Browser) -> None:
     page.run(
         "(() => { window.seen = []; const told = document.getElementById('told');"
         " new MutationObserver(() => window.seen.push(told.textContent)).observe(told, {childList: true}); })()"
     )
     page.drop(SPEECH, "fox.flac")
-    page.until(DONE)
+    page.wait_until(IS_DONE)
     assert "sending, 100 %" in page.run("window.seen")
 
 
-def test_what_is_found_is_marked_and_what_is_edited_is_downloaded(page: Browser) -> None:
+def test_found_words_are_marked_and_edited_text_is_downloaded(page: Browser) -> None:
     page.drop(SPEECH, "fox.flac")
-    page.until(DONE)
-    page.run("(() => { const s = document.getElementById('search'); s.value = 'brown fox'; s.dispatchEvent(new Event('input')); })()")
-    assert page.run("[...document.querySelectorAll('.found')].map(e => e.textContent).join(' ').toLowerCase()") == "brown fox"
+    page.wait_until(IS_DONE)
+    page.run(
+        "(() => { const s = document.getElementById('search');"
+        " s.value = 'brown fox'; s.dispatchEvent(new Event('input')); })()"
+    )
+    marked_text = page.run("[...document.querySelectorAll('.found')].map(e => e.textContent).join(' ').toLowerCase()")
+    assert marked_text == "brown fox"
     assert page.text("#hits") == "1 found"
     page.click("#edit")
     page.run("document.querySelector('.word').textContent = 'That <'")
     for format in ("txt", "srt", "vtt", "json"):
         page.click(f"[data-format={format}]")
-    assert page.downloaded("transcript.txt").startswith("That < quick brown fox")
-    (cue,) = srt.parse(page.downloaded("transcript.srt"))
+    assert page.read_download("transcript.txt").startswith("That < quick brown fox")
+    (cue,) = srt.parse(page.read_download("transcript.srt"))
     assert cue.content.startswith("That < quick")
     assert 0 <= cue.start.total_seconds() < cue.end.total_seconds()
-    (caption,) = webvtt.from_buffer(io.StringIO(page.downloaded("transcript.vtt")))
+    (caption,) = webvtt.from_buffer(io.StringIO(page.read_download("transcript.vtt")))
     assert caption.raw_text.startswith("That &lt; quick")
-    whole = json.loads(page.downloaded("transcript.json"))
-    assert whole["text"].startswith("That < quick")
-    assert whole["chunks"][0]["words"][1]["word"] == "quick"
+    transcript = json.loads(page.read_download("transcript.json"))
+    assert transcript["text"].startswith("That < quick")
+    assert transcript["chunks"][0]["words"][1]["word"] == "quick"
 
 
 def test_an_error_is_shown_for_a_file_without_sound(page: Browser, tmp_path: Path) -> None:
     bad = tmp_path / "bad.mp3"
     bad.write_bytes(b"no sound" * 99)
     page.choose("#file", bad)
-    page.until("!document.getElementById('error').hidden")
+    page.wait_until("!document.getElementById('error').hidden")
     assert page.text("#error").startswith("unsupported_media: ")
     page.choose("#file", tmp_path / "bad.mp3")
 
 
-def test_what_the_microphone_hears_is_transcribed(page: Browser) -> None:
+def test_a_recording_of_the_microphone_is_transcribed(page: Browser) -> None:
     page.click("#record")
-    page.until("document.getElementById('record').getAttribute('aria-pressed') === 'true'")
+    page.wait_until("document.getElementById('record').getAttribute('aria-pressed') === 'true'")
     page.run("new Promise(done => setTimeout(done, 4500))")
     page.click("#record")
-    page.until(DONE)
-    assert word_error_rate(FOX, said(page)) <= 0.3
+    page.wait_until(IS_DONE)
+    assert word_error_rate(FOX, shown_text(page)) <= 0.3
 
 
-def test_a_cancelled_request_leaves_the_server(page: Browser, web: Web, pipeline: Pipeline) -> None:
+def test_a_cancelled_request_ends_in_the_server(page: Browser, web: Web, pipeline: Pipeline) -> None:
     web.put("/story", wav(STORY, format="FLAC"))
     page.run(f"document.getElementById('url').value = '{web.url}/half?/story'")
     page.click("#address button")
-    page.until("document.querySelectorAll('.said').length > 0")
+    page.wait_until("document.querySelectorAll('.said').length > 0")
     page.click("#cancel")
-    page.until("document.getElementById('status').hidden")
+    page.wait_until("document.getElementById('status').hidden")
     assert page.run("document.getElementById('error').hidden")
     while pipeline.runner.load() != (0, 0):
         pass
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_nothing_sticks_out_on_a_phone(page: Browser, dark: bool) -> None:
+def test_nothing_is_wider_than_the_screen_of_a_phone(page: Browser, dark: bool) -> None:
     page.drop(SPEECH, "fox.flac")
-    page.until(DONE)
-    page.look(width=360, height=740, dark=dark, phone=True)
+    page.wait_until(IS_DONE)
+    page.screenshot(width=360, height=740, dark=dark, phone=True)
     assert page.run("document.documentElement.scrollWidth") <= 360
-    back, front = (page.run(f"getComputedStyle(document.body).{name}") for name in ("backgroundColor", "color"))
-    assert (back == "rgb(255, 255, 255)") is not dark
-    assert back != front
+    background = page.run("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") is not dark
+    assert background != page.run("getComputedStyle(document.body).color")
 
 
 def test_a_server_with_keys_asks_for_one(browser: Browser, pipeline: Pipeline) -> None:
-    with serving(pipeline, api_keys=("hunter2",)) as running:
-        browser.open(running.url + "/")
+    with serving(pipeline, api_keys=("hunter2",)) as server:
+        browser.open(server.url + "/")
         browser.drop(SPEECH, "fox.flac")
-        browser.until("!document.getElementById('error').hidden")
+        browser.wait_until("!document.getElementById('error').hidden")
         assert browser.text("#error").startswith("unauthorized: ")
         browser.run("document.getElementById('key').value = 'hunter2'")
         browser.drop(SPEECH, "fox.flac")
-        browser.until(DONE)
-        assert word_error_rate(FOX, said(browser)) == 0
+        browser.wait_until(IS_DONE)
+        assert word_error_rate(FOX, shown_text(browser)) == 0
 
 
-def test_a_script_without_blanks_gets_none(page: Browser) -> None:
+def test_text_without_spaces_gets_none(page: Browser) -> None:
     page.drop(SPEECH, "fox.flac")
-    page.until(DONE)
-    made = page.run(
+    page.wait_until(IS_DONE)
+    content = page.run(
         "import('/page/formats.js').then(f => f.FORMATS.json[1]([{start: 0, end: 1, text: '你好', edited: false}],"
         " {text: '你好', chunks: [{timestamp: [0, 1], text: '你好'}]}))"
     )
-    assert json.loads(made)["text"] == "你好"
-    assert page.run("document.querySelector('.said').textContent") == page.run("document.querySelector('.said').dataset.text")
+    assert json.loads(content)["text"] == "你好"
+    line = "document.querySelector('.said')"
+    assert page.run(f"{line}.textContent") == page.run(f"{line}.dataset.text")

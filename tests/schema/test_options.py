@@ -1,6 +1,7 @@
-"""Options: parsed the same for every door, refused by name."""
+"""Options: parsed the same way for every entry point, refused by name."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -8,11 +9,11 @@ from handler.audio.source import AudioSource
 from handler.errors import InvalidRequest
 from handler.languages import LANGUAGES, language_code
 from handler.schema.options import Options
-from tests.conftest import ROOT
+from tests.support.tables import code_in, says_unset, table
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("values", "message"),
     [
         ({"colour": "red"}, "unknown option 'colour'"),
         ({"language": "klingon"}, "language must be"),
@@ -37,9 +38,9 @@ from tests.conftest import ROOT
         ({"compression_ratio_threshold": None, "channels": "left"}, "channels must be one of mix, split"),
     ],
 )
-def test_an_option_that_is_unknown_or_bad_is_refused_by_name(given: dict[str, object], message: str) -> None:
+def test_an_option_that_is_unknown_or_bad_is_refused_by_name(values: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
-        Options.parse(given)
+        Options.parse(values)
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Options)])
@@ -50,7 +51,9 @@ def test_a_refused_value_says_which_option_it_was(name: str) -> None:
 
 
 def test_numbers_come_as_numbers_or_as_text_of_a_query() -> None:
-    assert Options.parse({"temperature": "0.5", "beam_size": "5"}) == Options.parse({"temperature": 0.5, "beam_size": 5})
+    numbers = {"temperature": 0.5, "beam_size": 5}
+    texts = {"temperature": "0.5", "beam_size": "5"}
+    assert Options.parse(texts) == Options.parse(numbers)
     assert Options.parse({"language": "Multi"}).language == "multi"
 
 
@@ -59,16 +62,17 @@ def test_options_that_are_not_given_have_their_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "code"), [("de", "de"), ("German", "de"), (" FRENCH ", "fr"), ("mandarin", "zh"), ("", None), ("xx", None)]
+    ("text", "code"),
+    [("de", "de"), ("German", "de"), (" FRENCH ", "fr"), ("mandarin", "zh"), ("", None), ("xx", None)],
 )
 def test_a_language_may_be_given_by_code_or_name(text: str, code: str | None) -> None:
     assert language_code(text) == code
 
 
 def test_the_table_of_languages_is_that_of_the_field() -> None:
-    from whisper.tokenizer import LANGUAGES as theirs
+    from whisper.tokenizer import LANGUAGES as WHISPER_LANGUAGES
 
-    assert list(LANGUAGES.items()) == list(theirs.items())
+    assert list(LANGUAGES.items()) == list(WHISPER_LANGUAGES.items())
 
 
 def test_a_long_value_is_shown_short_in_an_error() -> None:
@@ -84,6 +88,21 @@ def test_a_source_is_exactly_one() -> None:
         AudioSource(url="http://a/b", base64="AA==")
 
 
-def test_every_option_stands_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert [field.name for field in dataclasses.fields(Options) if f"| `{field.name}` |" not in readme] == []
+def test_every_option_stands_in_the_reference() -> None:
+    assert list(table("docs/reference/options.md", "option")) != []
+    assert table("docs/reference/options.md", "option").keys() == {field.name for field in dataclasses.fields(Options)}
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Options), ids=lambda field: field.name)
+def test_the_reference_has_the_values_and_the_default_of_an_option(field: "dataclasses.Field[object]") -> None:
+    values, _, default = table("docs/reference/options.md", "option")[field.name]
+    schema = field.metadata["schema"]
+    if "enum" in schema:
+        assert re.findall(r"`([^`]+)`", values) == schema["enum"]
+    elif "minimum" in schema:
+        low, high = (float(bound) for bound in re.findall(r"-?[\d.]+", values.partition(",")[0]))
+        assert (low, high) == (schema["minimum"], schema["maximum"])
+    if says_unset(default):
+        assert field.default in (None, "")
+    else:
+        assert field.metadata["parse"](field.name, code_in(default)) == field.default

@@ -1,4 +1,4 @@
-"""Requests to a pipeline as tests make them."""
+"""Requests that tests make to a pipeline."""
 
 import io
 
@@ -11,14 +11,17 @@ from handler.schema.options import Options
 from handler.transcription.pipeline import Pipeline
 from tests.support.speech import SENTENCES, say, silence
 
-STORY = np.concatenate([part for text in SENTENCES * 2 for part in (say(text), silence(0.5))])  # about a minute
+# Samples of about a minute of speech.
+STORY = np.concatenate([np.concatenate((say(text), silence(0.5))) for text in SENTENCES * 2])
 
 
 def upload(data: bytes) -> AudioSource:
+    """Return the source of an uploaded file."""
     return AudioSource(file=io.BytesIO(data))
 
 
-async def refused(pipeline: Pipeline, source: AudioSource, options: Options | None = None) -> AsrError:
+async def error_of(pipeline: Pipeline, source: AudioSource, options: Options | None = None) -> AsrError:
+    """Return the error that a request ends with."""
     with pytest.raises(AsrError) as caught:
         await pipeline.transcribe(source, options or Options())
     return caught.value

@@ -17,21 +17,28 @@ _LIST_END = 0
 
 # Long sentences without commas: most words are spoken with no pause before them.
 STORY = (
-    "The old house at the end of the street had been empty for more than twenty years when the new owners came to open it.",
+    "The old house at the end of the street had been empty for more than twenty years "
+    "when the new owners came to open it.",
     "They walked from room to room and looked at the broken windows and the dust that covered every table and chair.",
     "In the kitchen they found a letter that somebody had left behind a long time ago under a heavy iron pot.",
-    "It was written in a clear hand and it told the story of a man who had lost his way in the mountains during a winter storm.",
+    "It was written in a clear hand and it told the story of a man who had lost his way "
+    "in the mountains during a winter storm.",
     "He had followed the river for three days without any food until he reached a small village near the border.",
     "The people of the village gave him bread and soup and a warm bed and asked him nothing about where he came from.",
     "When the snow was gone he thanked them and went back to the city to look for his brother and his two sisters.",
     "He never spoke about that winter again but every year he sent a box of oranges to the children of the village.",
-    "The new owners of the house read the letter twice and then they put it back under the pot where they had found it.",
-    "Later in the spring they painted all the walls white and planted apple trees along the path that leads to the gate.",
+    "The new owners of the house read the letter twice and then they put it back under "
+    "the pot where they had found it.",
+    "Later in the spring they painted all the walls white and planted apple trees along "
+    "the path that leads to the gate.",
     "A neighbor told them that the last person who lived there had been a teacher of music at the school on the hill.",
-    "Every evening she used to play the piano with the windows open so that the whole street could hear the same old songs.",
+    "Every evening she used to play the piano with the windows open so that the whole "
+    "street could hear the same old songs.",
     "People would stop on their way home from work and stand for a while in the dark to listen before they went on.",
-    "Nobody knows what became of the piano but some of the songs are still sung by the children when they walk to school.",
-    "The owners decided to buy another piano and to put it in the same corner of the room that looks out over the garden.",
+    "Nobody knows what became of the piano but some of the songs are still sung by the "
+    "children when they walk to school.",
+    "The owners decided to buy another piano and to put it in the same corner of the room "
+    "that looks out over the garden.",
     "On the first warm night of the year they opened the windows again and somebody in the street began to sing along.",
 )
 
@@ -74,7 +81,12 @@ def say_timed(text: str, voice: str = "en-us", words_per_minute: int = 160) -> t
         while samples and events[at].type != _LIST_END:
             event = events[at]
             if event.type == _WORD:
-                words.append((text[event.text_position - 1 : event.text_position - 1 + event.length], event.audio_position / 1000))
+                words.append(
+                    (
+                        text[event.text_position - 1 : event.text_position - 1 + event.length],
+                        event.audio_position / 1000,
+                    )
+                )
             at += 1
         return 0
 

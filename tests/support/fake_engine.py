@@ -1,4 +1,4 @@
-"""An engine that hears nothing and says where each window begins."""
+"""An engine without a model, whose text for a window is the window's start."""
 
 import threading
 from collections.abc import Callable, Collection, Sequence
@@ -9,7 +9,7 @@ from handler.schema.window import DecodingParams, Window, WindowResult
 
 
 class FakeEngine:
-    """Answers each window with its place; can be held, and made to fail."""
+    """Returns the start of each window, in samples, as its text; it can be paused and made to fail."""
 
     max_batch_size = 2
     encode_batch_size = 2
@@ -22,19 +22,22 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.running = list[Window]()
-        self.dropped = list[Window]()
-        self.taken = list[tuple[int | None, int, DecodingParams]]()  # channel and start of each window, and how it was to be decoded
-        self.admitted = threading.Semaphore(0)
-        self.go = threading.Event()
-        self.go.set()
+        self.dropped_windows = list[Window]()
+        self.admitted_windows = list[tuple[int | None, int, DecodingParams]]()  # channel, start and parameters of each
+        self.admitted = threading.Semaphore(0)  # released once for each admitted window
+        self.may_run = threading.Event()
+        self.may_run.set()
         self.failure: Exception | None = None
-        self.holds = 99  # windows that it has memory for
+        self.memory_windows = 99  # windows that fit into memory at once
         self.seek_s: float | None = None
-        self.stops_behind: int | None = None  # windows that it does before it holds
-        self.says: Callable[[Window], tuple[Segment, ...]] = lambda w: (Segment(0, w.seconds, f" {w.start}", evidence=self.evidence),)
+        self.pause_after: int | None = None  # windows to decode before `may_run` is cleared
+        self.segments_of: Callable[[Window], tuple[Segment, ...]] = self._start_as_text
         self.evidence: Evidence | None = None
 
-    def spelled(self, token: int) -> bytes:
+    def _start_as_text(self, window: Window) -> tuple[Segment, ...]:
+        return (Segment(0, window.seconds, f" {window.start}", evidence=self.evidence),)
+
+    def token_bytes(self, token: int) -> bytes:
         return b""
 
     def free(self) -> int:
@@ -42,27 +45,30 @@ class FakeEngine:
 
     def admit(self, windows: Sequence[Window]) -> None:
         self.running += windows
-        self.taken += [(window.channel, window.start, window.params) for window in windows]
+        self.admitted_windows += [(window.channel, window.start, window.params) for window in windows]
         self.admitted.release(len(windows))
 
     def advance(self) -> list[tuple[Window, WindowResult]]:
         if self.failure is not None and self.running:
             raise self.failure
-        if len(self.running) > self.holds:
+        if len(self.running) > self.memory_windows:
             raise OutOfMemory("expected less")
-        if not self.go.wait(0.005):
+        if not self.may_run.wait(0.005):
             return []
-        done, self.running = self.running, []
-        if self.stops_behind is not None:
-            self.stops_behind -= len(done)
-            if self.stops_behind <= 0:
-                self.go.clear()
-        return [(w, WindowResult(self.says(w), self.evidence, "en", {}, self.seek_s)) for w in done]
+        finished, self.running = self.running, []
+        if self.pause_after is not None:
+            self.pause_after -= len(finished)
+            if self.pause_after <= 0:
+                self.may_run.clear()
+        return [(window, self._result(window)) for window in finished]
+
+    def _result(self, window: Window) -> WindowResult:
+        return WindowResult(self.segments_of(window), self.evidence, "en", {}, self.seek_s)
 
     def halve(self) -> None:
         self.max_batch_size //= 2
         self.running = []
 
     def drop(self, windows: Collection[Window]) -> None:
-        self.dropped += windows
+        self.dropped_windows += windows
         self.running = [window for window in self.running if window not in windows]

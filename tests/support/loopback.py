@@ -1,4 +1,4 @@
-"""What every test server shares: a port on loopback, threads, silence."""
+"""The base of every test server: a port on loopback, threads, and no log."""
 
 import threading
 from collections.abc import Callable
@@ -14,7 +14,7 @@ class QuietHandler(BaseHTTPRequestHandler):
 
 
 class Loopback(ThreadingHTTPServer):
-    """A server for the time of a block, at `url`."""
+    """A server at `url` that runs in a thread from `start` to `stop`."""
 
     daemon_threads = True
 
@@ -23,7 +23,7 @@ class Loopback(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, *_: Any) -> None:
-        """A client that leaves is no fault."""
+        """Ignore clients that disconnect."""
 
     def start(self) -> None:
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()

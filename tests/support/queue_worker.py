@@ -11,8 +11,9 @@ from typing import Any
 from tests.conftest import ROOT, TINY
 from tests.support.sls_queue import Queue
 
+EXIT_TIMEOUT_S = 60.0
 ENVIRONMENT = {**os.environ, "MODEL_ID": TINY, "DTYPE": "float32", "PYTHONPATH": str(ROOT)}
-SABOTAGED = """
+DEVICE_LOSS_CODE = """
 import sys
 from handler import worker
 from handler.__main__ import main
@@ -21,31 +22,33 @@ def fail(): raise RuntimeError("the device fell off the bus")
 
 worker.pipeline.engine.advance = fail
 main()
-"""  # a worker whose device is lost at its first job
+"""  # a worker that loses its device with its first job
 
 
 class Worker:
-    """Runs until the block is left; its log is at hand."""
+    """A worker process for the time of a block, with the events that it logs."""
 
     def __init__(self, queue: Queue, log: Path, name: str = "worker", code: str | None = None, **changes: str) -> None:
+        """Start `python -m handler`, or Python with `code`; `changes` are environment variables."""
         self._queue = queue
         self._name = name
         self._log = log
-        environment = {**ENVIRONMENT, **queue.environment(name), "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": "true", **changes}
+        variables = {"RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": "true", **changes}
+        environment = {**ENVIRONMENT, **queue.environment(name), **variables}
         command = [sys.executable, "-c", code] if code else [sys.executable, "-m", "handler"]
         with log.open("wb") as file:
             self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=file)
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """The events of a name in its log."""
-        lines = [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
-        return [line for line in lines if line["event"] == name]
+        """Return the logged events of a name."""
+        events = [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
+        return [event for event in events if event["event"] == name]
 
-    def end(self) -> int:
-        """Tell it to end; its exit code."""
+    def stop(self) -> int:
+        """Send SIGTERM, wait for the process to end, and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(60)
-        self._queue.hang_up(self._name)
+        code = self.process.wait(EXIT_TIMEOUT_S)
+        self._queue.disconnect(self._name)
         return code
 
     def __enter__(self) -> "Worker":
@@ -55,4 +58,4 @@ class Worker:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        self._queue.hang_up(self._name)
+        self._queue.disconnect(self._name)

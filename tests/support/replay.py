@@ -1,6 +1,5 @@
-"""A graph without a GPU: operators recorded at their first run and run again on the very same tensors."""
+"""A CUDA graph's twin without a GPU: operators recorded at their first run, and run again on the same tensors."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,37 +7,37 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from handler.whisper.cuda_graphs import Work
+from handler.whisper.cuda_graphs import CapturedStep, StepFunction
 
 
 class Recorder(TorchDispatchMode):
-    """Writes down every operator that runs under it."""
+    """Records every operator that runs under it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[Any, Any, Any, Any]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.calls.append((func, args, kwargs or {}, out))
-        return out
+        result = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, result))
+        return result
 
     def replay(self) -> None:
-        """Run all of it once more: results land where those of the first run lie, as in a CUDA graph."""
-        for func, args, kwargs, out in self.calls:
-            again = func(*args, **kwargs)
-            for old, new in zip(tree_leaves(out), tree_leaves(again), strict=True):
+        """Run the operators again; results overwrite those of the first run, as in a CUDA graph."""
+        for func, args, kwargs, result in self.calls:
+            new_result = func(*args, **kwargs)
+            for old, new in zip(tree_leaves(result), tree_leaves(new_result), strict=True):
                 if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
                     old.copy_(new)
 
 
-def capture(work: Work) -> tuple[Callable[[], object], Tensor]:
-    """As `cuda_capture` gives it."""
+def capture(step: StepFunction) -> CapturedStep:
+    """Capture a step, as the function that `cuda_capture` returns."""
     with torch.inference_mode(), Recorder() as recorder:
-        told = work()
+        result = step()
 
     def replay() -> None:
         with torch.inference_mode():
             recorder.replay()
 
-    return replay, told
+    return replay, result

@@ -1,4 +1,4 @@
-"""The HTTP server on the pipeline of all tests, on loopback."""
+"""The HTTP server on loopback: in this process on the shared pipeline of the tests, or as a process of its own."""
 
 import os
 import socket
@@ -21,23 +21,25 @@ from local_server.__main__ import create_app
 from local_server.lifespan import LifespanApp
 from tests.conftest import ROOT, TINY, settings
 
-FAIL_S = 60.0  # a test that would wait for ever
+TIMEOUT_S = 60.0  # after which a test that still waits fails
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Ask again and again."""
-    end = time.monotonic() + FAIL_S
+def wait_until(condition: Callable[[], object]) -> None:
+    """Poll a condition until it is true."""
+    deadline = time.monotonic() + TIMEOUT_S
     while not condition():
-        assert time.monotonic() < end, "it did not come true"
+        assert time.monotonic() < deadline, "the condition did not become true"
 
 
 @dataclass
 class Server:
+    """The address of a server."""
+
     url: str
 
 
-class Running:
-    """An application behind a real server, for the time of a block."""
+class RunningServer:
+    """Serve an application on a port of loopback for the time of a block."""
 
     def __init__(self, app: LifespanApp) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -55,14 +57,14 @@ class Running:
         self._listener.close()
 
 
-class Kept(Pipeline):
-    """The pipeline of all tests, which a server that stops does not close."""
+class UnclosedPipeline(Pipeline):
+    """The shared pipeline of the tests with other settings; a server that stops does not close it."""
 
-    def __init__(self, pipeline: Pipeline, changed: Settings) -> None:
+    def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
         self.__dict__ |= pipeline.__dict__
-        self.settings = changed
-        self.fetcher = Fetcher(changed)
-        self._shared = replace(pipeline._shared, settings=changed, fetcher=self.fetcher)
+        self.settings = settings
+        self.fetcher = Fetcher(settings)
+        self._resources = replace(pipeline._resources, settings=settings, fetcher=self.fetcher)
 
     def close(self) -> None:
         pass
@@ -70,30 +72,40 @@ class Kept(Pipeline):
 
 @contextmanager
 def serving(pipeline: Pipeline, **changes: object) -> Iterator[Server]:
-    """The server with changed settings, once it is ready."""
-    with (
-        Running(create_app(settings(**changes), lambda given: Kept(pipeline, given))) as running,
-        httpx.Client(base_url=running.url) as made,
-    ):
-        until(lambda: made.get("/hc").status_code == 200)
-        yield running
+    """Serve the pipeline with changed settings; yield the server once it is ready."""
+    app = create_app(settings(**changes), lambda changed_settings: UnclosedPipeline(pipeline, changed_settings))
+    with RunningServer(app) as server, httpx.Client(base_url=server.url) as client:
+        wait_until(lambda: client.get("/hc").status_code == 200)
+        yield server
+
+
+def free_port() -> int:
+    """Return a port of loopback on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 @contextmanager
-def spawned(**variables: str) -> Iterator[tuple["subprocess.Popen[bytes]", Server]]:
-    """`python -m local_server` on Whisper tiny.en as a process of its own, once its model is loaded."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    environment = {**os.environ, "MODEL_ID": TINY, "HOST": "127.0.0.1", "PORT": port, "PYTHONPATH": str(ROOT), **variables}
-    with subprocess.Popen([sys.executable, "-m", "local_server"], env=environment, stderr=subprocess.PIPE) as process:
+def spawn_server(**variables: str) -> Iterator[tuple["subprocess.Popen[bytes]", Server]]:
+    """Run `python -m local_server` with Whisper tiny.en; yield the process and its address once the model is loaded."""
+    port = str(free_port())
+    address = {"HOST": "127.0.0.1", "PORT": port}
+    environment = {**os.environ, "MODEL_ID": TINY, "PYTHONPATH": str(ROOT), **address, **variables}
+    command = [sys.executable, "-m", "local_server"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         while b'"ready"' not in (line := process.stderr.readline()):
             assert line, "the server ended"
         yield process, Server(f"http://127.0.0.1:{port}")
 
 
-def figures(server: Server) -> dict[str, float]:
-    """What /metrics says."""
-    with urllib.request.urlopen(f"{server.url}/metrics") as answer:
-        lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+def read_metrics(server: Server) -> dict[str, float]:
+    """Return every sample of /metrics by its name with labels."""
+    with urllib.request.urlopen(f"{server.url}/metrics") as response:
+        lines = response.read().decode().splitlines()
+    metrics: dict[str, float] = {}
+    for line in lines:
+        if not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            metrics[name] = float(value)
+    return metrics

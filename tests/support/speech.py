@@ -43,7 +43,9 @@ def silence(seconds: float) -> Samples:
     return np.zeros(round(seconds * SAMPLE_RATE), np.float32)
 
 
-def wav(samples: Samples, rate: int = SAMPLE_RATE, subtype: str = "PCM_16", format: str = "WAV", channels: int = 1) -> bytes:
+def wav(
+    samples: Samples, rate: int = SAMPLE_RATE, subtype: str = "PCM_16", format: str = "WAV", channels: int = 1
+) -> bytes:
     """A file by libsndfile; `samples` are at 16 kHz and resampled to `rate`."""
     file = io.BytesIO()
     planes = np.repeat(soxr.resample(samples, SAMPLE_RATE, rate)[:, None], channels, 1)
@@ -52,7 +54,12 @@ def wav(samples: Samples, rate: int = SAMPLE_RATE, subtype: str = "PCM_16", form
 
 
 def container(
-    samples: Samples | None, format: str, codec: str = "", rate: int = 16_000, layout: str = "mono", picture: bool = False
+    samples: Samples | None,
+    format: str,
+    codec: str = "",
+    rate: int = 16_000,
+    layout: str = "mono",
+    picture: bool = False,
 ) -> bytes:
     """A file by FFmpeg: sound, moving pictures, or both."""
     file = io.BytesIO()

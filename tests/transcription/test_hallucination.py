@@ -1,4 +1,4 @@
-"""Judging a window by its evidence, repeated phrases, echoes: pure functions."""
+"""Judging a window by its evidence, repeated phrases, echoes of the prompt."""
 
 from dataclasses import replace
 
@@ -7,8 +7,8 @@ import pytest
 from handler.schema.options import Options
 from handler.schema.transcript import Evidence
 from handler.transcription.fallback import Verdict, check_thresholds, fallback_temperatures, rank_key
-from handler.transcription.hallucination import echo, is_heard_in, remove_repeats
-from tests.support.segments import spoken, text_of
+from handler.transcription.hallucination import find_prompt_echo, is_spoken_in, remove_repeats
+from tests.support.segments import make_segment, text_of
 
 GOOD = Evidence(-0.3, 0.01, 1.5, 0.0, 30, looped=False)
 
@@ -28,22 +28,25 @@ GOOD = Evidence(-0.3, 0.01, 1.5, 0.0, 30, looped=False)
         ({"exhausted": True}, Options(), Verdict.ACCEPT),
     ],
 )
-def test_evidence_decides_by_the_thresholds_of_the_request(changes: dict[str, float], options: Options, verdict: Verdict) -> None:
+def test_evidence_decides_by_the_thresholds_of_the_request(
+    changes: dict[str, float], options: Options, verdict: Verdict
+) -> None:
     assert check_thresholds(replace(GOOD, **changes), options) is verdict  # type: ignore[arg-type]
 
 
-def test_temperature_0_is_the_ladder_and_any_other_is_alone() -> None:
+def test_temperature_0_falls_back_to_higher_ones_and_any_other_is_alone() -> None:
     assert list(fallback_temperatures(Options())) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert list(fallback_temperatures(Options(temperature=0.4))) == [0.4]
 
 
-def test_of_texts_that_fail_one_without_a_loop_is_kept_then_the_likeliest() -> None:
-    loop, dense, unsure = replace(GOOD, looped=True), replace(GOOD, compression_ratio=9.0), replace(GOOD, avg_logprob=-3.0)
+def test_of_rejected_texts_one_without_a_loop_ranks_first_then_the_most_likely() -> None:
+    loop, dense = replace(GOOD, looped=True), replace(GOOD, compression_ratio=9.0)
+    unsure = replace(GOOD, avg_logprob=-3.0)
     assert sorted([unsure, loop, dense], key=lambda evidence: rank_key(evidence, Options())) == [loop, dense, unsure]
 
 
 @pytest.mark.parametrize(
-    ("said", "left"),
+    ("text", "expected"),
     [
         ("no no no", "no no no"),
         ("and no no no no then", "and no then"),
@@ -52,19 +55,21 @@ def test_of_texts_that_fail_one_without_a_loop_is_kept_then_the_likeliest() -> N
         ("a b a b a b c", "a b a b a b c"),
     ],
 )
-def test_a_phrase_more_than_three_times_running_is_said_once(said: str, left: str) -> None:
-    middle = len(said.split()) // 2
-    segments = [spoken(" ".join(said.split()[:middle]), each=0.05), spoken(" ".join(said.split()[middle:]), start=50, each=0.05)]
-    assert text_of(remove_repeats(segments)) == left
+def test_a_phrase_more_than_three_times_running_is_said_once(text: str, expected: str) -> None:
+    words = text.split()
+    middle = len(words) // 2
+    first, second = " ".join(words[:middle]), " ".join(words[middle:])
+    segments = [make_segment(first, word_s=0.05), make_segment(second, start=50, word_s=0.05)]
+    assert text_of(remove_repeats(segments)) == expected
 
 
 def test_a_phrase_that_there_was_time_to_say_again_and_again_stays() -> None:
-    said = " ".join(["no"] * 20)
-    assert text_of(remove_repeats([spoken(said, each=0.3)])) == said
+    text = " ".join(["no"] * 20)
+    assert text_of(remove_repeats([make_segment(text, word_s=0.3)])) == text
 
 
 @pytest.mark.parametrize(
-    ("said", "context", "run"),
+    ("text", "context", "expected"),
     [
         ("glossary kaylee smyth john", "Glossary: Kaylee Smyth, John.", "glossary kaylee smyth john"),
         ("john", "Kaylee, John", "john"),
@@ -74,12 +79,13 @@ def test_a_phrase_that_there_was_time_to_say_again_and_again_stays() -> None:
         ("東 京 大 学 の 先 生 と 学 生", "東京大学の先生と学生。", "東 京 大 学 の 先 生 と 学 生"),
     ],
 )
-def test_an_echo_is_a_run_of_the_contexts_words(said: str, context: str, run: str) -> None:
-    assert " ".join(word.text.strip() for word in echo([spoken(said)], ["something else", context])) == run
+def test_an_echo_is_a_run_of_the_contexts_words(text: str, context: str, expected: str) -> None:
+    echo = find_prompt_echo([make_segment(text)], ["something else", context])
+    assert " ".join(word.text.strip() for word in echo) == expected
 
 
-def test_words_of_the_context_that_are_heard_without_it_were_said_even_if_spelled_otherwise() -> None:
-    run = list(spoken("a letter from kaylee smyth").words)
-    assert is_heard_in(run, [spoken("A letter from Kayleigh Smith came")])
-    assert not is_heard_in(run, [spoken("good morning everybody here today")])
-    assert not is_heard_in(run, [spoken("a letter from kaylee smyth", start=30)])
+def test_words_of_the_context_that_are_decoded_without_it_were_spoken_even_if_spelled_otherwise() -> None:
+    run = list(make_segment("a letter from kaylee smyth").words)
+    assert is_spoken_in(run, [make_segment("A letter from Kayleigh Smith came")])
+    assert not is_spoken_in(run, [make_segment("good morning everybody here today")])
+    assert not is_spoken_in(run, [make_segment("a letter from kaylee smyth", start=30)])

@@ -1,4 +1,4 @@
-"""Windows, silence and assembling, on samples and words made here."""
+"""Silence, parts of windows, and joining their text, on generated samples and words."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from handler.audio.silence import quietest_cut, trim_silence
 from handler.schema.transcript import Segment, Word
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 from handler.transcription.merge import join_overlap
-from handler.transcription.word_edits import keep_words, place_segments
-from tests.support.segments import spoken, text_of
+from handler.transcription.word_edits import keep_words, to_audio_time
+from tests.support.segments import make_segment, text_of
 from tests.support.speech import Samples, silence
 
 RNG = np.random.default_rng(0)
@@ -18,7 +18,7 @@ def noise(seconds: float, level: float = 0.1) -> Samples:
     return (level * RNG.standard_normal(round(seconds * SAMPLE_RATE))).astype(np.float32)
 
 
-def test_a_stride_too_short_for_a_quiet_place_cuts_at_the_end() -> None:
+def test_a_stride_too_short_for_a_quiet_cut_cuts_at_the_end() -> None:
     assert quietest_cut(noise(3), stride=0) == 3 * SAMPLE_RATE
 
 
@@ -35,12 +35,13 @@ def test_silence_is_no_window_and_faint_sound_is_one() -> None:
     assert len(trim_silence(Window(0, noise(3, level=0.0005)))) == 1
 
 
-def test_segments_are_placed_inside_their_window_and_empty_ones_left_out() -> None:
+def test_segments_lie_inside_their_window_and_empty_ones_are_dropped() -> None:
     window = Window(10 * SAMPLE_RATE, noise(5))
     words = (Word(1, 7, " b", 0.5),)
-    found = place_segments(window, WindowResult((Segment(0, 4, " a"), Segment(4, 30, " b", words=words), Segment(5, 5, "  ")), None))
-    assert [(s.start, s.end, s.text) for s in found] == [(10, 14, " a"), (14, 15, " b")]
-    assert (found[1].words[0].start, found[1].words[0].end) == (11, 15)
+    result = WindowResult((Segment(0, 4, " a"), Segment(4, 30, " b", words=words), Segment(5, 5, "  ")), None)
+    segments = to_audio_time(window, result)
+    assert [(s.start, s.end, s.text) for s in segments] == [(10, 14, " a"), (14, 15, " b")]
+    assert (segments[1].words[0].start, segments[1].words[0].end) == (11, 15)
 
 
 def test_a_part_of_a_window_has_its_samples_and_its_speech() -> None:
@@ -52,29 +53,29 @@ def test_a_part_of_a_window_has_its_samples_and_its_speech() -> None:
 
 
 def test_a_segment_that_loses_words_has_the_text_and_the_times_of_those_it_keeps() -> None:
-    (segment,) = keep_words([spoken("one two three")], lambda word: word.text != " one")
+    (segment,) = keep_words([make_segment("one two three")], lambda word: word.text != " one")
     assert (segment.start, segment.end, segment.text) == (0.5, 1.5, " two three")
-    assert keep_words([spoken("one two three")], lambda word: False) == []
+    assert keep_words([make_segment("one two three")], lambda word: False) == []
 
 
-def test_where_two_windows_heard_the_same_words_these_are_said_once() -> None:
-    left = spoken("we went down to the river and then back")
-    right = spoken("the river and then back home again", start=2.1)
+def test_words_that_two_windows_share_come_once() -> None:
+    left = make_segment("we went down to the river and then back")
+    right = make_segment("the river and then back home again", start=2.1)
     assert text_of(join_overlap([left], [right], (2.0, 4.5))) == "we went down to the river and then back home again"
 
 
 def test_a_word_that_comes_twice_joins_two_windows_only_at_its_own_time() -> None:
-    left = spoken("alpha the beta gamma delta", start=0.0)
-    right = spoken("delta and then the end", start=2.0)
+    left = make_segment("alpha the beta gamma delta", start=0.0)
+    right = make_segment("delta and then the end", start=2.0)
     assert text_of(join_overlap([left], [right], (0.0, 3.0))) == "alpha the beta gamma delta and then the end"
 
 
-def test_what_only_one_of_two_windows_heard_stays() -> None:
-    left, right = spoken("one two three"), spoken("four five six seven eight", start=5.0)
+def test_words_of_only_one_of_two_windows_stay() -> None:
+    left, right = make_segment("one two three"), make_segment("four five six seven eight", start=5.0)
     assert text_of(join_overlap([left], [right], (4.0, 9.0))) == "one two three four five six seven eight"
 
 
 def test_windows_that_disagree_about_their_overlap_meet_in_its_middle() -> None:
-    left = spoken("a b c d")
-    right = spoken("w x y z", start=1.0)
+    left = make_segment("a b c d")
+    right = make_segment("w x y z", start=1.0)
     assert text_of(join_overlap([left], [right], (1.0, 2.0))) == "a b c x y z"

@@ -1,4 +1,4 @@
-"""Options that steer the search, on real weights and by their rules alone."""
+"""Options that steer decoding, on real weights and by their rules alone."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from handler.schema.options import Options
 from handler.schema.window import DecodingParams, Window
 from handler.transcription.fallback import fallback_temperatures
 from handler.transcription.pipeline import Pipeline
-from handler.whisper.batch import DecodeTask, Hypothesis, DecodeTask
+from handler.whisper.sequences import DecodeTask, Hypothesis
 from handler.whisper.tokenizer import Specials
 from tests.support.asking import upload
 from tests.support.speech import FOX, SENTENCES, say, silence, wav
@@ -22,48 +22,51 @@ FOX_TOKEN = 21831  # " fox" in the English vocabulary
 
 async def test_a_suppressed_token_never_comes_and_no_other_request_notices(pipeline: Pipeline) -> None:
     data = wav(say(FOX))
-    without, usual, beams = await asyncio.gather(
+    suppressed, usual, suppressed_beams = await asyncio.gather(
         pipeline.transcribe(upload(data), Options(suppress_tokens=(-1, FOX_TOKEN))),
         pipeline.transcribe(upload(data), Options()),
         pipeline.transcribe(upload(data), Options(suppress_tokens=(FOX_TOKEN,), beam_size=2)),
     )
     assert word_error_rate(FOX, usual.text) == 0
-    for changed in (without, beams):
-        assert " fox" not in changed.text
-        assert "The quick brown" in changed.text
+    for transcript in (suppressed, suppressed_beams):
+        assert " fox" not in transcript.text
+        assert "The quick brown" in transcript.text
 
 
 async def test_the_usual_tokens_may_be_named_as_such(pipeline: Pipeline) -> None:
     data = wav(say(FOX))
-    named, usual = [await pipeline.transcribe(upload(data), options) for options in (Options(suppress_tokens=(-1,)), Options())]
-    assert named.segments == usual.segments
+    explicit = await pipeline.transcribe(upload(data), Options(suppress_tokens=(-1,)))
+    usual = await pipeline.transcribe(upload(data), Options())
+    assert explicit.segments == usual.segments
 
 
-def job(**how: object) -> DecodeTask:
-    window = Window(0, np.zeros(16_000, np.float32), params=DecodingParams(num_hypotheses=4, **how))  # type: ignore[arg-type]
+def beam_task(**params: object) -> DecodeTask:
+    decoding_params = DecodingParams(num_hypotheses=4, **params)  # type: ignore[arg-type]
+    window = Window(0, np.zeros(16_000, np.float32), params=decoding_params)
     return DecodeTask(window, (1,), "en", {}, torch.zeros(1), 50)
 
 
-@pytest.mark.parametrize(("patience", "wanted"), [(1.0, 4), (2.0, 8), (0.5, 2), (0.1, 1)])
-def test_patience_says_how_many_texts_have_to_end(patience: float, wanted: int) -> None:
-    assert job(patience=patience).wanted == wanted
+@pytest.mark.parametrize(("patience", "max_candidates"), [(1.0, 4), (2.0, 8), (0.5, 2), (0.1, 1)])
+def test_patience_says_how_many_texts_have_to_end(patience: float, max_candidates: int) -> None:
+    assert beam_task(patience=patience).max_candidates == max_candidates
 
 
 def test_a_length_penalty_prefers_longer_texts_the_greater_it_is() -> None:
     ids = Specials.of_vocab(51_864)
-    short, long = Hypothesis([1, 2], [-1.0, -1.0]), Hypothesis([1, 2, 3, 4], [-0.9, -0.9, -0.9, -0.9])
+    short, long = Hypothesis([1, 2], [-1.0] * 2), Hypothesis([1, 2, 3, 4], [-0.9] * 4)
     assert [_best(penalty, ids, short, long) for penalty in (None, 0.0, 4.0)] == [long, short, long]
 
 
-def _best(penalty: float | None, ids: Specials, *found: Hypothesis) -> Hypothesis:
-    asked = job(length_penalty=penalty)
-    asked.found = list(found)
-    return asked.best(ids)
+def _best(penalty: float | None, ids: Specials, *hypotheses: Hypothesis) -> Hypothesis:
+    task = beam_task(length_penalty=penalty)
+    task.finished = list(hypotheses)
+    return task.best(ids)
 
 
 async def test_patience_and_a_length_penalty_leave_clear_speech_as_it_is(pipeline: Pipeline) -> None:
-    got = await pipeline.transcribe(upload(wav(say(FOX))), Options(beam_size=3, patience=2.0, length_penalty=1.0))
-    assert word_error_rate(FOX, got.text) == 0
+    options = Options(beam_size=3, patience=2.0, length_penalty=1.0)
+    transcript = await pipeline.transcribe(upload(wav(say(FOX))), options)
+    assert word_error_rate(FOX, transcript.text) == 0
 
 
 @pytest.mark.parametrize(
@@ -79,25 +82,28 @@ def test_the_step_of_the_fallback_may_be_given(options: Options, expected: list[
     assert list(fallback_temperatures(options)) == expected
 
 
-@pytest.mark.parametrize(("given", "expected"), [("-1", (-1,)), ("-1, 50", (-1, 50)), ("", ()), ([50, 51], (50, 51)), ("7", (7,))])
-def test_tokens_come_as_a_text_or_a_list(given: object, expected: tuple[int, ...]) -> None:
-    assert Options.parse({"suppress_tokens": given}).suppress_tokens == expected
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("-1", (-1,)), ("-1, 50", (-1, 50)), ("", ()), ([50, 51], (50, 51)), ("7", (7,))],
+)
+def test_tokens_come_as_a_text_or_a_list(value: object, expected: tuple[int, ...]) -> None:
+    assert Options.parse({"suppress_tokens": value}).suppress_tokens == expected
 
 
-@pytest.mark.parametrize("given", ["a", "-2", [1.5], ["5"], [True], 7, {"a": 1}, [None], "1-2"])
-def test_what_is_no_token_is_refused(given: object) -> None:
+@pytest.mark.parametrize("value", ["a", "-2", [1.5], ["5"], [True], 7, {"a": 1}, [None], "1-2"])
+def test_what_is_no_token_is_refused(value: object) -> None:
     with pytest.raises(InvalidRequest, match="suppress_tokens"):
-        Options.parse({"suppress_tokens": given})
+        Options.parse({"suppress_tokens": value})
 
 
 async def test_a_start_within_the_audio_leaves_out_what_is_before_it(pipeline: Pipeline) -> None:
     first, second = say(SENTENCES[0]), say(SENTENCES[1])
     data = wav(np.concatenate((first, silence(4.0), second)))
     start = len(first) / 16_000 + 2.0
-    got = await pipeline.transcribe(upload(data), Options(start_at=start))
-    assert word_error_rate(SENTENCES[1], got.text) <= 0.15
-    assert got.segments[0].start >= start
-    assert got.duration == pytest.approx(start + 2.0 + len(second) / 16_000, abs=0.05)
+    transcript = await pipeline.transcribe(upload(data), Options(start_at=start))
+    assert word_error_rate(SENTENCES[1], transcript.text) <= 0.15
+    assert transcript.segments[0].start >= start
+    assert transcript.duration == pytest.approx(start + 2.0 + len(second) / 16_000, abs=0.05)
 
 
 def test_a_step_that_would_try_hundreds_of_times_is_refused() -> None:

@@ -1,93 +1,95 @@
-"""Room for windows that are cut and not yet decoded: bounded in all, some of it for everybody."""
+"""Back-pressure: the windows that are cut and not yet decoded are bounded, and each request has some of its own."""
 
 import random
 import threading
 from collections.abc import Callable
 
-from handler.transcription.window_quota import WindowQuota, RequestQuota
+from handler.transcription.window_quota import RequestQuota, WindowQuota
 
-FAIL_S = 60.0  # who waits longer waits for ever
+MAX_WAIT_S = 60.0  # a longer wait counts as endless
 
 
-def assert_ends_the_wait(share: RequestQuota, event: Callable[[], None]) -> None:
-    """There is no room; whoever waits for it goes on after the event."""
-    assert not share.fits()
-    waiting = threading.Thread(target=share.take, daemon=True)
-    waiting.start()
+def assert_ends_the_wait(quota: RequestQuota, event: Callable[[], None]) -> None:
+    """Assert that there is no capacity, and that a wait for it ends after the event."""
+    assert not quota.has_capacity()
+    thread = threading.Thread(target=quota.acquire, daemon=True)
+    thread.start()
     event()
-    waiting.join(FAIL_S)
-    assert not waiting.is_alive()
+    thread.join(MAX_WAIT_S)
+    assert not thread.is_alive()
 
 
-def test_one_request_may_have_its_own_room_and_all_that_is_shared() -> None:
-    budget = WindowQuota(own=2, shared=3)
-    greedy, late = budget.share(), budget.share()
+def test_one_request_may_take_its_own_windows_and_the_whole_pool() -> None:
+    quota = WindowQuota(reserved=2, pool=3)
+    greedy, modest = quota.for_request(), quota.for_request()
     for _ in range(5):
-        greedy.take()
-    assert not greedy.fits()
-    late.take()
-    late.take()  # its own are always there
-    assert not late.fits()
+        greedy.acquire()
+    assert not greedy.has_capacity()
+    modest.acquire()
+    modest.acquire()  # those reserved for it
+    assert not modest.has_capacity()
     greedy.close()
-    late.close()
+    modest.close()
 
 
-def test_who_decodes_one_window_after_the_other_leaves_the_shared_room_to_others() -> None:
-    budget = WindowQuota(own=2, shared=2)
-    patient, greedy = budget.share(own_only=True), budget.share()
-    patient.take()
-    patient.take()
-    assert not patient.fits()
+def test_a_request_that_decodes_in_order_leaves_the_pool_to_others() -> None:
+    quota = WindowQuota(reserved=2, pool=2)
+    patient, greedy = quota.for_request(reserved_only=True), quota.for_request()
+    patient.acquire()
+    patient.acquire()
+    assert not patient.has_capacity()
     for _ in range(4):
-        greedy.take()
-    assert not greedy.fits()
+        greedy.acquire()
+    assert not greedy.has_capacity()
 
 
-def test_what_is_given_back_lets_others_go_on() -> None:
-    budget = WindowQuota(own=1, shared=1)
-    first, second = budget.share(), budget.share()
-    first.take()
-    first.take()
-    second.take()
-    assert_ends_the_wait(second, first.give)
+def test_a_released_window_ends_the_wait_of_another_request() -> None:
+    quota = WindowQuota(reserved=1, pool=1)
+    first, second = quota.for_request(), quota.for_request()
+    first.acquire()
+    first.acquire()
+    second.acquire()
+    assert_ends_the_wait(second, first.release)
     first.close()
     second.close()
 
 
-def test_closing_ends_the_wait_and_gives_everything_back() -> None:
-    budget = WindowQuota(own=1, shared=4)
-    first, second = budget.share(), budget.share()
+def test_closing_ends_the_wait_and_releases_all_windows() -> None:
+    quota = WindowQuota(reserved=1, pool=4)
+    first, second = quota.for_request(), quota.for_request()
     for _ in range(5):
-        first.take()
+        first.acquire()
     assert_ends_the_wait(first, first.close)
-    first.give()  # a window that was still being decoded
+    first.release()  # a window that was still being decoded
     for _ in range(5):
-        second.take()
+        second.acquire()
 
 
-def test_no_order_of_taking_and_giving_loses_or_makes_room() -> None:
-    budget = WindowQuota(own=2, shared=2)
-    shares = [budget.share() for _ in range(4)]
+def test_no_order_of_acquiring_and_releasing_loses_or_creates_capacity() -> None:
+    quota = WindowQuota(reserved=2, pool=2)
+    requests = [quota.for_request() for _ in range(4)]
 
-    def work(share: RequestQuota, seed: int) -> None:
-        chance, held = random.Random(seed), 0
+    def work(request: RequestQuota, seed: int) -> None:
+        rng, num_windows = random.Random(seed), 0
         for _ in range(300):
-            if held and chance.random() < 0.5:
-                share.give()
-                held -= 1
-            elif held < 3:  # whoever waits holds nothing of what is shared
-                share.take()
-                held += 1
-        share.close()
+            if num_windows and rng.random() < 0.5:
+                request.release()
+                num_windows -= 1
+            elif num_windows < 3:  # so a request that waits holds no window of the pool
+                request.acquire()
+                num_windows += 1
+        request.close()
 
-    threads = [threading.Thread(target=work, args=(share, seed), daemon=True) for seed, share in enumerate(shares)]
+    threads = [
+        threading.Thread(target=work, args=(request, seed), daemon=True) for seed, request in enumerate(requests)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(FAIL_S)
+        thread.join(MAX_WAIT_S)
         assert not thread.is_alive()
-    last = budget.share()
+    last = quota.for_request()
     for _ in range(4):
-        last.take()
-    assert not last.fits()
+        last.acquire()
+    assert not last.has_capacity()
     last.close()

@@ -1,7 +1,11 @@
-"""What only a GPU can show: graphs, no look back within a step, FlashAttention-2, memory. `scripts/test -m requires_cuda` runs it there."""
+"""What only a GPU can show: CUDA graphs, steps without synchronization, FlashAttention-2, memory.
+
+`scripts/test -m requires_cuda` runs them there.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import pytest
 import torch
@@ -30,8 +34,8 @@ def on_gpu(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
 
 
 @contextmanager
-def no_look_back() -> Iterator[None]:
-    """Whatever makes the host wait for the device fails."""
+def no_synchronization() -> Iterator[None]:
+    """Fail in the block if the host waits for the device."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -41,22 +45,24 @@ def no_look_back() -> Iterator[None]:
 
 @torch.inference_mode()
 def test_a_captured_step_equals_the_eager_one_and_never_waits_for_the_host() -> None:
-    for replayed, eager in replayed_and_eager(CUDA, cuda_capture(), no_look_back):
+    for replayed, eager in replayed_and_eager(CUDA, cuda_capture(), no_synchronization):
         assert replayed[0].tolist() == eager[0].tolist()
 
 
 async def test_a_gpu_understands_the_same_words(on_gpu: Pipeline) -> None:
     for text in (FOX, PANGRAM, *SENTENCES):
-        got = await on_gpu.transcribe(upload(wav(say(text))), Options(timestamps="word"))
-        assert word_error_rate(text, got.text) <= 0.1
-        assert all(word.end >= word.start for segment in got.segments for word in segment.words)
+        transcript = await on_gpu.transcribe(upload(wav(say(text))), Options(timestamps="word"))
+        assert word_error_rate(text, transcript.text) <= 0.1
+        words = chain.from_iterable(segment.words for segment in transcript.segments)
+        assert all(word.end >= word.start for word in words)
 
 
-async def test_half_of_the_rows_are_enough(on_gpu: Pipeline) -> None:
-    rows = on_gpu.engine.max_batch_size
+async def test_half_the_batch_is_enough(on_gpu: Pipeline) -> None:
+    max_batch_size = on_gpu.engine.max_batch_size
     on_gpu.engine.halve()
-    assert on_gpu.engine.max_batch_size == rows // 2
-    assert word_error_rate(FOX, (await on_gpu.transcribe(upload(wav(say(FOX))), Options())).text) == 0
+    assert on_gpu.engine.max_batch_size == max_batch_size // 2
+    transcript = await on_gpu.transcribe(upload(wav(say(FOX))), Options())
+    assert word_error_rate(FOX, transcript.text) == 0
 
 
 def test_an_automatic_batch_is_as_large_as_pays() -> None:

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from handler.schema.window import SAMPLE_RATE, DecodingParams, Window, WindowResult
-from handler.whisper.batch import Hypothesis, DecodeTask
 from handler.whisper.dims import Dims
 from handler.whisper.engine import WhisperEngine
-from handler.whisper.loading import load_engine, rows_that_fit
+from handler.whisper.loading import auto_batch_size, load_engine
+from handler.whisper.sequences import DecodeTask, Hypothesis
 from handler.whisper.timestamps import split_segments
 from handler.whisper.tokenizer import Specials
 from tests.conftest import settings
@@ -33,38 +33,40 @@ def base(base_folder: Path) -> WhisperEngine:
     return load_engine(base_folder, settings(batch_size=4, audio_context="full"))
 
 
-def counted(name: str, plain: Callable[..., Any], seen: list[str]) -> Callable[..., Any]:
+def recording(name: str, method: Callable[..., Any], calls: list[str]) -> Callable[..., Any]:
+    """Wrap a method so that each call appends `name` to `calls`."""
+
     def call(*args: Any) -> Any:
-        seen.append(name)
-        return plain(*args)
+        calls.append(name)
+        return method(*args)
 
     return call
 
 
-def test_a_step_looks_at_the_device_once(tiny: WhisperEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = list[str]()
+def test_a_step_reads_from_the_device_once(tiny: WhisperEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = list[str]()
     tiny.admit([Window(0, say(FOX)), Window(1, say(PANGRAM))])
     for name in ("tolist", "item", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__"):
-        plain = getattr(torch.Tensor, name)
-        monkeypatch.setattr(torch.Tensor, name, counted(name, plain, looks))
+        method = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, recording(name, method, reads))
     assert tiny.advance() == []
-    assert looks == ["tolist"]
+    assert reads == ["tolist"]
     monkeypatch.undo()
     while tiny.free() < tiny.max_batch_size:
         tiny.advance()
 
 
 def run(engine: WhisperEngine, windows: list[Window]) -> list[WindowResult]:
-    """Results in order; windows enter as soon as there is room."""
-    waiting, done = list(windows), dict[Window, WindowResult]()
-    while len(done) < len(windows):
-        room, entering = engine.free(), list[Window]()
-        while waiting and (room := room - waiting[0].params.num_hypotheses) >= 0:
-            entering.append(waiting.pop(0))
-        if entering:
-            engine.admit(entering)
-        done |= dict(engine.advance())
-    return [done[window] for window in windows]
+    """Return the results of windows in order; windows are admitted as soon as there are free slots."""
+    waiting, results = list(windows), dict[Window, WindowResult]()
+    while len(results) < len(windows):
+        free, admitted = engine.free(), list[Window]()
+        while waiting and (free := free - waiting[0].params.num_hypotheses) >= 0:
+            admitted.append(waiting.pop(0))
+        if admitted:
+            engine.admit(admitted)
+        results |= dict(engine.advance())
+    return [results[window] for window in windows]
 
 
 def tokens_of(result: WindowResult) -> list[int]:
@@ -75,8 +77,8 @@ def text_of(result: WindowResult) -> str:
     return "".join(segment.text for segment in result.segments)
 
 
-def theirs(folder: Path, target: Path, samples: Samples, **options: Any) -> list[int]:
-    """Text tokens by transformers.WhisperForConditionalGeneration, greedy, in float32."""
+def tokens_by_transformers(folder: Path, target: Path, samples: Samples, **options: Any) -> list[int]:
+    """Return the text tokens of transformers.WhisperForConditionalGeneration, greedy, in float32."""
     from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
     from handler.whisper.checkpoint.reader import open_checkpoint
@@ -87,8 +89,10 @@ def theirs(folder: Path, target: Path, samples: Samples, **options: Any) -> list
     model = WhisperForConditionalGeneration.from_pretrained(target, dtype=torch.float32).eval()
     features = WhisperFeatureExtractor(feature_size=80)(samples, sampling_rate=16_000, return_tensors="pt")
     with torch.inference_mode():
-        out = model.generate(features.input_features, return_timestamps=True, num_beams=1, do_sample=False, **options)
-    return [token for token in out[0].tolist() if token < ids.eot]
+        tokens = model.generate(
+            features.input_features, return_timestamps=True, num_beams=1, do_sample=False, **options
+        )
+    return [token for token in tokens[0].tolist() if token < ids.eot]
 
 
 LONG = " ".join(SENTENCES[:4])
@@ -96,8 +100,10 @@ LONG = " ".join(SENTENCES[:4])
 
 @pytest.mark.filterwarnings("ignore")  # of transformers' own
 @pytest.mark.parametrize("text", [FOX, PANGRAM, LONG])
-def test_tiny_en_decodes_the_same_tokens_as_transformers(tiny: WhisperEngine, tiny_folder: Path, shared: Path, text: str) -> None:
-    expected = theirs(tiny_folder, shared / "tiny", say(text))
+def test_tiny_en_decodes_the_same_tokens_as_transformers(
+    tiny: WhisperEngine, tiny_folder: Path, transformers_folder: Path, text: str
+) -> None:
+    expected = tokens_by_transformers(tiny_folder, transformers_folder / "tiny", say(text))
     assert tokens_of(run(tiny, [Window(0, say(text))])[0]) == expected
 
 
@@ -105,22 +111,26 @@ def test_tiny_en_decodes_the_same_tokens_as_transformers(tiny: WhisperEngine, ti
 @pytest.mark.parametrize("task", ["transcribe", "translate"])
 @pytest.mark.parametrize("language", ["en", "de"])
 def test_base_decodes_the_same_tokens_as_transformers(
-    base: WhisperEngine, base_folder: Path, shared: Path, language: str, task: str
+    base: WhisperEngine, base_folder: Path, transformers_folder: Path, language: str, task: str
 ) -> None:
-    expected = theirs(base_folder, shared / "base", say(PANGRAM), language=language, task=task)
-    assert tokens_of(run(base, [Window(0, say(PANGRAM), params=DecodingParams(language=language, task=task))])[0]) == expected
+    expected = tokens_by_transformers(
+        base_folder, transformers_folder / "base", say(PANGRAM), language=language, task=task
+    )
+    params = DecodingParams(language=language, task=task)
+    assert tokens_of(run(base, [Window(0, say(PANGRAM), params=params)])[0]) == expected
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def transformers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for converted checkpoints."""
     return tmp_path_factory.mktemp("transformers")
 
 
-def test_a_short_window_is_heard_in_a_short_context_and_a_long_one_in_full(tiny_folder: Path) -> None:
+def test_a_short_window_is_encoded_in_a_short_context_and_a_long_one_in_full(tiny_folder: Path) -> None:
     engine = load_engine(tiny_folder, settings(batch_size=3, audio_context="short"))
     short, padded, full = Window(0, say(FOX)[: 3 * SAMPLE_RATE]), Window(0, say(FOX)), Window(0, say(LONG))
-    assert [len(heard.audio) for heard in engine._encode([short, padded])] == [500, math.ceil((padded.seconds + 6) / 2) * 100]
+    lengths = [len(encoded.audio) for encoded in engine._encode([short, padded])]
+    assert lengths == [500, math.ceil((padded.seconds + 6) / 2) * 100]
     texts = [text_of(result) for result in run(engine, [padded, full, short])]
     assert word_error_rate(FOX, texts[0]) == 0
     assert word_error_rate(LONG, texts[1]) <= 0.12
@@ -134,21 +144,21 @@ def test_known_words_are_understood(tiny: WhisperEngine) -> None:
 
 def test_a_window_decodes_the_same_alone_and_in_a_batch_that_others_enter_and_leave(tiny: WhisperEngine) -> None:
     texts = [*SENTENCES, FOX, LONG, PANGRAM]
-    encode_batch_size = run(tiny, [Window(0, say(text)) for text in texts])
-    alone = [run(tiny, [Window(0, say(text))])[0] for text in texts]
-    assert [tokens_of(result) for result in encode_batch_size] == [tokens_of(result) for result in alone]
+    batched = run(tiny, [Window(0, say(text)) for text in texts])
+    single = [run(tiny, [Window(0, say(text))])[0] for text in texts]
+    assert [tokens_of(result) for result in batched] == [tokens_of(result) for result in single]
 
 
 def test_dropping_a_window_leaves_the_others_as_they_were(tiny: WhisperEngine) -> None:
     windows = [Window(0, say(text)) for text in (LONG, FOX, PANGRAM)]
     expected = [tokens_of(run(tiny, [window])[0]) for window in windows[1:]]
     tiny.admit(windows)
-    done = dict(tiny.advance())
+    results = dict(tiny.advance())
     tiny.drop([windows[0]])
     assert tiny.free() == 2
-    while len(done) < 2:
-        done |= dict(tiny.advance())
-    assert [tokens_of(done[window]) for window in windows[1:]] == expected
+    while len(results) < 2:
+        results |= dict(tiny.advance())
+    assert [tokens_of(results[window]) for window in windows[1:]] == expected
     assert tiny.free() == 4
 
 
@@ -159,39 +169,39 @@ def test_a_window_that_reaches_max_new_tokens_is_continued(tiny: WhisperEngine, 
     assert tokens_of(run(short, [Window(0, say(LONG))])[0]) == tokens_of(expected)
 
 
-def test_max_new_tokens_is_where_a_loop_is_looked_for(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = list[int]()
+def test_a_loop_is_searched_for_every_max_new_tokens(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = list[int]()
 
-    def look(tokens: list[int]) -> None:
-        seen.append(len(tokens))
+    def record_length(tokens: list[int]) -> None:
+        lengths.append(len(tokens))
 
-    monkeypatch.setattr("handler.whisper.batch.loop_start", look)
+    monkeypatch.setattr("handler.whisper.batch.loop_start", record_length)
     run(load_engine(tiny_folder, settings(batch_size=1, max_new_tokens=16)), [Window(0, say(LONG))])
-    assert len(seen) >= 2
+    assert len(lengths) >= 2
 
 
 def test_the_language_is_detected(base: WhisperEngine) -> None:
     (result,) = run(base, [Window(0, say(PANGRAM))])
     assert result.language == "en"
     assert result.languages["en"] > 0.9
-    (only,) = run(base, [Window(0, say(PANGRAM), params=DecodingParams(detect_only=True))])
-    assert (only.language, only.segments) == ("en", ())
+    (detection,) = run(base, [Window(0, say(PANGRAM), params=DecodingParams(detect_only=True))])
+    assert (detection.language, detection.segments) == ("en", ())
 
 
 def test_a_prompt_is_taken_into_account_and_never_echoed(tiny: WhisperEngine) -> None:
-    spoken = say("My colleague Kaylee Smyth wrote to Jon.")
-    plain = text_of(run(tiny, [Window(0, spoken)])[0])
-    prompted = text_of(run(tiny, [Window(0, spoken, params=DecodingParams(prompt="A letter from Kaylee Smyth to Jon."))])[0])
+    samples = say("My colleague Kaylee Smyth wrote to Jon.")
+    unprompted = text_of(run(tiny, [Window(0, samples)])[0])
+    params = DecodingParams(prompt="A letter from Kaylee Smyth to Jon.")
+    prompted = text_of(run(tiny, [Window(0, samples, params=params)])[0])
     assert "Smyth" in prompted
-    assert "Smyth" not in plain
+    assert "Smyth" not in unprompted
     assert "letter" not in prompted
 
 
 def test_a_prompt_too_long_keeps_its_end(tiny: WhisperEngine) -> None:
-    spoken = say("My colleague Kaylee Smyth wrote to Jon.")
-    prompted = text_of(
-        run(tiny, [Window(0, spoken, params=DecodingParams(prompt=" ".join(SENTENCES * 3) + " A letter from Kaylee Smyth to Jon."))])[0]
-    )
+    samples = say("My colleague Kaylee Smyth wrote to Jon.")
+    params = DecodingParams(prompt=" ".join(SENTENCES * 3) + " A letter from Kaylee Smyth to Jon.")
+    prompted = text_of(run(tiny, [Window(0, samples, params=params)])[0])
     assert "Smyth" in prompted
 
 
@@ -214,18 +224,20 @@ def test_words_have_the_tokens_of_their_segment_and_these_the_mean_that_is_evide
     (segment,) = run(tiny, [Window(0, say(FOX))])[0].segments
     tokens = [pair for word in segment.words for pair in word.tokens]
     assert tuple(token for token, _ in tokens) == segment.tokens
-    assert b"".join(tiny.spelled(token) for token, _ in tokens).decode() == segment.text
+    assert b"".join(tiny.token_bytes(token) for token, _ in tokens).decode() == segment.text
     assert segment.evidence is not None
-    others = segment.evidence.tokens - len(tokens)  # timestamps and the end of text
+    non_text_tokens = segment.evidence.tokens - len(tokens)  # timestamps and the end of text
     assert sum(logprob for _, logprob in tokens) >= segment.evidence.avg_logprob * segment.evidence.tokens
-    assert others in (2, 3)
+    assert non_text_tokens in (2, 3)
 
 
-def test_the_openai_layout_and_the_ctranslate2_layout_give_the_same_text(tiny: WhisperEngine, tiny_folder: Path, tmp_path: Path) -> None:
+def test_the_openai_layout_and_the_ctranslate2_layout_give_the_same_text(
+    tiny: WhisperEngine, tiny_folder: Path, tmp_path: Path
+) -> None:
     from tests.support.layouts import write_openai
 
-    other = load_engine(write_openai(tiny_folder, tmp_path / "pt"), settings(batch_size=1))
-    assert tokens_of(run(other, [Window(0, say(PANGRAM))])[0]) == tokens_of(run(tiny, [Window(0, say(PANGRAM))])[0])
+    openai = load_engine(write_openai(tiny_folder, tmp_path / "pt"), settings(batch_size=1))
+    assert tokens_of(run(openai, [Window(0, say(PANGRAM))])[0]) == tokens_of(run(tiny, [Window(0, say(PANGRAM))])[0])
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -235,7 +247,9 @@ def test_other_dtypes_understand_the_same_words(tiny_folder: Path, dtype: str) -
     assert word_error_rate(PANGRAM, text_of(run(engine, [Window(0, say(PANGRAM))])[0])) <= 0.06
 
 
-def test_flash_attention_on_a_cpu_falls_back_and_says_why(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flash_attention_on_a_cpu_falls_back_and_logs_why(
+    tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from handler import logs
 
     logs.configure("INFO")
@@ -251,14 +265,14 @@ SMALL_CONTEXT = 40  # tokens: far fewer than a long window needs
 
 @pytest.fixture(scope="module")
 def cramped(tiny_folder: Path) -> WhisperEngine:
-    """tiny.en with a context too small for a full window."""
+    """Load tiny.en with a context too small for a full window."""
     engine = load_engine(tiny_folder, settings(batch_size=1))
     engine._model.dims = replace(engine._model.dims, n_text_ctx=SMALL_CONTEXT)
     engine._cache.context = SMALL_CONTEXT
     return engine
 
 
-def test_a_window_whose_context_runs_out_is_left_off_behind_its_last_whole_segment(cramped: WhisperEngine) -> None:
+def test_a_window_whose_context_runs_out_ends_after_its_last_complete_segment(cramped: WhisperEngine) -> None:
     window = Window(0, say(LONG))
     (first,) = run(cramped, [window])
     assert first.seek_s is not None
@@ -274,22 +288,21 @@ def test_a_window_whose_context_runs_out_is_left_off_behind_its_last_whole_segme
     assert word_error_rate(LONG, " ".join(texts)) <= 0.12
 
 
-def test_a_loop_is_cut_told_and_what_follows_is_left_to_be_decoded(tiny: WhisperEngine) -> None:
+def test_a_loop_is_removed_and_reported_and_decoding_goes_on_after_the_text_before_it(tiny: WhisperEngine) -> None:
     ids = tiny._tokenizer.specials
-    said = tiny._tokenizer.encode(" The fox jumps.")
+    text_ids = tiny._tokenizer.encode(" The fox jumps.")
     loop = tiny._tokenizer.encode(" over and")
 
     def result(tokens: list[int]) -> tuple[str, float | None]:
-        job = DecodeTask(
-            Window(0, silence(20)), (ids.sot,), "en", {}, torch.zeros(0), 1500, found=[Hypothesis(tokens, [0.0] * len(tokens))]
-        )
-        text = tiny._outcomes._text(job)
+        hypothesis = Hypothesis(tokens, [0.0] * len(tokens))
+        task = DecodeTask(Window(0, silence(20)), (ids.sot,), "en", {}, torch.zeros(0), 1500, finished=[hypothesis])
+        text = tiny._result_builder._text(task)
         assert text.evidence is not None
         assert text.evidence.looped
-        return "".join(tiny._tokenizer.decode(part.ids) for part in text.parts), text.seek_s
+        return "".join(tiny._tokenizer.decode(segment.ids) for segment in text.segments), text.seek_s
 
     end = ids.timestamp_begin + 250
-    assert result([ids.timestamp_begin, *said, end, end, *loop * 30, ids.eot]) == (" The fox jumps.", 5.0)
+    assert result([ids.timestamp_begin, *text_ids, end, end, *loop * 30, ids.eot]) == (" The fox jumps.", 5.0)
     assert result([ids.timestamp_begin, *loop * 30, ids.eot]) == (" over and", None)
 
 
@@ -297,7 +310,7 @@ T = 50_363  # timestamp_begin of an English-only vocabulary
 
 
 @pytest.mark.parametrize(
-    ("tokens", "parts", "rest"),
+    ("tokens", "expected", "expected_seek_s"),
     [
         ([T, 5, 6, T + 100], [(0, 2, [5, 6])], None),
         ([T, 5, T + 100, T + 100], [(0, 2, [5])], 2.0),
@@ -307,13 +320,15 @@ T = 50_363  # timestamp_begin of an English-only vocabulary
         ([], [], None),
     ],
 )
-def test_segments_lie_between_timestamps(tokens: list[int], parts: list[tuple[float, float, list[int]]], rest: float | None) -> None:
-    found, begins = split_segments(tokens, 10.0, Specials.of_vocab(51_864))
-    assert [(part.start, part.end, part.ids) for part in found] == parts
-    assert begins == rest
+def test_segments_lie_between_timestamps(
+    tokens: list[int], expected: list[tuple[float, float, list[int]]], expected_seek_s: float | None
+) -> None:
+    segments, seek_s = split_segments(tokens, 10.0, Specials.of_vocab(51_864))
+    assert [(segment.start_s, segment.end_s, segment.ids) for segment in segments] == expected
+    assert seek_s == expected_seek_s
 
 
-def test_a_batch_cut_in_half_decodes_what_begins_anew(tiny_folder: Path) -> None:
+def test_a_halved_batch_decodes_windows_admitted_later(tiny_folder: Path) -> None:
     engine = load_engine(tiny_folder, settings(batch_size=4))
     windows = [Window(0, say(text)) for text in SENTENCES[:3]]
     engine.admit(windows)
@@ -324,16 +339,16 @@ def test_a_batch_cut_in_half_decodes_what_begins_anew(tiny_folder: Path) -> None
         assert word_error_rate(sentence, text_of(run(engine, [window])[0])) <= 0.1
 
 
-def test_the_largest_batch_is_what_the_memory_holds() -> None:
-    dims = Dims(128, 1500, 1280, 20, 32, 51_866, 448, 1280, 20, 32)  # large-v3: about 340 MB a row with its text
+def test_the_automatic_batch_size_is_limited_by_memory_and_by_benefit() -> None:
+    dims = Dims(128, 1500, 1280, 20, 32, 51_866, 448, 1280, 20, 32)  # large-v3: about 340 MB a slot with its text
     gib = 1024**3
-    assert rows_that_fit(dims, torch.float16, 0, "cuda") == 1
-    few, many = (rows_that_fit(dims, torch.float16, memory * gib, "cuda") for memory in (10, 20))
-    assert 10 < few < many < 64
-    assert rows_that_fit(dims, torch.float16, 1000 * gib, "cuda") == 64
-    assert rows_that_fit(dims, torch.bfloat16, 1000 * gib, "cpu") == 16
-    assert rows_that_fit(dims, torch.float32, 10 * gib, "cuda") < few
+    assert auto_batch_size(dims, torch.float16, 0, "cuda") == 1
+    small, large = (auto_batch_size(dims, torch.float16, memory * gib, "cuda") for memory in (10, 20))
+    assert 10 < small < large < 64
+    assert auto_batch_size(dims, torch.float16, 1000 * gib, "cuda") == 64
+    assert auto_batch_size(dims, torch.bfloat16, 1000 * gib, "cpu") == 16
+    assert auto_batch_size(dims, torch.float32, 10 * gib, "cuda") < small
 
 
-def test_an_automatic_batch_size_takes_what_is_free(tiny_folder: Path) -> None:
+def test_an_automatic_batch_size_uses_the_free_memory(tiny_folder: Path) -> None:
     assert load_engine(tiny_folder, settings(batch_size=None)).max_batch_size == 16

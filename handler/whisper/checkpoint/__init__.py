@@ -1,1 +1,1 @@
-"""Files of a Whisper checkpoint to weights, and what is kept of their conversion."""
+"""Read Whisper checkpoints into weights, and cache those that had to be converted."""

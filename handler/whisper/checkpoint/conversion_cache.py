@@ -1,7 +1,7 @@
-"""A checkpoint that had to be converted, kept as it is served: one file, and the sums of its blocks. Knows no layout and no network.
+"""Cache of converted checkpoints: a file of weights each, and checksums of its blocks. Knows no layout and no network.
 
-A folder appears whole, by one rename, so no reader sees half of it, and of several processes that convert at once the first
-one's is kept. Reading needs no PyTorch until the blocks have passed: it runs while that is being imported.
+A folder appears complete, by one rename, so no reader sees half of it; if several processes convert at once, the first
+one's folder stays. Verifying needs no PyTorch, so it runs while that is being imported.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,130 +24,142 @@ from handler.whisper.checkpoint.fingerprint import fingerprint
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1  # of the tensors' names and of what is laid into them: what another version has kept is not read
-BLOCK = 8 * 1024**2  # bytes
-READERS = 8  # threads: one alone does not fill a network disk's line
-OLD_DRAFT_S = 24 * 3600.0  # whoever began it is gone
-UNUSED_S = 60 * 24 * 3600.0  # what no process has read for so long is of a checkpoint that is gone
+FORMAT = 1  # version of the tensors' names and content; conversions of other versions are not read
+BLOCK_BYTES = 8 * 1024**2
+READERS = 8  # threads: a single one does not use all of a network disk's bandwidth
+STALE_DRAFT_S = 24 * 3600.0  # the process that wrote it has ended
+UNUSED_S = 60 * 24 * 3600.0  # a conversion that no process has read for so long is removed
 T = TypeVar("T")
 _WEIGHTS, _SUMS, _DRAFT = "model.safetensors", "sums.json", ".draft-"
 
 
 class ConversionCache:
-    """Where the conversions of one checkpoint file lie, one folder for each number format. Written to the last of the places."""
+    """Conversions of one checkpoint file, one folder for each number format."""
 
-    def __init__(self, places: Sequence[Path], source: Path, over: threading.Event | None = None) -> None:
-        """`places` are folders of models. What reads for long ends as soon as `over` is set."""
-        self._folders = [place / "converted" / _key(source) for place in places]
-        self._over = over or threading.Event()
-        self._sound: dict[str, Path] = {}
-        self._noted: tuple[str, dict[str, Tensor]] | None = None
+    def __init__(self, model_dirs: Sequence[Path], source: Path, stop: threading.Event | None = None) -> None:
+        """Look for conversions of `source` in all `model_dirs`, and write to the last one; `stop` ends long reads."""
+        self._folders = [model_dir / "converted" / _key(source) for model_dir in model_dirs]
+        self._stop = stop or threading.Event()
+        self._verified: dict[str, Path] = {}
+        self._scheduled: tuple[str, dict[str, Tensor]] | None = None
 
-    def check(self, dtype: str | None = None) -> None:
-        """Read what is kept, of one number format or of all, which brings it into memory, and see whether it is whole.
+    def verify(self, dtype: str | None = None) -> None:
+        """Read the conversions of one number format or of all, which brings them into memory, and check their sums.
 
-        What is not is removed. What cannot be read at present is passed over.
+        Damaged ones are removed. Those that cannot be read at present are skipped.
         """
-        for folder in (found for place in self._folders for found in place.glob(dtype or "[!.]*")):
+        for folder in chain.from_iterable(base.glob(dtype or "[!.]*") for base in self._folders):
             try:
-                sound = self._is_sound(folder)
+                is_intact = self._is_intact(folder)
             except OSError as exc:
                 logs.warning("kept_checkpoint_unreadable", folder=str(folder), reason=exc.strerror)
                 continue
-            if sound:
-                self._sound.setdefault(folder.name, folder / _WEIGHTS)
-                with contextlib.suppress(OSError):  # what is baked cannot be marked, and is not removed either
+            if is_intact:
+                self._verified.setdefault(folder.name, folder / _WEIGHTS)
+                with contextlib.suppress(OSError):  # a read-only image: it cannot be marked as used, nor is it removed
                     os.utime(folder.parent)
-            elif not self._over.is_set():
+            elif not self._stop.is_set():
                 logs.warning("kept_checkpoint_damaged", folder=str(folder))
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _is_sound(self, folder: Path) -> bool:
+    def _is_intact(self, folder: Path) -> bool:
+        """Return whether a conversion has its size and sums. Raises OSError."""
         weights, sums = folder / _WEIGHTS, folder / _SUMS
         if not (weights.is_file() and sums.is_file()):
             return False
         try:
-            told = json.loads(sums.read_text())
-            return bool(weights.stat().st_size == told["size"] and _each_block(weights, self._over, _sum) == told["sha256"])
+            expected = json.loads(sums.read_text())
+            if weights.stat().st_size != expected["size"]:
+                return False
+            return _map_blocks(weights, self._stop, _sha256) == expected["sha256"]
         except (ValueError, KeyError, TypeError):
             return False
 
     def file(self, dtype: str) -> Path | None:
-        """The file of a number format, where one is kept and `check` has found it whole."""
-        return self._sound.get(dtype)
+        """Return the file of a number format if `verify` has found it intact."""
+        return self._verified.get(dtype)
 
     def path(self, dtype: str) -> Path:
-        """Where the file of a number format is written."""
+        """Return the path that the file of a number format is written to."""
         return self._folders[-1] / dtype / _WEIGHTS
 
-    def any(self) -> bool:
-        """Whether some number format is kept."""
-        return bool(self._sound)
+    def has_any(self) -> bool:
+        """Return whether `verify` has found a conversion to any number format intact."""
+        return bool(self._verified)
 
     def schedule_write(self, dtype: str, tensors: "Mapping[str, Tensor]") -> None:
-        """Note tensors for `write`."""
-        self._noted = dtype, dict(tensors)
+        """Remember tensors for `write`."""
+        self._scheduled = dtype, dict(tensors)
 
     def write(self) -> None:
-        """Keep what was noted for the next process; a disk that is full or cannot be written is told and changes nothing."""
-        from safetensors.torch import save_file
-
-        if self._noted is None:
+        """Write the scheduled tensors for the next process; log a warning if the disk is full or read-only."""
+        if self._scheduled is None:
             return
-        (dtype, tensors), self._noted = self._noted, None
+        (dtype, tensors), self._scheduled = self._scheduled, None
         target = self.path(dtype).parent
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _forget(target.parent.glob(f"{_DRAFT}*"), OLD_DRAFT_S)
-            _forget((other for other in target.parent.parent.iterdir() if other != target.parent), UNUSED_S)
-            draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=target.parent))
-            try:
-                weights = draft / _WEIGHTS
-                save_file(tensors, weights)
-                (draft / _SUMS).write_text(json.dumps({"size": weights.stat().st_size, "sha256": list(_sums(weights))}))
-                weights.chmod(0o644)  # a temporary folder and what safetensors writes are for their owner alone
-                draft.chmod(0o755)
-                draft.rename(target)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
+            _remove_older(target.parent.glob(f"{_DRAFT}*"), STALE_DRAFT_S)
+            siblings = (folder for folder in target.parent.parent.iterdir() if folder != target.parent)
+            _remove_older(siblings, UNUSED_S)
+            _write_folder(target, tensors)
         except Exception as exc:  # safetensors raises its own for a full disk
-            if not target.is_dir():  # else somebody else was first
+            if not target.is_dir():  # else another process was first
                 logs.warning("conversion_not_kept", folder=str(target), reason=str(exc) or type(exc).__name__)
 
 
-def read_ahead(path: Path, over: threading.Event) -> None:
-    """Bring a file into memory by several readers, until it is there or `over` is set."""
-    _each_block(path, over, len)
+def _write_folder(target: Path, tensors: "dict[str, Tensor]") -> None:
+    """Write weights and sums to a draft and rename it to `target`. Raises OSError, SafetensorError."""
+    from safetensors.torch import save_file
+
+    draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=target.parent))
+    try:
+        weights = draft / _WEIGHTS
+        save_file(tensors, weights)
+        sums = {"size": weights.stat().st_size, "sha256": list(_block_sums(weights))}
+        (draft / _SUMS).write_text(json.dumps(sums))
+        weights.chmod(0o644)  # temporary folders, and files of safetensors, are readable by their owner alone
+        draft.chmod(0o755)
+        draft.rename(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
-def _each_block(path: Path, over: threading.Event, of: Callable[[bytes], T]) -> list[T | None]:
-    """Something of each block of a file, read by several threads; None where it was over before."""
+def read_ahead(path: Path, stop: threading.Event) -> None:
+    """Bring a file into memory by several threads, until it is complete or `stop` is set. Raises OSError."""
+    _map_blocks(path, stop, len)
 
-    def read(at: int) -> T | None:
-        return None if over.is_set() else of(os.pread(file.fileno(), BLOCK, at))
+
+def _map_blocks(path: Path, stop: threading.Event, function: Callable[[bytes], T]) -> list[T | None]:
+    """Apply a function to each block of a file, by several threads; None for blocks after `stop` is set."""
+
+    def read(offset: int) -> T | None:
+        return None if stop.is_set() else function(os.pread(file.fileno(), BLOCK_BYTES, offset))
 
     with path.open("rb") as file, ThreadPoolExecutor(READERS) as readers:
-        return list(readers.map(read, range(0, os.fstat(file.fileno()).st_size, BLOCK)))
+        offsets = range(0, os.fstat(file.fileno()).st_size, BLOCK_BYTES)
+        return list(readers.map(read, offsets))
 
 
-def _sums(path: Path) -> Iterator[str]:
-    """SHA-256 of each block, by one reader: as the interpreter ends it starts no threads any more."""
+def _block_sums(path: Path) -> Iterator[str]:
+    """Yield the SHA-256 of each block, without threads: the interpreter starts none while it ends."""
     with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            yield _sum(block)
+        while block := file.read(BLOCK_BYTES):
+            yield _sha256(block)
 
 
-def _sum(block: bytes) -> str:
+def _sha256(block: bytes) -> str:
     return hashlib.sha256(block).hexdigest()
 
 
 def _key(source: Path) -> str:
+    """Return the name of the folder for conversions of a file."""
     return hashlib.sha256(f"{FORMAT} {fingerprint(source)}".encode()).hexdigest()[:24]
 
 
-def _forget(folders: Iterable[Path], age: float) -> None:
-    """Remove those folders that nobody has touched for `age` seconds."""
+def _remove_older(folders: Iterable[Path], age_s: float) -> None:
+    """Remove folders that have not been touched for `age_s` seconds."""
     for folder in folders:
         with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > age:
+            if time.time() - folder.stat().st_mtime > age_s:
                 shutil.rmtree(folder, ignore_errors=True)

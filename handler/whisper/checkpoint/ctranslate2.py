@@ -1,7 +1,9 @@
 """Open a checkpoint of CTranslate2: one model.bin. Knows no other layout."""
 
+import os
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,39 +42,57 @@ NAMES = TensorNames(
     separator="/",
     norm_parameters={"weight": "gamma", "bias": "beta"},
 )
-Variable = tuple[tuple[int, ...], torch.dtype, int, int]  # shape, type, place and size in bytes
-TYPES = (torch.float32, torch.int8, torch.int16, torch.int32, torch.float16, torch.bfloat16)
+TYPES = (
+    torch.float32,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.float16,
+    torch.bfloat16,
+)  # by their number in a file
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A tensor of a model.bin and where its bytes are."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    offset: int  # bytes from the start of the file
+    size: int  # bytes
 
 
 def variables_in(file: BinaryIO) -> Iterator[tuple[str, Variable]]:
-    """Name, shape, type, place and size in bytes of each variable. Source: OpenNMT/CTranslate2, src/models/model.cc."""
+    """Yield each variable with its name. Raises ValueError, EOFError.
 
-    def take(form: str) -> tuple[Any, ...]:
-        size = struct.calcsize("<" + form)
-        raw = file.read(size)
+    Source: OpenNMT/CTranslate2, src/models/model.cc.
+    """
+
+    def read(form: str) -> tuple[Any, ...]:
+        raw = file.read(struct.calcsize("<" + form))
         return struct.unpack("<" + form, raw)
 
-    def string() -> str:
-        raw: bytes = file.read(take("H")[0])
+    def read_string() -> str:
+        raw: bytes = file.read(read("H")[0])
         return raw.rstrip(b"\0").decode()
 
-    end = file.seek(0, 2)
+    file_size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    (version,) = take("I")
-    spec = string() if 2 <= version <= 6 else ""
+    (version,) = read("I")
+    spec = read_string() if 2 <= version <= 6 else ""
     if spec != "WhisperSpec":
         raise ValueError(f"expected a CTranslate2 model of spec WhisperSpec; found {spec or 'something else'!r}")
-    _, count = take("II")
+    _, count = read("II")
     for _ in range(count):
-        name = string()
-        (rank,) = take("B")
-        shape = take(f"{rank}I")
-        kind, size = take("BI")
-        at = file.tell()
-        if at + size > end:
+        name = read_string()
+        (rank,) = read("B")
+        shape = read(f"{rank}I")
+        type_number, size = read("BI")
+        offset = file.tell()
+        if offset + size > file_size:
             raise EOFError(f"the file ends inside {name}")
-        yield name, (shape, TYPES[kind], at, size)
-        file.seek(size, 1)
+        yield name, Variable(shape, TYPES[type_number], offset, size)
+        file.seek(size, os.SEEK_CUR)
 
 
 class _ModelFile:
@@ -87,11 +107,12 @@ class _ModelFile:
         """Return a variable as it is stored; None when there is none of the name."""
         if name not in self._variables:
             return None
-        shape, dtype, at, size = self._variables[name]
-        return torch.from_numpy(self._mapped[at : at + size].copy()).view(dtype).reshape(shape)
+        variable = self._variables[name]
+        raw = self._mapped[variable.offset : variable.offset + variable.size].copy()
+        return torch.from_numpy(raw).view(variable.dtype).reshape(variable.shape)
 
     def read(self, name: str) -> Tensor | None:
-        """Return a variable with its scale applied, where it was quantised."""
+        """Return a variable, dequantised if it has a scale; None when there is none of the name."""
         tensor, scale = self.stored(name), self.stored(f"{name}_scale")
         if tensor is None or scale is None:
             return tensor
@@ -101,12 +122,14 @@ class _ModelFile:
         """Return a variable's shape. Raises ValueError when there is none of the name."""
         if name not in self._variables:
             raise ValueError(f"it has no variable {name}")
-        return self._variables[name][0]
+        return self._variables[name].shape
 
     def heads(self, side: str) -> int:
         """Return the attention heads of the encoder or decoder: as stored, else one for every 64 channels."""
-        tensor = self.stored(f"{side}/num_heads")
-        return int(tensor) if tensor is not None else self.shape(f"{side}/position_encodings/encodings")[1] // 64
+        heads = self.stored(f"{side}/num_heads")
+        if heads is not None:
+            return int(heads)
+        return self.shape(f"{side}/position_encodings/encodings")[1] // 64
 
     def layers(self, side: str) -> int:
         """Return how many layers the encoder or decoder has."""
@@ -118,24 +141,30 @@ def open_ctranslate2(path: Path) -> Checkpoint:
     """Open the model.bin at `path`. Raises what its readers raise."""
     model = _ModelFile(path)
     config = read_config(path.parent, "config.json", required=False)
-    state, n_mels, _ = model.shape("encoder/conv1/weight")
-    n_vocab, text_state = model.shape("decoder/embeddings/weight")
+    suppress = tuple(config.get("suppress_ids") or ())
     return Checkpoint(
-        path.name,
-        NAMES,
-        Dims(
-            n_mels=n_mels,
-            n_audio_ctx=model.shape("encoder/position_encodings/encodings")[0],
-            n_audio_state=state,
-            n_audio_head=model.heads("encoder"),
-            n_audio_layer=model.layers("encoder"),
-            n_vocab=n_vocab,
-            n_text_ctx=model.shape("decoder/position_encodings/encodings")[0],
-            n_text_state=text_state,
-            n_text_head=model.heads("decoder"),
-            n_text_layer=model.layers("decoder"),
-        ),
-        model.read,
-        tuple(config["suppress_ids"]) if config.get("suppress_ids") else None,
-        head_pairs(config.get("alignment_heads")),
+        file=path.name,
+        names=NAMES,
+        dims=_dims(model),
+        read=model.read,
+        suppress=suppress or None,
+        alignment_heads=head_pairs(config.get("alignment_heads")),
+    )
+
+
+def _dims(model: _ModelFile) -> Dims:
+    """Return the sizes that a model's variables have. Raises ValueError."""
+    audio_state, n_mels, _ = model.shape("encoder/conv1/weight")
+    n_vocab, text_state = model.shape("decoder/embeddings/weight")
+    return Dims(
+        n_mels=n_mels,
+        n_audio_ctx=model.shape("encoder/position_encodings/encodings")[0],
+        n_audio_state=audio_state,
+        n_audio_head=model.heads("encoder"),
+        n_audio_layer=model.layers("encoder"),
+        n_vocab=n_vocab,
+        n_text_ctx=model.shape("decoder/position_encodings/encodings")[0],
+        n_text_state=text_state,
+        n_text_head=model.heads("decoder"),
+        n_text_layer=model.layers("decoder"),
     )

@@ -1,9 +1,10 @@
-"""What every layout of a Whisper checkpoint is opened to: sizes, names of tensors, a way to read them. Knows no single layout."""
+"""The opened form of every layout of a Whisper checkpoint: sizes, tensor names, a reader. Knows no single layout."""
 
 import json
 import pickle
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,17 @@ KINDS = "Whisper checkpoints of transformers (safetensors), openai-whisper (.pt)
 
 @dataclass(frozen=True, slots=True)
 class TensorNames:
-    """What a layout calls the network's tensors, by our names; several separated by a space are joined along their first dimension."""
+    """A layout's names of the network's tensors, by our names.
+
+    Several names separated by spaces are joined along their first dimension.
+    """
 
     layer: str  # prefix of a layer's number, with {side} for encoder or decoder
     in_layer: Mapping[str, str]  # modules of a layer
     modules: Mapping[str, str]  # modules outside of the layers
     tensors: Mapping[str, str]  # tensors that belong to no module
     separator: str = "."  # between the parts of a name
-    norm_parameters: Mapping[str, str] | None = None  # of layer norms, where they are not weight and bias
+    norm_parameters: Mapping[str, str] | None = None  # of layer norms, if not weight and bias
 
     def modules_of(self, module: str) -> list[str]:
         """Return the layout's modules that make up one of ours."""
@@ -45,35 +49,46 @@ class TensorNames:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """An opened checkpoint: sizes at hand, tensors on demand."""
+    """An opened checkpoint: its sizes, and a reader of its tensors."""
 
     file: str  # name of the file, or of the index of the files, for messages
     names: TensorNames
     dims: Dims
-    read: Callable[[str], Tensor | None]  # a tensor by its name in the file, or None where there is none such
-    suppress: tuple[int, ...] | None = None  # text ids that never come, where the checkpoint names them
+    read: Callable[
+        [str], Tensor | None
+    ]  # return a tensor by its name in the file; None if the file has none of the name
+    suppress: tuple[int, ...] | None = None  # text ids that are never decoded, if the checkpoint lists them
     alignment_heads: tuple[tuple[int, int], ...] = ()  # (layer, head) pairs whose cross-attention follows time
 
 
-class faults_of:  # noqa: N801 - reads as a clause
-    """Maps whatever a reader of weights raises to ModelUnavailable, with the file's name."""
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
-        if isinstance(exc, torch.OutOfMemoryError):  # a RuntimeError, and no fault of the file
-            return
-        foreign = (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, RuntimeError, struct.error)
-        if isinstance(exc, (*foreign, pickle.UnpicklingError)):
-            raise ModelUnavailable(f"{self.file} is cut, damaged or not a Whisper checkpoint: {brief(exc)}") from exc
+# What readers raise for a file that is incomplete, damaged or foreign.
+_READ_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    pickle.UnpicklingError,
+)
 
 
-def brief(exc: BaseException) -> str:
-    """Return an error's type and the first line of its message, at most 160 characters of it."""
+@contextmanager
+def checkpoint_errors(file: str) -> Iterator[None]:
+    """Map what a reader of weights raises to ModelUnavailable with the file's name; OutOfMemoryError passes."""
+    try:
+        yield
+    except torch.OutOfMemoryError:  # a RuntimeError, but no fault of the file
+        raise
+    except _READ_ERRORS as exc:
+        reason = summarize_error(exc)
+        raise ModelUnavailable(f"{file} is cut, damaged or not a Whisper checkpoint: {reason}") from exc
+
+
+def summarize_error(exc: BaseException) -> str:
+    """Return an error's type and at most 160 characters of the first line of its message."""
     text = (str(exc).strip().splitlines() or [""])[0][:160]
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
@@ -83,7 +98,7 @@ def read_config(folder: Path, name: str, required: bool = True) -> dict[str, Any
     path = folder / name
     if not path.is_file() and not required:
         return {}
-    with faults_of(name):
+    with checkpoint_errors(name):
         if not path.is_file():
             raise ModelUnavailable(f"{name} is missing from model folder {folder.name}")
         content = json.loads(path.read_text())
@@ -94,4 +109,6 @@ def read_config(folder: Path, name: str, required: bool = True) -> dict[str, Any
 
 def head_pairs(heads: object) -> tuple[tuple[int, int], ...]:
     """Return (layer, head) pairs from a configuration's list; empty when it is no list."""
-    return tuple((int(layer), int(head)) for layer, head in heads) if isinstance(heads, list) else ()
+    if not isinstance(heads, list):
+        return ()
+    return tuple((int(layer), int(head)) for layer, head in heads)

@@ -36,8 +36,8 @@ NAMES = TensorNames(
 
 
 def open_openai(path: Path) -> Checkpoint:
-    """Open the .pt file at `path`; no code in it is run. Raises what its reader raises."""
-    saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    if not (isinstance(saved, dict) and {"dims", "model_state_dict"} <= set(saved)):
+    """Open the .pt file at `path`; code in it does not run. Raises what its reader raises."""
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if not (isinstance(content, dict) and {"dims", "model_state_dict"} <= set(content)):
         raise ValueError("expected the entries dims and model_state_dict")
-    return Checkpoint(path.name, NAMES, Dims(**saved["dims"]), saved["model_state_dict"].get)
+    return Checkpoint(path.name, NAMES, Dims(**content["dims"]), content["model_state_dict"].get)

@@ -1,7 +1,7 @@
-"""A folder with a Whisper checkpoint to the network's tensors, from any of three layouts. Knows no audio and no decoding.
+"""Read a Whisper checkpoint of any of three layouts into the network. Knows no audio and no decoding.
 
-transformers: config.json with safetensors files; openai-whisper: one .pt; CTranslate2: model.bin. Each is a table of names
-and a way to read one tensor; `load` puts them together, checks every shape, and lays the query's scale into the weights.
+transformers: config.json with safetensors files; openai-whisper: one .pt; CTranslate2: model.bin. Each layout is a
+table of names and a reader of single tensors; `load` joins them, checks every shape, and scales the queries' weights.
 """
 
 from collections.abc import Callable
@@ -17,101 +17,132 @@ from handler.engine.cpu_tuning import use_one_thread
 from handler.errors import ModelUnavailable
 from handler.whisper.checkpoint.conversion_cache import READERS, ConversionCache
 from handler.whisper.checkpoint.ctranslate2 import open_ctranslate2
-from handler.whisper.checkpoint.layout import KINDS, Checkpoint, brief, faults_of
+from handler.whisper.checkpoint.layout import KINDS, Checkpoint, checkpoint_errors, summarize_error
 from handler.whisper.checkpoint.openai import open_openai
 from handler.whisper.checkpoint.safetensors_file import SafetensorsFile
 from handler.whisper.checkpoint.transformers import open_transformers
-from handler.whisper.layers import Linear, packs
+from handler.whisper.layers import Linear, can_pack
 from handler.whisper.model import Whisper
+
+# Pattern of the file that a layout is recognised by, and what opens it.
+LAYOUTS = (
+    ("model.safetensors", open_transformers),
+    ("model.safetensors.index.json", open_transformers),
+    ("model.bin", open_ctranslate2),
+    ("*.pt", open_openai),
+)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Find out the layout of a folder and open it. Raises ModelUnavailable with the name of the file that is at fault."""
+    """Detect the layout of a folder and open it. Raises ModelUnavailable with the name of the file at fault."""
     if not folder.is_dir():
         raise ModelUnavailable(f"model folder {folder.name} does not exist")
-    openers = (
-        (open_transformers, "model.safetensors"),
-        (open_transformers, "model.safetensors.index.json"),
-        (open_ctranslate2, "model.bin"),
-        (open_openai, "*.pt"),
+    for pattern, opener in LAYOUTS:
+        if files := sorted(folder.glob(pattern)):
+            with checkpoint_errors(files[0].name):
+                return opener(files[0])
+    raise ModelUnavailable(
+        f"model folder {folder.name} has no weights: expected model.safetensors, model.bin or a .pt file; {KINDS} work"
     )
-    for opener, pattern in openers:
-        if found := sorted(folder.glob(pattern)):
-            with faults_of(found[0].name):
-                return opener(found[0])
-    raise ModelUnavailable(f"model folder {folder.name} has no weights: expected model.safetensors, model.bin or a .pt file; {KINDS} work")
 
 
-def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, kept: ConversionCache | None = None) -> Whisper:
-    """The network of a checkpoint with its weights on `device`; from what is kept of it, or noted there to be kept.
+def load(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    conversion_cache: ConversionCache | None = None,
+) -> Whisper:
+    """Return the network of a checkpoint with its weights on `device`.
 
-    Raises ModelUnavailable for a missing or misshapen tensor.
+    They come from the cache of conversions if it has them in `dtype`; else their write to it is scheduled. Raises
+    ModelUnavailable for a missing or misshapen tensor.
     """
     with torch.device("meta"):
         model = Whisper(checkpoint.dims)
-    name_of_dtype = str(dtype).removeprefix("torch.")
-    file = kept.file(name_of_dtype) if kept else None
-    tensors = None
-    if file:
-        try:
-            tensors = _tensors(model, SafetensorsFile(file).tensor, device, dtype)
-        except (OSError, ValueError, KeyError) as exc:  # another process has removed it, or another version has written it
-            logs.warning("kept_checkpoint_unreadable", folder=str(file.parent), reason=brief(exc))
+    dtype_name = str(dtype).removeprefix("torch.")
+    file = conversion_cache.file(dtype_name) if conversion_cache else None
+    tensors = _read_conversion(model, file, device, dtype) if file else None
     if tensors is None:
-        with faults_of(checkpoint.file):
-            tensors = _tensors(model, partial(_assemble, checkpoint), device, dtype)
-        if kept:
-            kept.schedule_write(name_of_dtype, tensors)
+        with checkpoint_errors(checkpoint.file):
+            tensors = _read_tensors(model, partial(_convert, checkpoint), device, dtype)
+        if conversion_cache:
+            conversion_cache.schedule_write(dtype_name, tensors)
     model.load_state_dict(tensors, assign=True)
     return model.requires_grad_(False).eval()
 
 
-def _tensors(model: Whisper, read: Callable[[str], Tensor], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All that a network needs, read by several threads."""
+def _read_conversion(model: Whisper, file: Path, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor] | None:
+    """Return tensors from a converted file; None, with a warning, if another process removed or replaced it."""
+    try:
+        return _read_tensors(model, SafetensorsFile(file).tensor, device, dtype)
+    except (OSError, ValueError, KeyError) as exc:
+        logs.warning("kept_checkpoint_unreadable", folder=str(file.parent), reason=summarize_error(exc))
+        return None
 
-    def placed(name: str, expected: Tensor) -> Tensor:
+
+def _read_tensors(
+    model: Whisper, read: Callable[[str], Tensor], device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Read all tensors of a network by several threads. Raises ValueError for a wrong shape, and what `read` raises."""
+    linear_names = [name for name, module in model.named_modules() if isinstance(module, Linear)]
+    linear_weights = {f"{name}.weight" for name in linear_names}
+
+    def read_tensor(name: str, expected: Tensor) -> Tensor:
         tensor = read(name)
         if tensor.shape != expected.shape:
             raise ValueError(f"{name} is {list(tensor.shape)}, expected {list(expected.shape)}")
-        placed = tensor.to(device=device, dtype=dtype)
-        if placed.device.type == "cpu" and placed is tensor and not (name in soon and packs(placed)):
-            placed = tensor.clone()  # nothing that serves stays mapped: its file may be cut, and its pages may leave memory
-        return placed
+        converted = tensor.to(device=device, dtype=dtype)
+        if converted is not tensor or converted.device.type != "cpu":
+            return converted
+        if name in linear_weights and can_pack(converted):  # packing copies it soon
+            return converted
+        return tensor.clone()  # do not serve from mapped memory: the file may be truncated, its pages evicted
 
-    wanted = model.state_dict()
-    soon = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Linear)}  # laid out, and let go of
+    expected = model.state_dict()
     with ThreadPoolExecutor(READERS, initializer=use_one_thread) as readers:
-        return dict(zip(wanted, readers.map(placed, wanted, wanted.values()), strict=True))
+        return dict(zip(expected, readers.map(read_tensor, expected, expected.values()), strict=True))
 
 
-def _assemble(checkpoint: Checkpoint, name: str) -> Tensor:
-    """One of our tensors from the checkpoint's: joined, a missing key bias as zeros, queries scaled."""
+def _convert(checkpoint: Checkpoint, name: str) -> Tensor:
+    """Return one of the network's tensors from a checkpoint's: parts joined, queries scaled. Raises ValueError."""
     names = checkpoint.names
     if name in names.tensors:
         return _required(checkpoint, names.tensors[name])
     module, _, kind = name.rpartition(".")
-    parts = [_part(checkpoint, source, kind) for source in names.modules_of(module)]
+    parts = [_parameter(checkpoint, source, kind) for source in names.modules_of(module)]
     tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
     if module.endswith(("attn.qkv", "cross.q")):
-        heads = checkpoint.dims.n_audio_head if module.startswith("encoder") else checkpoint.dims.n_text_head
-        state = checkpoint.dims.n_audio_state if module.startswith("encoder") else checkpoint.dims.n_text_state
-        if tensor.dtype == torch.float16:
-            tensor = tensor.float()  # its smallest numbers would lose bits
-        scale: float = (state // heads) ** -0.5  # 1/8 in every published size: exact
-        if len(tensor) == state:
-            return tensor * scale  # not in place: it may be the checkpoint's own
-        tensor[:state] *= scale
+        return _scale_queries(checkpoint, module, tensor)
     return tensor
 
 
-def _part(checkpoint: Checkpoint, module: str, kind: str) -> Tensor:
-    found = checkpoint.read(checkpoint.names.parameter(module, kind))
-    if found is None and kind == "bias" and module.endswith(("k_proj", "key")):  # keys have none
+def _scale_queries(checkpoint: Checkpoint, module: str, tensor: Tensor) -> Tensor:
+    """Multiply the query rows of a weight or bias by 1 / sqrt(channels of a head)."""
+    dims = checkpoint.dims
+    state, heads = dims.n_text_state, dims.n_text_head
+    if module.startswith("encoder"):
+        state, heads = dims.n_audio_state, dims.n_audio_head
+    if tensor.dtype == torch.float16:
+        tensor = tensor.float()  # its smallest numbers would lose bits
+    scale: float = (state // heads) ** -0.5  # 1/8 in every published size: exact
+    if len(tensor) == state:
+        return tensor * scale  # not in place: it may be the checkpoint's own
+    tensor[:state] *= scale
+    return tensor
+
+
+def _parameter(checkpoint: Checkpoint, module: str, kind: str) -> Tensor:
+    """Return a module's weight or bias; zeros for the bias of keys, which have none. Raises ValueError."""
+    tensor = checkpoint.read(checkpoint.names.parameter(module, kind))
+    if tensor is not None:
+        return tensor
+    if kind == "bias" and module.endswith(("k_proj", "key")):
         return torch.zeros(_required(checkpoint, checkpoint.names.parameter(module, "weight")).shape[0])
-    return found if found is not None else _required(checkpoint, checkpoint.names.parameter(module, kind))
+    return _required(checkpoint, checkpoint.names.parameter(module, kind))
 
 
 def _required(checkpoint: Checkpoint, name: str) -> Tensor:
+    """Return a tensor of the checkpoint. Raises ValueError if it has none of the name."""
     tensor = checkpoint.read(name)
     if tensor is None:
         raise ValueError(f"it has no tensor {name}")

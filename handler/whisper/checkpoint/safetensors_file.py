@@ -1,66 +1,92 @@
-"""Tensors of a safetensors file, each mapped by itself: what lets go of one lets go of its part of the file. Knows no checkpoint.
+"""Tensors of a safetensors file, each mapped on its own, so that its part of the file is released with it.
 
-Source of the format: huggingface/safetensors, README.md.
+Knows no checkpoint. Source of the format: huggingface/safetensors, README.md.
 """
 
 import json
 import math
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 _DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
-_LENGTH_BYTES = 8
-_LONGEST_HEADER = 100 * 1024**2  # bytes, as the reference implementation has it
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_LENGTH_BYTES = 8  # of the number that gives the header's length
+_MAX_HEADER_BYTES = 100 * 1024**2  # as in the reference implementation
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A tensor as the header describes it; offsets in bytes from the end of the header."""
+
+    dtype: torch.dtype
+    shape: list[int]
+    start: int
+    end: int
+
+    @classmethod
+    def parse(cls, entry: Mapping[str, Any]) -> "_Entry":
+        """Return a tensor's entry from its part of the header. Raises KeyError, ValueError."""
+        start, end = entry["data_offsets"]
+        return cls(_DTYPES[entry["dtype"]], entry["shape"], start, end)
 
 
 class SafetensorsFile:
-    """What a file holds; `tensor` may be called from several threads at once."""
+    """The header of a file, and its tensors on demand; `tensor` may be called from several threads at once."""
 
     def __init__(self, path: Path) -> None:
-        """Read what is in it. Raises OSError, ValueError, KeyError."""
+        """Read the header. Raises OSError, ValueError, KeyError."""
         self._path = path
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-            self._begin = _LENGTH_BYTES + length
-            if not 0 < length <= _LONGEST_HEADER or self._begin > size:
+            file_size = os.fstat(file.fileno()).st_size
+            header_size = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+            self._data_start = _LENGTH_BYTES + header_size
+            if not 0 < header_size <= _MAX_HEADER_BYTES or self._data_start > file_size:
                 raise ValueError("the file ends inside its header")
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(header_size))
         header.pop("__metadata__", None)
-        self._entries = {name: (_DTYPES[entry["dtype"]], entry["shape"], *entry["data_offsets"]) for name, entry in header.items()}
-        for name, (_, _, _, end) in self._entries.items():
-            if self._begin + end > size:
+        self._entries = {name: _Entry.parse(entry) for name, entry in header.items()}
+        for name, entry in self._entries.items():
+            if self._data_start + entry.end > file_size:
                 raise ValueError(f"the file ends inside {name}")
 
     def names(self) -> Iterable[str]:
-        """The names of its tensors."""
+        """Return the names of the tensors."""
         return self._entries
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor that is the file's own bytes, mapped for as long as it lives; what is written to it stays with it.
+        """Return a tensor over the file's own bytes, mapped for as long as it lives.
 
-        Raises OSError, ValueError, KeyError.
+        Writing to it does not change the file. Raises OSError, ValueError, KeyError.
         """
-        dtype, shape, begin, end = self._entries[name]
-        length, wanted = end - begin, math.prod(shape) * dtype.itemsize
-        if length != wanted:
-            raise ValueError(f"{name} has {length} bytes, expected {wanted}")
-        if not length:
-            return torch.empty(shape, dtype=dtype)
-        begin += self._begin
-        page = begin - begin % mmap.ALLOCATIONGRANULARITY
+        entry = self._entries[name]
+        size, expected = entry.end - entry.start, math.prod(entry.shape) * entry.dtype.itemsize
+        if size != expected:
+            raise ValueError(f"{name} has {size} bytes, expected {expected}")
+        if not size:
+            return torch.empty(entry.shape, dtype=entry.dtype)
+        start = self._data_start + entry.start
+        page_start = start - start % mmap.ALLOCATIONGRANULARITY
         with self._path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), begin + length - page, access=mmap.ACCESS_COPY, offset=page)
-        mapped.madvise(mmap.MADV_WILLNEED)  # read it from here on, all at once
-        raw = torch.frombuffer(mapped, dtype=torch.uint8, count=length, offset=begin - page)
-        if begin % dtype.itemsize:  # an old file: its header is of any length
+            mapping = mmap.mmap(file.fileno(), start + size - page_start, access=mmap.ACCESS_COPY, offset=page_start)
+        mapping.madvise(mmap.MADV_WILLNEED)  # let the kernel read all of it ahead
+        raw = torch.frombuffer(mapping, dtype=torch.uint8, count=size, offset=start - page_start)
+        if start % entry.dtype.itemsize:  # an old file, whose header is not padded
             raw = raw.clone()
-        return raw.view(dtype).reshape(shape)
+        return raw.view(entry.dtype).reshape(entry.shape)

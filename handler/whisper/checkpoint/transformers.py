@@ -1,12 +1,14 @@
 """Open a checkpoint of `transformers`: config.json with safetensors files. Knows no other layout."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from handler.errors import ModelUnavailable
-from handler.whisper.checkpoint.layout import KINDS, Checkpoint, TensorNames, faults_of, head_pairs, read_config
+from handler.whisper.checkpoint.layout import KINDS, Checkpoint, TensorNames, checkpoint_errors, head_pairs, read_config
 from handler.whisper.checkpoint.safetensors_file import SafetensorsFile
 from handler.whisper.dims import Dims
 
@@ -39,46 +41,57 @@ NAMES = TensorNames(
 
 
 def open_transformers(path: Path) -> Checkpoint:
-    """Open the safetensors file, or the index of several, at `path`. Raises ModelUnavailable, and what its readers raise."""
+    """Open the safetensors file, or the index of several, at `path`. Raises ModelUnavailable and readers' errors."""
     config = read_config(path.parent, "config.json")
     if config.get("model_type") != "whisper":
         raise ModelUnavailable(f"config.json names a model of type {config.get('model_type')!r}; {KINDS} work")
-    files = {path.name: path}
-    if path.name.endswith(".index.json"):
-        names = sorted(set(json.loads(path.read_text())["weight_map"].values()))
-        files = {name: path.parent / name for name in names}
-    readers = []
-    for name, file in files.items():
-        if not file.is_file():
-            raise ModelUnavailable(f"{name} is missing from model folder {path.parent.name}")
-        with faults_of(name):
-            readers.append(SafetensorsFile(file))
-    where = {key: reader for reader in readers for key in reader.names()}
-    # WhisperForConditionalGeneration says model.encoder…, WhisperModel says encoder…
-    short = "" if any(key.startswith("model.") for key in where) else "model."
+    readers = _open_files(path)
+    # WhisperForConditionalGeneration writes model.encoder…, WhisperModel writes encoder…
+    has_prefix = any(name.startswith("model.") for name in readers)
 
-    def read(key: str) -> Tensor | None:
-        key = key.removeprefix(short)
-        return where[key].tensor(key) if key in where else None
+    def read(name: str) -> Tensor | None:
+        stored_name = name if has_prefix else name.removeprefix("model.")
+        return readers[stored_name].tensor(stored_name) if stored_name in readers else None
 
     generation = read_config(path.parent, "generation_config.json", required=False)
-    suppress = generation.get("suppress_tokens", config.get("suppress_tokens"))
+    suppress = tuple(generation.get("suppress_tokens", config.get("suppress_tokens")) or ())
     return Checkpoint(
-        path.name,
-        NAMES,
-        Dims(
-            n_mels=config["num_mel_bins"],
-            n_audio_ctx=config["max_source_positions"],
-            n_audio_state=config["d_model"],
-            n_audio_head=config["encoder_attention_heads"],
-            n_audio_layer=config["encoder_layers"],
-            n_vocab=config["vocab_size"],
-            n_text_ctx=config["max_target_positions"],
-            n_text_state=config["d_model"],
-            n_text_head=config["decoder_attention_heads"],
-            n_text_layer=config["decoder_layers"],
-        ),
-        read,
-        tuple(suppress) if suppress else None,
-        head_pairs(generation.get("alignment_heads")),
+        file=path.name,
+        names=NAMES,
+        dims=_dims(config),
+        read=read,
+        suppress=suppress or None,
+        alignment_heads=head_pairs(generation.get("alignment_heads")),
+    )
+
+
+def _open_files(path: Path) -> dict[str, SafetensorsFile]:
+    """Open a safetensors file, or those that an index lists, by the names of their tensors. Raises ModelUnavailable."""
+    files = {path.name: path}
+    if path.name.endswith(".index.json"):
+        file_names = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+        files = {file_name: path.parent / file_name for file_name in file_names}
+    readers: dict[str, SafetensorsFile] = {}
+    for file_name, file in files.items():
+        if not file.is_file():
+            raise ModelUnavailable(f"{file_name} is missing from model folder {path.parent.name}")
+        with checkpoint_errors(file_name):
+            reader = SafetensorsFile(file)
+        readers |= dict.fromkeys(reader.names(), reader)
+    return readers
+
+
+def _dims(config: Mapping[str, Any]) -> Dims:
+    """Return the sizes that a config.json gives. Raises KeyError."""
+    return Dims(
+        n_mels=config["num_mel_bins"],
+        n_audio_ctx=config["max_source_positions"],
+        n_audio_state=config["d_model"],
+        n_audio_head=config["encoder_attention_heads"],
+        n_audio_layer=config["encoder_layers"],
+        n_vocab=config["vocab_size"],
+        n_text_ctx=config["max_target_positions"],
+        n_text_state=config["d_model"],
+        n_text_head=config["decoder_attention_heads"],
+        n_text_layer=config["decoder_layers"],
     )

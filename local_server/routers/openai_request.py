@@ -1,0 +1,142 @@
+"""The form fields of OpenAI's audio API, parsed to options. Knows no route and no audio.
+
+Every field of the specification is either supported or refused by its name. Source:
+platform.openai.com/docs/api-reference/audio.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from handler.errors import InvalidRequest
+from handler.schema.model_names import check_model
+from handler.schema.options import Options
+from handler.settings import Settings
+from handler.validators import boolean, number, one_of
+
+FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
+GRANULARITIES = ("segment", "word")
+_UNSUPPORTED = {
+    "known_speaker_names": "speakers are not told apart here",
+    "known_speaker_references": "speakers are not told apart here",
+}
+_ARRAY_FIELDS = ("include", "timestamp_granularities", "languages", "keywords", *_UNSUPPORTED)
+_TRANSLATION_FIELDS = {"file", "url", "model", "prompt", "response_format", "temperature"}
+_TRANSCRIPTION_FIELDS = _TRANSLATION_FIELDS | {"language", "stream", "chunking_strategy", *_ARRAY_FIELDS}
+_STRATEGY_PREFIX = "chunking_strategy["  # of a form's name for a field of that object
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIRequest:
+    """A parsed request to OpenAI's audio API."""
+
+    options: Options
+    format: str  # one of FORMATS
+    granularities: tuple[str, ...]  # some of GRANULARITIES
+    stream: bool
+    logprobs: bool  # whether the response lists log-probabilities of tokens
+
+
+def parse_openai_request(fields: Sequence[tuple[str, str]], task: str, settings: Settings) -> OpenAIRequest:
+    """Parse the fields of a form. Raises InvalidRequest, ModelNotFound."""
+    values = _collect(fields, task)
+    _check_model(values, settings)
+    for name, reason in _UNSUPPORTED.items():
+        if values.get(name):
+            raise InvalidRequest(f"{name} must not be set: {reason}", name)
+    format = one_of(FORMATS)("response_format", values.get("response_format") or "json")
+    granularities = _choices("timestamp_granularities", GRANULARITIES, values)
+    if granularities and format != "verbose_json":
+        raise InvalidRequest(
+            "timestamp_granularities must come with response_format verbose_json", "timestamp_granularities"
+        )
+    include = _choices("include", ("logprobs",), values)
+    if include and format != "json":
+        raise InvalidRequest("include must come with response_format json", "include")
+    stream = boolean("stream", values.get("stream") or "false")
+    if stream and format not in ("json", "text"):
+        raise InvalidRequest("stream must come with response_format json or text", "stream")
+    return OpenAIRequest(_options(values, task), format, granularities or ("segment",), stream, bool(include))
+
+
+def _collect(fields: Sequence[tuple[str, str]], task: str) -> dict[str, Any]:
+    """Return the values of a form by name: lists for arrays, whose names may end with [], else strings."""
+    supported = _TRANSCRIPTION_FIELDS if task == "transcribe" else _TRANSLATION_FIELDS
+    values: dict[str, Any] = {}
+    strategy: dict[str, str] = {}
+    for field, value in fields:
+        if field.startswith(_STRATEGY_PREFIX) and task == "transcribe":
+            strategy[field.removeprefix(_STRATEGY_PREFIX).removesuffix("]")] = value
+            values["chunking_strategy"] = strategy
+            continue
+        name = field.removesuffix("[]")
+        if name not in supported:
+            raise InvalidRequest(f"{field[:60]} is not known here; expected one of {', '.join(sorted(supported))}")
+        if name in _ARRAY_FIELDS:
+            values.setdefault(name, []).extend(_array_items(value))
+        elif name in values or name != field:
+            raise InvalidRequest(f"{name} must be given once", name)
+        else:
+            values[name] = value
+    return values
+
+
+def _array_items(value: str) -> list[str]:
+    """Return the items of one field of an array: its value is a single item, or all items as JSON."""
+    if value.startswith("["):
+        try:
+            items = json.loads(value)
+        except (ValueError, RecursionError):
+            return [value]
+        return [str(item) for item in items]
+    return [value] if value else []
+
+
+def _check_model(values: Mapping[str, Any], settings: Settings) -> None:
+    if "model" not in values:
+        aliases = ", ".join(settings.model_aliases)
+        raise InvalidRequest(f"model must be there: {settings.model_id}, or one of {aliases}", "model")
+    check_model(values["model"], settings.model_id, settings.model_aliases)
+
+
+def _choices(name: str, choices: tuple[str, ...], values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the items of an array, each of which must be one of `choices`."""
+    parse = one_of(choices)
+    return tuple(parse(name, item) for item in values.get(name, ()))
+
+
+def _options(values: Mapping[str, Any], task: str) -> Options:
+    languages = list(values.get("languages", ()))
+    if values.get("language"):
+        languages.append(values["language"])
+    if len(set(languages)) > 1:
+        raise InvalidRequest("languages must name one language at most; without any, it is found out", "languages")
+    temperature = values.get("temperature")
+    return Options.parse(
+        {
+            "task": task,
+            "language": languages[0] if languages else None,
+            "prompt": values.get("prompt"),
+            "temperature": number(0, 1)("temperature", temperature) if temperature else None,
+            "timestamps": "word",
+            "hotwords": ", ".join(values.get("keywords", ())),
+            "vad": _vad(values.get("chunking_strategy")),
+        }
+    )
+
+
+def _vad(strategy: object) -> bool:
+    """Check a chunking strategy. Speech detection is always on, and a request cannot set its thresholds."""
+    if strategy in (None, "", "auto"):
+        return True
+    if isinstance(strategy, str):
+        try:
+            strategy = json.loads(strategy)
+        except (ValueError, RecursionError):
+            strategy = None
+    if strategy == {"type": "server_vad"}:
+        return True
+    raise InvalidRequest(
+        "chunking_strategy must be auto, or server_vad without any of its thresholds", "chunking_strategy"
+    )

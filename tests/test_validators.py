@@ -1,0 +1,76 @@
+"""Validators: each takes what JSON and query strings carry, and refuses the rest with the field's name."""
+
+from collections.abc import Callable
+
+import pytest
+
+from handler.errors import InvalidRequest
+from handler.validators import boolean, integer, number, one_of, short_repr, string
+
+Validator = Callable[[str, object], object]
+
+
+@pytest.mark.parametrize(
+    ("validator", "value", "result"),
+    [
+        (one_of(("a", "b")), "b", "b"),
+        (string, "", ""),
+        (string, "Zürich", "Zürich"),
+        (boolean, True, True),
+        (boolean, "TRUE", True),
+        (boolean, "1", True),
+        (boolean, "0", False),
+        (boolean, "false", False),
+        (number(0, 1), 0.25, 0.25),
+        (number(0, 1), "0.25", 0.25),
+        (number(0, 1), 1, 1.0),
+        (number(-2, 0), "-1e0", -1.0),
+        (integer(1, 8), 8, 8),
+        (integer(1, 8), "8", 8),
+        (integer(1, 8), 8.0, 8),
+    ],
+)
+def test_a_value_in_either_form_becomes_a_typed_one(validator: Validator, value: object, result: object) -> None:
+    parsed = validator("field", value)
+    assert parsed == result
+    assert type(parsed) is type(result)
+
+
+@pytest.mark.parametrize(
+    ("validator", "value", "expected"),
+    [
+        (one_of(("a", "b")), "A", "one of a, b"),
+        (one_of(("a", "b")), None, "one of a, b"),
+        (one_of(("a", "b")), ["a"], "one of a, b"),
+        (string, 5, "a string"),
+        (string, b"bytes", "a string"),
+        (string, "\ud800", "whole characters"),
+        (boolean, 1, "true or false"),
+        (boolean, "yes", "true or false"),
+        (boolean, None, "true or false"),
+        (number(0, 1), -0.1, "a number from 0 to 1"),
+        (number(0, 1), "nan", "a number from 0 to 1"),
+        (number(0, 1), "inf", "a number from 0 to 1"),
+        (number(0, 1), 10**400, "a number from 0 to 1"),
+        (number(0, 1), False, "a number from 0 to 1"),
+        (number(0, 1), {}, "a number from 0 to 1"),
+        (integer(1, 8), 0, "a number from 1 to 8"),
+        (integer(1, 8), 2.5, "a whole number from 1 to 8"),
+        (integer(1, 8), "two", "a number from 1 to 8"),
+    ],
+)
+def test_a_refusal_names_the_field_what_was_expected_and_what_came(
+    validator: Validator, value: object, expected: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        validator("field", value)
+    assert refusal.value.field == "field"
+    assert refusal.value.message.startswith(f"field must be {expected}")
+
+
+def test_a_long_value_is_shown_by_its_beginning() -> None:
+    assert short_repr("short") == "'short'"
+    shown = short_repr(["x" * 1000])
+    assert len(shown) == 60
+    assert shown.startswith("['xxx")
+    assert shown.endswith("...")
