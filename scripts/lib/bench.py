@@ -185,27 +185,7 @@ def _measured(files: list[Spoken], replies: list[Reply], seconds: float | None =
 
 def main() -> None:
     """Do the steps that are left and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="clips with a manifest.jsonl")
-    parser.add_argument("--model", default=TINY, help="a checkpoint in CTranslate2's layout as in MODEL_ID, or `base`")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=3,
-        help="turns that everybody has; who is slower than twenty times real time has one",
-    )
-    parser.add_argument(
-        "--peers", default=list(PEERS), type=lambda text: text.split(";"), help="names, with ; between them"
-    )
-    parser.add_argument(
-        "--lengths", default=LENGTHS_S, nargs="*", type=float, metavar="S", help="files of these seconds, one each"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="keep what a run of these arguments has measured before it was broken off"
-    )
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/measurements")
+    parser = _parser()
     given = parser.parse_args()
     if unknown := set(given.peers) - {*PEERS, ""}:
         parser.error(f"--peers: unknown {', '.join(sorted(unknown))}; expected some of {'; '.join(PEERS)}")
@@ -236,6 +216,31 @@ def main() -> None:
                 except RuntimeError as exc:  # a process that does not start: the others still do
                     bar.write(f"{step}: {exc}")
     write_report(record.figures, given.out)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="clips with a manifest.jsonl")
+    parser.add_argument("--model", default=TINY, help="a checkpoint in CTranslate2's layout as in MODEL_ID, or `base`")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="turns that everybody has; who is slower than twenty times real time has one",
+    )
+    parser.add_argument(
+        "--peers", default=list(PEERS), type=lambda text: text.split(";"), help="names, with ; between them"
+    )
+    parser.add_argument(
+        "--lengths", default=LENGTHS_S, nargs="*", type=float, metavar="S", help="files of these seconds, one each"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="keep what a run of these arguments has measured before it was broken off"
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/measurements")
+    return parser
 
 
 def _is_slow(step: str, record: Record) -> bool:
