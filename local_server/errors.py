@@ -34,18 +34,19 @@ _OPENAI_TYPES = {
     404: "invalid_request_error",
     429: "rate_limit_error",
 }
+_OPENAI_PARAMS = {"hotwords": "keywords", "task": None}  # options with another name in OpenAI's API, or none
 OPENAI_PREFIX = "/v1/"  # errors on these paths have OpenAI's form
 
 
 def openai_error(error: AsrError) -> dict[str, Any]:
-    """Return OpenAI's envelope; `param` is the field that the error is about."""
+    """Return OpenAI's envelope; `param` is the field of OpenAI's API that the error is about, if it is about one."""
     status = STATUS[error.code]
     default_type = "invalid_request_error" if status < 500 else "server_error"
     return {
         "error": {
             "message": error.message,
             "type": _OPENAI_TYPES.get(status, default_type),
-            "param": error.field,
+            "param": _OPENAI_PARAMS.get(error.field, error.field),
             "code": "invalid_api_key" if error.code == "unauthorized" else error.code,
         }
     }

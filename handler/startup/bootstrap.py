@@ -141,8 +141,9 @@ def _read_conversion(
     files: Sequence[Path], settings: Settings, timeline: Timeline, stop: threading.Event
 ) -> ConversionCache | None:
     """Return the verified cache of converted weights; None if they need no conversion or there is no cache folder."""
-    has_cache_dir = settings.cache_dir.is_dir() or settings.cache_dir != Settings().cache_dir
-    if not has_cache_dir or not files or files[0].suffix not in CONVERTED_SUFFIXES:
+    if not files or files[0].suffix not in CONVERTED_SUFFIXES:
+        return None  # the cache folder is not looked at: it may not even be reachable
+    if not settings.cache_dir.is_dir() and settings.cache_dir == Settings().cache_dir:
         return None
     dtype = None if settings.dtype == "auto" else settings.dtype
     conversion = None

@@ -149,6 +149,13 @@ INVALID: list[tuple[dict[str, Any], str | None]] = [
 ]  # fields of a request, and the field that its error names
 
 
+def test_an_option_with_another_name_at_openai_is_called_by_that_name(server: Server) -> None:
+    form = {"model": "whisper-1", "keywords": '["\\ud800"]'}
+    with httpx.Client(base_url=server.url, headers={"X-API-Key": KEY}) as raw:
+        response = raw.post("/v1/audio/transcriptions", files={"file": ("a.flac", SPEECH)}, data=form)
+    assert response.json()["error"]["param"] == "keywords"
+
+
 def test_an_error_has_the_right_class_code_and_field(client: openai.OpenAI) -> None:
     create: Any = client.audio.transcriptions.create
     with pytest.raises(openai.NotFoundError) as missing:

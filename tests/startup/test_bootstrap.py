@@ -273,6 +273,14 @@ def test_an_entry_point_freezes_what_it_has_loaded_and_resets_the_interpreter(en
     assert (is_collecting, float(switch_interval)) == ("True", sys.getswitchinterval())
 
 
+def test_weights_that_need_no_conversion_start_with_a_cache_folder_out_of_reach(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = write_transformers(tiny_folder, tmp_path / "model")
+    unreachable = tmp_path / ("x" * 300)  # a name that no file system takes
+    build(settings(model_id=str(folder), cache_dir=unreachable)).close()
+
+
 def test_a_bad_device_ends_the_start_before_anything_is_downloaded(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="DEVICE"):
         build(Settings(model_id="no/such-model", device="cuda:99", cache_dir=tmp_path))
