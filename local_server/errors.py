@@ -34,7 +34,10 @@ _OPENAI_TYPES = {
     404: "invalid_request_error",
     429: "rate_limit_error",
 }
-_OPENAI_PARAMS = {"hotwords": "keywords", "task": None}  # options with another name in OpenAI's API, or none
+_OPENAI_PARAMS: dict[str | None, str | None] = {
+    "hotwords": "keywords",
+    "task": None,
+}  # options with another name in OpenAI's API, or none
 OPENAI_PREFIX = "/v1/"  # errors on these paths have OpenAI's form
 
 
