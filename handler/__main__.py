@@ -1,4 +1,7 @@
-"""`python -m handler`: the RunPod worker. Without a queue it runs test_input.json once, as the SDK does."""
+"""Run the RunPod worker: `python -m handler`.
+
+Outside of RunPod there is no queue. The SDK then runs the job in test_input.json once.
+"""
 
 import os
 import sys
@@ -7,11 +10,14 @@ from handler.errors import AsrError
 from handler.exit_codes import CANNOT_START, DEVICE_LOST
 from handler.settings import SettingsError
 
-JOBS_PER_SEQUENCE = 4  # jobs in work for each sequence of the batch, if CONCURRENCY is unset
+JOBS_PER_SEQUENCE = 4  # concurrent jobs per sequence of the batch, if CONCURRENCY is unset
 
 
 def main() -> None:
-    """Load the model, then serve the queue until the platform ends the process."""
+    """Load the model, then serve the queue until the platform ends the process.
+
+    Exits with CANNOT_START if the model cannot be loaded, and with DEVICE_LOST if the device can no longer be used.
+    """
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")  # the SDK's own default logs complete results
     try:
         from handler import worker
@@ -21,7 +27,8 @@ def main() -> None:
     from handler.jobs.worker_loop import serve
 
     settings, pipeline = worker.settings, worker.pipeline
-    # Constant, since the SDK waits until it is idle to change it; some jobs wait while others are decoded.
+    # The number is constant, because the SDK changes it only while no job is running. It exceeds the batch size, so
+    # that further jobs are waiting when one ends.
     concurrency = settings.concurrency or min(settings.max_requests, JOBS_PER_SEQUENCE * pipeline.engine.max_batch_size)
     config = {
         "handler": worker.stream if settings.stream else worker.handler,

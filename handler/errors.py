@@ -1,4 +1,6 @@
-"""Every error that a caller can meet, typed once. Knows no HTTP, no queue and no exit code: entry points translate.
+"""The types of all errors that a caller can receive. Knows no HTTP, no queue and no exit code.
+
+Each entry point translates the errors into its own form, such as a status and a body.
 
 AsrError
 ├── InvalidRequest         invalid_request
@@ -32,7 +34,7 @@ class AsrError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, field: str | None = None) -> None:
-        """`field`: the name of the request's field that the error is about, if it is about one."""
+        """Create an error. `field` is the name of the request's field that caused the error, or None."""
         self.field = field
         self.message = message.encode("utf-8", "backslashreplace").decode()  # a lone surrogate would break every sender
         super().__init__(self.message)
@@ -41,7 +43,7 @@ class AsrError(Exception):
         return f"{self.code}: {self.message}"
 
     def as_dict(self) -> dict[str, str | bool]:
-        """Return the error as every JSON interface sends it."""
+        """Return the error as the JSON object that every interface sends."""
         return {"code": self.code, "message": self.message, "retryable": self.retryable}
 
 
@@ -74,19 +76,19 @@ class UnsupportedMedia(MediaError):
 
 
 class NoAudioStream(MediaError):
-    """A media file without audio: it has no audio stream, or no samples."""
+    """The media file has no audio stream, or its audio stream has no samples."""
 
     code = "no_audio_stream"
 
 
 class CorruptMedia(MediaError):
-    """A known format whose content cannot be decoded."""
+    """The format is known, but the content cannot be decoded."""
 
     code = "corrupt_media"
 
 
 class TooLarge(AsrError):
-    """The file has more bytes than the limit."""
+    """A file, a request body or a result has more bytes than its limit."""
 
     code = "too_large"
 
@@ -98,34 +100,34 @@ class TooLong(AsrError):
 
 
 class DownloadBlocked(AsrError):
-    """An address that this worker refuses to reach."""
+    """The URL leads to a network address that this worker refuses to reach, such as a private one."""
 
     code = "download_blocked"
 
 
 class DownloadFailed(AsrError):
-    """The server of the audio did not deliver it."""
+    """The audio could not be read from its source, such as a web server."""
 
     code = "download_failed"
     retryable = True
 
 
 class UploadFailed(AsrError):
-    """The upload target of a result did not accept it."""
+    """The result could not be uploaded."""
 
     code = "upload_failed"
     retryable = True
 
 
 class ModelUnavailable(AsrError):
-    """The model's files are missing, incomplete, or in no supported format."""
+    """The model is still being loaded, or its files are missing, incomplete or in an unsupported format."""
 
     code = "model_unavailable"
     retryable = True
 
 
 class Overloaded(AsrError):
-    """More requests are in work than the limit allows."""
+    """There are already as many concurrent requests as the limit allows."""
 
     code = "overloaded"
     retryable = True
@@ -152,18 +154,18 @@ class OutOfMemory(AsrError):
 
 
 class Internal(AsrError):
-    """A fault of this program."""
+    """This program has a fault."""
 
     code = "internal"
 
 
 class DeviceLost(Internal):
-    """The device cannot be used by this process any more; another process may succeed."""
+    """This process can no longer use the device. Another process may succeed."""
 
     code = "device_lost"
     retryable = True
 
 
 def all_kinds(root: type[AsrError] = AsrError) -> set[type[AsrError]]:
-    """Return every class of the tree, `root` included."""
+    """Return `root` and all of its direct and indirect subclasses."""
     return {root}.union(*map(all_kinds, root.__subclasses__()))

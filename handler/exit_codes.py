@@ -1,6 +1,6 @@
-"""Exit codes of every entry point, each with one meaning."""
+"""Exit codes, which mean the same for every entry point."""
 
 FAILED = 1  # a source could not be transcribed
-CANNOT_START = 3  # a setting, the model or the port cannot be used, as stderr says
-DEVICE_LOST = 4  # nothing will run on the device any more
+CANNOT_START = 3  # a setting, the model or the port cannot be used; stderr says why
+DEVICE_LOST = 4  # this process can no longer use the device
 INTERRUPTED = 130  # ended by SIGINT

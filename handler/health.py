@@ -1,4 +1,7 @@
-"""Check whether this container is healthy: a server by its `/hc`, a queue worker by its process. Knows no model."""
+"""Check whether this container is healthy. Knows no model.
+
+A server is asked on its route `/hc`. A queue worker is healthy as long as its process runs.
+"""
 
 import http.client
 import os
@@ -8,11 +11,14 @@ from pathlib import Path
 from handler.settings import Settings
 
 FIRST_PROCESS = Path("/proc/1/cmdline")
-STARTING = 204  # a starting server's status, if the platform set PORT_HEALTH
+STARTING = 204  # status of `/hc` while the server starts, if the platform set PORT_HEALTH
 
 
 def main() -> int:
-    """Return 0 if the container is healthy, 1 if it is not or cannot take work yet."""
+    """Return the exit code: 0 if the container is healthy, else 1.
+
+    A server that is still starting counts as healthy only if the platform set PORT_HEALTH.
+    """
     if b"local_server" not in FIRST_PROCESS.read_bytes():
         return 0  # the SDK reports a worker to the platform, and its process ends when it cannot continue
     settings = Settings.from_env(os.environ)
@@ -21,7 +27,7 @@ def main() -> int:
 
 
 def status(host: str, port: int) -> int | None:
-    """Return the HTTP status of `/hc` at an address; None if nothing answers."""
+    """Return the HTTP status of `/hc` on a host and port. Return None if nothing answers."""
     connection = http.client.HTTPConnection(host, port, timeout=4)
     try:
         connection.request("GET", "/hc")

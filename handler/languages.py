@@ -1,6 +1,6 @@
-"""The languages that Whisper was trained on, in the order of their tokens. Knows no tokenizer and no request.
+"""The languages that Whisper was trained on, in the order of their token ids. Knows no tokenizer and no request.
 
-Source: openai/whisper, whisper/tokenizer.py; the last language was added with large-v3.
+Source: openai/whisper, whisper/tokenizer.py. The last language was added with large-v3.
 """
 
 LANGUAGES: dict[str, str] = {
@@ -120,12 +120,15 @@ _ALIASES = {
     "castilian": "es",
     "mandarin": "zh",
     "jv": "jw",
-}  # code by other names
+}  # code by alternative name
 
 _BY_NAME = {**{name: code for code, name in LANGUAGES.items()}, **_ALIASES}
 
 
 def language_code(text: str) -> str | None:
-    """Return the code of a language written as its code or English name, in any case; None for an unknown language."""
+    """Return the code of a language, which may be written as its code or English name, in any case.
+
+    Return None if the language is unknown.
+    """
     key = text.strip().lower()
     return key if key in LANGUAGES else _BY_NAME.get(key)

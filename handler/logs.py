@@ -1,6 +1,6 @@
-"""Log events on stderr, one line of JSON each.
+"""Log events to stderr, each as one line of JSON.
 
-Knows no event's meaning, and never sees a credential: callers pass public values.
+Does not know what an event means. Callers pass only values without credentials.
 """
 
 import json
@@ -26,10 +26,10 @@ class _JsonLine(logging.Formatter):
 
 
 def configure(level: str, *libraries: str) -> None:
-    """Send events to stderr as JSON lines.
+    """Send log events to stderr as JSON lines.
 
-    This package's events are sent from `level` upwards, which is one of LEVELS, and those of the loggers named in
-    `libraries` from WARNING upwards.
+    `level`, one of LEVELS, is the lowest level at which events of this package are logged. Events of the loggers named
+    in `libraries` are logged from WARNING upwards.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLine())
@@ -51,5 +51,5 @@ def warning(event: str, **fields: object) -> None:
 
 
 def error(event: str, exc: BaseException | None = None, **fields: object) -> None:
-    """Log a fault of this program, with the exception's traceback if there is one."""
+    """Log a fault of this program, with the traceback of `exc` unless `exc` is None."""
     _LOGGER.error(event, extra={"fields": fields}, exc_info=exc)

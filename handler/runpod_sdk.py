@@ -1,4 +1,7 @@
-"""Import the platform's SDK without the second that it would spend on the processor's name. Knows no job."""
+"""Import RunPod's SDK faster. Knows no job.
+
+Without this module, the import would spend a second on finding out the name of the processor.
+"""
 
 import importlib
 import sys
@@ -13,7 +16,7 @@ _import_lock = threading.Lock()
 
 
 def import_sdk(name: str = "runpod") -> ModuleType:
-    """Return the SDK or one of its modules. May be called from any thread."""
+    """Import and return the SDK or the module of the SDK called `name`. May be called from any thread."""
     with _import_lock:
         if "runpod" not in sys.modules:
             with _cpuinfo_stand_in():
@@ -23,10 +26,11 @@ def import_sdk(name: str = "runpod") -> ModuleType:
 
 @contextmanager
 def _cpuinfo_stand_in() -> Iterator[None]:
-    """Replace the module `cpuinfo` by one that reads the processor's name from Linux, while the SDK is imported.
+    """Replace the module `cpuinfo` while the block imports the SDK.
 
-    runpod/serverless/utils/rp_debugger.py asks py-cpuinfo for the name at import, which starts a process that measures
-    the processor for a second; nothing but the name is used.
+    When the SDK is imported, runpod/serverless/utils/rp_debugger.py asks py-cpuinfo for the processor's name, and
+    nothing else. To answer, py-cpuinfo would start a process that measures the processor for a second. The replacement
+    returns the name that Linux reports.
     """
     name = _processor_name()
     if name is None or "cpuinfo" in sys.modules:
@@ -38,10 +42,10 @@ def _cpuinfo_stand_in() -> Iterator[None]:
     try:
         yield
     finally:
-        del sys.modules["cpuinfo"]  # any other module that imports it gets the real one
+        del sys.modules["cpuinfo"]  # modules that import it later get the real one
 
 
 def _processor_name() -> str | None:
-    """Return the processor's name as Linux reports it; None on other systems."""
+    """Return the processor's name as Linux reports it. Return None on other systems."""
     lines = _CPUINFO.read_text().splitlines() if _CPUINFO.is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)

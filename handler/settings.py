@@ -1,6 +1,6 @@
-"""The configuration: a frozen Settings, read from the environment once.
+"""The configuration of a process: a frozen Settings object, which is read from environment variables once.
 
-The only reader of the environment. Knows no other package.
+No other module reads settings from the environment. Knows no other package.
 """
 
 import os
@@ -17,7 +17,7 @@ _FLAGS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false":
 
 
 class SettingsError(ValueError):
-    """An environment variable has an unusable value; the message names it, its value and what was expected."""
+    """An environment variable has an unusable value. The message has the name, the value and what was expected."""
 
     def __init__(self, name: str, value: object, expected: str) -> None:
         super().__init__(f"{name}={value!r}: expected {expected}")
@@ -108,7 +108,7 @@ def _variable(name: str, default: Any, parse: Callable[[str, str], Any], doc: st
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How this process runs. Each field is one variable; an empty variable counts as unset."""
+    """How this process runs. Each field is one environment variable, and an empty variable counts as unset."""
 
     host: str = _variable("HOST", "*", _text, "address to listen on, `*` for all")
     port: int = _variable("PORT", 8000, _integer(0, 65535), "port to listen on")
@@ -255,7 +255,7 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        """Raise SettingsError for values that do not fit together."""
+        """Set the default of `stride_length_s`. Raise SettingsError for values that do not fit together."""
         if self.stride_length_s is None:
             object.__setattr__(self, "stride_length_s", self.chunk_length_s / 6)
         if self.stride_length_s > self.chunk_length_s / 2:
@@ -269,14 +269,14 @@ class Settings:
             raise SettingsError(missing[0], "", f"a value, since others of {variables} have one")
 
     def check_window(self, longest_s: float) -> None:
-        """Raise SettingsError if windows would be longer than the model accepts, which is `longest_s` seconds."""
+        """Raise SettingsError if windows may be longer than `longest_s`, the model's limit in seconds."""
         if self.chunk_length_s > longest_s:
             expected = f"at most {longest_s:g}, the longest window that {self.model_id} takes"
             raise SettingsError("CHUNK_LENGTH_S", self.chunk_length_s, expected)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Return the settings of an environment. Raises SettingsError for the first variable that cannot be used."""
+        """Return the settings from environment variables. Raises SettingsError for the first unusable value."""
         values = {}
         for setting in fields(cls):
             name = setting.metadata["name"]

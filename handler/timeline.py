@@ -1,4 +1,4 @@
-"""Spans of one process start or one request, on an injected clock. Knows nothing of what it measures."""
+"""Measure named spans of time during the start of a process or during a request. Does not know what it measures."""
 
 import os
 import time
@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from handler import ARRIVED, ARRIVED_CPU_S
 
-LONGEST_START_WAIT_S = 10.0  # an interpreter that starts from a slow disk waits no longer for its files
+LONGEST_START_WAIT_S = 10.0  # upper limit of how long a starting interpreter waits for its files
 _PROCESS_STAT = Path("/proc/self/stat")
-_CHILD_FAULTS, _START_TICKS = 8, 19  # fields of it, counted after the program's name
+_CHILD_FAULTS, _START_TICKS = 8, 19  # indices of fields after the program's name
 
 
 class Span(NamedTuple):
-    """A named period; spans of several threads overlap."""
+    """A named period. Spans of different threads may overlap."""
 
     name: str
     at: float  # seconds from the beginning of its timeline
@@ -23,19 +23,19 @@ class Span(NamedTuple):
 
 
 class Timeline:
-    """Named durations in seconds; the spans of one name add up. May be used from any thread."""
+    """Named spans of time. May be used from any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter, age: float = 0.0) -> None:
-        """`age`: seconds that had already passed when the timeline was made."""
+        """Create a timeline that began `age` seconds ago. `clock` returns the current time in seconds."""
         self._clock = clock
         self._start = clock() - age
         self._spans: list[Span] = []
 
     @classmethod
     def of_process(cls) -> "Timeline":
-        """Return a timeline that begins when Python began in this process.
+        """Return a timeline that began when Python started in this process.
 
-        Until this package was reached it is the interpreter's start, and from then until now imports.
+        The span `interpreter` lasted until this package was first reached, and the span `imports` from then until now.
         """
         imports_s = time.perf_counter() - ARRIVED
         interpreter_s = interpreter_seconds(process_age() - imports_s, ARRIVED_CPU_S, _has_had_children())
@@ -45,7 +45,7 @@ class Timeline:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """Measure the block under `name`, also if it raises."""
+        """Measure the block as a span, even if the block raises an exception."""
         start = self._clock()
         try:
             yield
@@ -53,7 +53,7 @@ class Timeline:
             self._spans.append(Span(name, start - self._start, self._clock() - start))
 
     def add(self, name: str, seconds: float) -> None:
-        """Add a duration that was measured elsewhere and ends now."""
+        """Add a span of `seconds` that was measured elsewhere and ends now."""
         self._spans.append(Span(name, max(0.0, self.total() - seconds), seconds))
 
     def mark(self, name: str) -> None:
@@ -65,11 +65,14 @@ class Timeline:
         return self._clock() - self._start
 
     def spans(self) -> list[Span]:
-        """Return every span, ordered by its beginning."""
+        """Return all spans in the order in which they began."""
         return sorted(self._spans, key=lambda span: span.at)
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds under every name and in total, rounded to 0.1 ms."""
+        """Return the seconds of each name, rounded to 0.1 ms, where spans of the same name are added up.
+
+        The name `total` has the seconds since the timeline began.
+        """
         sums: dict[str, float] = {}
         for span in self._spans:
             sums[span.name] = sums.get(span.name, 0.0) + span.seconds
@@ -77,9 +80,9 @@ class Timeline:
 
 
 def process_age() -> float:
-    """Return the seconds since the operating system made this process, to 10 ms; 0 if it does not report them.
+    """Return the seconds since the operating system created this process, with a resolution of 10 ms.
 
-    Source: man 5 proc, /proc/pid/stat.
+    Return 0 if the operating system does not report when the process was created. Source: man 5 proc, /proc/pid/stat.
     """
     fields = _process_stat()
     if not fields:
@@ -89,14 +92,20 @@ def process_age() -> float:
 
 
 def interpreter_seconds(age: float, cpu_s: float, has_had_children: bool) -> float:
-    """Return the seconds that Python needed to reach this package, given the process's age and processor time by then.
+    """Return the seconds that Python needed from its start until it reached this package.
 
-    That is the process's age, unless it began as another program. A script that ends in `exec python` hands its
-    process over to Python, so that the age contains all that the script did, and Linux records no time of an exec.
-    Two signs show such a process: children have ended in it (a script runs programs; Python has run none at this
-    point), or it has waited for longer than any interpreter waits for its files. The processor time is then the
-    estimate: it leaves out what the interpreter waited for a disk, and includes the script's own few milliseconds,
-    though not those of its programs.
+    At that moment, the process had existed for `age` seconds and used `cpu_s` seconds of processor time.
+    `has_had_children` is whether any child process of it had ended.
+
+    Usually the result is `age`. It is an estimate if the process began as another program, such as a script that ends
+    in `exec python`. Then `age` also contains all that the script did, and Linux does not record the time of the exec.
+    There are two signs of such a process. The first is that child processes have ended, because a script runs programs
+    and Python has run none at this point. The second is that the process has waited for more than LONGEST_START_WAIT_S,
+    which is longer than any interpreter waits for its files.
+
+    The estimate is `cpu_s`, but at most `age`. The estimate leaves out how long the interpreter waited for a disk. It
+    includes the processor time of the script itself, a few milliseconds, but not that of the programs that the script
+    ran.
     """
     waits_too_long = age - cpu_s > LONGEST_START_WAIT_S
     if has_had_children or waits_too_long:
@@ -105,11 +114,14 @@ def interpreter_seconds(age: float, cpu_s: float, has_had_children: bool) -> flo
 
 
 def _has_had_children() -> bool:
-    """Return whether child processes of this process have ended: each had a page fault at least."""
+    """Return whether child processes of this process have ended, as shown by the page faults that each of them had."""
     fields = _process_stat()
     return bool(fields) and int(fields[_CHILD_FAULTS]) > 0
 
 
 def _process_stat() -> list[str]:
-    """Return the fields of /proc/self/stat after the program's name, which may have spaces; none on other systems."""
+    """Return the fields of /proc/self/stat that follow the program's name, which may contain spaces.
+
+    Return an empty list on systems other than Linux.
+    """
     return _PROCESS_STAT.read_text().rpartition(")")[2].split() if _PROCESS_STAT.is_file() else []

@@ -1,6 +1,6 @@
-"""Validators of untyped values, JSON or strings, for all entry points.
+"""Validate untyped values, which come from JSON or as strings, for all entry points. Knows no option.
 
-A validator takes a field's name and its value; it returns a typed value or raises InvalidRequest. Knows no option.
+A validator is called with the name and the value of a field. It returns a typed value or raises InvalidRequest.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def one_of(values: tuple[str, ...]) -> Callable[[str, object], str]:
-    """Return a validator of strings that are among `values`."""
+    """Return a validator that accepts the strings in `values`."""
 
     def parse(name: str, value: object) -> str:
         if value not in values:
@@ -22,7 +22,7 @@ def one_of(values: tuple[str, ...]) -> Callable[[str, object], str]:
 
 
 def string(name: str, value: object) -> str:
-    """Validate a string of complete characters."""
+    """Validate a string that can be encoded as UTF-8, which excludes unpaired surrogates."""
     if not isinstance(value, str):
         raise InvalidRequest(f"{name} must be a string; got {short_repr(value)}", name)
     try:
@@ -33,7 +33,7 @@ def string(name: str, value: object) -> str:
 
 
 def boolean(name: str, value: object) -> bool:
-    """Validate a boolean, or a string that means one: true, false, 1 or 0."""
+    """Validate a boolean, or a string that stands for one: true, false, 1 or 0."""
     if isinstance(value, bool):
         return value
     if not isinstance(value, str) or value.lower() not in _BOOLEANS:
@@ -42,7 +42,7 @@ def boolean(name: str, value: object) -> bool:
 
 
 def number(low: float, high: float) -> Callable[[str, object], float]:
-    """Return a validator of numbers from `low` to `high`."""
+    """Return a validator that accepts numbers from `low` to `high`, also as strings."""
 
     def parse(name: str, value: object) -> float:
         result = _to_float(value)
@@ -54,7 +54,7 @@ def number(low: float, high: float) -> Callable[[str, object], float]:
 
 
 def integer(low: int, high: int) -> Callable[[str, object], int]:
-    """Return a validator of whole numbers from `low` to `high`."""
+    """Return a validator that accepts whole numbers from `low` to `high`, also as strings."""
     parse_number = number(low, high)
 
     def parse(name: str, value: object) -> int:
@@ -67,13 +67,13 @@ def integer(low: int, high: int) -> Callable[[str, object], int]:
 
 
 def short_repr(value: object) -> str:
-    """Return a value as error messages show it, at most 60 characters long."""
+    """Return the repr of a value for an error message, shortened to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _to_float(value: object) -> float:
-    """Return a value as a float; NaN, which is in no range, if it is not a number."""
+    """Return a number or a string of one as a float. Return NaN, which lies in no range, for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return float("nan")
     try:

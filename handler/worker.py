@@ -1,6 +1,6 @@
-"""The entry point of RunPod's queue: importing it loads the model, and `handler(event)` transcribes.
+"""The entry point of RunPod's queue. Importing this module loads the model. Knows nothing of decoding.
 
-Knows nothing of decoding.
+The SDK calls `handler` or `stream` for each job.
 """
 
 import importlib
@@ -21,7 +21,7 @@ timeline = Timeline.of_process()
 
 
 def _worker_loop() -> Any:
-    """Return the module with the SDK's loop; its import takes long, so it runs while the weights are loaded."""
+    """Import the module with the SDK's loop. This is slow, so the first call is made while the weights are loaded."""
     return importlib.import_module("handler.jobs.worker_loop")
 
 
@@ -46,14 +46,17 @@ _job_handler = JobHandler(pipeline, settings, _post_update, _on_device_lost)
 
 
 async def handler(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the answer to one job, or its error as text under `error`, which begins with the stable code."""
+    """Transcribe a job and return its answer.
+
+    If the job fails, return `{"error": text}`. The text begins with the stable code of the error.
+    """
     return await _job_handler.answer(event)
 
 
 async def stream(event: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-    """Yield the answer to one job in parts as they are decoded, the last one without the text.
+    """Transcribe a job and yield its answer in parts as they are decoded. The last part does not repeat the text.
 
-    `RUNPOD_STREAM=1` serves the queue with this function.
+    The queue is served with this function if RUNPOD_STREAM is 1.
     """
     async for part in _job_handler.stream(event):
         yield part

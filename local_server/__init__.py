@@ -1,1 +1,1 @@
-"""The always-on HTTP server."""
+"""The HTTP server, which keeps the model loaded."""

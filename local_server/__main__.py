@@ -1,4 +1,7 @@
-"""`python -m local_server`: the HTTP server on HOST and PORT, and on PORT_HEALTH if that is another port."""
+"""Run the HTTP server: `python -m local_server`.
+
+The server listens on HOST and PORT, and also on PORT_HEALTH if that is another port.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ if TYPE_CHECKING:  # importing starlette would slow down the start
 
 
 def create_app(settings: Settings, build: Build, on_fault: Callable[[], None] = lambda: None) -> LifespanApp:
-    """Return the server as an ASGI application; `on_fault` is called if the pipeline cannot be built."""
+    """Return the server as an ASGI application.
+
+    The application calls `build` to make the pipeline, and `on_fault` if the pipeline cannot be built.
+    """
     return LifespanApp(ServerState(settings), build, _make_app, on_fault)
 
 
@@ -36,7 +42,10 @@ def _make_app(state: ServerState) -> ASGIApp:
 
 
 def main() -> None:
-    """Serve until the process is asked to terminate."""
+    """Serve until SIGTERM or SIGINT.
+
+    Exits with CANNOT_START if the settings, a port or the model cannot be used.
+    """
     try:
         settings = Settings.from_env(os.environ)
         ports = {settings.port, settings.port_health} - {None}
@@ -53,7 +62,7 @@ def main() -> None:
 
     server = _uvicorn_server(create_app(settings, _start_pipeline, on_fault), settings.drain_timeout_s)
     logs.info("listening", addresses=[list(listener.getsockname()[:2]) for listener in sockets])
-    # uvicorn drains on these signals, then raises them again: ignored, so that an orderly end exits with 0.
+    # On these signals uvicorn drains, and then raises them again. They are ignored then, so that the exit code is 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     server.run(sockets=sockets)
@@ -62,7 +71,7 @@ def main() -> None:
 
 
 def _start_pipeline(settings: Settings) -> Pipeline:
-    """Build the pipeline of a process that serves nothing else."""
+    """Build the pipeline, and tune the process for serving nothing else."""
     with fast_imports():
         pipeline = build(settings)
         freeze_garbage_collector()
@@ -82,7 +91,7 @@ def _uvicorn_server(app: LifespanApp, drain_s: int) -> uvicorn.Server:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; the host `*` means every address, of IPv6 too if the machine has it."""
+    """Return a listening socket. The host `*` stands for all addresses, including IPv6 if the machine has it."""
     if host == "*":
         if socket.has_dualstack_ipv6():
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)

@@ -1,6 +1,6 @@
-"""The application: routes, error handlers and middleware over one pipeline.
+"""Build the application from routes, error handlers and middleware. Does not know decoding.
 
-Does not know decoding, and never blocks its event loop.
+No handler blocks the event loop.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ from local_server.state import ServerState
 
 
 def make_app(state: ServerState) -> ASGIApp:
-    """Return the application with every route and its middleware; it neither builds nor closes the pipeline."""
+    """Return the application with all routes and middleware. The application neither builds nor closes the pipeline."""
     settings, metrics = state.settings, Metrics(state)
     if not settings.api_keys:
         logs.warning("server_is_open", expected="API_KEY, where others can reach this server")
@@ -66,7 +66,7 @@ async def _on_invalid(request: Request, exc: Any) -> Response:
 
 
 async def _on_http(request: Request, exc: Any) -> Response:
-    """Answer an error of the router itself, such as an unknown path or a wrong method."""
+    """Answer an error of the routing itself, such as an unknown path or a wrong method."""
     error = InvalidRequest(f"{request.method} {request.url.path}: {exc.detail}")
     response = error_response(error, request.url.path)
     response.status_code = exc.status_code
@@ -75,5 +75,5 @@ async def _on_http(request: Request, exc: Any) -> Response:
 
 
 async def _on_crash(request: Request, exc: Exception) -> Response:
-    """Answer an unexpected exception; the server itself logs it with its traceback."""
+    """Answer an unexpected exception. Starlette raises it again, and uvicorn logs it with its traceback."""
     return error_response(Internal(f"a fault of this server: {type(exc).__name__}"), request.url.path)

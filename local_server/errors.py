@@ -1,4 +1,4 @@
-"""Errors as HTTP responses: the status and body of each error code. Knows no route."""
+"""Turn errors into HTTP responses: define the status and the body of each error code. Knows no route."""
 
 from typing import Any
 
@@ -37,12 +37,15 @@ _OPENAI_TYPES = {
 _OPENAI_PARAMS: dict[str | None, str | None] = {
     "hotwords": "keywords",
     "task": None,
-}  # options with another name in OpenAI's API, or none
+}  # name in OpenAI's API of options that are called differently there; None if there is no such field
 OPENAI_PREFIX = "/v1/"  # errors on these paths have OpenAI's form
 
 
 def openai_error(error: AsrError) -> dict[str, Any]:
-    """Return OpenAI's envelope; `param` is the field of OpenAI's API that the error is about, if it is about one."""
+    """Return an error in the form of OpenAI's API.
+
+    `param` is the field of that API which caused the error, or None if no field did.
+    """
     status = STATUS[error.code]
     default_type = "invalid_request_error" if status < 500 else "server_error"
     return {
@@ -56,9 +59,9 @@ def openai_error(error: AsrError) -> dict[str, Any]:
 
 
 def error_response(error: AsrError, path: str) -> JSONResponse:
-    """Return the response for an error.
+    """Return the response to a request for `path` that failed.
 
-    Its body is `{"error": {"code", "message", "retryable"}}`, and OpenAI's envelope on the paths of OpenAI's API.
+    The body is `{"error": {"code", "message", "retryable"}}`, or an error of OpenAI's API on the paths of that API.
     """
     headers = {"Retry-After": "1"} if error.code == "overloaded" else None
     content = openai_error(error) if path.startswith(OPENAI_PREFIX) else {"error": error.as_dict()}

@@ -1,7 +1,8 @@
-"""The start and stop of the server: `/hc` and the pipeline's life cycle, on bare ASGI. Knows no other route.
+"""Start and stop the server: build and close the pipeline, and answer `/hc` meanwhile. Knows no other route.
 
-FastAPI is imported after the model is loaded, or earlier by the first request for another path than `/hc`: imports
-hold the interpreter's lock, so they would slow down the loading of the model.
+This module uses ASGI without a framework. FastAPI is imported after the model is loaded, or earlier by the first
+request for a path other than `/hc`. Imports hold the interpreter's lock, so importing FastAPI first would slow down the
+loading of the model.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ Build = Callable[[Settings], Pipeline]
 
 
 class LifespanApp:
-    """The ASGI application: answers `/hc` at once and builds the pipeline in a thread.
+    """The ASGI application, which answers `/hc` at once while it builds the pipeline in a thread.
 
-    `on_fault` is called if the pipeline cannot be built.
+    All other requests are handled by the application that `make_app` returns. `on_fault` is called if the pipeline
+    cannot be built.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class LifespanApp:
         self._is_stopping = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection, or the server's start and stop."""
+        """Handle one connection, or the ASGI lifespan, in which the server starts and stops."""
         if scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)
         elif scope.get("path") == "/hc" and scope.get("method") in ("GET", "HEAD"):
@@ -54,7 +56,7 @@ class LifespanApp:
             await app(scope, receive, send)
 
     async def _full_app(self) -> ASGIApp:
-        """Return the application with every route; the first call makes it."""
+        """Return the application with all routes. The first call creates it."""
         self._app = self._app or asyncio.create_task(asyncio.to_thread(self._make_app, self._state))
         return await asyncio.shield(self._app)
 

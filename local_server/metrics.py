@@ -1,6 +1,6 @@
-"""Metrics for Prometheus: requests by route, and the state of the pipeline. Knows no route.
+"""Provide metrics for Prometheus: requests by route, and the state of the pipeline. Knows no route.
 
-Names follow prometheus.io/docs/practices/naming.
+The names follow prometheus.io/docs/practices/naming.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,9 +14,9 @@ from handler.transcription.pipeline import PipelineStats
 from local_server.state import ServerState
 
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)  # seconds
-READY = 200  # the status of /hc
+READY = 200  # the status of /hc once requests are accepted
 
-# Name: description, and how to read the value from the pipeline's stats.
+# Name of the metric: its description, and a function that reads its value from the pipeline's stats.
 _GAUGES: dict[str, tuple[str, Callable[[PipelineStats], float]]] = {
     "asr_requests_in_work": ("Requests being transcribed.", lambda stats: stats.requests),
     "asr_requests_open": (
@@ -31,7 +31,7 @@ _GAUGES: dict[str, tuple[str, Callable[[PipelineStats], float]]] = {
         lambda stats: stats.ready_s,
     ),
 }
-# Counter of the pipeline: name and description of the metric.
+# Counter of the pipeline: name and description of the metric that reports it.
 _COUNTERS = {
     "audio_s": ("asr_audio_seconds", "Seconds of audio transcribed."),
     "device_s": ("asr_device_seconds", "Seconds of the device that finished requests used."),
@@ -45,7 +45,7 @@ _COUNTERS = {
 
 
 class Metrics:
-    """Every metric of one server."""
+    """All metrics of one server."""
 
     def __init__(self, state: ServerState) -> None:
         self._registry = CollectorRegistry()
@@ -66,12 +66,15 @@ class Metrics:
         self._registry.register(_PipelineCollector(state))
 
     def count(self, route: str, code: str, kind: str, seconds: float) -> None:
-        """Count a request whose response is complete."""
+        """Count a request whose response was completed after `seconds`.
+
+        `code` is `ok` or says what failed. `kind` is how the audio was sent: `url`, `file` or `none`.
+        """
         self._requests.labels(route, code, kind).inc()
         self._seconds.labels(route).observe(seconds)
 
     def text(self) -> bytes:
-        """Return the metrics in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 

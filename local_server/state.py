@@ -1,4 +1,4 @@
-"""The state that all requests share: the pipeline, or the reason why there is none. Knows no route."""
+"""Hold the state that all requests share: the pipeline, or the reason why there is none. Knows no route."""
 
 from handler import __version__
 from handler.errors import ModelUnavailable
@@ -7,7 +7,10 @@ from handler.transcription.pipeline import Pipeline
 
 
 class ServerState:
-    """The pipeline once it is built; `fault` is the reason if it cannot be built."""
+    """The state that all requests share.
+
+    `pipeline` is None until it is built. `fault` is the reason why it could not be built, or None.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -15,7 +18,7 @@ class ServerState:
         self.fault: str | None = None
 
     def require_pipeline(self) -> Pipeline:
-        """Return the pipeline. Raises ModelUnavailable if there is none, DeviceLost after its device has failed."""
+        """Return the pipeline. Raises ModelUnavailable if it is not built, DeviceLost if its device has failed."""
         if self.pipeline is None:
             raise ModelUnavailable(self.fault or "the model is being loaded; expected a request after /hc says ok")
         if self.pipeline.runner.fault is not None:
@@ -23,7 +26,7 @@ class ServerState:
         return self.pipeline
 
     def health(self) -> tuple[int, dict[str, str] | None]:
-        """Return the status and the JSON body of `/hc`."""
+        """Return the status of `/hc` and its JSON body, which is None if the response has no body."""
         fault = self.fault or (self.pipeline and self.pipeline.runner.fault)
         if fault:
             return 503, {"status": "failed", "reason": str(fault)}

@@ -1,6 +1,7 @@
-"""A transcript as server-sent events: final text as it is ready, then the transcript. Knows no route and no field.
+"""Stream a transcript as server-sent events. Knows no route and no field.
 
-Source of the format: WHATWG, HTML, server-sent events.
+Text is sent as soon as it can no longer change, and the whole transcript is sent at the end. Source of the format:
+WHATWG, HTML, server-sent events.
 """
 
 import asyncio
@@ -27,9 +28,10 @@ TranscriptStream = AsyncGenerator[Progress | Transcript]  # any number of progre
 def transcript_stream(
     pipeline: Pipeline, source: AudioSource, options: Options, stack: AsyncExitStack
 ) -> TranscriptStream:
-    """Start a request, and return its progress, which is queued until it is read, and its transcript.
+    """Start to transcribe, and return a generator of progress items that ends with the transcript.
 
-    Closing `stack` cancels the request. Reading raises AsrError if the request fails.
+    Progress items are queued until they are read. Closing `stack` cancels the transcription. The generator raises
+    AsrError if the transcription fails.
     """
     queue: asyncio.Queue[Progress | None] = asyncio.Queue()
     task = asyncio.create_task(pipeline.transcribe(source, options, queue.put_nowait))
@@ -50,13 +52,16 @@ async def _cancel(task: asyncio.Task[Any]) -> None:
 
 
 def event(content: dict[str, Any], name: str | None = None) -> str:
-    """Return one server-sent event."""
+    """Return one server-sent event with `content` as JSON. The event has no name if `name` is None."""
     data = encode_json(content).decode()
     return f"event: {name}\ndata: {data}\n\n" if name else f"data: {data}\n\n"
 
 
 class EventStreamResponse(StreamingResponse):
-    """A response of events that ends when the client leaves, and then releases what its request holds."""
+    """A response that sends events until they end or the client disconnects.
+
+    When the response ends, the resources of its request are released.
+    """
 
     def __init__(
         self,
@@ -66,14 +71,18 @@ class EventStreamResponse(StreamingResponse):
         stack: AsyncExitStack,
         headers: dict[str, str],
     ) -> None:
-        """`shutdown_event` is sent if the server shuts down before the stream ends."""
+        """Create a response to send the events.
+
+        `shutdown_event` is sent if the server shuts down before the last event. `stack` holds the resources of the
+        request.
+        """
         super().__init__(events, media_type="text/event-stream", headers={**HEADERS, **headers})
         self._shutdown_event = shutdown_event.encode()
         self._request_body = request_body
         self._stack = stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response, as ASGI defines it."""
+        """Send the response as an ASGI application."""
         with suppress(asyncio.CancelledError):  # a server that shuts down cancels twice
             async with self._stack:
                 try:
@@ -89,10 +98,11 @@ async def stream_events(
     error_event: Callable[[AsrError], str],
     headers: dict[str, str],
 ) -> EventStreamResponse:
-    """Wait for the first event and return the response that sends them all.
+    """Wait for the first event and return a response that sends all events.
 
-    Raises the error of a request that fails before its first event, so that it gets the status of that error; after the
-    first event, errors are sent as `error_event` formats them. The response takes over what `stack` holds.
+    If the request fails before its first event, the error is raised, so that the response gets the status of that
+    error. Later errors are sent as events, in the form that `error_event` gives them. The response takes over the
+    resources in `stack` and releases them when it ends.
     """
     first_event = await request_body.until_client_leaves(anext(events))
     resources = stack.pop_all()
@@ -107,7 +117,10 @@ async def _guarded(
     scope: Scope,
     resources: AsyncExitStack,
 ) -> AsyncGenerator[str]:
-    """Yield every event, and an error as the last one; then release the resources and note the code in `scope`."""
+    """Yield all events, and an error as the last event, then close `resources`.
+
+    The code of the outcome is stored in `scope` for the log and the metrics.
+    """
     scope["asr_code"] = "cancelled"  # unless the stream reaches its end
     async with aclosing(events):
         try:
@@ -122,4 +135,4 @@ async def _guarded(
             scope["asr_code"] = Internal.code
             logs.error("stream_crashed", exc)
             yield error_event(Internal(f"a fault of this server: {type(exc).__name__}"))
-    await resources.aclose()  # before the end of the response, which may have to wait for a client that still sends
+    await resources.aclose()  # before the response ends, which may have to wait for a client that is still sending

@@ -1,1 +1,1 @@
-"""From bytes to windows of speech: fetching, decoding, voice activity detection, chunking."""
+"""Turn the bytes of a file into windows of speech: fetch, decode, detect speech and cut into windows."""

@@ -1,4 +1,4 @@
-"""From probabilities of speech to spans of speech, and on to windows: packed, padded, cut between words.
+"""Find spans of speech from the probabilities of speech, and cut the audio into windows between words.
 
 Knows no network and no file.
 """
@@ -11,21 +11,23 @@ from numpy.typing import NDArray
 from handler.audio.silence import quietest_cut, trim_silence
 from handler.schema.window import SAMPLE_RATE, Samples, Window
 
-SPEECH_ON, SPEECH_OFF = 0.5, 0.35  # probabilities at which speech begins, and below which it ends, as in Silero's code
-MIN_SPAN_S = 0.1  # shorter sounds are clicks
-MIN_PAUSE_S = 0.1  # shorter pauses are part of a word
+# Speech begins at a probability of SPEECH_ON or more and ends at one below SPEECH_OFF, as in Silero's code.
+SPEECH_ON, SPEECH_OFF = 0.5, 0.35
+MIN_SPAN_S = 0.1  # shorter sounds are taken for clicks
+MIN_PAUSE_S = 0.1  # shorter pauses are taken for part of a word
 PAD_S = 0.4  # seconds kept before and after speech, because the network detects an onset late
 MAX_PAUSE_S = 3.0  # a longer pause ends a window, because models hallucinate in silence
 
-Span = tuple[int, int]  # first frame, and the frame after the last one
+Span = tuple[int, int]  # start and end (exclusive), in frames
 
 
 def speech_spans(probabilities: NDArray[np.float32], frame_s: float, speaking: bool = False) -> list[Span]:
-    """Return the spans of speech in the probabilities [n] of frames of `frame_s` seconds, in order.
+    """Return the spans of speech in chronological order, or an empty list if there is no speech.
 
-    `speaking`: whether there was speech right before the first frame.
+    `probabilities` [n] holds the probability of speech in each frame of `frame_s` seconds. `speaking` says whether
+    there was speech right before the first frame.
     """
-    # 1: speech, −1: no speech, 0: as the frame before
+    # 1: speech, −1: no speech, 0: same as the frame before
     decisions = np.where(probabilities >= SPEECH_ON, 1, np.where(probabilities < SPEECH_OFF, -1, 0))
     decisions = np.concatenate(([1 if speaking else -1], decisions))
     decisive = np.maximum.accumulate(np.where(decisions != 0, np.arange(len(decisions)), 0))  # the frame that decides
@@ -46,18 +48,27 @@ class Detector(Protocol):
     frame: int  # samples per probability
 
     def push(self, samples: Samples) -> NDArray[np.float32]:
-        """Add samples; return the probabilities of the frames that are now complete."""
+        """Add samples, and return the probability of speech in each frame that is now complete. [frames]"""
 
     def finish(self) -> NDArray[np.float32]:
-        """End the stream; return the probability of the last frame, if there is one."""
+        """End the stream, and return the probability of speech in the incomplete last frame.
+
+        Return an empty array if no samples are left over.
+        """
 
 
 class SpeechChunker:
-    """Cuts a stream into windows of at most `longest_s` seconds that hold its speech, packed, without the rest.
+    """Cuts a stream of samples into windows of at most `longest_s` seconds, and leaves out audio without speech.
 
-    Speech that goes on for longer than a window is cut at the least likely frame within `stride_s` of the window's end.
-    If no frame in this range sounds like a pause, the next window begins `stride_s` before the end of this one. With
-    `everything`, only silence is left out, and a full window is cut at its quietest point within `stride_s` of its end.
+    A window may contain several spans of speech with the pauses between them. A window ends at the first pause longer
+    than `max_pause_s`. If there is none, a full window ends at the longest pause in its last `stride_s` seconds, or at
+    its last pause if none is there. Speech that goes on for longer than a window is cut in the last `stride_s` seconds
+    of the window, at the frame with the lowest probability of speech. If even this frame sounds like speech, the window
+    keeps its full length, and the next window begins `stride_s` before the end of this one. The two windows then
+    overlap, so that a word at the border is complete in one of them.
+
+    With `everything`, audio without speech is kept and only silence is left out. A full window is then cut at the
+    quietest point of its last `stride_s` seconds.
     """
 
     def __init__(
@@ -71,7 +82,7 @@ class SpeechChunker:
         channel: int | None = None,
         start: int = 0,
     ) -> None:
-        """`start`: position in the audio, in samples, of the first sample that will be pushed."""
+        """Create a chunker. The first sample that is pushed lies `start` samples after the beginning of the audio."""
         self._detector = detector
         self._everything = everything
         self._channel = channel
@@ -83,21 +94,21 @@ class SpeechChunker:
         self._samples: Samples = np.zeros(0, np.float32)
         self._blocks: list[Samples] = []  # samples that follow `_samples`, not yet concatenated
         self._probabilities: NDArray[np.float32] = np.zeros(0, np.float32)
-        self._start = start  # position of the first buffered sample
-        self._speaking = False  # the last window ended in the middle of speech
+        self._start = start  # position of the first buffered sample in the audio
+        self._speaking = False  # whether the last window ended in the middle of speech
 
     @property
     def watermark_s(self) -> float:
-        """Return the time in seconds before which no further window begins."""
+        """Return a time before which no later window begins, in seconds from the beginning of the audio."""
         return self._start / SAMPLE_RATE
 
     def push(self, block: Samples) -> list[Window]:
-        """Add samples; return the windows that are now complete."""
+        """Add samples, and return the windows that are now complete."""
         self._buffer(block, self._detector.push(block))
         return self._take_windows(final=False)
 
     def finish(self) -> list[Window]:
-        """End the stream; return the remaining windows."""
+        """End the stream, and return the remaining windows."""
         self._buffer(np.zeros(0, np.float32), self._detector.finish())
         return self._take_windows(final=True)
 
@@ -106,6 +117,7 @@ class SpeechChunker:
         self._probabilities = np.concatenate((self._probabilities, probabilities))
 
     def _take_windows(self, final: bool) -> list[Window]:
+        """Take all complete windows off the buffer, or all windows if no more samples will come (`final`)."""
         windows: list[Window] = []
         min_frames = 1 if final else self._max_frames + self._pad
         while len(self._probabilities) >= min_frames:
@@ -117,7 +129,11 @@ class SpeechChunker:
         return windows
 
     def _window_of_everything(self, spans: list[Span]) -> list[Window]:
-        """Take a window from the beginning of the buffer, speech or not; none if it is silent."""
+        """Take a window off the start of the buffer, whether it contains speech or not.
+
+        Return the window without the silence at both ends, or an empty list if it is all silence. The spans of speech
+        are recorded in the window, and do not decide where it ends.
+        """
         count = len(self._probabilities)
         if count > self._max_frames:
             cut_sample = quietest_cut(self._samples[: self._max_frames * self._frame], self._stride * self._frame)
@@ -128,7 +144,11 @@ class SpeechChunker:
         return trim_silence(window)
 
     def _window_of_speech(self, spans: list[Span], final: bool) -> list[Window]:
-        """Take a window with the next speech; none if the buffer has no speech, or its window may not be complete."""
+        """Take the window that begins at the first span of speech off the buffer, and drop what comes before it.
+
+        Return an empty list if the buffer has no speech. Return an empty list as well if samples that have not arrived
+        may belong to the window. With `final`, no more samples will arrive.
+        """
         if not spans:
             padding = 0 if final else self._pad
             self._release(len(self._probabilities) - padding)
@@ -139,8 +159,8 @@ class SpeechChunker:
             return []
         spans = [(start - silence, end - silence) for start, end in spans]
         end, next_start = self._find_end(spans)
-        is_cut = next_start <= end  # in the middle of speech
-        middle = (end + next_start) // 2  # of the pause
+        is_cut = next_start <= end  # the window ends in the middle of speech
+        middle = (end + next_start) // 2  # middle of the pause after the window
         count = end if is_cut else min(end + self._pad, middle, self._max_frames, len(self._probabilities))
         window = self._take_window(count, min(count, next_start), spans)
         self._speaking = is_cut
@@ -160,11 +180,12 @@ class SpeechChunker:
         return window.part(window.start, window.end)
 
     def _find_end(self, spans: list[Span]) -> Span:
-        """Return where the speech of the window at frame 0 ends, and where the next speech begins.
+        """Return the frame at which the speech of the first window ends, and the frame at which the next speech begins.
 
-        They are equal if speech itself is cut; the second comes before the first if windows have to overlap.
+        The window begins at frame 0 of the buffer. The two frames are equal if the window ends in the middle of speech.
+        The second frame lies before the first if two windows have to overlap.
         """
-        unknown = len(self._probabilities) + 2 * self._pad  # stands for the start of speech that has not arrived
+        unknown = len(self._probabilities) + 2 * self._pad  # stands for the start of the speech after the buffer
         starts = [*(start for start, _ in spans[1:]), unknown]
         pauses = [(end, start) for (_, end), start in zip(spans, starts, strict=True) if end <= self._max_frames]
         for end, start in pauses:
@@ -178,13 +199,17 @@ class SpeechChunker:
         return max(candidates, key=lambda pause: pause[1] - pause[0])
 
     def _cut_speech(self) -> Span:
-        """Return the least likely frame within `stride_s` of a full window's end; an overlap if that is speech, too."""
+        """Return the end of a full window of unbroken speech, and the start of the next window, in frames.
+
+        Both are the frame with the lowest probability of speech in the last `stride_s` seconds of the window. If even
+        this frame is speech, the window keeps its full length and the next one begins `stride_s` before its end.
+        """
         first = self._max_frames - self._stride
         quietest = first + int(self._probabilities[first : self._max_frames].argmin())
         return (quietest, quietest) if self._probabilities[quietest] < SPEECH_ON else (self._max_frames, first)
 
     def _release(self, count: int) -> None:
-        """Remove the first frames from the buffer."""
+        """Remove the first `count` frames from the buffer. Nothing is removed if `count` is not positive."""
         if count > 0:
             self._speaking = False
             self._probabilities = self._probabilities[count:]

@@ -1,7 +1,7 @@
-"""Decode files to float32 samples at 16 kHz, in blocks. The bytes decide what a file is, not its name.
+"""Decode files to blocks of float32 samples at 16 kHz.
 
-libsndfile reads wav and similar formats, FFmpeg (through PyAV) all others; one resampler, soxr, takes the samples of
-both. Knows no network and no window.
+The format of a file is recognised by its bytes, not by its name. libsndfile reads WAV and similar formats, and FFmpeg
+(through PyAV) reads all others. Samples of both are resampled by soxr. Knows no network and no window.
 """
 
 import re
@@ -17,20 +17,20 @@ from handler.audio.spool import SpoolReader
 from handler.errors import CorruptMedia, NoAudioStream, UnsupportedMedia
 from handler.schema.window import SAMPLE_RATE
 
-Planes = NDArray[np.float32]  # [n, channels], at the file's own rate
+Planes = NDArray[np.float32]  # samples [n, channels] at the sample rate of the file
 
-MAX_CHANNELS = 8  # that can be split
+MAX_CHANNELS = 8  # largest number of channels that can be split
 CUT_OFF = "the file is cut off or damaged: what could be heard of it was transcribed"
 DAMAGED = "parts of the file are damaged and were left out"
-_LENGTH = re.compile(r"^ *(?:RIFF|FORM|data|SSND|Data Size) *: (\d+)", re.MULTILINE)  # in the log of libsndfile
+_LENGTH = re.compile(r"^ *(?:RIFF|FORM|data|SSND|Data Size) *: (\d+)", re.MULTILINE)  # in libsndfile's log
 _BLOCK_S = 2.0  # seconds of audio read at a time
-_SNIFF = 12  # bytes that identify a wav file
-_MP3_HEAD = 256 * 1024  # bytes in which an mp3 file states its length, after its cover picture
-_OGG_PAGE = 65_307  # bytes of the longest page
-_MIN_GAP_S = 0.1  # a gap in the timestamps that is at least this long is silence
-_MAX_GAP_S = 3600.0  # a longer one is a clock that was reset
+_SNIFF = 12  # bytes at the start of a file that are enough to recognise a WAV file
+_MP3_HEAD = 256 * 1024  # bytes at the start of an MP3 file, cover picture included, that may state the duration
+_OGG_PAGE = 65_307  # bytes of the longest possible Ogg page
+_MIN_GAP_S = 0.1  # a longer gap in the timestamps is filled with silence
+_MAX_GAP_S = 3600.0  # a longer gap means that the clock of the timestamps was reset
 _FULL_SCALE = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31}
-# Demuxers of FFmpeg that read one file and nothing else: no playlist, no list of files, no device, no text.
+# Demuxers of FFmpeg that read a single media file. Those for playlists, lists of files, devices and text are left out.
 _DEMUXERS = (
     "aac,ac3,act,aea,aiff,amr,amrnb,amrwb,ape,asf,ast,au,avi,caf,dsf,dts,dtshd,dv,eac3,flac,flv,g722,gsm,gxf,iff,"
     "ircam,ivf,latm,loas,m4v,matroska,mlp,mov,mp3,mpc,mpc8,mpeg,mpegts,mxf,nut,ogg,oma,qcp,rm,shn,sox,tak,truehd,tta,"
@@ -41,22 +41,24 @@ _MAX_FAILURES = 100  # packets in a row that may fail before decoding stops
 
 
 class AudioDecoder:
-    """Decodes the audio of one file, with its channels mixed or split.
+    """Decodes the audio of one file, with all channels mixed into one or with each channel apart (`split`).
 
-    `duration` is what the container states, in seconds; `warnings` is complete once all blocks are read.
+    `duration` is the duration in seconds that the container states. It is None if the container states none, or if the
+    first block has not been read. `warnings` holds a sentence for each defect, and is complete once all blocks are
+    read.
     """
 
     def __init__(self, file: BinaryIO, split: bool = False) -> None:
         self._split = split
         self.duration: float | None = None
         self.warnings: list[str] = []
-        self._last_packet_s = 0.0  # end of the last packet of any stream, seconds
+        self._last_packet_s = 0.0  # latest end of a packet of any stream, in seconds
         self._file = file
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """Yield blocks of samples, [n, channels] each, with the same number of channels in all: one if they are mixed.
+        """Yield the audio in blocks of samples at 16 kHz. [n, channels]
 
-        Raises MediaError.
+        All blocks have the same number of channels, which is 1 if the channels are mixed. Raises MediaError.
         """
         resampler: Any = None
         rate = channels = count = 0
@@ -145,7 +147,7 @@ class AudioDecoder:
             raise UnsupportedMedia("expected an audio or video file that FFmpeg or libsndfile can read") from exc
 
     def _states_duration(self, demuxer: str) -> bool:
-        """Return whether the container states its duration, so that FFmpeg does not estimate it from the bit rate."""
+        """Return whether the container states its duration. If not, FFmpeg only estimates it from the bit rate."""
         if demuxer == "mp3":
             position = self._file.tell()
             self._file.seek(0)
@@ -155,7 +157,7 @@ class AudioDecoder:
         return demuxer.split(",")[0] in ("flac", "matroska", "mov", "asf", "avi", "ogg", "wav", "caf")
 
     def _has_last_ogg_page(self) -> bool:
-        """Return whether the last page is marked as the end of its stream."""
+        """Return whether the last Ogg page of the file is marked as the end of a stream."""
         self._file.seek(max(0, self._file.seek(0, 2) - _OGG_PAGE))
         end = self._file.read(_OGG_PAGE)
         page = end.rfind(b"OggS")
@@ -164,9 +166,9 @@ class AudioDecoder:
     def _decode_frames(self, container: Any, stream: Any) -> Iterator[Any]:
         import av.error
 
-        failures = 0  # in a row
+        failures = 0  # packets in a row that could not be decoded
         has_frames = False
-        packets = container.demux()  # of all streams, because they show how long the file is
+        packets = container.demux()  # of all streams, because any of them may show how long the file is
         while True:
             try:
                 packet = next(packets, None)
@@ -203,25 +205,27 @@ def _flush(resampler: Any, channels: int) -> NDArray[np.float32]:
 
 
 def _mix_channels(planes: Planes) -> Planes:
-    """Return the mean of the channels. [n, 1]"""
+    """Return the mean of all channels. [n, 1]"""
     return planes if planes.shape[1] == 1 else planes.mean(axis=1, dtype=np.float32, keepdims=True)
 
 
 def _pad_channels(planes: Planes, count: int) -> Planes:
-    """Return the first `count` channels, with silent ones added if this part of the file has fewer."""
+    """Return the first `count` channels. Silent channels are added if this part of the file has fewer. [n, count]"""
     return np.pad(planes[:, :count], ((0, 0), (0, max(0, count - planes.shape[1]))))
 
 
 def _is_libsndfile_format(head: bytes) -> bool:
-    """Return whether the first bytes are those of a format for libsndfile: wav, its 64-bit variants, aiff, au."""
+    """Return whether the first bytes of a file are those of WAV, a 64-bit variant of WAV, AIFF or AU."""
     kinds = {b"RIFF": (b"WAVE",), b"RF64": (b"WAVE",), b"FORM": (b"AIFF", b"AIFC")}
     return head[8:12] in kinds.get(head[:4], ()) or head.startswith((b".snd", b"riff\x2e\x91\xcf\x11"))
 
 
 def _open_with_libsndfile(file: BinaryIO) -> Any:
-    """Return a file opened by libsndfile, as soon as its header has arrived; None if libsndfile finds no samples.
+    """Open a file with libsndfile as soon as its header has arrived.
 
-    soundfile opens all files of a process under one lock, so opening one must not wait for bytes.
+    Return None if libsndfile cannot read the file or finds no samples in it. The wait for the header takes place before
+    each attempt to open the file. soundfile opens all files of a process under one lock, so an attempt that waited
+    would block the other files.
     """
     import soundfile
 
@@ -239,26 +243,31 @@ def _open_with_libsndfile(file: BinaryIO) -> Any:
             continue
         if sound.frames:
             return sound
-        sound.close()  # there are no frames, or their number was never written
+        sound.close()  # there are no samples, or the recorder never wrote their number
         return None
 
 
 def _has_placeholder_length(info: str) -> bool:
-    """Return whether a recorder that could not seek back left a placeholder for the length.
+    """Return whether the header of a file has a placeholder in place of the length, according to libsndfile's log.
 
-    It is about the greatest 32-bit number, signed or unsigned.
+    A recorder that cannot seek back to the header leaves a number close to the largest 32-bit number, signed or
+    unsigned.
     """
     lengths = [int(length) for length in _LENGTH.findall(info)]
     return any(length >= 0xFFFFFF00 or 0x7FFFF000 <= length <= 0x80000000 for length in lengths)
 
 
 def _is_common_container(head: bytes) -> bool:
-    """Return whether the first bytes are those of a common container."""
+    """Return whether the first bytes of a file are those of a common media format such as MP4, MP3, Ogg or Matroska."""
     return head[4:8] == b"ftyp" or head.startswith(_COMMON_MAGIC)
 
 
 def _fill_gaps(frames: Iterator[Any], start_s: float) -> Iterator[tuple[Planes, int]]:
-    """Yield each frame's samples, with silence for gaps in the timestamps: pauses, lost packets, a late start."""
+    """Yield the samples and the sample rate in Hz of each frame, and fill gaps in the timestamps with silence.
+
+    A gap is left by a pause of the recorder, by lost packets, or by audio that starts later than the container, which
+    starts at `start_s` seconds. Gaps up to _MIN_GAP_S, and gaps of _MAX_GAP_S or more, are not filled.
+    """
     expected_s = start_s
     for frame in frames:
         planes, rate = _to_planes(frame), frame.sample_rate
@@ -276,7 +285,10 @@ def _fill_gaps(frames: Iterator[Any], start_s: float) -> Iterator[tuple[Planes, 
 
 
 def _merge_blocks(blocks: Iterator[tuple[Planes, int]]) -> Iterator[tuple[Planes, int]]:
-    """Merge small blocks into blocks of at least _BLOCK_S, each of one rate and one number of channels."""
+    """Merge small blocks into blocks of at least _BLOCK_S seconds, and yield each with its sample rate in Hz.
+
+    A block is shorter if the audio ends, or if the sample rate or the number of channels changes after it.
+    """
     batch: list[Planes] = []
     batch_rate = count = 0
     for planes, rate in blocks:
@@ -292,7 +304,7 @@ def _merge_blocks(blocks: Iterator[tuple[Planes, int]]) -> Iterator[tuple[Planes
 
 
 def _to_planes(frame: Any) -> Planes:
-    """Return a PyAV frame as [n, channels] float32 in [-1, 1]."""
+    """Return the samples of a PyAV frame as float32, scaled such that full scale is 1. [n, channels]"""
     if frame.format.name.startswith("s64"):  # PyAV cannot convert such a frame to numpy
         from av import AudioResampler
 

@@ -1,6 +1,8 @@
-"""Fetch the bytes of an audio source: http(s) through the address guard, s3, base64. Knows no format and no request.
+"""Fetch the bytes of an audio source from http(s), S3 or base64 text. Knows no format and no request.
 
-Errors of other libraries are mapped here, and their texts are never passed on because they contain full addresses.
+Addresses with http(s) are fetched through the address guard, a module of the RunPod SDK that refuses hosts with
+private addresses. Exceptions of other libraries are converted to subclasses of AsrError. Their messages are never
+passed on because they contain full URLs, which may hold credentials.
 """
 
 import base64
@@ -18,29 +20,32 @@ from handler.errors import AsrError, DownloadBlocked, DownloadFailed, InvalidReq
 from handler.runpod_sdk import import_sdk
 from handler.settings import Settings
 
-CHUNK = 256 * 1024  # bytes read at a time
+CHUNK = 256 * 1024  # largest number of bytes read at a time
 READ_TIMEOUT_S = 30.0  # longest wait for the next bytes
 WHITESPACE = b" \t\r\n"
 GUARD = "runpod.serverless.utils.rp_ssrf"
 
 
 class Fetcher:
-    """Downloads files into spools, within the limits of the settings."""
+    """Downloads files into spools, within the limits on size and time that the settings give."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     @staticmethod
     def prepare() -> None:
-        """Import the modules that the first download would have to wait for."""
+        """Import the address guard in advance, so that the first download does not have to wait for the import."""
         import_sdk(GUARD)
 
     def spool(self) -> Spool:
-        """Return an empty spool with the limit on bytes."""
+        """Return an empty spool that accepts at most as many bytes as the settings allow."""
         return Spool(self._settings.max_bytes)
 
     def decode_base64(self, text: str) -> BinaryIO:
-        """Return the bytes of base64 text, which may be a data: URL. Raises InvalidRequest, TooLarge."""
+        """Decode base64 text, which may be a data: URL, and return the bytes as a binary file.
+
+        Raises InvalidRequest, TooLarge.
+        """
         body = text.partition(",")[2] if text.startswith("data:") else text
         if len(body) * 3 // 4 > self._settings.max_bytes + len(WHITESPACE):
             raise TooLarge(f"expected at most {self._settings.max_bytes} bytes; got more")
@@ -51,7 +56,11 @@ class Fetcher:
             raise InvalidRequest("audio_base64 must be a file's bytes in base64", "audio_base64") from None
 
     def fill(self, url: str, spool: Spool) -> None:
-        """Download a file into a spool; `spool.check` raises the error if it fails. Runs in a thread of its own."""
+        """Download a file into a spool, and mark the spool as finished.
+
+        An error of the download is not raised here. It is stored in the spool, whose `check` raises it. This blocks
+        until the download ends, so call it in a thread of its own.
+        """
         error: AsrError | None = None
         try:
             for chunk in self._download(url, spool):
@@ -82,7 +91,8 @@ class Fetcher:
 
         guard = import_sdk(GUARD)
         safe_url = public_url(url)
-        self._set_deadline(spool, safe_url)  # after the imports: the first time, they take longer than many a download
+        # The deadline is set after the imports, because the first import takes longer than many downloads.
+        self._set_deadline(spool, safe_url)
         timeout = min(READ_TIMEOUT_S, self._settings.download_timeout_s)
         try:
             with guard.safe_get(
@@ -102,7 +112,8 @@ class Fetcher:
                     yield chunk
         except guard.SSRFError as exc:
             raise refusal(str(exc), safe_url, self._settings.max_bytes) from None
-        except (RequestException, HTTPError, ValueError) as exc:  # ValueError: only the client rejects the address
+        except (RequestException, HTTPError, ValueError) as exc:
+            # A ValueError means that requests rejects an address that the guard accepts.
             raise DownloadFailed(f"{safe_url} did not deliver: {type(exc).__name__}") from None
 
     def _download_s3(self, url: str, spool: Spool) -> Iterator[bytes]:
@@ -132,7 +143,10 @@ class Fetcher:
 
 
 def public_url(url: str) -> str:
-    """Return an address without possible credentials: nothing up to the last @, no query, no fragment."""
+    """Return a URL without the parts that may hold credentials, cut at 200 characters.
+
+    These parts are everything between :// and the last @, the query and the fragment.
+    """
     scheme, separator, location = re.split(r"[?#]", url, maxsplit=1)[0].partition("://")
     if not separator:
         return scheme.rpartition("@")[2][:200]
@@ -147,7 +161,7 @@ def _is_parsable(url: str) -> bool:
     return True
 
 
-# Beginnings of the address guard's messages, and the error that each becomes.
+# Beginnings of the address guard's messages, with the class and the message of the error that replaces them.
 _REFUSALS: tuple[tuple[tuple[str, ...], type[AsrError], str], ...] = (
     (
         ("download exceeds size cap",),
@@ -178,7 +192,11 @@ _REFUSALS: tuple[tuple[tuple[str, ...], type[AsrError], str], ...] = (
 
 
 def refusal(text: str, safe_url: str, max_bytes: int) -> AsrError:
-    """Return our error for a message of the address guard, which raises one exception for everything."""
+    """Return the error that replaces an exception of the address guard.
+
+    The guard raises the same exception class for every reason, so the reason is recognised by its message, `text`.
+    The message of the returned error contains `safe_url`, which must be free of credentials.
+    """
     for beginnings, error, message in _REFUSALS:
         if text.startswith(beginnings):
             return error(f"{safe_url}: {message.format(max_bytes=max_bytes)}")

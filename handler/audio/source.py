@@ -1,4 +1,4 @@
-"""The source of a request's audio. Knows no format and no option."""
+"""Where the audio of a request comes from. Knows no format and no option."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,18 +9,24 @@ from handler.errors import InvalidRequest
 
 
 class GrowingFile(Protocol):
-    """A file that is still being written, with any number of readers."""
+    """A file that may be read, by any number of readers, while it is still being written."""
 
     def reader(self, idle: Callable[[], AbstractContextManager[None]]) -> Any:
-        """Return a new reader at the first byte, a binary file that waits for bytes inside the context `idle()`."""
+        """Return a new binary file that reads from the first byte on, and waits for bytes that have not arrived.
+
+        Every wait takes place inside the context manager `idle()`.
+        """
 
     def check(self) -> None:
-        """Raise the writer's error, if there was one."""
+        """Raise the error that ended the writing. Return normally if there was no error."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioSource:
-    """The source of a request's audio; exactly one of the four fields is set."""
+    """Where the audio of a request comes from.
+
+    Exactly one of the four fields must be set. Raises InvalidRequest otherwise.
+    """
 
     url: str | None = None  # http, https or s3
     base64: str | None = None  # the encoded bytes of a file; may be a data: URL

@@ -1,9 +1,10 @@
-"""A file that is read while it is still arriving: one writer, and readers that wait for bytes.
+"""A spool: a file that one writer appends to while readers already read the beginning.
 
-It is kept in memory while it is small, then in a temporary file that disappears when the spool is closed. A reader may
-seek, and reading bytes that have not arrived waits for them, so a container with its index at the end needs no special
-case. If the writer fails or the spool is stopped, readers see the end of the file, because the C libraries that read it
-cannot pass our errors on; `check` raises the error afterwards. Does not know where the bytes come from.
+The bytes are kept in memory as long as they are few, and then in a temporary file, which is deleted when the spool is
+closed. A reader may seek. A read of bytes that have not arrived waits for them, so a container with its index at the
+end needs no special treatment. If the writer fails or the spool is stopped, readers see the end of the file, because
+the C libraries that read from the spool cannot pass Python exceptions on. Afterwards, `check` raises the error of the
+writer. Does not know where the bytes come from.
 """
 
 import io
@@ -15,13 +16,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 
 from handler.errors import AsrError, Cancelled, TooLarge
 
-IN_MEMORY = 8 * 1024**2  # bytes up to which a spool stays in memory
-ENDLESS = 2**60  # stands for the length in bytes of a file whose length is not known
+IN_MEMORY = 8 * 1024**2  # a spool of more bytes is moved to a temporary file
+ENDLESS = 2**60  # length in bytes that is assumed for a file of unknown length
 Idle = Callable[[], AbstractContextManager[None]]
 
 
 class Spool:
-    """A growing file of at most `max_bytes` bytes."""
+    """A file of at most `max_bytes` bytes that can be read while it is being written."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -37,13 +38,17 @@ class Spool:
         self._interrupt: Callable[[], None] | None = None
 
     def expect(self, size: int) -> None:
-        """Announce the total number of bytes. Raises TooLarge."""
+        """Announce the total number of bytes, so that `length` need not wait for the last byte. Raises TooLarge."""
         self._check_size(size)
         with self._changed:
             self._expected_size = size
 
     def set_deadline(self, seconds: float, error: AsrError) -> None:
-        """Give the writer `seconds` from now on; after that it raises `error`, and so does `check`."""
+        """Set a deadline for the writer, `seconds` from now.
+
+        The first write after the deadline, or a reader that waits at the deadline, ends the file with `error`. A write
+        then raises `error`, and from then on `check` raises it.
+        """
         with self._changed:
             self._deadline, self._deadline_error = time.monotonic() + seconds, error
             self._changed.notify_all()
@@ -51,7 +56,8 @@ class Spool:
     def write(self, data: bytes) -> None:
         """Append bytes.
 
-        Raises TooLarge, Cancelled once the spool is stopped, and the deadline's error after the deadline.
+        Raises TooLarge if the spool would exceed its limit, Cancelled if it is stopped or marked as complete, and the
+        error given to `set_deadline` after the deadline.
         """
         self._check_size(self._size + len(data))
         with self._changed:
@@ -66,26 +72,33 @@ class Spool:
             self._changed.notify_all()
 
     def finish(self, error: AsrError | None = None) -> None:
-        """Mark the file as complete, or as ended by `error`. Only the first call has an effect."""
+        """Mark the file as complete, or as ended by `error` if one is given. Only the first call has an effect."""
         with self._changed:
             if not self._is_complete:
                 self._is_complete, self._error = True, error
             self._changed.notify_all()
 
     def check(self) -> None:
-        """Raise the writer's error, if there was one."""
+        """Raise the error that ended the file. Return normally if there was no error."""
         if self._error is not None:
             raise self._error
 
     def on_stop(self, interrupt: Callable[[], None]) -> None:
-        """Set a function that ends the writer's wait for bytes; it may raise the errors of a closed connection."""
+        """Set the function that `stop` calls to end the writer's wait for bytes from its source.
+
+        If the spool is already stopped, the function is called at once. OSError, ValueError and RuntimeError from the
+        function are ignored, because closing a connection that is already closed raises them.
+        """
         with self._changed:
             self._interrupt = interrupt
         if self._is_stopped:
             self.stop()
 
     def stop(self) -> None:
-        """Stop without waiting: readers see the end of the file, and the writer's next write raises Cancelled."""
+        """Stop writer and readers, without waiting for them.
+
+        From now on, readers see the end of the file. The next call of `write` raises Cancelled.
+        """
         with self._changed:
             self._is_stopped = True
             self._changed.notify_all()
@@ -95,7 +108,7 @@ class Spool:
                 interrupt()
 
     def close(self) -> None:
-        """Stop, and free memory and disk, which can take a tenth of a second if the file is large."""
+        """Stop, and free the memory and the disk space. This can take a tenth of a second if the file is large."""
         self.stop()
         with self._changed:
             self._file.close()
@@ -111,7 +124,10 @@ class Spool:
             raise TooLarge(f"expected at most {self._max_bytes} bytes; got more")
 
     def read_at(self, position: int, count: int) -> bytes:
-        """Wait for at least one byte at `position`, and return up to `count` of them; b"" at the end."""
+        """Wait until the byte at `position` has arrived, and return up to `count` bytes from there.
+
+        Return b"" if the file ends at or before `position`, or if the spool is stopped.
+        """
         with self._changed:
             self._wait_for(lambda: self._size > position)
             if self._is_stopped:
@@ -126,11 +142,11 @@ class Spool:
             return self._is_complete or self._is_stopped
 
     def is_ready(self, position: int) -> bool:
-        """Return whether reading at `position` does not wait: its byte has arrived, or never will."""
+        """Return whether a read at `position` returns at once, because its byte has arrived or never will."""
         return self._size > position or self._is_complete or self._is_stopped
 
     def _wait_for(self, is_satisfied: Callable[[], bool]) -> None:
-        """Wait until a condition is met, the file has ended or the deadline has passed."""
+        """Wait until the condition is met or the file has ended. End the file if the deadline passes meanwhile."""
         while not (self._is_stopped or self._is_complete or is_satisfied()):
             if self._remaining_s() == 0:
                 self.finish(self._deadline_error)
@@ -138,10 +154,15 @@ class Spool:
                 self._changed.wait(self._remaining_s())
 
     def _remaining_s(self) -> float | None:
+        """Return the seconds until the deadline, 0 if it has passed, or None if no deadline is set."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def length(self) -> int:
-        """Wait until the total number of bytes is known, and return it."""
+        """Wait until the total number of bytes is known, and return this number.
+
+        The number is known once `expect` has announced it or the file has ended. If the writer finished early, return
+        the number of bytes that have arrived.
+        """
         with self._changed:
             if self._expected_size is None:
                 self._wait_for(lambda: False)
@@ -158,12 +179,12 @@ class Spool:
         return self._is_complete
 
     def reader(self, idle: Idle = nullcontext) -> "SpoolReader":
-        """Return a new reader at the first byte, which waits for bytes inside the context `idle()`."""
+        """Return a new reader at the first byte. Its waits take place inside the context manager `idle()`."""
         return SpoolReader(self, idle)
 
 
 class SpoolReader(io.RawIOBase):
-    """A spool as a seekable binary file."""
+    """A seekable binary file over a spool, whose reads wait for bytes that have not arrived."""
 
     def __init__(self, spool: Spool, idle: Idle) -> None:
         super().__init__()
@@ -181,7 +202,10 @@ class SpoolReader(io.RawIOBase):
         return True
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return `size` bytes, fewer only at the end of the file."""
+        """Return the next `size` bytes, or all remaining bytes if `size` is negative.
+
+        Fewer than `size` bytes are returned only at the end of the file.
+        """
         parts = []
         remaining = size
         while remaining:
@@ -194,7 +218,10 @@ class SpoolReader(io.RawIOBase):
         return b"".join(parts)
 
     def read_available(self, max_bytes: int) -> bytes:
-        """Wait for at least one byte, and return those of the next `max_bytes` that have arrived; b"" at the end."""
+        """Wait for the next byte, and return the bytes that have arrived, at most `max_bytes` of them.
+
+        Return b"" at the end of the file.
+        """
         is_ready = self._spool.is_ready(self._position)
         if not is_ready and not self._waits:
             return b""
@@ -204,17 +231,24 @@ class SpoolReader(io.RawIOBase):
         return part
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        """Fill the buffer, less only at the end of the file, because libsndfile takes a short read for the end."""
+        """Fill the buffer, and return the number of bytes written to it.
+
+        The buffer is filled completely except at the end of the file, because libsndfile takes a short read for the
+        end of the file.
+        """
         part = self.read(len(buffer))
         buffer[: len(part)] = part
         return len(part)
 
     def tell(self) -> int:
-        """Return the position of the next byte."""
+        """Return the position of the next byte to read."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Move to a position and return it; one that is relative to the end waits until the length is known."""
+        """Move to a position, and return that position as counted from the start of the file.
+
+        With io.SEEK_END, wait until the length of the file is known.
+        """
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: 0}[whence]
         if whence == io.SEEK_END and not self._waits:
             base = ENDLESS
@@ -226,7 +260,11 @@ class SpoolReader(io.RawIOBase):
 
     @contextmanager
     def without_waiting(self) -> Iterator[None]:
-        """Make reads end at the last byte that has arrived, and seeks take the length for unknown."""
+        """Keep reads and seeks from waiting while the block runs.
+
+        A read then takes the last byte that has arrived for the end of the file. A seek relative to the end takes the
+        length of the file to be ENDLESS.
+        """
         self._waits = False
         try:
             yield
@@ -239,12 +277,15 @@ class SpoolReader(io.RawIOBase):
             return self._spool.await_bytes(count)
 
     def for_ffmpeg(self) -> "FFmpegFile":
-        """Return the same file in the form that FFmpeg needs."""
+        """Return a file object for FFmpeg that shares the position of this reader."""
         return FFmpegFile(self, self._spool)
 
 
 class FFmpegFile:
-    """A spool as a file for FFmpeg: reads return what has arrived, and its end is unknown until it has arrived."""
+    """A file object over a spool for FFmpeg.
+
+    A read returns as soon as any bytes have arrived. A seek relative to the end fails until the whole file has arrived.
+    """
 
     def __init__(self, reader: SpoolReader, spool: Spool) -> None:
         self.tell = reader.tell
@@ -252,13 +293,14 @@ class FFmpegFile:
         self._spool = spool
 
     def read(self, size: int) -> bytes:
-        """Return at least one byte, except at the end."""
+        """Wait for at least one byte, and return at most `size` bytes. Return b"" at the end of the file."""
         return self._reader.read_available(size)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position and return it; return −1 if it is relative to an end that has not arrived.
+        """Move to a position, and return that position as counted from the start of the file.
 
-        Demuxers seek to the end to measure the length of a file, and can do without.
+        With io.SEEK_END, return −1 without moving if the file has not arrived completely. Demuxers seek to the end to
+        measure the length of a file, and work without knowing the length.
         """
         if whence == io.SEEK_END and not self._spool.is_complete:
             return -1

@@ -1,6 +1,6 @@
-"""Read the tensors of a TorchScript archive as data; no program in it is compiled or run. Knows no network.
+"""Read the tensors of a TorchScript archive without compiling or running the program in it. Knows no network.
 
-An archive is a zip file of one pickle and a file for the storage of each tensor.
+An archive is a zip file that contains one pickle for the modules and one file for the storage of each tensor.
 Source: pytorch/pytorch, torch/csrc/jit/serialization/unpickler.cpp.
 """
 
@@ -19,7 +19,7 @@ Array = NDArray[np.float32]
 
 
 def tensors_in(path: Path) -> dict[str, Array]:
-    """Return every float32 tensor of an archive by its dotted name.
+    """Return every tensor of an archive by its dotted name, such as "encoder.0.bias". All tensors must be float32.
 
     Raises OSError, BadZipFile, UnpicklingError, KeyError, ValueError.
     """
@@ -30,14 +30,14 @@ def tensors_in(path: Path) -> dict[str, Array]:
 
 
 class _Module:
-    """A module of the network: its submodules and tensors by name."""
+    """A module of the network, with its submodules and tensors as attributes."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes `_Module`s and arrays; refuses anything else that the pickle refers to."""
+    """Builds `_Module` objects and arrays from a pickle. Raises UnpicklingError for references to anything else."""
 
     def __init__(self, archive: ZipFile, storages: str) -> None:
         super().__init__(io.BytesIO(archive.read(f"{storages}.pkl")))
@@ -57,7 +57,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _array(storage: Array, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object) -> Array:
-    """Return a tensor as a view of its storage; `offset` and `strides` count elements."""
+    """Return a tensor as a view of its storage [n]. `offset` and `strides` are counted in elements.
+
+    Raises UnpicklingError if the tensor would reach beyond the storage.
+    """
     last = offset + sum((count - 1) * stride for count, stride in zip(shape, strides, strict=True))
     if min(offset, *shape, *strides, 0) < 0 or (all(shape) and last >= len(storage)):
         raise pickle.UnpicklingError("a tensor reaches beyond its storage")
@@ -74,6 +77,7 @@ _ALLOWED = {
 
 
 def _walk(module: _Module, prefix: str) -> Iterator[tuple[str, Array]]:
+    """Yield the name, with `prefix` before it, and the array of each tensor in a module and its submodules."""
     for name, value in vars(module).items():
         if isinstance(value, _Module):
             yield from _walk(value, f"{prefix}{name}.")

@@ -1,7 +1,7 @@
-"""Silero's voice activity detection: blocks of samples to the probability of speech in each frame.
+"""Compute the probability of speech in each frame of samples with Silero's voice activity detection.
 
-It runs the published weights over blocks of frames at once: the features of all frames of a block come from dense
-matrix products, and one recurrent layer carries its state from block to block. Knows no window and no file.
+The published weights are applied to many frames at once. Dense matrix products compute the features of all frames in a
+block, and the state of the recurrent layer is carried on from block to block. Knows no window and no file.
 Source: snakers4/silero-vad, version 6.
 """
 
@@ -17,30 +17,30 @@ from torch import Tensor, nn
 from handler.audio.torchscript import tensors_in
 
 FRAME = 512  # samples at 16 kHz: 32 ms
-_CONTEXT = 64  # samples before a frame that the network sees
-_REFLECTED = 64  # samples after a frame, made by reflection
+_CONTEXT = 64  # samples before a frame that the network sees as well
+_REFLECTED = 64  # samples that are appended to a frame by reflection
 _N_FFT = 256
 _HOP = 128
 _POSITIONS = (FRAME + _CONTEXT + _REFLECTED - _N_FFT) // _HOP + 1  # spectra per frame: 4
 _STRIDES = (1, 2, 2, 1)  # of the four convolutions
-_BLOCK = 256  # frames processed together: they fit into the processor's cache
+_BLOCK = 256  # frames processed together, few enough for the cache of a processor
 
 assert _POSITIONS == 4
 
 
 class VoiceActivity:
-    """The probabilities of speech in one stream of samples, one for every `frame` samples."""
+    """Detects speech in one stream of samples, with one probability for every `frame` samples."""
 
     frame = FRAME
 
     def __init__(self) -> None:
         self._network = _load()
-        # Context, followed by the samples of an incomplete frame.
+        # The last _CONTEXT samples before the incomplete frame, followed by the samples of the incomplete frame.
         self._buffer: NDArray[np.float32] = np.zeros(_CONTEXT, np.float32)
         self._state: tuple[Tensor, Tensor] | None = None
 
     def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Add samples [n]; return the probabilities of the frames that are now complete."""
+        """Add samples [n], and return the probability of speech in each frame that is now complete. [frames]"""
         buffer = np.concatenate((self._buffer, samples))
         frames = (len(buffer) - _CONTEXT) // FRAME
         self._buffer = buffer[frames * FRAME :]
@@ -48,7 +48,10 @@ class VoiceActivity:
         return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
     def finish(self) -> NDArray[np.float32]:
-        """End the stream; return the probability of the last frame, padded with silence, if there is one."""
+        """End the stream, and return the probability of speech in the incomplete last frame, padded with silence.
+
+        Return an empty array if no samples are left over.
+        """
         padding = -(len(self._buffer) - _CONTEXT) % FRAME
         return self.push(np.zeros(padding, np.float32))
 
@@ -60,9 +63,9 @@ class VoiceActivity:
 
 
 class _Network(nn.Module):
-    """Silero's network for 16 kHz, over many frames at once.
+    """Silero's network for 16 kHz, which processes many frames at once.
 
-    The convolutions over the few positions of a frame are products with dense matrices.
+    A frame has only 4 positions, so each convolution over them is computed as a product with a dense matrix.
     """
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
@@ -81,7 +84,11 @@ class _Network(nn.Module):
         self.output = weights["decoder.decoder.2.weight"].flatten(), weights["decoder.decoder.2.bias"]
 
     def forward(self, frames: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return the probabilities [n] of frames [n, _CONTEXT + FRAME], and the state for the frames that follow."""
+        """Return the probability of speech in each frame, and the state of the recurrent layer after the last frame.
+
+        frames [n, _CONTEXT + FRAME] → probabilities [n]. `state` is the state that the previous call returned, or None
+        at the start of a stream.
+        """
         reflected = frames[:, -_REFLECTED - 1 : -1].flip(1)
         pieces = torch.cat((frames, reflected), 1).unfold(1, _N_FFT, _HOP)  # [n, 4, _N_FFT]
         real, imaginary = torch.view_as_real(torch.fft.rfft(pieces * self.taper)).square_().unbind(-1)
@@ -94,9 +101,9 @@ class _Network(nn.Module):
 
 
 def _to_matrix(kernel: Tensor, positions: int, stride: int) -> Tensor:
-    """Return a convolution over `positions`, padded by one, as a matrix.
+    """Return the matrix of a convolution over `positions` positions with a padding of one.
 
-    kernel [out, in, 3] → [positions * in, output positions * out].
+    kernel [out, in, 3] → matrix [positions * in, output positions * out].
     """
     outputs = (positions - 1) // stride + 1
     matrix = torch.zeros(positions, kernel.shape[1], outputs, kernel.shape[0])
@@ -109,12 +116,12 @@ def _to_matrix(kernel: Tensor, positions: int, stride: int) -> Tensor:
 
 @cache
 def _load() -> _Network:
-    """Return the network with the weights that the package silero-vad carries."""
+    """Return the network with the weights from the package silero-vad."""
     spec = find_spec("silero_vad")
     assert spec is not None
     assert spec.origin is not None
     tensors = tensors_in(Path(spec.origin).parent / "data" / "silero_vad.jit")
-    prefix = "_model."  # the network for 16 kHz
+    prefix = "_model."  # names of the network for 16 kHz begin with this
     weights = {
         name.removeprefix(prefix): torch.from_numpy(array) for name, array in tensors.items() if name.startswith(prefix)
     }

@@ -1,6 +1,6 @@
 """The command line: `asr transcribe FILE|URL…`, `asr submit MANIFEST`, `asr doctor`, `asr fetch`.
 
-Settings come from the environment, as for every entry point. Knows nothing of decoding.
+Settings come from environment variables, as for every entry point. Knows nothing of decoding.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from handler.schema.options import Options
 from handler.settings import Settings, SettingsError
 from handler.timeline import Timeline
 
-MAX_COUNT = 1000  # of jobs in flight and of retries
+MAX_COUNT = 1000  # upper limit of --in-flight and of --retries
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code."""
+    """Run a command and return its exit code. `argv` defaults to the arguments of this process."""
     timeline = Timeline.of_process()
     parser = _parser()
     arguments = parser.parse_args(argv)
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def send(arguments: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
-    """Send a manifest of addresses to a RunPod queue endpoint; write its answers as JSON lines. Rerun to resume."""
+    """Send the URLs in a manifest file to a RunPod queue endpoint, and write answers as JSON lines. Rerun to resume."""
     from handler.cli.submit import Submission, read_manifest, submit
 
     output = arguments.output or arguments.manifest.with_name(arguments.manifest.name + ".results.jsonl")
@@ -59,7 +59,7 @@ def send(arguments: argparse.Namespace, settings: Settings, timeline: Timeline) 
 
 
 def fetch(arguments: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
-    """Download and convert the model into CACHE_DIR as far as needed, and test it."""
+    """Download the model to CACHE_DIR and convert it, unless that has been done before, then load and test it."""
     try:
         settings.cache_dir.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
@@ -70,10 +70,10 @@ def fetch(arguments: argparse.Namespace, settings: Settings, timeline: Timeline)
 
 
 def examine(arguments: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
-    """Print the facts of this machine and these settings that matter to a start, and what prevents one."""
+    """Print what matters for a start on this machine with these settings, try to start, and print any problem."""
     start_findings = list(
         doctor.try_start(settings, timeline, start_pipeline)
-    )  # first, so that it imports what a start imports
+    )  # done first, so that its times include the imports
     has_failed = False
     for finding in chain(doctor.examine(settings), start_findings):
         print(f"{finding.name:<24}{finding.value}", flush=True)
@@ -115,9 +115,9 @@ def _add_submit_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    """Add every option of a request, under its name with hyphens and with underscores."""
+    """Add every option of a request as a flag, once spelled with hyphens and once with underscores."""
     for name, schema in Options.json_schema().items():
-        flags = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))  # a name of one word has one flag
+        flags = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))  # equal for a name of one word
         help_text = schema["description"].replace("%", "%%")
         parser.add_argument(*flags, dest=name, choices=schema.get("enum"), help=help_text)
 

@@ -1,4 +1,4 @@
-"""`asr doctor`: examine this machine and these settings, and find what prevents a start. Knows no entry point."""
+"""`asr doctor`: examine this machine and its settings, and find what prevents a start. Knows no entry point."""
 
 import os
 import platform
@@ -14,15 +14,15 @@ from handler.startup.model_locator import find_local, weight_files
 from handler.timeline import Timeline
 from handler.transcription.pipeline import Pipeline
 
-MEMORY_FACTOR = 1.2  # free memory that loading takes, relative to the size of the weight files
-MAX_FILE_NAMES = 3  # printed; more are shown as …
+MEMORY_FACTOR = 1.2  # memory that loading takes, relative to the size of the weight files
+MAX_FILE_NAMES = 3  # printed; an ellipsis stands for the others
 NVIDIA_VERSION_FILE = Path("/proc/driver/nvidia/version")  # exists if a driver is loaded
 Build = Callable[[Settings, Timeline], Pipeline]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A fact, and the problem with it if there is one."""
+    """A fact about the machine or the settings. `problem` says what is wrong with it, or is empty."""
 
     name: str
     value: str
@@ -30,7 +30,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Yield the findings that do not require the model to be loaded."""
+    """Yield the findings for which the model need not be loaded."""
     yield Finding("version", f"{__version__}, Python {platform.python_version()}")
     yield from _examine_device(settings)
     weights_bytes = 0
@@ -41,7 +41,10 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def try_start(settings: Settings, timeline: Timeline, build: Build) -> Iterator[Finding]:
-    """Load the model as an entry point does, and yield the outcome with the time of each stage."""
+    """Load the model with `build`, as an entry point does.
+
+    Yield the batch size and the duration of each stage of the start. If the start fails, yield the error instead.
+    """
     try:
         pipeline = build(settings, timeline)
     except Exception as exc:  # an entry point would fail with the same error
@@ -89,7 +92,7 @@ def _examine_driver() -> Finding:
 
 
 def _examine_model(settings: Settings) -> Iterator[tuple[Finding, int]]:
-    """Yield findings, each with the bytes of the weight files, or 0 if they are unknown."""
+    """Yield findings on the model, each with the total bytes of the weight files, or 0 if the size is unknown."""
     try:
         folder = find_local(settings.model_id, settings.cache_dir, settings.model_revision)
     except AsrError as exc:
@@ -109,7 +112,7 @@ def _examine_model(settings: Settings) -> Iterator[tuple[Finding, int]]:
 
 
 def _examine_memory(settings: Settings, weights_bytes: int) -> Iterator[Finding]:
-    """Yield findings on the device's memory and the disk of CACHE_DIR."""
+    """Yield findings on the device's memory and the disk of CACHE_DIR, or nothing if DEVICE cannot be used."""
     from handler.engine.device import choose_device, free_memory
 
     try:

@@ -1,7 +1,7 @@
-"""`asr submit`: send a manifest of addresses to a queue endpoint, and write its answers as JSON lines.
+"""`asr submit`: send the items of a manifest file to a queue endpoint, and write the answers as JSON lines.
 
-However a run ends, it can be run again: an item that has an answer is not sent again, and a job that was sent is
-polled. Knows no engine; scaling is up to the platform.
+A run that has ended for any reason can be repeated. An item that has an answer is not sent again, and a job that was
+sent before is only polled for its answer. Knows no engine. The platform decides how many workers run.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from handler.runpod_sdk import import_sdk
 from handler.schema.options import Options
 from handler.validators import short_repr
 
-POLL_INITIAL_S, POLL_MAX_S, POLL_GROWTH = 0.5, 10.0, 1.5  # between two polls of a job
+POLL_INITIAL_S, POLL_MAX_S, POLL_GROWTH = 0.5, 10.0, 1.5  # intervals between polls of a job
 BACK_OFF_INITIAL_S, BACK_OFF_MAX_S = 1.0, 60.0  # before a retry
 COMPLETED = "COMPLETED"
 FAILURE_STATUSES = ("FAILED", "TIMED_OUT", "CANCELLED")
@@ -33,35 +33,35 @@ ERROR_CODES = {kind.code for kind in all_kinds()}
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One line of a manifest."""
+    """One line of a manifest, which becomes one job."""
 
     line: int  # from 1
     payload: Mapping[str, Any]  # the job's input
 
     @property
     def key(self) -> str:
-        """Return the key that identifies the item in every run."""
+        """Return a hash of the payload, which identifies the item in every run."""
         return hashlib.sha256(json.dumps(self.payload, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def source(self) -> str:
-        """Return the address, without the parts that may be credentials."""
+        """Return the item's URL without the parts that may be credentials."""
         return public_url(str(self.payload.get("url", "")))
 
 
 @dataclass(slots=True)
 class Totals:
-    """Counts, cost and speed of a run."""
+    """Counts, seconds and price, summed over all answers of a run."""
 
     success_count: int = 0
     failure_count: int = 0
     audio_s: float = 0.0
     device_s: float = 0.0
     price: float | None = None
-    count_by_code: dict[str, int] = field(default_factory=dict)  # of errors
+    count_by_code: dict[str, int] = field(default_factory=dict)  # number of errors by stable code
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Count an answer."""
+        """Add an answer, which is a record of the output file."""
         if "error" in record:
             self.failure_count += 1
             code = _code_of(record["error"]) or "unknown"
@@ -75,7 +75,7 @@ class Totals:
             self.price = (self.price or 0.0) + account["price"]
 
     def table(self, elapsed_s: float) -> str:
-        """Return the totals as a table, one figure per line."""
+        """Return the totals as a table with one figure per line. The run took `elapsed_s` seconds."""
         codes = "".join(f", {count} {code}" for code, count in sorted(self.count_by_code.items()))
         rows = [
             ("files transcribed", f"{self.success_count}"),
@@ -92,10 +92,10 @@ class Totals:
 
 
 def read_manifest(path: Path, options: Mapping[str, Any]) -> list[Item]:
-    """Return the items of a manifest, in which a line is an address or a JSON object with url and options.
+    """Return the items of a manifest. Each of its lines is a URL, or a JSON object with `url` and options.
 
-    `options` apply to every item that does not set them itself.
-    Raises InvalidRequest with the number of the first line that cannot be used.
+    `options` apply to every item that does not set them itself. Raises InvalidRequest with the number of the first line
+    that cannot be used.
     """
     defaults = {name: value for name, value in options.items() if value is not None}
     items = []
@@ -125,27 +125,35 @@ def _parse_line(line: str, position: str) -> dict[str, Any]:
 
 
 class Submission:
-    """A run of a manifest against an endpoint; `run` returns when every item has its answer, or after `stop`."""
+    """One run, which sends the items of a manifest to an endpoint and writes the answers."""
 
     def __init__(self, endpoint_id: str, key: str | None, output: Path, in_flight: int, retries: int) -> None:
-        """Prepare a run. Raises RuntimeError if there is no `key`, and the SDK has none either."""
+        """Prepare a run.
+
+        `key` is the API key, or None for the SDK's own. `in_flight` is how many jobs may be unanswered at a time, and
+        `retries` is how often an item that fails is sent again. Raises RuntimeError if `key` is None and the SDK has no
+        key.
+        """
         self.totals = Totals()  # of this run
-        self.previous_totals = Totals()  # of the runs before it
+        self.previous_totals = Totals()  # of all earlier runs
         self._endpoint_id = endpoint_id
         self._client = import_sdk().Endpoint(endpoint_id, api_key=key).rp_client
         self._output_path = output
-        self._sent_path = output.with_name(output.name + ".sent")  # job ids by key, so that no job is paid for twice
+        self._sent_path = output.with_name(output.name + ".sent")  # all jobs sent, so that none is sent twice
         self._in_flight = in_flight
         self._retries = retries
         self._lock = threading.Lock()
         self._stop_event = threading.Event()
 
     def stop(self) -> None:
-        """Send and poll nothing more. May be called from any thread."""
+        """Stop sending and polling. May be called from any thread."""
         self._stop_event.set()
 
     def run(self, items: list[Item]) -> None:
-        """Send the items that have no answer yet, and write their answers as they come."""
+        """Send the items that have no answer yet, and write each answer as soon as it is there.
+
+        Returns when every item has an answer, or after `stop`.
+        """
         answered_keys = self._read_answered_keys()
         sent_jobs = {record["key"]: record["job"] for record in _read_records(self._sent_path)}
         unanswered: dict[str, Item] = {}
@@ -171,7 +179,7 @@ class Submission:
                 raise
 
     def _read_answered_keys(self) -> set[str]:
-        """Return the keys of the items that previous runs have answers to, and count those answers."""
+        """Return the keys of the items that earlier runs have answered, and count these answers."""
         keys = set()
         for record in _read_records(self._output_path):
             if record["key"] not in keys:
@@ -182,7 +190,7 @@ class Submission:
     def _work(
         self, remaining: Iterator[Item], sent_jobs: dict[str, str], output: TextIO, sent_log: TextIO, bar: Any
     ) -> None:
-        """Process one item after the other, until none remains or the run is stopped."""
+        """Process one item after another, until none is left or the run is stopped."""
         while not self._stop_event.is_set():
             with self._lock:
                 item = next(remaining, None)
@@ -199,7 +207,10 @@ class Submission:
                 bar.set_postfix(failed=self.totals.failure_count, refresh=False)
 
     def _process(self, item: Item, job_id: str | None, sent_log: TextIO) -> dict[str, Any] | None:
-        """Return the record of an item, after retries if needed; None if the run is stopped first."""
+        """Return the output record of an item, after retries if needed. Return None if the run is stopped first.
+
+        `job_id` is the job that an earlier run sent for the item, or None if no run sent one.
+        """
         header = {"key": item.key, "line": item.line, "source": item.source}
         attempts = 0
         while True:
@@ -219,7 +230,7 @@ class Submission:
                 return None
 
     def _send(self, item: Item, sent_log: TextIO) -> str | None:
-        """Send an item as a new job and return the job's id; None if the run is stopped first."""
+        """Send an item as a new job and return the job's id. Return None if the run is stopped first."""
         answer = self._request("POST", f"{self._endpoint_id}/run", {"input": dict(item.payload)})
         if answer is None:
             return None
@@ -229,7 +240,7 @@ class Submission:
         return str(answer["id"])
 
     def _wait_for_end(self, job_id: str) -> Mapping[str, Any] | None:
-        """Poll a job and return its final state; None if the run is stopped first."""
+        """Poll a job until it ends and return its final state. Return None if the run is stopped first."""
         interval_s = POLL_INITIAL_S
         while (state := self._request("GET", f"{self._endpoint_id}/status/{job_id}")) is not None:
             if state["status"] == COMPLETED or state["status"] in FAILURE_STATUSES:
@@ -240,9 +251,9 @@ class Submission:
         return None
 
     def _request(self, method: str, path: str, payload: Any = None) -> Mapping[str, Any] | None:
-        """Return the platform's answer, after as many retries as it takes; None if the run is stopped first.
+        """Send a request until the platform answers it, and return the answer. Return None if the run is stopped first.
 
-        Raises HTTPError if the request itself is refused, RuntimeError if the key is.
+        Raises HTTPError if the platform refuses the request, and RuntimeError if it refuses the key.
         """
         from requests import HTTPError, RequestException
 
@@ -270,7 +281,7 @@ class Submission:
 
 
 def _open_to_append(path: Path) -> TextIO:
-    """Open a file of lines to append to; end its last line first if that was cut off."""
+    """Open a file of lines for appending. If its last line was cut off, end that line first."""
     file = path.open("a+", encoding="utf-8")
     if file.tell():
         with path.open("rb") as existing:
@@ -281,7 +292,7 @@ def _open_to_append(path: Path) -> TextIO:
 
 
 def _read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a file, except for lines that were cut off."""
+    """Yield the records of a file of JSON lines. Skip lines that were cut off, and yield nothing without a file."""
     if not path.is_file():
         return
     with path.open(encoding="utf-8") as file:
@@ -293,27 +304,33 @@ def _read_records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _account_of(output: object) -> Mapping[str, Any]:
-    """Return the account of an answer; a stream has it in its last part."""
+    """Return the account of an answer, which says how much audio, time and money was used.
+
+    The answer of a streaming worker is a list of parts, of which the last has the account. Return {} if there is none.
+    """
     answer = output[-1] if isinstance(output, list) and output else output
     account = answer.get("account") if isinstance(answer, Mapping) else None
     return account if isinstance(account, Mapping) else {}
 
 
 def _error_of(state: Mapping[str, Any]) -> str | None:
-    """Return the error of a job if it failed, from the platform's own field or from its answer."""
+    """Return a job's error, from the platform's field or from the job's answer. Return None if there is none."""
     output = state.get("output")
     error = state.get("error") or (output.get("error") if isinstance(output, Mapping) else None)
     return str(error) if error else None
 
 
 def _code_of(error: str) -> str | None:
-    """Return the stable code that an error begins with; None if it is not one of this product's."""
+    """Return the stable code at the beginning of an error. Return None if the error begins with no known code."""
     code = error.partition(":")[0]
     return code if code in ERROR_CODES else None
 
 
 def submit(items: list[Item], submission: Submission) -> int:
-    """Run a manifest, print the totals, and return the exit code: FAILED if any item failed, INTERRUPTED on SIGINT."""
+    """Process a manifest, print the totals, and return the exit code.
+
+    The exit code is FAILED if any item failed in this run or an earlier one, INTERRUPTED after SIGINT, and 0 otherwise.
+    """
     started_at = time.monotonic()
     try:
         submission.run(items)

@@ -1,4 +1,4 @@
-"""`asr transcribe`: print the transcripts of files and addresses. Knows nothing of decoding."""
+"""`asr transcribe`: print the transcripts of files and URLs. Knows nothing of decoding."""
 
 import argparse
 import asyncio
@@ -27,12 +27,12 @@ from handler.timeline import Timeline
 from handler.transcription.pipeline import Pipeline
 
 BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}]"
-MAX_BAR_CHARS = 40  # of a source's name, before the bar
+MAX_BAR_CHARS = 40  # of a source's name, which precedes the bar
 STDIN_CHUNK_BYTES = 1024**2
 
 
 def start_pipeline(settings: Settings, timeline: Timeline) -> Pipeline:
-    """Build the pipeline of a process that serves one command."""
+    """Build the pipeline, and tune the process for running a single command."""
     with fast_imports():
         pipeline = build(settings, timeline)
         freeze_garbage_collector()
@@ -40,7 +40,7 @@ def start_pipeline(settings: Settings, timeline: Timeline) -> Pipeline:
 
 
 def transcribe(arguments: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
-    """Print the transcripts of files and addresses."""
+    """Transcribe files and URLs, and print the transcripts."""
     options = Options.parse({name: getattr(arguments, name) for name in Options.json_schema()})
     pipeline = start_pipeline(settings, timeline)
     try:
@@ -52,7 +52,10 @@ def transcribe(arguments: argparse.Namespace, settings: Settings, timeline: Time
 
 
 async def _transcribe_all(pipeline: Pipeline, sources: Sequence[str], options: Options) -> int:
-    """Transcribe sources one after the other, in order: each of them fills the batch by itself."""
+    """Transcribe the sources one after another, print their transcripts, and return the exit code.
+
+    Nothing is gained by transcribing several sources at once, because each one fills the batch by itself.
+    """
     has_failed = False
     for source in sources:
         try:
@@ -79,7 +82,10 @@ async def _transcribe_one(pipeline: Pipeline, source: str, options: Options) -> 
 
 @contextlib.contextmanager
 def _open_source(source: str, max_bytes: int) -> Iterator[AudioSource]:
-    """Yield the audio of a file, an address, or stdin as `-`. Raises OSError; for stdin also AsrError, on exit."""
+    """Yield the audio of a file, of a URL, or of stdin if `source` is `-`.
+
+    Raises OSError if a file cannot be opened, and AsrError on exit if stdin could not be read.
+    """
     if "://" in source:
         yield AudioSource(url=source)
     elif source == "-":
@@ -95,9 +101,10 @@ def _open_source(source: str, max_bytes: int) -> Iterator[AudioSource]:
 
 
 def _copy_to_spool(descriptor: int, spool: Spool) -> None:
-    """Copy a file descriptor into a spool, without a buffer.
+    """Copy all data from a file descriptor to a spool, a file that can be read while it is still being written.
 
-    A thread that waits inside a buffered reader would disturb the interpreter's exit.
+    The copying is unbuffered, because a thread that waits inside a buffered reader would disturb the interpreter's
+    exit.
     """
     error: AsrError | None = None
     try:
@@ -111,7 +118,10 @@ def _copy_to_spool(descriptor: int, spool: Spool) -> None:
 
 
 def _format_output(transcript: Transcript, source: str, options: Options, is_only_source: bool) -> str:
-    """Return the text to print for a transcript; with several sources, a line of JSON that names its source."""
+    """Return the text to print for a transcript.
+
+    If there are several sources, a transcript in JSON becomes one line that also names its source.
+    """
     rendered: Any = render(transcript, options.format)
     if isinstance(rendered, str):
         return rendered

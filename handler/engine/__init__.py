@@ -1,1 +1,1 @@
-"""One device that many requests share. Knows no model."""
+"""Sharing of one device among many requests. Knows no model."""

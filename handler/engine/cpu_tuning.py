@@ -1,4 +1,4 @@
-"""Thread and allocator settings for work on a processor. Knows no model."""
+"""Thread and memory allocator settings for work on a CPU. Knows no model."""
 
 import ctypes
 from collections.abc import Iterator
@@ -8,28 +8,30 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc, malloc/malloc.h
-_LOADING_MMAP_BYTES = 512 * 1024  # blocks of this size or more are mapped separately, and returned when freed
-_USUAL_MMAP_BYTES = 32 * 1024**2  # the largest value that glibc's own adjustment reaches
+# Blocks of at least this size are mapped separately, and returned to the system when they are freed.
+_LOADING_MMAP_BYTES = 512 * 1024
+_USUAL_MMAP_BYTES = 32 * 1024**2  # the largest value that glibc itself adjusts the threshold to
 
 
 def use_one_thread() -> None:
-    """Keep PyTorch's work inside this thread from now on; to be called at the thread's start.
+    """Make PyTorch compute in the calling thread alone, without OpenMP helper threads. Call it when a thread starts.
 
-    OpenMP keeps helper threads for each thread that has ever used any. When there are more helpers than processors,
-    OpenMP puts them to sleep after every matrix product, since they would compete: a decoding step, which consists of
-    hundreds of small products, then takes twice as long. So only the thread that owns the device has helpers.
+    Only the thread that owns the device may have helpers. OpenMP keeps helpers for each thread that has ever used any.
+    When there are more helpers than processors, OpenMP puts them to sleep after every matrix product, because they
+    would compete for the processors. A decoding step, which consists of hundreds of small products, then takes twice as
+    long.
     """
-    torch.get_num_threads()  # initializes the thread: PyTorch would otherwise do it later and undo the limit
+    torch.get_num_threads()  # PyTorch would otherwise initialize the thread later, and undo the limit
     ThreadpoolController().limit(limits=1, user_api="openmp")
 
 
 @contextmanager
 def return_freed_memory() -> Iterator[None]:
-    """Return freed memory to the system while a block loads weights and lays them out, if the C library is glibc.
+    """Make the C library return freed memory to the system during the block, which loads and rearranges weights.
 
-    Otherwise each thread's heap keeps it, and a process holds 2.5 times the memory that it uses. After the block the
-    allocator behaves as it would anyway after it has freed a large block.
-    Source: glibc, malloc/malloc.c, M_MMAP_THRESHOLD.
+    Otherwise the heap of each thread keeps freed memory, and the process holds 2.5 times the memory that it uses. After
+    the block, the allocator gets the thresholds that it would reach by itself after freeing a large allocation. Does
+    nothing if the C library has no `mallopt`. Source: glibc, malloc/malloc.c, M_MMAP_THRESHOLD.
     """
     adjust = getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)
     adjust(_M_MMAP_THRESHOLD, _LOADING_MMAP_BYTES)

@@ -1,4 +1,4 @@
-"""The device that the network runs on, its number format and its attention kernel. Knows no model."""
+"""Choice of the device that the network runs on, its number format and its attention kernels. Knows no model."""
 
 from pathlib import Path
 
@@ -7,12 +7,16 @@ import torch
 from handler.settings import GIB, SettingsError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_MATRIX_UNIT = "amx_bf16"  # without it PyTorch's fused attention takes twice the time of plain products
-_CPU_BF16_FLAGS = {"avx512_bf16", _MATRIX_UNIT}  # with one of them, bfloat16 products are several times faster
+_MATRIX_UNIT = "amx_bf16"  # a CPU without it takes twice as long for PyTorch's fused attention as for plain products
+_CPU_BF16_FLAGS = {"avx512_bf16", _MATRIX_UNIT}  # with either of them, bfloat16 products are several times faster
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises SettingsError if the machine does not have it."""
+    """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    `auto` is the GPU if there is one, and otherwise the CPU. Raises SettingsError if the machine does not have the
+    device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
         return torch.device(name)
@@ -24,9 +28,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the number format for `auto` or a name.
+    """Return the number format for `auto`, `float32`, `bfloat16` or `float16`.
 
-    `auto` is bfloat16 if the device computes in it, float16 on older GPUs, and float32 on other processors.
+    `auto` is bfloat16 if the hardware of the device supports it. Otherwise it is float16 on a GPU and float32 on a CPU.
     """
     if name != "auto":
         return _DTYPES[name]
@@ -36,7 +40,10 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def choose_attention(flash_attention_2: bool, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
-    """Return the name of the network's attention implementation, and the reason for the choice."""
+    """Return the name of the attention kernels to use, and the reason for the choice as a text for the log.
+
+    The name is a key of handler.whisper.attention.ATTENTION_KERNELS.
+    """
     if device.type == "cpu":
         refusal = "FlashAttention-2 needs a CUDA device; " if flash_attention_2 else ""
         if dtype == torch.bfloat16 and _MATRIX_UNIT in _cpu_flags():
@@ -52,17 +59,18 @@ def choose_attention(flash_attention_2: bool, device: torch.device, dtype: torch
 
 
 def choose_short_context(name: str, device: torch.device) -> bool:
-    """Return whether the encoder pads a short window with a few seconds of silence only, not up to 30 s.
+    """Return whether the encoder pads a short window with only a few seconds of silence instead of padding to 30 s.
 
-    `name` is `auto`, `short` or `full`. On a GPU `auto` means full, so that every tensor shape is known in advance.
+    `name` is `auto`, `short` or `full`. `auto` means short on a CPU. On a GPU it means full, so that every tensor shape
+    is known in advance.
     """
     return device.type == "cpu" if name == "auto" else name == "short"
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes of memory that are available now: the GPU's or, for a CPU, the machine's.
+    """Return the bytes of memory that are free now on the GPU or, for a CPU, in the machine.
 
-    If Linux does not report them, the answer is 4 GiB.
+    Assume 4 GiB for a CPU if the system does not report its available memory.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -72,12 +80,12 @@ def free_memory(device: torch.device) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the GPU's name, or `cpu`."""
+    """Return the model name of a GPU, or `cpu` for a CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def _cpu_flags() -> set[str]:
-    """Return the processor's features as Linux lists them; an empty set on other systems."""
+    """Return the feature flags of the processor as Linux lists them. Return an empty set if none are listed."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     return next((set(line.split()) for line in lines if line.startswith("flags")), set())

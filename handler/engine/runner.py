@@ -1,6 +1,7 @@
-"""The one thread that owns the device: passes windows from the scheduler to the engine, and results to the requests.
+"""The one thread that owns the device. It passes windows from the scheduler to the engine, and results to requests.
 
-Any thread or event loop may submit windows. Knows no audio and no entry point.
+Any thread or event loop may submit windows. A turn is one round of the thread: it admits windows, lets the engine
+advance, and delivers results. Knows no audio and no entry point.
 """
 
 import threading
@@ -14,20 +15,20 @@ from handler.engine.scheduler import Scheduler
 from handler.errors import AsrError, Cancelled, DeviceLost, Internal, OutOfMemory
 from handler.schema.window import Engine, Window, WindowResult
 
-FATAL_FAILURES = 3  # turns that failed without a finished window between them: the device is lost
+FATAL_FAILURES = 3  # the device counts as lost after this many unexpected failures with no finished window between them
 
 
 @dataclass(slots=True)
 class Usage:
-    """A request's use of the device."""
+    """Waiting time and device time of one request."""
 
-    submitted_at: float  # of its first window, on the clock
-    wait_s: float | None = None  # until its first window was admitted
-    device_s: float = 0.0  # its share of the device's time, by sequences
+    submitted_at: float  # time.perf_counter() when its first window was submitted
+    wait_s: float | None = None  # from then until its first window was admitted; None before that
+    device_s: float = 0.0  # its share of the time that the device has worked, in proportion to its sequences
 
 
 class Runner:
-    """Runs an engine in a thread until `close`."""
+    """Runs an engine in a thread of its own until `close`. Its methods may be called from any other thread."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -36,22 +37,24 @@ class Runner:
         self._cancelled: list[Window] = []  # windows that the engine has to drop before its next step
         self._work = threading.Condition()
         self._is_closed = False
-        self._failures = 0  # turns that failed since a window was finished
+        self._failures = 0  # turns that failed unexpectedly since a window was last finished
         self._usage: dict[Hashable, Usage] = {}
-        self.device_s = 0.0  # time that the device has worked
-        self.fault: DeviceLost | None = None  # the reason why nothing will ever run again
+        self.device_s = 0.0  # total time that the device has worked
+        self.fault: DeviceLost | None = None  # set once the device is lost and no window will ever run again
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
 
     def submit(self, request: Hashable, window: Window) -> "Future[WindowResult]":
-        """Queue a window of a request. The future ends with its result or an AsrError.
+        """Queue a window of a request, and return a future of the window's result.
 
-        Raises Cancelled after `close`, DeviceLost after the loss of the device, and OutOfMemory for a window that
-        needs more sequences than the batch has since it was halved: it would wait for ever, and all others with it.
+        The future ends with the result or with an AsrError. After `cancel`, it never ends.
+
+        Raises Cancelled after `close`, and DeviceLost if the device is lost. Raises OutOfMemory if the window needs
+        more sequences than the batch has room for: it would otherwise wait forever, and all other windows with it.
         """
         width = window.params.num_hypotheses
         future: Future[WindowResult] = Future()
-        future.set_running_or_notify_cancel()  # from now on only this class ends it
+        future.set_running_or_notify_cancel()  # from now on, only this class ends the future
         with self._work:
             if self._is_closed:
                 raise Cancelled("the worker is shutting down")
@@ -68,21 +71,25 @@ class Runner:
         return future
 
     def usage(self, request: Hashable) -> tuple[float, float]:
-        """Return the seconds that a request's first window waited, and the request's share of the device's time.
+        """Return a request's waiting time and its device time in seconds.
 
-        Both are 0 after `cancel`.
+        The waiting time is that of the request's first window, 0 until that window is admitted. The device time is the
+        request's share of the time that the device has worked. Both are 0 for an unknown request and after `cancel`.
         """
         with self._work:
             usage = self._usage.get(request)
             return (usage.wait_s or 0.0, usage.device_s) if usage else (0.0, 0.0)
 
     def load(self) -> tuple[int, int]:
-        """Return the number of waiting windows and the number of active sequences."""
+        """Return the number of waiting windows and the number of sequences of running windows."""
         with self._work:
             return self._scheduler.waiting, sum(self._scheduler.shares().values())
 
     def cancel(self, request: Hashable) -> None:
-        """Remove a request: its waiting windows never run, its running ones leave the batch before the next step."""
+        """Remove a request and its usage. The futures of its unfinished windows never end.
+
+        The waiting windows of the request never run, and its running windows leave the batch before the next step.
+        """
         with self._work:
             waiting, running = self._scheduler.cancel(request)
             self._cancelled += running
@@ -92,7 +99,7 @@ class Runner:
             self._work.notify()
 
     def close(self) -> None:
-        """Stop after the current step; every unfinished future ends with Cancelled."""
+        """Let the current turn end, stop the thread, and end every unfinished future with Cancelled."""
         with self._work:
             self._is_closed = True
             self._work.notify()
@@ -100,7 +107,7 @@ class Runner:
         self._fail_all(Cancelled("the worker is shutting down"))
 
     def _run(self) -> None:
-        """Decode until `close`, one turn after the other."""
+        """Take one turn after the other until `close`."""
         while self._wait():
             try:
                 self._take_turn()
@@ -115,7 +122,7 @@ class Runner:
                 self._fail_running(error, is_fatal=self._failures >= FATAL_FAILURES)
 
     def _wait(self) -> bool:
-        """Wait until there is something to do; return False after `close`."""
+        """Wait until there is work for a turn, and return True. Return False after `close`."""
         with self._work:
             self._work.wait_for(lambda: self._is_closed or (self.fault is None and self._has_work()))
             return not self._is_closed
@@ -124,7 +131,7 @@ class Runner:
         return bool(self._scheduler.waiting or self._scheduler.running or self._cancelled)
 
     def _take_turn(self) -> None:
-        """Admit windows, let the engine work, and deliver the results."""
+        """Admit windows, let the engine advance, and deliver results."""
         start = time.perf_counter()
         if windows := self._choose_windows():
             self.engine.admit(windows)
@@ -135,7 +142,7 @@ class Runner:
             self._failures = 0
 
     def _choose_windows(self) -> list[Window]:
-        """Drop cancelled windows from the engine, and return the windows to admit now."""
+        """Remove cancelled windows from the engine, and return the windows to admit now."""
         with self._work:
             cancelled, self._cancelled = self._cancelled, []
         if cancelled:
@@ -144,7 +151,7 @@ class Runner:
             return self._scheduler.admit(self.engine.free(), self.engine.encode_batch_size)
 
     def _charge(self, seconds: float) -> None:
-        """Divide the time of a turn among the requests that were in it, by their sequences."""
+        """Divide the seconds of a turn among the requests that took part, in proportion to their sequences."""
         with self._work:
             self.device_s += seconds
             shares = self._scheduler.shares()
@@ -163,7 +170,11 @@ class Runner:
             future.set_result(result)
 
     def _halve_batch(self, error: OutOfMemory) -> None:
-        """Start all running windows again in a batch of half the size; in a batch of one sequence they fail."""
+        """Restart all running windows in a batch of half the size.
+
+        If the batch already has only one sequence, the running windows end with `error`. So do windows that need more
+        sequences than the smaller batch has. If the engine cannot be halved, the device is lost.
+        """
         if self.engine.max_batch_size == 1:
             self._fail_running(error)
             return
@@ -181,7 +192,12 @@ class Runner:
             future.set_exception(error)
 
     def _fail_running(self, error: AsrError, is_fatal: bool = False) -> None:
-        """End every running window with an error. The waiting ones still get their turn, unless the fault is fatal."""
+        """End the future of every running window with `error`. The waiting windows still run later.
+
+        If `is_fatal`, the device is lost, and the futures of all windows, running or waiting, end with DeviceLost
+        instead. If the engine fails to drop the running windows, the device is lost as well, and the futures of the
+        waiting windows end with DeviceLost.
+        """
         if is_fatal:
             self._give_up(DeviceLost(f"the device is lost: {error.message}"))
         with self._work:
@@ -196,17 +212,17 @@ class Runner:
             self._give_up(DeviceLost(f"the device is lost: {error.message}"))
 
     def _pop_futures(self, windows: Iterable[Window]) -> list[Future[WindowResult]]:
-        """Remove and return the unfinished futures of windows; the caller holds the lock."""
+        """Remove and return the unfinished futures of windows. The caller must hold the lock."""
         return [future for window in windows if (future := self._futures.pop(window, None)) is not None]
 
     def _give_up(self, fault: DeviceLost) -> None:
-        """End every window with a fault; from now on none is accepted."""
+        """Mark the device as lost, and end every unfinished future with `fault`. No window is accepted from now on."""
         with self._work:
             self.fault = fault
         self._fail_all(fault)
 
     def _fail_all(self, error: AsrError) -> None:
-        """End every unfinished future with an error."""
+        """End every unfinished future with `error`."""
         with self._work:
             unfinished, self._futures = self._futures, {}
         for future in unfinished.values():

@@ -1,6 +1,6 @@
-"""Which waiting item runs next: fairness between requests, and cancelling.
+"""The choice of which waiting item runs next, such that requests share the device fairly, and cancelling.
 
-Items are opaque. Knows no tensor, no audio and no clock.
+An item is a piece of work of a request, which the scheduler does not look into. Knows no tensor, no audio and no clock.
 """
 
 from collections import deque
@@ -10,47 +10,48 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
 
-PATIENCE = 64  # calls of `admit`: about as many decoding steps as a sentence takes
+PATIENCE = 64  # calls of `admit`, about one per decoding step: roughly the steps that a sentence takes
 
 
 class Scheduler(Generic[Item]):
-    """Items of many requests, waiting and running.
+    """Holds the waiting and running items of many requests, and chooses the items to run next.
 
-    Requests take turns, one item each. A request's first item overtakes the requests that wait for a turn, but only
-    every second time. While a first item runs, items of other requests are not admitted, for at most PATIENCE calls
-    of `admit`: so a short request gets its result soon.
+    Requests take turns, and each turn admits one item. Two rules give a short request its result soon. First, the first
+    item of a request goes before the requests that wait for a turn, unless the item admitted just before was a first
+    item as well. Second, while the first item of a request runs, further items of other requests are not admitted, for
+    at most PATIENCE calls of `admit`.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[Hashable, deque[Item]] = {}
-        self._fresh: deque[Hashable] = deque()  # waiting requests none of whose items has run
+        self._fresh: deque[Hashable] = deque()  # waiting requests of which no item has run yet
         self._turns: deque[Hashable] = deque()  # all other waiting requests, in the order of their turns
-        self._last_was_fresh = False  # the item that was admitted last was a first item
+        self._last_was_fresh = False  # whether the item admitted last was the first item of its request
         self._running: dict[Item, Hashable] = {}
-        self._first: dict[Item, Hashable] = {}  # the running items that are the first ones of their requests
-        self._calls_since_turn = 0  # calls of `admit` since one has admitted an item that was not a first one
-        self._widths: dict[Item, int] = {}  # of items that need more than one sequence
-        self._seen: set[Hashable] = set()  # requests of which an item has run
+        self._first: dict[Item, Hashable] = {}  # running items that are the first item of their request
+        self._calls_since_turn = 0  # calls of `admit` since a further item, not a first one, was admitted
+        self._widths: dict[Item, int] = {}  # sequences of each item that needs more than one
+        self._seen: set[Hashable] = set()  # requests of which an item has been admitted
 
     @property
     def waiting(self) -> int:
-        """Return the number of waiting items."""
+        """Return the number of waiting items of all requests."""
         return sum(map(len, self._waiting.values()))
 
     @property
     def running(self) -> list[Item]:
-        """Return the items that were admitted and are not finished."""
+        """Return the items that were admitted and are neither finished nor cancelled."""
         return list(self._running)
 
     def shares(self) -> dict[Hashable, int]:
-        """Return the number of sequences that each request has running."""
+        """Return the number of running sequences of each request that has any."""
         shares: dict[Hashable, int] = {}
         for item, request in self._running.items():
             shares[request] = shares.get(request, 0) + self._width(item)
         return shares
 
     def submit(self, request: Hashable, item: Item, width: int = 1) -> None:
-        """Add an item to the waiting ones of a request; it needs `width` sequences of the batch."""
+        """Add an item to the waiting items of a request. A running item takes `width` sequences of the batch."""
         queue = self._waiting.setdefault(request, deque())
         if not queue:
             order = self._turns if request in self._seen else self._fresh
@@ -60,10 +61,10 @@ class Scheduler(Generic[Item]):
             self._widths[item] = width
 
     def admit(self, free: int, max_items: int) -> list[Item]:
-        """Choose at most `max_items` items for `free` sequences, and return them; from now on they count as running.
+        """Choose at most `max_items` waiting items that fit in `free` sequences, mark them as running, and return them.
 
-        An item that needs more sequences than are free keeps its turn, and the items after it wait too: otherwise it
-        would starve.
+        An item that needs more sequences than are free keeps its turn. The items after it then wait as well, because
+        narrower items could otherwise overtake it forever. Return an empty list if no item may run now.
         """
         admitted: list[Item] = []
         self._calls_since_turn += 1
@@ -75,18 +76,22 @@ class Scheduler(Generic[Item]):
         return admitted
 
     def _next_request(self) -> Hashable | None:
-        """Return the waiting request whose item may run next; None if there is none."""
+        """Return the request whose next item may run now, or None if no item may."""
         turn = next((request for request in self._turns if self._may_join(request)), None)
         if self._fresh and (turn is None or not self._last_was_fresh):
             return self._fresh[0]
         return turn
 
     def _may_join(self, request: Hashable) -> bool:
-        """Return whether an item of a request may run together with the first items that are running."""
+        """Return whether a request that has already run an item may run another one now.
+
+        It may if no first item of another request is running, or if the last PATIENCE calls of `admit` have admitted
+        no further item of any request.
+        """
         return self._calls_since_turn >= PATIENCE or all(owner == request for owner in self._first.values())
 
     def _start_item(self, request: Hashable) -> Item:
-        """Move the next item of a request from the waiting to the running ones."""
+        """Move the next item of a request from its waiting items to the running ones, and return the item."""
         queue = self._waiting[request]
         item = queue.popleft()
         self._last_was_fresh = request not in self._seen
@@ -108,13 +113,13 @@ class Scheduler(Generic[Item]):
         return self._widths.get(item, 1)
 
     def finish(self, item: Item) -> bool:
-        """Remove a running item. Return False if it was not running: cancelled meanwhile, or never admitted."""
+        """Remove a running item, and return True. Return False if the item was cancelled or never admitted."""
         self._first.pop(item, None)
         self._widths.pop(item, None)
         return self._running.pop(item, None) is not None
 
     def requeue_running(self) -> None:
-        """Let all running items wait again, before the items that are already waiting."""
+        """Make all running items wait again, before the other waiting items of their requests."""
         for item, request in reversed(self._running.items()):
             queue = self._waiting.setdefault(request, deque())
             if not queue:
@@ -124,7 +129,10 @@ class Scheduler(Generic[Item]):
         self._first.clear()
 
     def drop_wider_than(self, sequences: int) -> list[Item]:
-        """Remove and return the waiting items that need more than `sequences` sequences, which will never be free."""
+        """Remove and return the waiting items that need more than `sequences` sequences.
+
+        The caller passes the size of the whole batch, so such items could never run.
+        """
         wide = [item for item in chain.from_iterable(self._waiting.values()) if self._width(item) > sequences]
         for request, queue in list(self._waiting.items()):
             self._waiting[request] = remaining = deque(item for item in queue if item not in wide)
@@ -135,7 +143,10 @@ class Scheduler(Generic[Item]):
         return wide
 
     def cancel(self, request: Hashable) -> tuple[list[Item], list[Item]]:
-        """Remove a request. Return its items that were waiting, and those that were running, for the engine to drop."""
+        """Remove a request, and return the items that were waiting and the items that were running.
+
+        The caller has to remove the running items from the engine.
+        """
         waiting = list(self._waiting.get(request, ()))
         for item in waiting:
             self._widths.pop(item, None)

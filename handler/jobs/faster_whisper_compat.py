@@ -1,6 +1,6 @@
-"""Compatibility with RunPod's worker-faster_whisper: its job fields in, its answer fields out. Pure; knows no engine.
+"""Accept the job fields of RunPod's worker-faster_whisper, and build the answer fields that it returns.
 
-Source: runpod-workers/worker-faster_whisper, README.md and src/predict.py.
+All functions are pure. Knows no engine. Source: runpod-workers/worker-faster_whisper, README.md and src/predict.py.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,8 +13,8 @@ from handler.schema.model_names import check_model
 from handler.schema.transcript import Transcript, Word
 from handler.validators import boolean, one_of, string
 
-OPTION_NAMES = {"initial_prompt": "prompt", "enable_vad": "vad"}  # options that have another name in this worker
-SYNONYMS = {**OPTION_NAMES, "audio": "url", "word_timestamps": "timestamps"}  # fields that mean the same
+OPTION_NAMES = {"initial_prompt": "prompt", "enable_vad": "vad"}  # name in worker-faster_whisper: name here
+SYNONYMS = {**OPTION_NAMES, "audio": "url", "word_timestamps": "timestamps"}  # all names that differ here
 COMPAT_FORMATS = ("plain_text", "formatted_text", "srt", "vtt")
 COMPAT_FIELDS = frozenset(
     {"audio", "model", "transcription", "translate", "translation", "word_timestamps", *OPTION_NAMES}
@@ -23,19 +23,21 @@ COMPAT_FIELDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class CompatFormat:
-    """The fields that a client of worker-faster_whisper reads in addition to this worker's own."""
+    """Which answer fields of worker-faster_whisper to add to this worker's own, and in which format."""
 
-    transcription: str  # one of COMPAT_FORMATS
-    translation: str | None  # one of COMPAT_FORMATS; None: no translation
-    word_timestamps: bool
+    transcription: str  # format of the transcript, one of COMPAT_FORMATS
+    translation: str | None  # format of the translation, one of COMPAT_FORMATS; None if none is wanted
+    word_timestamps: bool  # whether the answer lists every word with its times
 
 
 def translate_input(
     payload: Mapping[str, Any], model_id: str, aliases: tuple[str, ...]
 ) -> tuple[dict[str, Any], CompatFormat | None]:
-    """Return a job's fields under this worker's names, and a CompatFormat if any of COMPAT_FIELDS is set.
+    """Translate the input fields of a job into this worker's names.
 
-    Raises InvalidRequest.
+    Return the translated fields and a CompatFormat. The CompatFormat is None if the job sets none of COMPAT_FIELDS,
+    where null counts as not set. `model_id` and `aliases` are the names that the job's field `model` may have. Raises
+    InvalidRequest.
     """
     fields = {name: value for name, value in payload.items() if name not in COMPAT_FIELDS}
     compat_fields = {name: value for name, value in payload.items() if name in COMPAT_FIELDS and value is not None}
@@ -58,7 +60,7 @@ def translate_input(
 
 
 def _check_synonyms(fields: Mapping[str, Any], compat_fields: Mapping[str, Any]) -> None:
-    """Raise InvalidRequest if a job sets a field under both workers' names."""
+    """Raise InvalidRequest if a job sets the same field under both workers' names."""
     for name, own_name in SYNONYMS.items():
         if name in compat_fields and fields.get(own_name) is not None:
             raise InvalidRequest(f"{name} and {own_name} are the same; expected one of them", name)
@@ -71,7 +73,10 @@ def _parse_format(name: str, compat_fields: Mapping[str, Any]) -> str:
 def to_compat_fields(
     compat_format: CompatFormat, transcript: Transcript, translation: Transcript | None
 ) -> dict[str, Any]:
-    """Return the answer fields that clients of worker-faster_whisper read."""
+    """Return the answer fields that clients of worker-faster_whisper read.
+
+    `translation` is the transcript of a second pass with the task `translate`, or None if no translation was wanted.
+    """
     segments = to_verbose_json(transcript)["segments"]
     fields: dict[str, Any] = {
         "segments": [{"seek": round(segment["start"] * 100), **segment} for segment in segments],

@@ -1,4 +1,4 @@
-"""Parse a job of the queue, from the platform's object to a Job. Knows no engine and no SDK."""
+"""Parse the job object that the platform sends into a Job. Knows no engine and no SDK."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from handler.settings import Settings
 from handler.validators import one_of, short_repr, string
 
 MAX_FILES = 1000  # in one job
-MAX_TIMEOUT_MS = 1e12  # exclusive; anything larger is a mistake
+MAX_TIMEOUT_MS = 1e12  # exclusive upper limit; a larger value can only be a mistake
 UPLOAD_MODES = ("auto", "always")
 _BUCKET_FIELDS = {
     "endpointUrl": "endpoint_url",
     "bucketName": "name",
     "accessId": "access_key_id",
     "accessSecret": "secret_access_key",
-}  # fields of s3Config, and of Bucket
+}  # field of s3Config: field of Bucket
 _SOURCE_FIELDS = ("url", "urls", "audio_base64")
 _NON_OPTION_FIELDS = (*_SOURCE_FIELDS, "upload", "upload_url")  # fields of a job's input that are not options
 
@@ -31,17 +31,17 @@ class Job:
 
     id: str
     sources: tuple[AudioSource, ...]
-    is_list: bool  # the job has a list of files; its answer has a list of results
+    is_list: bool  # whether the job has a list of files, so that its answer has a list of results
     options: Options
     compat_format: CompatFormat | None  # set if the answer also needs the fields of worker-faster_whisper
-    limit_s: float  # execution timeout that the platform enforces
-    always_upload: bool  # upload the result to a bucket regardless of its size
-    upload_target: UploadTarget | None  # an address of the job's own that takes the result by PUT
-    bucket: Bucket | None  # a bucket of the job's own
+    limit_s: float  # seconds that the job may take; the platform enforces this timeout
+    always_upload: bool  # whether to upload the result even if it is small enough to be sent
+    upload_target: UploadTarget | None  # URL that the job names for a PUT of its result, if any
+    bucket: Bucket | None  # the bucket that the job names for its result, if any
 
 
 def parse_job(event: Mapping[str, Any], settings: Settings) -> Job:
-    """Parse a job. Raises InvalidRequest."""
+    """Parse the job object that the platform sends. Raises InvalidRequest."""
     payload = event.get("input")
     if not isinstance(payload, Mapping):
         raise InvalidRequest("input must be an object with url, urls or audio_base64")
@@ -61,7 +61,7 @@ def parse_job(event: Mapping[str, Any], settings: Settings) -> Job:
 
 
 def _parse_sources(fields: Mapping[str, Any]) -> tuple[tuple[AudioSource, ...], bool]:
-    """Return the sources of a job, and whether they came as a list."""
+    """Return the audio sources of a job, and whether they were given as a list. Raises InvalidRequest."""
     values = {name: fields[name] for name in _SOURCE_FIELDS if fields.get(name) is not None}
     if len(values) != 1:
         raise InvalidRequest("input must have one of url, urls and audio_base64")
@@ -81,14 +81,15 @@ def _parse_urls(value: object) -> list[str]:
 
 
 def _describe_type(value: object) -> str:
-    """Describe a bad list of addresses without repeating them: they may hold credentials."""
+    """Describe an invalid list of URLs without repeating the URLs, because they may contain credentials."""
     return f"a list of {len(value)}" if isinstance(value, list) else type(value).__name__
 
 
 def _parse_limit(policy: object, settings: Settings) -> float:
-    """Return the seconds that a job may take.
+    """Return the time limit of a job in seconds.
 
-    Source: RunPod, docs/serverless/endpoints/job-operations, execution policies.
+    The limit is the `executionTimeout` of the job's policy, or the setting EXECUTION_TIMEOUT_S if the policy has none.
+    Raises InvalidRequest. Source: RunPod, docs/serverless/endpoints/job-operations, execution policies.
     """
     timeout_ms = policy.get("executionTimeout") if isinstance(policy, Mapping) else None
     if timeout_ms is None:

@@ -1,6 +1,7 @@
-"""Answer the queue's jobs: one file or a list, as one object or as a stream, with updates in between.
+"""Transcribe the queue's jobs and return their answers. Knows no SDK and no decoding.
 
-Knows no SDK and no decoding.
+A job has one file or a list of files. Its answer is returned as one object or as a stream of parts. If the answer is
+one object, progress updates are sent while the job runs.
 """
 
 import asyncio
@@ -26,34 +27,39 @@ from handler.schema.transcript import ProgressCallback, Segment, Transcript
 from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
 
-# Of a job's time limit, the smaller of the two is reserved for building its answer and sending it.
+# A job's last seconds are reserved for building and sending its answer: this many seconds, or this share of its time
+# limit if that is less.
 ANSWER_RESERVE_S, ANSWER_RESERVE_RATIO = 5.0, 0.05
-LIST_SHARE = 4  # a list transcribes at most max_requests / LIST_SHARE files at a time, so that other jobs run, too
+LIST_SHARE = 4  # a list transcribes at most max_requests / LIST_SHARE files at a time, to leave room for other jobs
 LAST_PART_SHARE = 4  # the last part of a stream takes at most max_result_bytes / LAST_PART_SHARE
-SUMMED_FIGURES = ("device_s", "total_s", "price")  # figures of an account that add up over two passes
+SUMMED_FIGURES = ("device_s", "total_s", "price")  # fields of an account that are summed over two passes
 Event = Mapping[str, Any]
 PostUpdate = Callable[[str, Any], Awaitable[None]]
 T = TypeVar("T")
 
 
 class JobHandler:
-    """Answers jobs with one pipeline."""
+    """Transcribes jobs on one pipeline and returns their answers."""
 
     def __init__(
         self, pipeline: Pipeline, settings: Settings, post_update: PostUpdate, on_device_lost: Callable[[], None]
     ) -> None:
-        """Create a handler that sends updates on a job with `post_update(job_id, content)`.
+        """Create a handler.
 
-        `on_device_lost` is called for each job that fails since nothing will run on the device any more.
+        `post_update(job_id, content)` is called to send a progress update on a job. `on_device_lost` is called for each
+        job that fails because this process can no longer use the device.
         """
         self._pipeline = pipeline
         self._settings = settings
         self._post_update = post_update
         self._on_device_lost = on_device_lost
-        self._admission = asyncio.Semaphore(settings.max_requests)  # per file; a long list waits and is not refused
+        self._admission = asyncio.Semaphore(settings.max_requests)  # per file, so a long list waits instead of failing
 
     async def answer(self, event: Event) -> dict[str, Any]:
-        """Return the answer to a job, or its error as text under `error`, beginning with the stable code."""
+        """Transcribe a job and return its answer.
+
+        If the job fails, return `{"error": text}`. The text begins with the stable code of the error.
+        """
         started_at = time.perf_counter()
         try:
             job = parse_job(event, self._settings)
@@ -64,7 +70,12 @@ class JobHandler:
             return {"error": str(self._refuse(event, exc))}
 
     async def stream(self, event: Event) -> AsyncIterator[dict[str, Any]]:
-        """Yield the parts of an answer as they are done; the last has everything but the text. An error ends it."""
+        """Transcribe a job and yield the parts of its answer as they are done.
+
+        The first parts contain the text, and the last part contains all other fields. An answer that cannot be split is
+        yielded as one part. If the job fails, the last part is `{"error": text}`. The text begins with the stable code
+        of the error.
+        """
         started_at = time.perf_counter()
         try:
             job = parse_job(event, self._settings)
@@ -76,7 +87,7 @@ class JobHandler:
             yield {"error": str(self._refuse(event, exc))}
 
     def _refuse(self, event: Event, exc: Exception) -> AsrError:
-        """Log the error that ends a job, and return it as an AsrError."""
+        """Log the exception that ends a job, and return it as an AsrError. Call `on_device_lost` for a DeviceLost."""
         if not isinstance(exc, AsrError):
             logs.error("job_crashed", exc, job=event.get("id"))
             exc = Internal(f"a fault of this worker: {type(exc).__name__}")
@@ -87,7 +98,10 @@ class JobHandler:
 
     @asynccontextmanager
     async def _publish_updates(self, job: Job) -> AsyncIterator[ProgressCallback | None]:
-        """Yield a progress callback, or None without updates; on exit, wait for an update that is being sent."""
+        """Yield a callback that publishes a job's progress. On exit, wait for an update that is being sent.
+
+        Yield None if the setting PROGRESS_INTERVAL_S is 0, which turns updates off.
+        """
         interval_s = self._settings.progress_interval_s
         if not interval_s:
             yield None
@@ -106,7 +120,7 @@ class JobHandler:
     async def _transcribe_one(
         self, source: AudioSource, job: Job, started_at: float, progress: ProgressCallback | None
     ) -> dict[str, Any]:
-        """Return the answer for one file, with a second pass if the job wants a translation as well."""
+        """Transcribe one file and return its answer. Also translate the file if the job wants both texts."""
         if job.compat_format is None or job.compat_format.translation is None:
             async with self._admit(job, started_at) as remaining_s:
                 transcript = await self._pipeline.transcribe(source, job.options, progress, remaining_s())
@@ -119,7 +133,11 @@ class JobHandler:
 
     @asynccontextmanager
     async def _admit(self, job: Job, started_at: float) -> AsyncIterator[Callable[[], float]]:
-        """Admit one file, and yield a function that returns the seconds left to the job. Raises DeadlineExceeded."""
+        """Wait until fewer than MAX_REQUESTS files are being transcribed, then count one more while the block runs.
+
+        Yield a function that returns the seconds that the job has left. Raises DeadlineExceeded if the job's time is up
+        before the wait ends.
+        """
         reserve_s = min(ANSWER_RESERVE_S, ANSWER_RESERVE_RATIO * job.limit_s)
         deadline = started_at + job.limit_s - reserve_s
 
@@ -138,7 +156,7 @@ class JobHandler:
 
     @asynccontextmanager
     async def _download_once(self, source: AudioSource) -> AsyncIterator[AudioSource]:
-        """Yield a source that can be read twice and is downloaded only once."""
+        """Yield a source that can be read twice, although its audio is downloaded only once."""
         if source.url is None:
             yield source
             return
@@ -152,7 +170,11 @@ class JobHandler:
             await asyncio.shield(asyncio.to_thread(spool.close))
 
     async def _transcribe_list(self, job: Job, started_at: float, progress: ProgressCallback | None) -> dict[str, Any]:
-        """Return the results of all files in order; a file that fails has an error in place of a transcript."""
+        """Transcribe all files of a job. Return the list of results and an account that sums the seconds of all files.
+
+        The results are in the order of the files. The result of a file that fails has `url` and `error` instead of a
+        transcript.
+        """
         list_progress = ListProgress(len(job.sources), progress)
         list_admission = asyncio.Semaphore(max(1, self._settings.max_requests // LIST_SHARE))
 
@@ -174,19 +196,19 @@ class JobHandler:
         return {"results": results, "account": account}
 
     async def _stream_single_part(self, job: Job, started_at: float) -> AsyncIterator[dict[str, Any]]:
-        """Yield an answer that cannot be split, as one part."""
+        """Yield the whole answer as one part, for a job whose answer cannot be split."""
         yield await deliver(await self._transcribe_files(job, started_at, None), job, self._settings, CHUNK_BYTES)
 
     async def _stream_parts(self, job: Job, started_at: float) -> AsyncIterator[dict[str, Any]]:
-        """Yield text as it becomes final, then the other fields.
+        """Yield text as soon as it can no longer change, then the other fields.
 
-        An answer that is too large for the platform is uploaded whole, and the last part has its address.
+        If the answer is too large for the platform, it is uploaded whole and the last part has the URL of the upload.
         """
         updates: asyncio.Queue[Sequence[Segment] | None] = asyncio.Queue()
         task = asyncio.create_task(self._transcribe_into(updates, job, started_at))
         task.add_done_callback(lambda _: updates.put_nowait(None))
         if (owner := asyncio.current_task()) is not None:
-            # The SDK does not close this generator if the job is cancelled while a part is being sent.
+            # If the job is cancelled while a part is being sent, the SDK does not close this generator.
             owner.add_done_callback(lambda _: task.cancel())
         partitioner = StreamPartitioner(job.options)
         max_bytes = self._settings.max_result_bytes
@@ -207,7 +229,7 @@ class JobHandler:
     async def _transcribe_into(
         self, updates: asyncio.Queue[Sequence[Segment] | None], job: Job, started_at: float
     ) -> Transcript:
-        """Transcribe a job's file, and put segments into `updates` as they become final."""
+        """Transcribe a job's file. Put segments into `updates` as soon as they can no longer change."""
         async with self._admit(job, started_at) as remaining_s:
             return await self._pipeline.transcribe(
                 job.sources[0],
@@ -219,7 +241,11 @@ class JobHandler:
     async def _last_parts(
         self, transcript: Transcript, job: Job, partitioner: StreamPartitioner, text_bytes: int, last_part_bytes: int
     ) -> list[dict[str, Any]]:
-        """Return the parts that follow the segments: those of a text format, then the other fields."""
+        """Return the parts that follow the segments: text in a text format such as SRT, if any, then all other fields.
+
+        `text_bytes` limits the size of all parts with text, and `last_part_bytes` limits the last part. If a limit is
+        exceeded, upload the answer and return one part that has the URL of the upload.
+        """
         answer = await asyncio.to_thread(to_object, transcript, job.options.format)
         last_part = to_jsonable(_without_streamed(answer))
         formatted_parts = list(partitioner.split_formatted(answer.get("formatted", "")))
@@ -233,7 +259,10 @@ def _without_streamed(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _build_answer(transcript: Transcript, translation: Transcript | None, job: Job) -> dict[str, Any]:
-    """Return the answer for one file, with the account and the warnings of both passes."""
+    """Return the answer for one file.
+
+    If there is a translation, its warnings are added to the answer, and the account sums both passes.
+    """
     answer = to_object(transcript, job.options.format)
     if job.compat_format is None:
         return answer
@@ -251,7 +280,10 @@ def _build_answer(transcript: Transcript, translation: Transcript | None, job: J
 
 
 async def run_concurrently(*coroutines: Coroutine[Any, Any, T]) -> list[T]:
-    """Run coroutines concurrently and return their results; cancel the others on the first error, and raise it."""
+    """Run coroutines concurrently and return their results in the order of the arguments.
+
+    If one of the coroutines raises an exception, cancel the others and raise that exception.
+    """
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(coroutine) for coroutine in coroutines]

@@ -8,14 +8,14 @@ from handler.output.json_encoding import encode_json, to_jsonable
 from handler.schema.options import Options
 from handler.schema.transcript import Segment
 
-CHUNK_BYTES = 900_000  # longest part of a stream: the platform accepts 1 MB
-SEPARATOR_BYTES = 2  # between two parts in the aggregate that the SDK sends in the end
-MAX_CHAR_BYTES = 6  # longest encoding of one character in JSON, escaped
-STREAMED_FIELDS = ("text", "chunks", "segments", "formatted")  # fields that the parts before the last one have sent
+CHUNK_BYTES = 900_000  # upper limit of one part of a stream, because the platform accepts 1 MB
+SEPARATOR_BYTES = 2  # between two parts in the list of all parts that the SDK sends at the end
+MAX_CHAR_BYTES = 6  # longest encoding of one character in JSON, which is an escape sequence
+STREAMED_FIELDS = ("text", "chunks", "segments", "formatted")  # fields that the last part does not repeat
 
 
 class StreamPartitioner:
-    """Turns segments into stream parts, whose texts joined in order are the text of the transcript."""
+    """Turns segments into stream parts. The texts of the parts, joined in order, are the text of the transcript."""
 
     def __init__(self, options: Options) -> None:
         self.total_bytes = 0  # of all parts made
@@ -23,7 +23,10 @@ class StreamPartitioner:
         self._segment_count = 0  # in all parts made
 
     def split_segments(self, segments: Sequence[Segment]) -> Iterator[dict[str, Any]]:
-        """Yield parts for further segments, each under CHUNK_BYTES unless one segment alone is longer."""
+        """Yield parts that contain the given segments, which follow those of earlier calls.
+
+        A part has at most CHUNK_BYTES, unless a single segment is longer.
+        """
         batch: list[Segment] = []
         batch_bytes = 0
         for segment in segments:
@@ -37,7 +40,7 @@ class StreamPartitioner:
             yield self._make_part(batch)
 
     def split_formatted(self, text: str) -> Iterator[dict[str, Any]]:
-        """Yield parts for a transcript in a text format, each under CHUNK_BYTES."""
+        """Yield parts that contain a transcript in a text format such as SRT, each with at most CHUNK_BYTES of it."""
         part_chars = CHUNK_BYTES // MAX_CHAR_BYTES
         for start in range(0, len(text), part_chars):
             part: dict[str, Any] = to_jsonable({"formatted": text[start : start + part_chars]})

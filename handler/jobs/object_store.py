@@ -1,6 +1,8 @@
-"""Upload results to a bucket or to an address that takes them by PUT. Knows no job and no transcript.
+"""Upload results to an S3 bucket, or to a URL that accepts them by PUT. Knows no job and no transcript.
 
-An address from a job passes the same guard as a download. Foreign errors are mapped here, without their texts.
+A URL from a job passes the same guard as the URL of a download, which refuses hosts with private addresses. Errors of
+libraries are replaced by errors of this project. The libraries' messages are left out, because they may contain
+credentials.
 """
 
 import re
@@ -13,7 +15,7 @@ from handler.errors import DownloadFailed, InvalidRequest, UploadFailed
 from handler.runpod_sdk import import_sdk
 
 CONNECT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 10.0, 60.0
-URL_LIFETIME_S = 7 * 24 * 3600  # of a signed address: the longest that S3 allows
+URL_LIFETIME_S = 7 * 24 * 3600  # of a signed URL; S3 allows no more
 MAX_RESPONSE_BYTES = 64 * 1024  # bytes of a response that are read, so that its connection closes cleanly
 DEFAULT_REGION = "us-east-1"
 _REGION = re.compile(r"\bs3[.-](?:dualstack\.)?([a-z]{2}(?:-[a-z]+)+-\d+)\.")
@@ -22,28 +24,32 @@ _SUCCESS_STATUSES = (200, 201, 202, 204)
 
 @dataclass(frozen=True, slots=True)
 class UploadTarget:
-    """The addresses at which a result is stored and read."""
+    """The URLs for storing a result and for reading it."""
 
     put_url: str
     read_url: str
-    is_guarded: bool  # the address comes from a job, so it has to be public
+    is_guarded: bool  # whether `put_url` comes from a job, so that its host has to be public
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A bucket on an S3 service. Its secret never appears in its repr."""
+    """A bucket on an S3 service. The repr contains only the bucket's name, never its secret."""
 
     endpoint_url: str
     name: str
     access_key_id: str
     secret_access_key: str
-    region: str | None = None  # None: the region in the endpoint's name, or DEFAULT_REGION
+    region: str | None = None  # None: the region in `endpoint_url`, or DEFAULT_REGION if it has none
 
     def __repr__(self) -> str:
         return f"Bucket({self.name})"
 
     def sign_target(self, key: str, is_guarded: bool) -> UploadTarget:
-        """Sign the addresses of an object, without a request to the service. Raises InvalidRequest."""
+        """Return signed URLs for storing and reading the object `key`.
+
+        The URLs are computed without a request to the service. Raises InvalidRequest if the bucket's address or name
+        cannot be used.
+        """
         import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
@@ -72,9 +78,10 @@ def _region_of(endpoint_url: str) -> str:
 
 
 def parse_upload_url(url: str) -> UploadTarget:
-    """Return the target for an address that takes a result by PUT; its `read_url` has no credentials.
+    """Return the target for a URL that accepts a result by PUT.
 
-    Raises InvalidRequest.
+    The target's `read_url` is `url` without its user name, password, query and fragment, because they may be
+    credentials. Raises InvalidRequest if `url` is not a valid http or https URL.
     """
     try:
         parts = urlsplit(url)
@@ -88,7 +95,7 @@ def parse_upload_url(url: str) -> UploadTarget:
 
 
 def upload(body: bytes, target: UploadTarget) -> None:
-    """PUT JSON to a target; blocks. Raises DownloadBlocked or UploadFailed."""
+    """PUT a JSON body to a target. Blocks until the target has answered. Raises DownloadBlocked or UploadFailed."""
     import requests
     from urllib3.exceptions import HTTPError
 
@@ -111,9 +118,10 @@ def upload(body: bytes, target: UploadTarget) -> None:
 
 
 def _resolve(target: UploadTarget, public_target: str) -> list[str | None]:
-    """Return the IP addresses of a target's host; None stands for the usual name lookup.
+    """Return the IP addresses of a target's host.
 
-    Raises DownloadBlocked or UploadFailed.
+    Return [None] if the target is not guarded. None stands for the usual name lookup. Raises DownloadBlocked or
+    UploadFailed.
     """
     if not target.is_guarded:
         return [None]
@@ -135,7 +143,10 @@ def _port_of(parts: SplitResult) -> int:
 
 
 def _put(requests: Any, guard: Any, body: bytes, url: str, ip_address: str | None) -> int:
-    """Return the status of the response; connect to `ip_address`, if given, whatever the host's name resolves to."""
+    """PUT a body to a URL and return the status of the response.
+
+    Connect to `ip_address`, whatever the URL's host name resolves to, unless `ip_address` is None.
+    """
     with requests.Session() as session:
         if ip_address is not None:
             session.trust_env = False  # a proxy would resolve the name itself

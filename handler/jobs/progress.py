@@ -1,6 +1,8 @@
-"""Send updates on a job while it runs: one at a time, always the latest, and none after `close` returns. Knows no SDK.
+"""Send progress updates on a job while the job runs. Knows no SDK.
 
-The SDK's own progress_update starts a thread per call, whose posts may overtake each other and the result.
+Updates are sent one at a time, each has the latest progress, and none is sent after `close` has returned. The SDK's own
+progress_update cannot be used, because it starts one thread per call and the requests of these threads may overtake
+each other and the result.
 """
 
 import asyncio
@@ -9,13 +11,13 @@ from typing import Any
 
 from handler.schema.transcript import Progress, ProgressCallback
 
-CLOSE_TIMEOUT_S = 2.0  # how long a result waits for an update that is being sent
-MAX_TEXT_CHARS = 100_000  # of the end of the text, in one update
+CLOSE_TIMEOUT_S = 2.0  # how long a job's result waits for an update that is being sent
+MAX_TEXT_CHARS = 100_000  # length of the text in one update; earlier text is left out
 SendUpdate = Callable[[Any], Awaitable[None]]
 
 
 class ProgressPublisher:
-    """Sends the progress of a job, at most every `interval_s` seconds."""
+    """Sends the progress of a job, at most once every `interval_s` seconds."""
 
     def __init__(self, send: SendUpdate, interval_s: float) -> None:
         self._send = send
@@ -30,7 +32,7 @@ class ProgressPublisher:
         self._is_sending = self._is_closed = False
 
     def publish(self, progress: Progress) -> None:
-        """Record the progress of the job, for the next update."""
+        """Record the progress of the job, which is sent with the next update."""
         for segment in progress.final_segments:
             self._texts.append(segment.text)
             self._text_chars += len(segment.text)
@@ -40,7 +42,7 @@ class ProgressPublisher:
         self._has_update.set()
 
     async def close(self) -> None:
-        """Send no further update; wait up to CLOSE_TIMEOUT_S for one that is being sent, then cancel it."""
+        """Stop sending. If an update is being sent, wait up to CLOSE_TIMEOUT_S seconds for it, then cancel it."""
         self._is_closed = True
         if self._is_sending:
             await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT_S)
@@ -57,7 +59,7 @@ class ProgressPublisher:
             self._is_sending = False
 
     def _content(self) -> dict[str, Any]:
-        """Return the content of an update."""
+        """Return the content of an update. `percent` and `seconds_left` are None while they are unknown."""
         assert self._latest is not None
         done_s, total_s = self._latest.done_s, self._latest.total_s
         percent = seconds_left = None
@@ -75,7 +77,7 @@ class ProgressPublisher:
 
 
 class ListProgress:
-    """Sums the progress of the files of one job; the total is known once every file's is."""
+    """Sums the progress of all files of one job. The total is None until the length of every file is known."""
 
     def __init__(self, file_count: int, progress: ProgressCallback | None) -> None:
         self._file_count = file_count
@@ -83,7 +85,7 @@ class ListProgress:
         self._by_file: dict[int, Progress] = {}
 
     def update(self, index: int, progress: Progress) -> None:
-        """Record the progress of file number `index`, and report the sum."""
+        """Record the progress of file number `index`, counted from 0, and report the sum over all files."""
         self._by_file[index] = progress
         if self._progress is None:
             return

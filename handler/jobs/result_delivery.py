@@ -1,6 +1,7 @@
-"""Deliver answers: inline, or through a bucket if they are too large to be sent or a job asks for it.
+"""Deliver answers to the platform. Knows no engine and no SDK.
 
-Knows no engine and no SDK.
+An answer is sent as it is, unless it is too large or the job asks for an upload. In these cases it is uploaded, and a
+summary with the URL of the upload is sent.
 """
 
 import asyncio
@@ -17,8 +18,8 @@ from handler.output.json_encoding import encode_json, to_jsonable
 from handler.settings import Settings
 
 UPLOAD_TIMEOUT_S = 300.0  # for one result
-MAX_WARNINGS = 20  # also of gaps, in a truncated summary
-ENVELOPE_BYTES = 1000  # what the SDK adds around an answer
+MAX_WARNINGS = 20  # and as many gaps, in a truncated summary
+ENVELOPE_BYTES = 1000  # more than the SDK adds around an answer
 GROWING_FIELDS = (
     "chunks",
     "segments",
@@ -33,11 +34,11 @@ GROWING_FIELDS = (
 async def deliver(
     answer: dict[str, Any], job: Job, settings: Settings, limit_bytes: int | None = None, may_inline: bool = True
 ) -> dict[str, Any]:
-    """Return the answer if it can be sent, else upload it and return a summary with the address of the result.
+    """Return the answer if it can be sent. Otherwise, upload it and return a summary with the URL of the upload.
 
-    `limit_bytes`: how many bytes can be sent, if fewer than the settings allow.
-    `may_inline`: False if the answer has to be uploaded, since too much was sent already.
-    Raises AsrError.
+    `limit_bytes` limits what can be sent. The setting MAX_RESULT_BYTES applies if it is smaller or `limit_bytes` is
+    None. `may_inline` is False if the answer has to be uploaded, because parts of it have been sent and leave too
+    little room. Raises AsrError, such as TooLarge if there is no place to upload the answer to.
     """
     max_bytes = min(limit_bytes or settings.max_result_bytes, settings.max_result_bytes) - ENVELOPE_BYTES
     content, body = await asyncio.to_thread(_encode, answer)
@@ -66,9 +67,9 @@ def _without_bucket(job: Job, result_bytes: int, max_bytes: int) -> TooLarge:
 
 
 async def _upload_in_thread(body: bytes, target: UploadTarget, timeout_s: float) -> None:
-    """Upload in a daemon thread, so that neither the caller nor the end of the process waits for it beyond `timeout_s`.
+    """Upload in a daemon thread, so that the process can exit during the upload.
 
-    Raises AsrError.
+    Raises the errors of `upload`. After `timeout_s` seconds, abandons the thread and raises UploadFailed.
     """
     loop = asyncio.get_running_loop()
     completion: asyncio.Future[None] = loop.create_future()
@@ -98,7 +99,10 @@ async def _upload_in_thread(body: bytes, target: UploadTarget, timeout_s: float)
 
 
 def _choose_target(job: Job, settings: Settings) -> UploadTarget | None:
-    """Return the target that a job names, else one in the bucket of the settings, else None. Raises InvalidRequest."""
+    """Return the target that the job names, or else a target in the bucket of the settings.
+
+    Return None if there is neither. Raises InvalidRequest.
+    """
     if job.upload_target is not None:
         return job.upload_target
     key = f"results/{quote(job.id, safe='') or 'job'}.json"
@@ -112,9 +116,10 @@ def _choose_target(job: Job, settings: Settings) -> UploadTarget | None:
 
 
 def truncate_to(summary: dict[str, Any], max_bytes: int) -> dict[str, Any]:
-    """Return a summary with as much of its text as `max_bytes` allows.
+    """Shorten the text of a summary so that the summary has at most `max_bytes` bytes as JSON.
 
-    If the other fields alone take more than half of that, warnings and gaps beyond MAX_WARNINGS are removed, too.
+    If the other fields alone take more than half of `max_bytes`, all but MAX_WARNINGS warnings and MAX_WARNINGS gaps
+    are also removed.
     """
     if len(encode_json(summary)) <= max_bytes:
         return summary

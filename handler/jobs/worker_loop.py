@@ -1,8 +1,9 @@
-"""The SDK's loop over the queue, with a drain: after SIGTERM no job is taken, and running jobs get a deadline.
+"""Run the loop of RunPod's SDK over the job queue, and drain the loop on SIGTERM. Knows no engine.
 
-The SDK's own loop waits up to 90 s for its polls, does not run a job that such a poll still brings, and has no
-deadline. Knows no engine. Source: runpod/serverless/modules/rp_scale.py. What is used of it is listed in
-tests/jobs/test_sdk_contract.py.
+To drain means to take no further job, and to cancel running jobs that are not answered before a deadline. The SDK's own
+loop has no deadline. On SIGTERM it waits up to 90 s for its last poll, and does not run a job that this poll returns.
+Source: runpod/serverless/modules/rp_scale.py. tests/jobs/test_sdk_contract.py lists the parts of the SDK that this
+module relies on.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 from handler import logs
 from handler.runpod_sdk import import_sdk
 
-STOP_POLL_INTERVAL_S = 0.5  # between polls for cancelled jobs during a drain, after a poll that brought none
+STOP_POLL_INTERVAL_S = 0.5  # during a drain, between polls for jobs to cancel, after a poll that returned none
 TAKE_RETRY_DELAY_S = 1.0  # before the next poll of a queue that could not be reached
 POST_TIMEOUT_S = 10.0  # for one update
 T = TypeVar("T")
@@ -26,30 +27,33 @@ _session: ContextVar[Any] = ContextVar("session")  # the SDK's HTTP session, for
 
 
 class DrainingWorkerLoop(_scale.JobScaler):  # type: ignore[misc,name-defined]
-    """Takes jobs and runs them. `stop_taking` may be called from any thread, and more than once."""
+    """Takes jobs from the queue and runs them, as the SDK's class does, but can be drained.
+
+    `stop_taking` may be called from any thread, and more than once.
+    """
 
     drain_s = 60.0  # seconds that running jobs have after SIGTERM
     current: "DrainingWorkerLoop | None" = None  # the loop of this process
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__(config)
-        self._stopping = asyncio.Event()  # no further job is taken
-        self._drained = asyncio.Event()  # no job is running
-        self._deadline_passed = False  # running jobs are cancelled
+        self._stopping = asyncio.Event()  # set when no further job is to be taken
+        self._drained = asyncio.Event()  # set when the last job has ended
+        self._deadline_passed = False  # whether jobs are cancelled instead of run
         self._loop: asyncio.AbstractEventLoop | None = None
         self.jobs_fetcher: Any = partial(self._take_jobs, self.jobs_fetcher)
         self.stop_signals_fetcher: Any = partial(self._fetch_stop_signals, self.stop_signals_fetcher)
         type(self).current = self
 
     def handle_shutdown(self, signum: int, frame: object) -> None:
-        """Start to drain, on SIGTERM and SIGINT."""
+        """Start to drain. The SDK calls this method on SIGTERM and SIGINT."""
         logs.info("drain_started", signal=signum, jobs=len(self.jobs_tasks), seconds=self.drain_s)
         self.stop_taking(self.drain_s)
 
     def stop_taking(self, drain_s: float) -> None:
-        """Take no further job, and end when the running ones are answered.
+        """Take no further job, and end the loop when the running jobs are answered.
 
-        Those that are not after `drain_s` seconds are cancelled without an answer.
+        Jobs that are still running after `drain_s` seconds are cancelled without an answer.
         """
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._start_drain, drain_s)
@@ -69,9 +73,10 @@ class DrainingWorkerLoop(_scale.JobScaler):  # type: ignore[misc,name-defined]
             task.cancel()
 
     async def _take_jobs(self, fetch: Any, session: Any, max_count: int) -> list[dict[str, Any]] | None:
-        """Poll for jobs, or end the SDK's loops if the worker is stopping.
+        """Poll for at most `max_count` jobs with the SDK's function `fetch`. Return None if the worker stops first.
 
-        They end only here, after the last poll, so that jobs which it has brought are run.
+        If the worker is stopping already, end the SDK's loops instead of polling. The loops are ended only here, after
+        the last poll, so that the jobs of that poll are still run.
         """
         if self._stopping.is_set():
             self.kill_worker()
@@ -83,19 +88,22 @@ class DrainingWorkerLoop(_scale.JobScaler):  # type: ignore[misc,name-defined]
             raise
 
     async def _fetch_stop_signals(self, fetch: Any, session: Any) -> list[str]:
-        """Poll for the ids of jobs to cancel, as long as any may be running."""
+        """Poll for the ids of jobs to cancel with the SDK's `fetch`. Return [] if the last job ends first."""
         return await _run_until(self._drained, fetch(session), [])
 
     async def monitor_stop_signals(self, session: Any) -> None:
-        """Cancel the jobs that the platform names, until the last job is answered."""
+        """Cancel each job that the platform wants to be cancelled, until the last job has ended.
+
+        Return at once if the platform offers no address to poll for such jobs.
+        """
         if _job._job_stop_url() is None:
             logs.warning("no_stop_channel", expected="a take address with /job-take/")
             return
-        await super().monitor_stop_signals(session)  # ends with kill_worker, while jobs may still be running
+        await super().monitor_stop_signals(session)  # returns after kill_worker, when jobs may still be running
         while not self._drained.is_set():
             try:
                 job_ids = await self.stop_signals_fetcher(session)
-            except Exception as exc:  # any error of the SDK's client; jobs end without it
+            except Exception as exc:  # any error of the SDK's client; no job depends on this poll
                 logs.warning("stop_poll_failed", reason=type(exc).__name__)
                 job_ids = []
             for job_id in job_ids:
@@ -104,7 +112,7 @@ class DrainingWorkerLoop(_scale.JobScaler):  # type: ignore[misc,name-defined]
             await _run_until(self._drained, asyncio.sleep(interval_s), None)
 
     async def run(self) -> None:
-        """Run the SDK's loops."""
+        """Run the SDK's three loops, which take, run and cancel jobs. Returns when all three have ended."""
         self._loop = asyncio.get_running_loop()
         try:
             await super().run()
@@ -112,14 +120,14 @@ class DrainingWorkerLoop(_scale.JobScaler):  # type: ignore[misc,name-defined]
             self._loop = None
 
     async def run_jobs(self, session: Any) -> None:
-        """Run the jobs that are taken, to the last one."""
+        """Run every job that has been taken. Returns after the last one, when the worker is stopping."""
         try:
             await super().run_jobs(session)
         finally:
             self._drained.set()
 
     async def handle_job(self, session: Any, job: dict[str, Any]) -> None:
-        """Run one job. A cancelled job ends without an answer."""
+        """Run one job. A job that is cancelled ends without an answer."""
         _session.set(session)
         if self._deadline_passed and (task := asyncio.current_task()) is not None:
             task.cancel()
@@ -127,14 +135,17 @@ class DrainingWorkerLoop(_scale.JobScaler):  # type: ignore[misc,name-defined]
 
 
 def serve(config: dict[str, Any], drain_s: float) -> None:
-    """Run the SDK's `start` with this loop; return when the worker has ended."""
+    """Run the SDK's `start` with a DrainingWorkerLoop. Returns when the worker has ended.
+
+    `config` is the argument of `start`. `drain_s` is how many seconds running jobs have after SIGTERM.
+    """
     DrainingWorkerLoop.drain_s = drain_s
     _scale.JobScaler = DrainingWorkerLoop  # type: ignore[attr-defined]
     import_sdk().serverless.start(config)
 
 
 def ask_for_new_worker() -> None:
-    """Ask the platform for a new worker with every further answer, and take no further job."""
+    """Take no further job, and ask the platform for a new worker with the answer to each job that is still running."""
     worker_loop = DrainingWorkerLoop.current
     if worker_loop is not None:
         worker_loop.config["refresh_worker"] = True
@@ -142,7 +153,10 @@ def ask_for_new_worker() -> None:
 
 
 async def post_update(job_id: str, content: Any) -> None:
-    """Send an update on a job to the platform, once; log a failure. Do nothing outside of the SDK's loop."""
+    """Send a progress update on a job to the platform. If that fails, log the failure and do not try again.
+
+    Do nothing if the current task does not belong to a job of the SDK's loop.
+    """
     session = _session.get(None)
     if session is None:
         return
@@ -160,7 +174,10 @@ async def post_update(job_id: str, content: Any) -> None:
 
 
 async def _run_until(event: asyncio.Event, coroutine: Coroutine[Any, Any, T], default: T) -> T:
-    """Return the result of a coroutine; if the event is set first, cancel the coroutine and return `default`."""
+    """Return the result of a coroutine.
+
+    If the event is set before the coroutine ends, cancel the coroutine and return `default`.
+    """
     work, wait = asyncio.ensure_future(coroutine), asyncio.ensure_future(event.wait())
     try:
         await asyncio.wait({work, wait}, return_when=asyncio.FIRST_COMPLETED)

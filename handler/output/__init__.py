@@ -1,1 +1,1 @@
-"""A transcript in the formats that clients read."""
+"""Convert a transcript to the formats that clients read."""

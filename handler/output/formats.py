@@ -1,4 +1,4 @@
-"""A transcript as JSON objects, plain text and subtitles. Knows no entry point."""
+"""Convert a transcript to JSON objects, plain text, subtitles and tables. Knows no entry point."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from handler.schema.transcript import Coverage, Gap, Segment, Transcript, Word
 
 
 def to_json(transcript: Transcript) -> dict[str, Any]:
-    """Return the object that every entry point answers with; it has built-in types and finite numbers only."""
+    """Return the object that every entry point answers with. It contains only built-in types and finite numbers."""
     cold_start = {"cold_start": transcript.cold_start} if transcript.cold_start else {}
     resume_at = {} if transcript.resume_at is None else {"resume_at": round(transcript.resume_at, 3)}
     return {
@@ -29,7 +29,7 @@ def to_json(transcript: Transcript) -> dict[str, Any]:
 
 
 def chunk(segment: Segment, options: Options) -> dict[str, Any]:
-    """Return a segment as an object with the fields that the options request."""
+    """Return a segment as an object with its times, its text, and the other fields that `options` ask for."""
     fields: dict[str, Any] = {"timestamp": [segment.start, segment.end], "text": segment.text.strip()}
     if segment.channel is not None:
         fields["channel"] = segment.channel
@@ -63,12 +63,16 @@ def _gap(gap: Gap) -> dict[str, Any]:
 
 
 def to_verbose_json(transcript: Transcript) -> dict[str, Any]:
-    """Return the object of `to_json` and each segment's evidence, in the names of OpenAI's verbose_json."""
+    """Return the object of `to_json`, with `segments` in the form of OpenAI's verbose_json added."""
     return {**to_json(transcript), "segments": [verbose(index, s) for index, s in enumerate(transcript.segments)]}
 
 
 def verbose(index: int, segment: Segment) -> dict[str, Any]:
-    """Return a segment with its evidence, in the names of OpenAI's verbose_json."""
+    """Return a segment as an object with the field names of OpenAI's verbose_json.
+
+    `index` becomes the id. Fields such as `avg_logprob` are left out if the segment has no evidence, that is, no
+    statistics of its decoding.
+    """
     fields: dict[str, Any] = {
         "id": index,
         "start": segment.start,
@@ -91,12 +95,12 @@ def _rounded(value: float | None) -> float | None:
 
 
 def to_text(transcript: Transcript) -> str:
-    """Return the text alone."""
+    """Return the text of the transcript, followed by a newline."""
     return transcript.text + "\n"
 
 
 def to_srt(transcript: Transcript) -> str:
-    """Return SubRip subtitles: numbered cues, a comma before the milliseconds."""
+    """Return SubRip subtitles. Cues are numbered from 1, and times have a comma before the milliseconds."""
     blocks = []
     for number, cue in enumerate(cues(transcript.segments, transcript.duration), 1):
         lines = "".join(f"{line}\n" for line in cue.lines)
@@ -105,7 +109,11 @@ def to_srt(transcript: Transcript) -> str:
 
 
 def to_vtt(transcript: Transcript) -> str:
-    """Return WebVTT subtitles: cues with a point before the milliseconds, markup escaped, channels as voices."""
+    """Return WebVTT subtitles.
+
+    Times have a point before the milliseconds, and markup in the text is escaped. If the channels are split, each cue
+    names its channel as the voice.
+    """
     blocks = []
     for cue in cues(transcript.segments, transcript.duration):
         voice = "" if cue.channel is None else f"<v channel {cue.channel}>"
@@ -115,7 +123,7 @@ def to_vtt(transcript: Transcript) -> str:
 
 
 def to_tsv(transcript: Transcript) -> str:
-    """Return a table of start, end (both in integer milliseconds) and text."""
+    """Return a tab-separated table with a row for each segment: start and end in whole milliseconds, and text."""
     rows = (
         f"{round(segment.start * 1000)}\t{round(segment.end * 1000)}\t{_to_cell(segment.text)}\n"
         for segment in transcript.segments
@@ -130,7 +138,7 @@ def _clock(seconds: float, decimal_mark: str) -> str:
 
 
 def _to_cell(text: str) -> str:
-    """Return the text without the line breaks and tabs that would end a cell."""
+    """Replace line breaks and tabs by spaces, because they would end a cell."""
     return " ".join(text.split())
 
 
@@ -138,7 +146,7 @@ def _escape_markup(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-# Formats that are text: renderer and media type.
+# Renderer and media type of each format that is text and not an object.
 TEXT_FORMATS: dict[str, tuple[Callable[[Transcript], str], str]] = {
     "text": (to_text, "text/plain"),
     "srt": (to_srt, "application/x-subrip"),
@@ -148,13 +156,16 @@ TEXT_FORMATS: dict[str, tuple[Callable[[Transcript], str], str]] = {
 
 
 def render(transcript: Transcript, format: str) -> dict[str, Any] | str:
-    """Return the transcript in one of options.FORMATS: as an object, or as a text."""
+    """Return the transcript in a format of options.FORMATS, as an object for JSON formats and a string for others."""
     if format in TEXT_FORMATS:
         return TEXT_FORMATS[format][0](transcript)
     return to_verbose_json(transcript) if format == "verbose_json" else to_json(transcript)
 
 
 def to_object(transcript: Transcript, format: str) -> dict[str, Any]:
-    """Return the transcript as an object in any of options.FORMATS; a text format is added to it as `formatted`."""
+    """Return the transcript as an object, whatever the format.
+
+    For a text format, this is the object of `to_json` with the formatted text in the field `formatted`.
+    """
     rendered = render(transcript, format)
     return {**to_json(transcript), "formatted": rendered} if isinstance(rendered, str) else rendered

@@ -1,4 +1,4 @@
-"""Convert values to JSON types and encode them to bytes. Pure; knows no field of the API."""
+"""Convert values to JSON types, and encode them to bytes. Pure functions. Knows no field of the API."""
 
 import json
 import math
@@ -9,10 +9,11 @@ import numpy as np
 
 
 def to_jsonable(value: Any) -> Any:
-    """Return the value in JSON's types.
+    """Convert a value to types that JSON can represent.
 
-    NaN and infinity become null; an unpaired surrogate becomes the mark that replaces it. A value of any other type
-    becomes its string: an answer with one odd field is better than none.
+    NaN and infinity become None, and unpaired surrogates in strings become question marks. A NumPy value becomes a
+    number or a list. A value of any other type is converted with `str`, because an answer with one odd field is better
+    than no answer.
     """
     if value is None or isinstance(value, bool | int):
         return value
@@ -30,9 +31,10 @@ def to_jsonable(value: Any) -> Any:
 
 
 def encode_json(value: Any) -> bytes:
-    """Return JSON as the SDK encodes it, encoded item by item because each call of json.dumps blocks all other threads.
+    """Encode a value of JSON types to the bytes that the RunPod SDK would send for it.
 
-    Source: runpod/serverless/modules/rp_http.py.
+    The items of the outer levels are encoded one by one, because each call of json.dumps blocks all other threads until
+    it returns. Source: runpod/serverless/modules/rp_http.py.
     """
     return b"".join(_encode_parts(value))
 

@@ -1,7 +1,7 @@
-"""Divide words into cues that are easy to read: line breaks, cue breaks, display times. Pure; knows no file format.
+"""Divide words into subtitle cues that are easy to read, with line breaks and display times.
 
-A cue has at most two lines of 42 characters and lasts 1 to 7 seconds, as broadcasters recommend; wide characters count
-twice.
+A cue has at most two lines of 42 columns and lasts 1 to 7 seconds, as broadcasters recommend. East Asian wide
+characters take two columns. Pure functions. Knows no file format.
 """
 
 import re
@@ -15,27 +15,30 @@ from handler.schema.transcript import Segment, Word
 
 MAX_LINE_WIDTH = 42  # columns
 MIN_CUE_S, MAX_CUE_S = 1.0, 7.0
-PAUSE_S = 0.4  # a cue may well end at a pause of this length
-LONG_PAUSE_S = 1.5  # a pause of this length ends a cue
+PAUSE_S = 0.4  # a pause of at least this length is a good place to end a cue
+LONG_PAUSE_S = 1.5  # a longer pause always ends a cue
 _SENTENCE_END, _CLAUSE_END = ".?!。？！…", ",;:，、；："
 # The cost of ending a cue at each kind of place, added to a cost of 1 per cue.
 _COST_MID_CLAUSE, _COST_CLAUSE_END, _COST_PAUSE, _COST_SENTENCE_END = 2.0, 0.4, 0.2, 0.0
 _COST_TOO_SHORT = 6.0
-_CLAUSE_BONUS = 12  # columns by which two lines may be less even if the first one ends with a clause
+_CLAUSE_BONUS = 12  # extra columns by which two lines may differ in width if the first one ends with a clause
 
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """Lines that are displayed together."""
+    """A subtitle: one or more lines that are displayed together."""
 
-    start: float  # seconds
+    start: float  # seconds from the beginning of the audio
     end: float
     lines: tuple[str, ...]
     channel: int | None = None
 
 
 def cues(segments: Iterable[Segment], duration: float) -> list[Cue]:
-    """Return the cues of a transcript of `duration` seconds, in order; those of one channel do not overlap."""
+    """Return the cues of a transcript in chronological order. Cues of the same channel do not overlap.
+
+    `duration` is the length of the audio in seconds.
+    """
     all_cues: list[Cue] = []
     by_channel = sorted(segments, key=lambda segment: -1 if segment.channel is None else segment.channel)
     for channel, channel_segments in groupby(by_channel, key=lambda segment: segment.channel):
@@ -46,13 +49,13 @@ def cues(segments: Iterable[Segment], duration: float) -> list[Cue]:
 
 
 def _words_of(segment: Segment) -> list[Word]:
-    """Return the words of a segment, none wider than a line."""
+    """Return the words of a segment. A word that is wider than a line is split into several."""
     words = segment.words or _spread_evenly(segment)
     return list(chain.from_iterable(_split_wide_word(word) for word in words if word.text.strip()))
 
 
 def _spread_evenly(segment: Segment) -> list[Word]:
-    """Return the words of a segment's text with times in proportion to their lengths."""
+    """Return the words of a segment without word times. Each word lasts in proportion to its number of characters."""
     words: list[Word] = []
     texts = segment.text.split()
     start, character_s = segment.start, (segment.end - segment.start) / max(1, sum(map(len, texts)))
@@ -75,14 +78,18 @@ def _split_wide_word(word: Word) -> list[Word]:
 
 
 def width(text: str) -> int:
-    """Return the number of columns of a text."""
+    """Return the number of columns that a text takes. East Asian wide characters take two."""
     return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def _cheapest_division(words: Sequence[Word]) -> list[tuple[int, int]]:
-    """Return where the cues begin and end, for the division of least cost, by dynamic programming over the words."""
+    """Divide the words into cues such that the total cost is lowest, by dynamic programming.
+
+    Return the index of the first word and the index after the last word of each cue.
+    """
     fit = _CueFit(words)
-    best: list[tuple[float, int]] = [(0.0, 0)]  # for the words up to each: least cost, and start of the last cue
+    # best[n] is the lowest cost of the first n words, and the index of the first word of their last cue.
+    best: list[tuple[float, int]] = [(0.0, 0)]
     for end in range(1, len(words) + 1):
         cue_cost = 1 + _break_cost(words, end)
         choices = [(best[end - 1][0] + cue_cost + _shortness_cost(words, end - 1, end), end - 1)]
@@ -100,26 +107,31 @@ def _cheapest_division(words: Sequence[Word]) -> list[tuple[int, int]]:
 
 
 class _CueFit:
-    """Checks which words fit into one cue, by sums that are computed once."""
+    """Checks which words fit into one cue, by means of cumulative widths that are computed only once."""
 
     def __init__(self, words: Sequence[Word]) -> None:
         self._words = words
-        self._columns = [0, *accumulate(width(word.text) for word in words)]  # before each word, spaces included
+        # Total width of the words before each word, spaces included.
+        self._columns = [0, *accumulate(width(word.text) for word in words)]
         self._leading = [len(word.text) - len(word.text.lstrip()) for word in words]
-        breaks = [0]  # words after a long pause
+        breaks = [0]  # indices of the words that follow a long pause
         for index, (previous, word) in enumerate(pairwise(words), 1):
             if word.start - previous.end > LONG_PAUSE_S:
                 breaks.append(index)
         self._last_break = [breaks[bisect_right(breaks, index) - 1] for index in range(len(words))]
 
     def fits(self, start: int, end: int) -> bool:
-        """Return whether the words [start, end) fit into a cue, with no long pause among them."""
+        """Return whether the words [start, end) can form one cue.
+
+        They can if they fit into two lines and MAX_CUE_S, and if there is no pause over LONG_PAUSE_S between them.
+        """
         if self._words[end - 1].end - self._words[start].start > MAX_CUE_S or self._last_break[end - 1] > start:
             return False
         if self._width(start, end) <= MAX_LINE_WIDTH:
             return True
         line_end = self._columns[start] + self._leading[start] + MAX_LINE_WIDTH
-        second_line = bisect_right(self._columns, line_end, start, end) - 1  # its first word, if the first line is full
+        # First word of the second line, if as many words as possible are in the first line.
+        second_line = bisect_right(self._columns, line_end, start, end) - 1
         return start < second_line < end and self._width(second_line, end) <= MAX_LINE_WIDTH
 
     def _width(self, start: int, end: int) -> int:
@@ -127,7 +139,7 @@ class _CueFit:
 
 
 def _break_cost(words: Sequence[Word], end: int) -> float:
-    """Return the cost of a cue that ends before word number `end`."""
+    """Return the cost of ending a cue just before the word at index `end`. The end of a sentence costs least."""
     last_text = words[end - 1].text.rstrip("\"'”’)»」』 ")
     if end == len(words) or last_text.endswith(tuple(_SENTENCE_END)):
         return _COST_SENTENCE_END
@@ -137,15 +149,15 @@ def _break_cost(words: Sequence[Word], end: int) -> float:
 
 
 def _shortness_cost(words: Sequence[Word], start: int, end: int) -> float:
-    """Return the cost of a cue that cannot last MIN_CUE_S before the next one begins."""
+    """Return the extra cost of a cue that cannot last MIN_CUE_S before the next cue begins, or 0 if it can."""
     next_start = words[end].start if end < len(words) else words[end - 1].end + MIN_CUE_S
     return _COST_TOO_SHORT if next_start - words[start].start < MIN_CUE_S else 0.0
 
 
 def _lines(words: Sequence[Word]) -> tuple[str, ...]:
-    """Return the words as one line or two of similar width, the first preferably ending with a clause.
+    """Divide words into one line, or into two lines of similar width if they do not fit into one.
 
-    Empty if they do not fit.
+    A first line that ends with a clause is preferred. Return an empty tuple if two lines are not enough.
     """
     line = _text(words)
     if width(line) <= MAX_LINE_WIDTH:
@@ -161,12 +173,16 @@ def _lines(words: Sequence[Word]) -> tuple[str, ...]:
 
 
 def _text(words: Sequence[Word]) -> str:
-    """Return the words as one line, without arrows, which would end a cue."""
+    """Join words to one line. Arrows (-->) become ->, because they would be read as the times of a new cue."""
     return re.sub("-{2,}>", "->", " ".join("".join(word.text for word in words).split()))
 
 
 def _to_cues(groups: Sequence[Sequence[Word]], duration: float, channel: int | None) -> list[Cue]:
-    """Return a cue for each group of words: short ones last longer if there is time, long ones are shortened."""
+    """Return a cue for each group of words.
+
+    A cue shorter than MIN_CUE_S is lengthened as far as the neighbouring cues leave room. A cue longer than MAX_CUE_S
+    is shortened.
+    """
     channel_cues: list[Cue] = []
     for index, words in enumerate(groups):
         start, end = words[0].start, min(words[-1].end, words[0].start + MAX_CUE_S)

@@ -1,1 +1,1 @@
-"""The input and the output of a transcription: options, windows, transcripts. No I/O."""
+"""The input and the output of a transcription: options, windows and transcripts. Does no I/O."""

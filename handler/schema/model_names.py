@@ -1,4 +1,4 @@
-"""The names that the loaded model answers to. Pure; knows no model and no request."""
+"""The names under which a request may ask for the loaded model. Pure functions. Knows no model and no request."""
 
 from collections.abc import Iterable
 
@@ -10,7 +10,11 @@ _SHORT_NAMES = {"large-v3": "large", "large-v3-turbo": "turbo"}
 
 
 def model_names(model_id: str, aliases: Iterable[str] = ()) -> set[str]:
-    """Return every name of a model: its id, the last part of it, its size (large-v3, turbo), its aliases."""
+    """Return every name under which a request may ask for the model `model_id`.
+
+    The names are the id, its part after the slash, the size in it such as large-v3-turbo, the short name of the size
+    such as turbo, and the aliases.
+    """
     last_part = model_id.rpartition("/")[2]
     size = next((last_part.removeprefix(prefix) for prefix in _PREFIXES if last_part.startswith(prefix)), last_part)
     if last_part.startswith("faster-distil-whisper-"):
@@ -19,7 +23,7 @@ def model_names(model_id: str, aliases: Iterable[str] = ()) -> set[str]:
 
 
 def check_model(name: str, model_id: str, aliases: Iterable[str], error: type[AsrError] = ModelNotFound) -> None:
-    """Raise `error` if `name` is not a name of the loaded model."""
+    """Raise `error` if `name` is not a name of the loaded model, whose id is `model_id`."""
     names = model_names(model_id, aliases)
     if name not in names:
         expected = f"this worker has {model_id} (MODEL_ID), and expected one of {', '.join(sorted(names))}"

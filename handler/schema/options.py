@@ -1,4 +1,4 @@
-"""The options of a request, each defined once: name, default, validation, JSON schema.
+"""The options of a request. Each is defined once, with its name, default, validation and JSON schema.
 
 Knows no entry point and no model.
 """
@@ -15,7 +15,7 @@ FORMATS = ("json", "verbose_json", "text", "srt", "vtt", "tsv")
 TASKS = ("transcribe", "translate")
 TIMESTAMPS = ("segment", "word")
 CHANNELS = ("mix", "split")
-MIN_TEMPERATURE_STEP = 0.05  # from one fallback temperature to the next
+MIN_TEMPERATURE_STEP = 0.05  # smallest difference between two fallback temperatures
 MULTI = "multi"  # the language is detected for every window
 
 
@@ -51,7 +51,7 @@ def _is_token_id(value: object) -> bool:
 
 
 def _option(default: Any, description: str, parse: Callable[[str, object], Any], schema: dict[str, Any]) -> Any:
-    """Return a field of Options whose metadata hold its parser and its JSON schema."""
+    """Return a dataclass field for Options whose metadata contains the parser and the JSON schema of the option."""
     stated_default = {} if default is None else {"default": default}
     full_schema = {**schema, **stated_default, "description": description}
     return field(default=default, metadata={"parse": parse, "schema": full_schema})
@@ -75,7 +75,7 @@ def _boolean(default: bool, description: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of one request. An option that is not given is None or its default."""
+    """The options of one request. An option that the request does not give has its default, which may be None."""
 
     language: str | None = _option(
         None,
@@ -209,9 +209,10 @@ class Options:
 
     @classmethod
     def parse(cls, values: Mapping[str, object]) -> "Options":
-        """Return the options with these values, JSON values or query strings; None stands for the default.
+        """Return the options that have the given values.
 
-        Raises InvalidRequest with the name of the first option that is unknown or whose value is invalid.
+        A value is either of a JSON type or a string from a query or a form. None stands for the default. Raises
+        InvalidRequest if an option is unknown or a value is invalid.
         """
         options = {option.name: option for option in fields(cls)}
         unknown = sorted(set(values) - set(options))
@@ -224,5 +225,5 @@ class Options:
 
     @classmethod
     def json_schema(cls) -> dict[str, dict[str, Any]]:
-        """Return the JSON schema of each option, by name."""
+        """Return a dictionary from the name of each option to its JSON schema."""
         return {option.name: dict(option.metadata["schema"]) for option in fields(cls)}

@@ -1,4 +1,7 @@
-"""Windows of long audio, how they are decoded, and the Engine protocol. Knows no model and no file."""
+"""Windows of long audio, the parameters to decode them with, and the Engine protocol.
+
+Knows no model and no file.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +12,7 @@ from numpy.typing import NDArray
 
 from handler.schema.transcript import Evidence, Segment
 
-SAMPLE_RATE = 16_000  # Hz, of the samples that the audio decoder returns and engines take
+SAMPLE_RATE = 16_000  # Hz; the rate of the samples that the audio decoder returns and that engines expect
 Samples = NDArray[np.float32]  # [n], mono, SAMPLE_RATE, in [-1, 1]
 
 
@@ -22,27 +25,30 @@ class DecodingParams:
     prompt: str = ""  # text assumed to precede the window
     hotwords: str = ""  # words assumed to have occurred before
     temperature: float = 0.0  # 0: the most likely text; above: sampled
-    patience: float = 1.0  # beam search ends after `patience` times as many finished texts as beams
-    length_penalty: float | None = None  # power of (5 + tokens) / 6 in the ranking; None: rank by the mean per token
-    suppress: tuple[int, ...] | None = None  # ids of text tokens never decoded; −1: the engine's own; None: only those
-    num_hypotheses: int = 1  # decoded at once, the best is the result: beams at temperature 0, samples above
-    detect_only: bool = False  # detect the language and decode nothing
+    patience: float = 1.0  # beam search ends once `patience * num_hypotheses` hypotheses are finished
+    # Hypotheses are ranked by log-probability / ((5 + tokens) / 6) ** length_penalty. None: by the mean per token.
+    length_penalty: float | None = None
+    # Ids of text tokens that are never decoded. −1 stands for the engine's own list; None means that list alone.
+    suppress: tuple[int, ...] | None = None
+    num_hypotheses: int = 1  # beams at temperature 0, samples above 0; the best hypothesis is the result
+    detect_only: bool = False  # detect the language, and decode no text
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """A stretch of audio that an engine decodes at once, and the parameters to decode it with."""
+    """A stretch of audio that an engine decodes as a whole, and the parameters to decode the audio with."""
 
     start: int  # samples, from the beginning of the audio
     samples: Samples  # [n]
-    speech: tuple[tuple[int, int], ...] = ()  # detected speech, samples of the audio, ordered, inside the window
-    channel: int | None = None  # None: all channels mixed
+    # (start, end) of each stretch of detected speech inside the window, in samples from the beginning of the audio.
+    speech: tuple[tuple[int, int], ...] = ()
+    channel: int | None = None  # counted from 0; None if all channels are mixed
     params: DecodingParams = DecodingParams()
-    overlap: int = 0  # samples at its end that the next window begins with
+    overlap: int = 0  # samples at the end of this window that the next window contains as well
 
     @property
     def end(self) -> int:
-        """Return the sample after the last one, counted from the beginning of the audio."""
+        """Return the end of the window (exclusive), in samples from the beginning of the audio."""
         return self.start + len(self.samples)
 
     @property
@@ -52,11 +58,14 @@ class Window:
 
     @property
     def speech_s(self) -> float:
-        """Return the seconds of speech detected in the window."""
+        """Return how many seconds of speech were detected in the window."""
         return sum(end - start for start, end in self.speech) / SAMPLE_RATE
 
     def part(self, start: int, end: int) -> "Window":
-        """Return the part of the window between two samples of the audio."""
+        """Return the part of the window between `start` and `end`, with the speech in that part.
+
+        Both are counted in samples from the beginning of the audio. Positions outside the window are clipped to it.
+        """
         start, end = max(start, self.start), min(end, self.end)
         speech = tuple(
             (max(span_start, start), min(span_end, end))
@@ -67,7 +76,7 @@ class Window:
         return replace(self, start=start, samples=samples, speech=speech)
 
     def with_params(self, **changes: Any) -> "Window":
-        """Return the same window with some parameters changed."""
+        """Return a copy of the window with some decoding parameters changed."""
         return replace(self, params=replace(self.params, **changes))
 
 
@@ -75,43 +84,52 @@ class Window:
 class WindowResult:
     """The engine's result for one window."""
 
-    segments: tuple[Segment, ...]  # times in seconds from the window's start, ordered, inside it
+    segments: tuple[Segment, ...]  # chronological; times are seconds from the start of the window
     evidence: Evidence | None  # None if nothing was decoded
     language: str | None = None
-    languages: Mapping[str, float] = field(default_factory=dict)  # probabilities, if the engine detected it
-    seek_s: float | None = None  # the window is decoded up to here; None: completely
+    # Probability of each language by code. Empty if the engine did not detect the language.
+    languages: Mapping[str, float] = field(default_factory=dict)
+    seek_s: float | None = None  # seconds of the window that were decoded; None if the window was decoded completely
 
 
 class Engine(Protocol):
-    """A speech model that decodes many windows at once, whatever its window length, vocabulary and decoding method.
+    """A speech model that decodes many windows in one batch.
 
-    One thread owns it. `advance` does as much work as the engine chooses before other windows may join. A window needs
-    `num_hypotheses` sequences of the batch.
+    A single thread must make all calls, except that `token_bytes` may be called from any thread. Each call of
+    `advance` does as much work as the engine chooses, and more windows may be admitted between two calls. A window
+    takes up one sequence of the batch for each of its hypotheses (`params.num_hypotheses`).
     """
 
-    max_batch_size: int  # sequences in total
-    encode_batch_size: int  # windows that are best admitted at once: all others wait while they are encoded
+    max_batch_size: int  # largest number of sequences in the batch
+    # Number of windows that are best admitted in one call, because running windows wait while new ones are encoded.
+    encode_batch_size: int
     model_id: str
     device_name: str
     longest_window_s: float
     languages: tuple[str, ...]  # codes of the languages that the model knows
     detects_language: bool
-    text_tokens: int  # ids below it are text
+    text_tokens: int  # number of text tokens; their ids are 0 to text_tokens − 1
 
     def free(self) -> int:
-        """Return how many sequences could be admitted now."""
+        """Return for how many more sequences the batch has room now."""
 
     def admit(self, windows: Sequence[Window]) -> None:
-        """Add windows to the batch; together they need at most `free()` sequences."""
+        """Add windows to the batch. Together they must need at most `free()` sequences."""
 
     def advance(self) -> list[tuple[Window, WindowResult]]:
-        """Do some work on all admitted windows, and return the finished ones with their results."""
+        """Do some work on all admitted windows, and remove finished windows from the batch.
+
+        Return the finished windows with their results. The list is empty if no window is finished.
+        """
 
     def token_bytes(self, token: int) -> bytes:
-        """Return the bytes of a text token, which may be part of a character. May be called from any thread."""
+        """Return the UTF-8 bytes of a text token, which may be only part of a character."""
 
     def halve(self) -> None:
-        """Continue with half the batch size, so that the rest fits in memory; all admitted windows are forgotten."""
+        """Replace the batch with an empty one of half the size, which needs less memory.
+
+        All admitted windows are forgotten, and the caller must admit them again to get their results.
+        """
 
     def drop(self, windows: Collection[Window]) -> None:
-        """Stop decoding windows whose results are no longer needed; windows that are not in the batch are ignored."""
+        """Remove windows whose results are no longer needed. Windows that are not in the batch are ignored."""

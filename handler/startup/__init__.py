@@ -1,1 +1,1 @@
-"""From a cold process to a warm pipeline."""
+"""Start a process: find the model, load it and warm it up."""

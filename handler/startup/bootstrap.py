@@ -1,8 +1,8 @@
-"""From a cold process to a pipeline that has understood a sentence, with all possible work done concurrently.
+"""Build a pipeline that has already decoded a short test recording, doing as much work as possible concurrently.
 
-The interpreter's lock lets one thread import at a time, so work that does not need the lock runs during imports:
-files are read and their checksums computed while PyTorch is imported, and weights are laid out while the entry point
-imports its own libraries. Knows no entry point, and changes no setting of the process: see `process_tuning`.
+The interpreter's lock lets only one thread import at a time, so work that does not need the lock runs during imports.
+Files are read and their checksums computed while PyTorch is imported. Weights are laid out while the entry point
+imports its own libraries. Knows no entry point. Changes no setting of the process, which `process_tuning` does.
 """
 
 import threading
@@ -22,14 +22,14 @@ from handler.timeline import Timeline
 from handler.transcription.pipeline import Pipeline
 from handler.whisper.checkpoint.conversion_cache import ConversionCache, read_ahead
 
-if TYPE_CHECKING:  # the import of PyTorch is a step of its own
+if TYPE_CHECKING:  # `_load` imports PyTorch and measures the time
     import torch
 
-CONVERTED_SUFFIXES = (".bin", ".pt")  # of weights that have to be converted before they are served
+CONVERTED_SUFFIXES = (".bin", ".pt")  # of weight files that must be converted before use
 
 
 class LocatedModel(NamedTuple):
-    """A model's folder, and the cache of its converted weights if they need conversion."""
+    """A model's folder, and the cache of the converted weights, which is None if there is no cache for them."""
 
     folder: Path
     conversion: ConversionCache | None
@@ -38,14 +38,15 @@ class LocatedModel(NamedTuple):
 def build(
     settings: Settings, timeline: Timeline | None = None, during_load: Callable[[], object] | None = None
 ) -> Pipeline:
-    """Return a pipeline with the model that the settings name, loaded and warm.
+    """Load the model that the settings name, warm it up, and return a pipeline that runs it.
 
-    `during_load` is called in this thread after PyTorch is imported, while the weights are loaded.
+    `during_load` is called in the calling thread once PyTorch is imported, while another thread loads the weights.
+    `timeline` records the duration of each stage. If `timeline` is None, a new one begins at the start of the process.
     Raises ModelUnavailable, OutOfMemory, SettingsError.
     """
     timeline = timeline or Timeline.of_process()
     torch_imported = threading.Event()
-    with ThreadPoolExecutor(1, "loader") as loader:  # the helper threads that OpenMP gives to the loader end with it
+    with ThreadPoolExecutor(1, "loader") as loader:  # OpenMP's helper threads of the loader end with it
         loading = loader.submit(_load, settings, timeline, torch_imported)
         loading.add_done_callback(lambda _: torch_imported.set())
         torch_imported.wait()
@@ -68,7 +69,11 @@ def build(
 def _load(
     settings: Settings, timeline: Timeline, torch_imported: threading.Event
 ) -> tuple[Pipeline, ConversionCache | None]:
-    """Load the engine, and meanwhile read files and load the VAD in other threads; set the event after the imports."""
+    """Load the engine, while other threads read the weights and load the voice activity detector.
+
+    Return the pipeline and the cache of converted weights, which is None if there is no cache. `torch_imported` is set
+    once PyTorch and the engine's modules are imported.
+    """
     model = settings.model_id, settings.cache_dir, settings.model_revision
     stop = threading.Event()
     with ThreadPoolExecutor(2, "reader") as readers, stop_on_exit(stop):
@@ -80,7 +85,7 @@ def _load(
             from handler.engine.device import choose_device
             from handler.whisper.loading import load_engine
         torch_imported.set()
-        device = choose_device(settings.device)  # a wrong name ends the start before anything is downloaded
+        device = choose_device(settings.device)  # a wrong name raises an error before anything is downloaded
         with timeline.span("device_context"):
             _open_device(device)
         located = local_model.result() or locate(partial(find_model, *model))
@@ -95,7 +100,7 @@ def _load(
 
 @contextmanager
 def stop_on_exit(stop: threading.Event) -> Iterator[None]:
-    """Set `stop` at the end of a block, also if it raises, so that its background work ends."""
+    """Set `stop` when the block ends, even if the block raises, so that background work that watches `stop` ends."""
     try:
         yield
     finally:
@@ -103,7 +108,7 @@ def stop_on_exit(stop: threading.Event) -> Iterator[None]:
 
 
 def _open_device(device: "torch.device") -> None:
-    """Allocate something on the device, which sets it up. Raises OutOfMemory, SettingsError."""
+    """Allocate a small tensor, which makes PyTorch set up the device. Raises OutOfMemory, SettingsError."""
     import torch
 
     try:
@@ -122,9 +127,10 @@ def _locate_model(
     stop: threading.Event,
     readers: ThreadPoolExecutor,
 ) -> LocatedModel | None:
-    """Find the model's folder and bring its weights into the page cache; None if `search` finds none.
+    """Find the model's folder and read its weights into the page cache. Return None if `search` finds no folder.
 
-    A cached conversion is read before the function returns, any other weights by `readers` afterwards.
+    If the cache has converted weights, they are read and verified before the function returns. Otherwise `readers` read
+    the original files in the background.
     """
     with timeline.span("find_model"):
         folder = search()
@@ -140,28 +146,31 @@ def _locate_model(
 def _read_conversion(
     files: Sequence[Path], settings: Settings, timeline: Timeline, stop: threading.Event
 ) -> ConversionCache | None:
-    """Return the verified cache of converted weights; None if they need no conversion or there is no cache folder."""
+    """Verify the cache of converted weights and return it.
+
+    Return None if the weights need no conversion or cannot be read, or if there is no cache folder.
+    """
     if not files or files[0].suffix not in CONVERTED_SUFFIXES:
         return None  # the cache folder is not looked at: it may not even be reachable
     if not settings.cache_dir.is_dir() and settings.cache_dir == Settings().cache_dir:
         return None
     dtype = None if settings.dtype == "auto" else settings.dtype
     conversion = None
-    with timeline.span("conversion_read"), suppress(OSError):  # of the checkpoint: its loader reports what is wrong
+    with timeline.span("conversion_read"), suppress(OSError):  # if the checkpoint is unreadable, its loader reports why
         conversion = ConversionCache((BAKED, settings.cache_dir), files[0], stop)
         conversion.verify(dtype)
     return conversion
 
 
 def _read_ahead(files: Sequence[Path], timeline: Timeline, stop: threading.Event) -> None:
-    """Bring files into the page cache, until `stop` is set."""
-    with timeline.span("read_ahead"), suppress(OSError):  # the loader of a file reports what is wrong with it
+    """Read files into the page cache until all are read or `stop` is set."""
+    with timeline.span("read_ahead"), suppress(OSError):  # if a file is unreadable, its loader reports why
         for file in files:
             read_ahead(file, stop)
 
 
 def _load_vad(timeline: Timeline) -> None:
-    """Import and load the voice activity detector once, so that the first request does not wait for it."""
+    """Import and load the voice activity detector, so that the first request does not wait for this."""
     from handler.engine.cpu_tuning import use_one_thread
 
     use_one_thread()
@@ -172,7 +181,10 @@ def _load_vad(timeline: Timeline) -> None:
 
 
 def _store_model(conversion: ConversionCache | None, cache_dir: Path) -> None:
-    """Store what this process downloaded and converted for the next one, also on the network volume if there is one."""
+    """Write the converted weights to the cache, and copy `cache_dir` to the network volume if there is one.
+
+    The next process then has to neither download nor convert the model.
+    """
     if conversion is not None:
         conversion.write()
     if (volume_mirror := mirror(cache_dir)) is not None:

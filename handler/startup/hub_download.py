@@ -1,4 +1,4 @@
-"""Download a model from the Hub into its cache layout, with progress. Knows no other source of models."""
+"""Download a model from the Hugging Face Hub and log the progress. Knows no other source of models."""
 
 import os
 import re
@@ -11,16 +11,17 @@ from pathlib import Path
 from handler import logs
 from handler.errors import ModelUnavailable
 
-PROGRESS_S = 5.0  # between two reports on a download
-MAIN = "main"  # the revision if none is named
+PROGRESS_S = 5.0  # seconds between two progress reports
+MAIN = "main"  # the default revision
 _WEIGHT_LAYOUTS = (r"model\.safetensors", r"model-\d+-of-\d+\.safetensors", r"model\.bin", r"[^/]+\.pt")
 _SMALL_FILES = ["*.json", "merges.txt", "vocabulary.txt", "*.tiktoken"]
 
 
 def download_snapshot(model_id: str, cache_dir: Path, revision: str | None) -> Path:
-    """Download a model and return its folder; an interrupted download continues where it ended.
+    """Download a model into `cache_dir`, in the Hub's cache layout, and return the folder of the snapshot.
 
-    The snapshot consists of files, not of links, which a mirror would leave out. Raises ModelUnavailable.
+    An interrupted download is resumed. The snapshot holds regular files instead of the usual links, because a copy to a
+    network volume would leave out links. If `revision` is None, it is `main`. Raises ModelUnavailable.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -39,7 +40,7 @@ def download_snapshot(model_id: str, cache_dir: Path, revision: str | None) -> P
         _write_ref(repo / "refs" / (revision or MAIN), commit)
     except ModelUnavailable:
         raise
-    except Exception as exc:  # the Hub's client, its transport and the file system each raise their own
+    except Exception as exc:  # the Hub client, its HTTP library and the file system raise errors of different types
         reason = f"the Hub did not deliver it into {cache_dir}: {_first_line(exc)}"
         raise ModelUnavailable(f"MODEL_ID={model_id}: {reason}") from exc
     logs.info("model_download_finished", model=model_id, revision=commit)
@@ -52,7 +53,7 @@ def folder_name(model_id: str) -> str:
 
 
 def _write_ref(ref: Path, commit: str) -> None:
-    """Record which commit a revision is."""
+    """Record the commit of a revision in the file `ref`, unless the revision is the commit itself."""
     if ref.name != commit:
         ref.parent.mkdir(parents=True, exist_ok=True)
         draft = ref.with_name(f".{ref.name}.{os.getpid()}")
@@ -62,7 +63,7 @@ def _write_ref(ref: Path, commit: str) -> None:
 
 @contextmanager
 def _progress(model_id: str, folder: Path, total: int) -> Iterator[None]:
-    """Log every few seconds how much of a download has arrived, until the block ends."""
+    """Log every few seconds how many of the `total` bytes have arrived in `folder`, until the block ends."""
     stop = threading.Event()
 
     def report() -> None:
@@ -79,9 +80,10 @@ def _progress(model_id: str, folder: Path, total: int) -> Iterator[None]:
 
 
 def _weight_names(model_id: str, files: Sequence[str]) -> list[str]:
-    """Return the files of a repository that contain its weights, in one layout and one precision.
+    """Return the names of the weight files among the files of a repository.
 
-    Raises ModelUnavailable.
+    If a repository offers the weights in several layouts, only one layout is chosen. Raises ModelUnavailable if there
+    are no weights.
     """
     for pattern in _WEIGHT_LAYOUTS:
         if names := [name for name in files if re.fullmatch(pattern, name)]:
@@ -91,4 +93,5 @@ def _weight_names(model_id: str, files: Sequence[str]) -> list[str]:
 
 
 def _first_line(exc: Exception) -> str:
+    """Return the first line of an error's message, or the name of its class if the message is empty."""
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0]

@@ -1,7 +1,8 @@
-"""From MODEL_ID to a folder on this machine.
+"""Find the folder of the model that MODEL_ID names.
 
-Searches, in this order: an installed package, a folder, the image, the platform's cache, CACHE_DIR, a network volume,
-the Hub. Knows no layout of weights beyond the names of their files.
+MODEL_ID may name a folder of an installed package, a folder on this machine, or a model on the Hugging Face Hub. A Hub
+model is searched for in the container image, the platform's cache, CACHE_DIR, a network volume and the Hub, in this
+order. Knows no layout of weights beyond the names of their files.
 """
 
 import os
@@ -16,10 +17,10 @@ from handler.runpod_sdk import import_sdk
 from handler.startup.hub_download import MAIN, download_snapshot, folder_name
 from handler.whisper.checkpoint.fingerprint import fingerprint
 
-BAKED = Path("/opt/models")  # a model that is part of the image
+BAKED = Path("/opt/models")  # models that are part of the container image
 VOLUME = Path("/runpod-volume")  # RunPod mounts a network volume here
-PLATFORM_CACHE = VOLUME / "huggingface-cache/hub"  # a model that an endpoint's settings name
-SEARCH_PATHS = (BAKED, PLATFORM_CACHE)  # in the Hub's cache layout, searched in this order and before CACHE_DIR
+PLATFORM_CACHE = VOLUME / "huggingface-cache/hub"  # models that the endpoint's settings name
+SEARCH_PATHS = (BAKED, PLATFORM_CACHE)  # in the Hub's cache layout; searched in this order, before CACHE_DIR
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _SINGLE_FILES = ("model.safetensors", "model.bin")
 
@@ -31,9 +32,10 @@ def find_model(
     search_paths: Sequence[Path] = SEARCH_PATHS,
     volume: Path = VOLUME,
 ) -> Path:
-    """Return a model's folder; if necessary, copy it into `cache_dir` from a network volume, or download it there.
+    """Return a model's folder.
 
-    Raises ModelUnavailable.
+    If the model is not on this machine, copy it from a network volume into `cache_dir`. If the volume does not have the
+    model either, download it into `cache_dir`. Raises ModelUnavailable.
     """
     model = model_id, cache_dir, revision
     return find_local(*model, search_paths) or _find_mirrored(*model, volume) or download_snapshot(*model)
@@ -42,7 +44,10 @@ def find_model(
 def find_local(
     model_id: str, cache_dir: Path, revision: str | None = None, search_paths: Sequence[Path] = SEARCH_PATHS
 ) -> Path | None:
-    """Return the folder of a model on this machine; None if it has to be downloaded. Raises ModelUnavailable."""
+    """Return a model's folder on this machine, or None if a Hub model is not on this machine.
+
+    Raises ModelUnavailable if the package or folder that `model_id` names does not exist.
+    """
     if model_id.startswith("pkg:"):
         return _package_folder(model_id)
     if os.path.isdir(model_id):
@@ -55,7 +60,7 @@ def find_local(
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files of a folder's weights, in one layout; none if the folder has no weights."""
+    """Return the weight files in a folder, sorted and in only one layout, or an empty list if there are none."""
     for pattern in ("model.safetensors", "model-*-of-*.safetensors", "model.bin", "*.pt"):
         if files := sorted(folder.glob(pattern)):
             return files
@@ -63,7 +68,11 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def revision(folder: Path) -> str:
-    """Return a model's revision: the commit of a snapshot of the Hub, otherwise a fingerprint of the weights."""
+    """Return an identifier of a model's version.
+
+    For a snapshot from the Hub, this is the commit. For any other folder, it is "local-" and a fingerprint of the
+    weights, or "local" if there are no weights.
+    """
     if folder.parent.name == "snapshots":
         return folder.name
     files = weight_files(folder)
@@ -71,7 +80,7 @@ def revision(folder: Path) -> str:
 
 
 def _package_folder(model_id: str) -> Path:
-    """Return the folder that `pkg:PACKAGE/FOLDER` names. Raises ModelUnavailable."""
+    """Return the folder that a `model_id` of the form `pkg:PACKAGE/FOLDER` names. Raises ModelUnavailable."""
     package, _, inner = model_id.removeprefix("pkg:").partition("/")
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or spec.origin is None:
@@ -84,9 +93,10 @@ def _package_folder(model_id: str) -> Path:
 
 
 def _find_snapshot(model_id: str, hub: Path, revision: str | None) -> Path | None:
-    """Return the complete snapshot of a Hub id inside a folder of the Hub's cache layout; None if there is none.
+    """Return the folder of a model's snapshot in `hub`, a folder in the Hub's cache layout.
 
-    It is the snapshot of `revision`; without a revision the one that the branch `main` names, or else the only one.
+    If `revision` is None, the snapshot of the branch `main` is returned. If there is no record of `main`, the only
+    snapshot is returned. Return None if the snapshot is missing or incomplete, or if there are several to choose from.
     """
     repo = hub / folder_name(model_id)
     ref = repo / "refs" / (revision or MAIN)
@@ -96,7 +106,7 @@ def _find_snapshot(model_id: str, hub: Path, revision: str | None) -> Path | Non
 
 
 def _is_complete(folder: Path) -> bool:
-    """Return whether all files of the weights exist: an interrupted download leaves only some."""
+    """Return whether a snapshot has all of its weight files. An interrupted download leaves only some."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = re.findall(r'"([^"]+\.safetensors)"', index.read_text())
@@ -106,9 +116,9 @@ def _is_complete(folder: Path) -> bool:
 
 
 def mirror(cache_dir: Path, volume: Path = VOLUME) -> Any | None:
-    """Return the SDK's mirror of `cache_dir` on a network volume; None without a volume or outside an endpoint.
+    """Return the RunPod SDK's VolumeCache, which copies files between `cache_dir` and a network volume.
 
-    A folder that lies on the volume itself has no mirror either.
+    Return None if there is no volume, if `cache_dir` is on the volume itself, or outside a RunPod endpoint.
     """
     if not volume.is_dir() or cache_dir.resolve().is_relative_to(volume.resolve()):
         return None
@@ -118,7 +128,7 @@ def mirror(cache_dir: Path, volume: Path = VOLUME) -> Any | None:
 
 
 def _find_mirrored(model_id: str, cache_dir: Path, revision: str | None, volume: Path) -> Path | None:
-    """Copy a model from the mirror into `cache_dir` and return its folder; None if no earlier worker left it there."""
+    """Copy a model from the network volume into `cache_dir`, and return its folder, or None if there is none."""
     volume_mirror = mirror(cache_dir, volume)
     if volume_mirror is None or not volume_mirror.hydrate():
         return None

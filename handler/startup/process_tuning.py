@@ -1,6 +1,6 @@
-"""Tuning of a process that starts and then serves: faster imports, and a collector that ignores what was loaded.
+"""Tune a server process: import faster, and exclude what was loaded from garbage collection.
 
-Both change the whole process, so only entry points use them, around `bootstrap.build`. Knows no model.
+Both functions affect the whole process, so only entry points call them, around `bootstrap.build`. Knows no model.
 """
 
 import atexit
@@ -9,12 +9,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SWITCH_INTERVAL_S = 0.0005  # how long a thread may hold the interpreter's lock while others wait for it
+SWITCH_INTERVAL_S = 0.0005  # longest time that a thread holds the interpreter's lock while others wait for it
 
 
 @contextmanager
 def fast_imports() -> Iterator[None]:
-    """Pause garbage collection and shorten the threads' turns while a block imports and loads; then restore both."""
+    """Make imports in the block faster.
+
+    While the block runs, garbage collection is paused and the interpreter switches more often between threads. Both
+    settings are restored when the block ends.
+    """
     switch_interval, is_collecting = sys.getswitchinterval(), gc.isenabled()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.disable()
@@ -27,10 +31,10 @@ def fast_imports() -> Iterator[None]:
 
 
 def freeze_garbage_collector() -> None:
-    """Exclude all objects that exist now from garbage collection, until the process exits.
+    """Exclude all objects that exist now from garbage collection until the process exits.
 
-    What is loaded at the start stays. Searching it for garbage would stop every thread for a fifth of a second.
-    Called at the end of a `fast_imports` block, it also saves the search that the end of the pause would cause.
+    What was loaded at the start stays in use, and searching it for garbage would stop every thread for a fifth of a
+    second. Call this function at the end of a `fast_imports` block, before the garbage collector resumes.
     """
-    atexit.register(gc.unfreeze)  # otherwise libraries report at exit that their objects were never collected
+    atexit.register(gc.unfreeze)  # without this, libraries report at exit that their objects were never collected
     gc.freeze()

@@ -1,4 +1,4 @@
-"""Transcribe a second of known speech before the first request. Knows no weights."""
+"""Decode a second of known speech before the first request. Knows no weights."""
 
 import wave
 from pathlib import Path
@@ -14,13 +14,13 @@ CHECK_WORDS = ("good", "morning")
 
 
 def self_test(pipeline: Pipeline, settings: Settings) -> None:
-    """Decode a second of speech, so that the engine's first-window setup is done. Raises ModelUnavailable.
+    """Decode a second of speech, which also triggers the setup that an engine does for its first window.
 
-    A model that recognizes no word of it is refused, unless the settings turn that off.
+    Raises ModelUnavailable if the model recognizes none of the words, unless the settings disable this check.
     """
     window = Window(0, _samples(CHECK)).with_params(language="en")
     text = "".join(segment.text for segment in pipeline.runner.submit(CHECK, window).result().segments)
-    pipeline.runner.cancel(CHECK)  # otherwise the runner keeps its usage
+    pipeline.runner.cancel(CHECK)  # otherwise the runner would keep the usage record of this test
     if settings.startup_check and not any(word in letters_and_digits(text) for word in CHECK_WORDS):
         mismatch = f"it heard {text.strip()!r} where {' '.join(CHECK_WORDS)!r} is said"
         advice = "the weights are damaged, or the model knows no English (STARTUP_CHECK=0 starts it all the same)"
@@ -28,7 +28,7 @@ def self_test(pipeline: Pipeline, settings: Settings) -> None:
 
 
 def _samples(path: Path) -> Samples:
-    """Return the samples of a 16-bit file at 16 kHz. [n]"""
+    """Return the samples, of shape [n] and in [-1, 1], of a mono 16-bit WAV file at 16 kHz."""
     import numpy as np
 
     with wave.open(str(path)) as file:

@@ -1,1 +1,1 @@
-"""One request from its audio to its transcript. Knows no model and no way in."""
+"""Turn the audio of one request into its transcript. Knows no model and no entry point."""

@@ -1,4 +1,7 @@
-"""Measure which speech has text, by the times of its words. Pure functions. Knows no model and no file."""
+"""Compare detected speech with the times of words to find speech without text.
+
+Pure functions. Knows no model and no file.
+"""
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -6,17 +9,17 @@ from itertools import chain
 from handler.schema.transcript import Segment, Word
 from handler.schema.window import SAMPLE_RATE
 
-MAX_WORD_S = 0.6  # a word lasts no longer than this …
-MAX_LETTER_S = 0.12  # … and this much per letter: alignment stretches the words next to a missing one
-WORD_MARGIN_S = 0.5  # speech this close to a word counts as covered: word times are not exact
-MIN_GAP_S = 1.0  # a shorter stretch without text is breath, laughter, or the margin of voice activity detection
-MIN_UTTERANCE_S = 0.4  # a shorter utterance that has no text at all is a noise
+MAX_WORD_S = 0.6  # longest plausible duration of a word, not counting MAX_LETTER_S per character
+MAX_LETTER_S = 0.12  # longer words are clipped because alignment stretches the words next to a missing one
+WORD_MARGIN_S = 0.5  # speech this close to a word counts as covered because word times are not exact
+MIN_GAP_S = 1.0  # a shorter part of an utterance is breath, laughter, or the margin of voice activity detection
+MIN_UTTERANCE_S = 0.4  # an utterance without any text is a mere noise if it is shorter than this
 
 Interval = tuple[float, float]  # start and end, seconds
 
 
 def merge_intervals(intervals: Iterable[Interval]) -> list[Interval]:
-    """Return the intervals in order, those that touch or overlap merged into one."""
+    """Return the intervals sorted by start, with touching or overlapping ones merged and empty ones dropped."""
     merged: list[Interval] = []
     for start, end in sorted(intervals):
         if merged and start <= merged[-1][1]:
@@ -27,9 +30,12 @@ def merge_intervals(intervals: Iterable[Interval]) -> list[Interval]:
 
 
 def subtract_intervals(intervals: Sequence[Interval], holes: Sequence[Interval]) -> list[Interval]:
-    """Return the parts of the intervals outside of the holes; both must be ordered and disjoint."""
+    """Return the parts of the intervals that lie outside all holes.
+
+    Both `intervals` and `holes` must be sorted and free of overlaps.
+    """
     remaining: list[Interval] = []
-    first = 0  # no hole before it reaches into this interval or a later one
+    first = 0  # index of the first hole that may reach into this interval or a later one
     for start, end in intervals:
         while first < len(holes) and holes[first][1] <= start:
             first += 1
@@ -46,45 +52,52 @@ def subtract_intervals(intervals: Sequence[Interval], holes: Sequence[Interval])
 
 
 def total_length(intervals: Iterable[Interval]) -> float:
-    """Return the summed length of the intervals in seconds."""
+    """Return the sum of the lengths of the intervals, in seconds."""
     return sum(end - start for start, end in intervals)
 
 
 def covered_intervals(segments: Iterable[Segment]) -> list[Interval]:
-    """Return when the text of the segments was spoken, widened by WORD_MARGIN_S on both sides."""
+    """Return the intervals, in seconds, in which the text of the segments was spoken.
+
+    Each word is widened by WORD_MARGIN_S on both sides, and overlapping intervals are merged.
+    """
     spoken = chain.from_iterable(_spoken_intervals(segment) for segment in segments)
     return merge_intervals((start - WORD_MARGIN_S, end + WORD_MARGIN_S) for start, end in spoken)
 
 
 def _spoken_intervals(segment: Segment) -> list[Interval]:
-    """Return the spans of a segment's words, or the span of the segment if it has no words."""
+    """Return the interval of each word of a segment, or the interval of the segment if it has no words."""
     if segment.words:
         return [plausible_span(word) for word in segment.words]
     return [(segment.start, segment.end)]
 
 
 def plausible_span(word: Word) -> Interval:
-    """Clip a word's duration to a plausible maximum, trimming its end."""
+    """Return a word's start and end in seconds, with the end moved earlier if the word lasts implausibly long."""
     return word.start, min(word.end, word.start + MAX_WORD_S + MAX_LETTER_S * len(word.text.strip()))
 
 
 def find_gaps(speech: Sequence[tuple[int, int]], segments: Iterable[Segment]) -> list[Interval]:
-    """Return speech without text, in seconds; `speech` is in samples.
+    """Return the stretches of speech that have no text, in seconds.
 
-    A gap is a long stretch, or a shorter utterance that has no text at all.
+    `speech` holds the start and end of each detected utterance, in samples. A stretch is returned if it lasts at least
+    MIN_GAP_S. An utterance that has no text at all is returned if it lasts at least MIN_UTTERANCE_S.
     """
     utterances = spans_in_seconds(speech)
     return significant_gaps(subtract_intervals(utterances, covered_intervals(segments)), utterances)
 
 
 def spans_in_seconds(speech: Iterable[tuple[int, int]]) -> list[Interval]:
-    """Convert spans of speech from samples to ordered, disjoint intervals in seconds."""
+    """Convert spans of speech from samples to seconds, and return them sorted, with overlapping spans merged."""
     return merge_intervals((start / SAMPLE_RATE, end / SAMPLE_RATE) for start, end in speech)
 
 
 def significant_gaps(uncovered: Iterable[Interval], utterances: Sequence[Interval]) -> list[Interval]:
-    """Return those uncovered stretches of utterances that are long enough to be worth reporting."""
-    complete = set(utterances)  # an uncovered stretch in it is an utterance of which no word was written
+    """Return the uncovered stretches, in seconds, that are long enough to be worth reporting.
+
+    A part of an utterance must last at least MIN_GAP_S. A complete utterance must last at least MIN_UTTERANCE_S.
+    """
+    complete = set(utterances)  # an uncovered stretch that equals an utterance is one without any text
 
     def is_significant(interval: Interval) -> bool:
         min_length = MIN_UTTERANCE_S if interval in complete else MIN_GAP_S
@@ -94,5 +107,5 @@ def significant_gaps(uncovered: Iterable[Interval], utterances: Sequence[Interva
 
 
 def describe_interval(start: float, end: float, channel: int | None) -> str:
-    """Return an interval in seconds as words for a warning."""
+    """Describe an interval in seconds for a warning. The channel is mentioned unless it is None."""
     return f"between {start:.1f} and {end:.1f} s" + ("" if channel is None else f" of channel {channel}")

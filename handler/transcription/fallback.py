@@ -1,4 +1,6 @@
-"""Decide whether to trust a window's text, by its evidence alone. Pure functions. Knows no engine and no audio.
+"""Decide whether to trust a window's text, given what the decoder reports about the text (its evidence).
+
+Pure functions. Knows no engine and no audio.
 
 Sources: openai/whisper, whisper/transcribe.py (decode_with_fallback); SYSTRAN/faster-whisper, transcribe.py (choosing
 the best result if none is accepted).
@@ -10,7 +12,7 @@ from enum import Enum
 from handler.schema.options import Options
 from handler.schema.transcript import Evidence
 
-DEFAULT_INCREMENT = 0.2  # of the temperature, if the request starts at 0 and does not set one
+DEFAULT_INCREMENT = 0.2  # temperature step, if the request starts at temperature 0 and sets no step
 
 
 class Verdict(Enum):
@@ -22,7 +24,11 @@ class Verdict(Enum):
 
 
 def fallback_temperatures(options: Options) -> Iterator[float]:
-    """Return the temperatures to decode at, in order, until a text is accepted."""
+    """Return the temperatures to decode at, in increasing order.
+
+    The caller stops at the first temperature whose result is accepted. There is only one temperature if the increment
+    is 0, or if the request sets no increment and starts above 0.
+    """
     increment = options.temperature_increment_on_fallback
     if increment is None:
         increment = DEFAULT_INCREMENT if options.temperature == 0 else 0.0
@@ -31,7 +37,11 @@ def fallback_temperatures(options: Options) -> Iterator[float]:
 
 
 def check_thresholds(evidence: Evidence, options: Options) -> Verdict:
-    """Judge a text by the thresholds of the request."""
+    """Compare a result's evidence with the thresholds of the request, and return the verdict.
+
+    DROP means that the model hears no speech and is unsure of the text. RETRY means that the text is unlikely, looped
+    or too repetitive.
+    """
     is_unsure = evidence.avg_logprob < options.logprob_threshold
     if is_unsure and evidence.no_speech_prob > options.no_speech_threshold:
         return Verdict.DROP
@@ -41,6 +51,10 @@ def check_thresholds(evidence: Evidence, options: Options) -> Verdict:
 
 
 def rank_key(evidence: Evidence, options: Options) -> tuple[bool, float, float]:
-    """Return the sort key of rejected texts, best last: without a loop, with the least repetition, the most likely."""
+    """Return a key that sorts rejected results from worst to best.
+
+    Results that did not loop rank above those that did. Ties are broken by less repetition, then by higher likelihood.
+    All results whose compression ratio is within the request's threshold count as equally repetitive.
+    """
     repetition = max(evidence.compression_ratio, options.compression_ratio_threshold)
     return not evidence.looped, -repetition, evidence.avg_logprob

@@ -1,4 +1,7 @@
-"""Detect text that nobody spoke: repetition and echoes of the prompt. Pure functions. Knows no model and no audio."""
+"""Detect text that nobody spoke, namely repeated phrases and echoes of the prompt.
+
+Pure functions. Knows no model and no audio.
+"""
 
 from collections.abc import Sequence
 from difflib import SequenceMatcher
@@ -7,17 +10,17 @@ from handler.schema.transcript import Segment, Word
 from handler.transcription.word_edits import all_words, keep_words, letters_and_digits, normalize_word
 
 MAX_PHRASE_WORDS = 8  # words of the longest phrase whose repetition is detected
-MAX_REPEATS = 3  # a phrase that comes this often in a row may have been spoken
+MAX_REPEATS = 3  # a phrase that occurs at most this many times in a row may have been spoken
 MAX_WORDS_PER_S = 7  # the fastest that a person can speak
-MIN_ECHO_WORDS, MIN_ECHO_LETTERS = 4, 10  # a run of this many words and letters of the context may be an echo of it
-MIN_SIMILARITY = 0.6  # share of letters that two spellings of the same speech have in common
-WORD_TIME_TOLERANCE_S = 0.5  # the times of one word in two results differ by no more
+MIN_ECHO_WORDS, MIN_ECHO_LETTERS = 4, 10  # shortest run that counts as an echo of the prompt or hotwords
+MIN_SIMILARITY = 0.6  # share of letters that two decodings of the same speech have in common
+WORD_TIME_TOLERANCE_S = 0.5  # largest difference between the times of one word in two results
 
 
 def remove_repeats(segments: Sequence[Segment]) -> list[Segment]:
-    """Reduce each phrase that comes more than MAX_REPEATS times in a row to one.
+    """Keep only the first of more than MAX_REPEATS consecutive occurrences of a phrase.
 
-    A phrase is kept as it is if there was time to speak all of its repeats. Segments without words stay as they are.
+    All occurrences are kept if their duration was long enough to speak them. Segments without words are not changed.
     """
     words = all_words(segments)
     spellings = [normalize_word(word) for word in words]
@@ -32,7 +35,10 @@ def remove_repeats(segments: Sequence[Segment]) -> list[Segment]:
 
 
 def _find_repeats(words: Sequence[Word], spellings: Sequence[str], start: int) -> tuple[int, int]:
-    """Return the length and number of the phrases at `start` that repeat too often; (1, 1) if none does."""
+    """Return the length in words and the number of occurrences of a phrase that repeats too often from `start` on.
+
+    Return (1, 1) if no phrase at `start` repeats too often.
+    """
     for length in range(1, MAX_PHRASE_WORDS + 1):
         phrase = spellings[start : start + length]
         num_repeats = 1
@@ -44,21 +50,23 @@ def _find_repeats(words: Sequence[Word], spellings: Sequence[str], start: int) -
 
 
 def _is_speakable(words: Sequence[Word]) -> bool:
+    """Return whether a person could have spoken the words in their summed duration."""
     return spoken_length(words) <= MAX_WORDS_PER_S * sum(word.end - word.start for word in words)
 
 
 def spoken_length(words: Sequence[Word]) -> float:
-    """Return the number of words that take as long to speak.
+    """Return the number of words, weighted by how long they take to speak.
 
-    A single character of a script without spaces, such as Chinese, counts as half a word.
+    A word that is a single non-ASCII character, as in Chinese, counts as half a word.
     """
     return sum(0.5 if len(word.text.strip()) == 1 and not word.text.isascii() else 1.0 for word in words)
 
 
 def find_prompt_echo(segments: Sequence[Segment], context: Sequence[str]) -> list[Word]:
-    """Return the first run of words that one of the context's texts contains; empty if there is none.
+    """Return the first run of words that also occurs in a text of `context`, or an empty list if there is none.
 
-    A run has at least MIN_ECHO_WORDS words and MIN_ECHO_LETTERS letters, or is everything that was written.
+    `context` holds the prompt and the hotwords. If the context contains all words of the segments, all of them are
+    returned. Otherwise the run must begin with MIN_ECHO_WORDS words of at least MIN_ECHO_LETTERS letters in total.
     """
     words = all_words(segments)
     spellings = [normalize_word(word) for word in words]
@@ -81,7 +89,10 @@ def find_prompt_echo(segments: Sequence[Segment], context: Sequence[str]) -> lis
 
 
 def is_spoken_in(run: Sequence[Word], segments: Sequence[Segment]) -> bool:
-    """Report whether the segments have a similar spelling at about the time of a run of words."""
+    """Return whether the segments contain similar text at about the time of `run`.
+
+    `run` must not be empty. Words up to WORD_TIME_TOLERANCE_S before or after the run are compared with it.
+    """
     start, end = run[0].start - WORD_TIME_TOLERANCE_S, run[-1].end + WORD_TIME_TOLERANCE_S
     words = [word for word in all_words(segments) if start <= (word.start + word.end) / 2 <= end]
     run_spelling = "".join(normalize_word(word) for word in run)

@@ -1,8 +1,9 @@
 """Turn the audio of one request into windows, in a thread of its own. Knows no engine and no event loop.
 
-Bytes are decoded while more arrive, and windows are cut only as far as the request's quota allows, so a long file takes
-the memory of a short one. The number of threads that decode at a time is limited, to leave the processor to the model
-and to new requests; a thread gives up its slot while it waits for bytes or quota, and after each window.
+Bytes are decoded while more arrive. Windows are cut only as far as the request's quota allows, so that a long file
+needs no more memory than a short one. Only a limited number of threads decode at the same time, each of which holds a
+"decode slot". This leaves processors to the model and to new requests. A thread gives up its slot while it waits for
+bytes or for quota, which it does before each window.
 """
 
 import threading
@@ -25,25 +26,28 @@ from handler.settings import Settings
 from handler.timeline import Timeline
 from handler.transcription.window_quota import RequestQuota
 
-LANGUAGE_WINDOWS = 4  # windows that language detection uses at most, before any of them is decoded
-MULTI_PAUSE_S = 0.8  # with language `multi` a longer pause ends a window, because languages change at pauses
+LANGUAGE_WINDOWS = 4  # largest number of windows used to detect the language before decoding begins
+MULTI_PAUSE_S = 0.8  # with language `multi`, a longer pause ends a window because languages change at pauses
 WATERMARK_INTERVAL_S = 2.0  # seconds of audio between two watermarks of a channel
 
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """A promise that no later window of a channel begins before a time."""
+    """A promise that no later window of `channel` begins before `seconds`."""
 
     channel: int | None
     seconds: float
 
 
-ProducerItem = Window | Watermark | BaseException | None  # None: the audio ended
+ProducerItem = Window | Watermark | BaseException | None  # None marks the end of the audio
 Deliver = Callable[[ProducerItem], None]
 
 
 class WindowProducer:
-    """Passes the windows and watermarks of one source to `deliver`; at the end None, or the error that ended it."""
+    """Passes the windows and watermarks of one source to `deliver`.
+
+    At the end, `deliver` receives None if all audio was read, or else the error. After `close`, it receives neither.
+    """
 
     def __init__(
         self,
@@ -55,8 +59,8 @@ class WindowProducer:
         quota: RequestQuota,
         decode_slots: threading.Semaphore,
     ) -> None:
-        self.seconds = 0.0  # of audio decoded to samples
-        self.channels: tuple[int | None, ...] = (None,)  # of the windows; set before the first window
+        self.seconds = 0.0  # seconds of audio decoded to samples so far
+        self.channels: tuple[int | None, ...] = (None,)  # set before the first window is delivered
         self._settings = settings
         self._fetcher = fetcher
         self._threads = threads
@@ -64,42 +68,43 @@ class WindowProducer:
         self._deliver = deliver
         self._spool: Spool | None = None
         self._decoder: AudioDecoder | None = None
-        self._vad_s = 0.0  # processor seconds of this thread, for detecting speech and cutting windows
+        self._vad_s = 0.0  # processor seconds that this thread spent on detecting speech and cutting windows
         self._is_closed = threading.Event()
         self._quota = quota
         self._decode_slots = decode_slots
 
     @property
     def duration(self) -> float | None:
-        """Return the duration in seconds that the container states, if it does."""
+        """Return the duration in seconds that the container states, or None if it is not stated or not known yet."""
         return self._decoder.duration if self._decoder else None
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Return the defects of the file, as sentences."""
+        """Return a sentence for each defect of the file found so far."""
         return tuple(self._decoder.warnings) if self._decoder else ()
 
     def start(self, source: AudioSource, options: Options) -> None:
-        """Begin to read the source, in threads."""
+        """Start reading the source in a background thread."""
         self._threads.submit(self._run, source, options)
 
     def release_window(self) -> None:
-        """Allow one more window: one that was delivered is decoded."""
+        """Allow one more window to be cut, because a delivered window has been decoded."""
         self._quota.release()
 
     def close(self) -> None:
-        """Stop reading; from any thread."""
+        """Stop reading the source. May be called from any thread."""
         self._is_closed.set()
         self._quota.close()
         if self._spool is not None:
             self._spool.stop()
 
     def free(self) -> None:
-        """Delete the downloaded bytes; this blocks, so not in an event loop."""
+        """Delete the downloaded bytes. This blocks, so do not call it in an event loop."""
         if self._spool is not None:
             self._spool.close()
 
     def _run(self, source: AudioSource, options: Options) -> None:
+        """Produce all windows of a source, and deliver None or the error at the end."""
         error: BaseException | None = None
         started = time.thread_time()
         try:
@@ -109,18 +114,18 @@ class WindowProducer:
             error = exc
         try:
             if (growing := self._spool or source.growing) is not None:
-                growing.check()  # an error of the download explains more than the error that it caused in the decoder
+                growing.check()  # the download's error explains more than the decoder's, which it caused
         except BaseException as exc:
             error = exc
         self._timeline.add("decode", time.thread_time() - started - self._vad_s)
         self._timeline.add("vad", self._vad_s)
         if not self._is_closed.is_set():
             self._deliver(error)
-        elif self._spool is not None:  # created while `close` was running
+        elif self._spool is not None:  # the spool was created while `close` was running
             self._spool.close()
 
     def _open(self, source: AudioSource) -> BinaryIO:
-        """Return the source as a file; a download continues while the file is read."""
+        """Return the source as a readable file. A download continues in another thread while the file is read."""
         if source.file is not None:
             return source.file
         if source.growing is not None:
@@ -134,7 +139,7 @@ class WindowProducer:
 
     @contextmanager
     def _slot_released(self) -> Iterator[None]:
-        """Give this thread's decode slot to another thread for the time of a block."""
+        """Release this thread's decode slot while the block runs, and acquire a slot again at the end."""
         self._decode_slots.release()
         try:
             yield
@@ -146,9 +151,10 @@ class WindowProducer:
             self._fetcher.fill(url, spool)
 
     def _produce_windows(self, file: BinaryIO, options: Options) -> None:
+        """Decode a file to samples, and deliver the windows and watermarks of all channels."""
         chunkers: list[SpeechChunker] = []
-        watermark_s = 0.0  # when watermarks were last delivered
-        num_to_skip = round(options.start_at * SAMPLE_RATE)  # samples
+        watermark_s = 0.0  # position in the audio at which watermarks were last delivered
+        num_to_skip = round(options.start_at * SAMPLE_RATE)  # samples before `start_at`
         self._decoder = AudioDecoder(file, split=options.channels == "split")
         for block in self._decoder.blocks():
             self._check_open()
@@ -173,12 +179,15 @@ class WindowProducer:
             self._emit(self._timed(chunker.finish))
 
     def _check_duration(self, stated_s: float | None) -> None:
-        """Raise TooLong if the audio, as decoded or as its container states, exceeds the limit."""
+        """Raise TooLong if the audio exceeds the limit.
+
+        Both the duration decoded so far and `stated_s`, the container's own duration, are checked.
+        """
         if max(self.seconds, stated_s or 0.0) > self._settings.max_duration_s:
             raise TooLong(f"expected at most {self._settings.max_duration_s:g} s of audio; got more")
 
     def _timed(self, method: Callable[..., list[Window]], *samples: Samples) -> list[Window]:
-        """Return the windows from a method of a chunker, adding its processor time to `_vad_s`."""
+        """Call a chunker's method, add the processor time of the call to `_vad_s`, and return the windows."""
         started = time.thread_time()
         try:
             return method(*samples)
@@ -200,7 +209,7 @@ class WindowProducer:
         )
 
     def _emit(self, windows: list[Window]) -> None:
-        """Deliver each window as soon as the quota allows."""
+        """Deliver windows one by one, waiting for quota before each. Raises Cancelled if the request is closed."""
         for window in windows:
             with self._slot_released():
                 self._quota.acquire()

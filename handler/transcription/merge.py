@@ -1,4 +1,7 @@
-"""Merge the windows of a request into one timeline; measure its coverage. Pure functions. Knows no engine."""
+"""Merge the windows of a request into one timeline, and measure which speech has text.
+
+Pure functions. Knows no engine.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,11 +20,14 @@ from handler.transcription.coverage import (
 from handler.transcription.decoded_window import DecodedWindow
 from handler.transcription.word_edits import all_words, keep_words, normalize_word
 
-SAME_WORD_S = 0.7  # the start times that two windows report for one word differ by no more
+SAME_WORD_S = 0.7  # largest difference between the start times that two windows report for one word
 
 
 def merge_windows(windows: Sequence[DecodedWindow]) -> list[Segment]:
-    """Return the segments of all windows in order of time; text of an overlap within a channel appears once."""
+    """Return the segments of all windows in chronological order.
+
+    If windows of a channel overlap, the text of the overlap is included only once.
+    """
     channels: dict[int | None, list[DecodedWindow]] = defaultdict(list)
     for window in sorted(windows, key=lambda window: window.start):
         channels[window.channel].append(window)
@@ -30,13 +36,13 @@ def merge_windows(windows: Sequence[DecodedWindow]) -> list[Segment]:
 
 
 def _merge_channel(windows: Sequence[DecodedWindow]) -> list[Segment]:
-    """Return the segments of one channel's windows, which must be ordered by their start."""
+    """Merge the windows of one channel, which must be sorted by start, and return the segments."""
     segments: list[Segment] = []
     end = 0
     for window in windows:
         overlap = (window.start / SAMPLE_RATE, end / SAMPLE_RATE)
         if overlap[0] < overlap[1]:
-            first = len(segments)  # of the segments that reach into the overlap
+            first = len(segments)  # index of the first segment that reaches into the overlap
             while first and segments[first - 1].end > overlap[0]:
                 first -= 1
             segments[first:] = join_overlap(segments[first:], window.segments, overlap)
@@ -47,7 +53,7 @@ def _merge_channel(windows: Sequence[DecodedWindow]) -> list[Segment]:
 
 
 def measure_coverage(windows: Sequence[DecodedWindow], segments: Sequence[Segment]) -> Coverage:
-    """Measure how much of the speech in the windows is covered by the words of the segments."""
+    """Measure how much of the detected speech in the windows is covered by words of the segments."""
     speech_s = covered_s = 0.0
     gaps: list[Gap] = []
     for channel in sorted({window.channel for window in windows}, key=lambda channel: channel or 0):
@@ -62,12 +68,12 @@ def measure_coverage(windows: Sequence[DecodedWindow], segments: Sequence[Segmen
 
 
 def gap_warnings(coverage: Coverage) -> list[str]:
-    """Return one warning for each stretch of speech that has no text."""
+    """Return a warning for each stretch of speech without text."""
     return [f"speech {describe_interval(gap.start, gap.end, gap.channel)} has no text" for gap in coverage.gaps]
 
 
 def dominant_language(segments: Sequence[Segment]) -> str | None:
-    """Return the language that is spoken for the longest time; None if no segment has a language."""
+    """Return the language with the largest total duration, or None if no segment has a language."""
     seconds: dict[str, float] = defaultdict(float)
     for segment in segments:
         if segment.language is not None:
@@ -76,10 +82,12 @@ def dominant_language(segments: Sequence[Segment]) -> str | None:
 
 
 def join_overlap(first: Sequence[Segment], second: Sequence[Segment], overlap: tuple[float, float]) -> list[Segment]:
-    """Join the segments of two windows that both contain `overlap`, in seconds.
+    """Join the segments of two windows that overlap, and return them without duplicate text.
 
-    The text switches from the first window to the second inside the longest run of equal words that both have at
-    about the same times, or, if there is none, in the middle of the overlap. Text that only one window has is kept.
+    `overlap` is the start and end of the shared audio in seconds. The result follows the first window up to the middle
+    of the longest run of equal words that both windows contain at about the same times, and the second window from
+    there on. If there is no such run, the switch is in the middle of the overlap. If one window has no words in the
+    overlap, all segments are kept.
     """
     start, end = overlap
     first_words = [word for word in all_words(first) if word.end > start]
@@ -97,9 +105,13 @@ def join_overlap(first: Sequence[Segment], second: Sequence[Segment], overlap: t
 
 
 def _longest_common_run(first: Sequence[Word], second: Sequence[Word]) -> tuple[int, int, int]:
-    """Return the length of the longest run of equal words at about the same times, and its start in each sequence."""
+    """Find the longest run of equal words that both sequences contain at about the same times.
+
+    Return the number of words in the run, the run's index in `first`, and its index in `second`. If there is no such
+    run, all three are 0.
+    """
     longest = (0, 0, 0)
-    lengths: dict[tuple[int, int], int] = {}  # of the run that ends with this pair of words
+    lengths: dict[tuple[int, int], int] = {}  # length of the common run that ends with the words at these two indices
     for i, first_word in enumerate(first):
         for j, second_word in enumerate(second):
             if _is_same_word(first_word, second_word):
@@ -109,6 +121,7 @@ def _longest_common_run(first: Sequence[Word], second: Sequence[Word]) -> tuple[
 
 
 def _is_same_word(first: Word, second: Word) -> bool:
+    """Return whether two words have the same letters and digits and start at about the same time."""
     spelling = normalize_word(first)
     if not spelling or spelling != normalize_word(second):
         return False

@@ -1,6 +1,7 @@
-"""Admit requests, run them on shared resources and report the load. Knows no way in and no model.
+"""Admit requests, run them on shared resources and report the load. Knows no entry point and no model.
 
-Downloading and decoding to samples run in threads of their own, the engine in another; the event loop never blocks.
+Audio is downloaded and decoded to samples in a pool of threads, and the engine runs in a thread of its own, so that the
+event loop never blocks.
 """
 
 import asyncio
@@ -29,24 +30,24 @@ from handler.transcription.window_quota import WindowQuota
 
 __all__ = ["Pipeline", "Progress", "ProgressCallback"]
 
-MAX_LISTED_LANGUAGES = 9  # an error message lists the languages of a model that has no more
+MAX_LISTED_LANGUAGES = 9  # an error message lists a model's languages if there are at most this many
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineStats:
     """The current load of a pipeline and the totals of its work."""
 
-    requests: int  # being transcribed
-    admitted_requests: int  # those and the ones that still arrive
+    requests: int  # requests that are being transcribed
+    admitted_requests: int  # requests that are being transcribed, or whose audio is still arriving
     waiting_windows: int
-    active_sequences: int  # of the batch
+    active_sequences: int  # sequences that the engine is decoding now
     max_batch_size: int  # sequences
-    ready_s: float  # from the process's start until it was ready; 0 if unknown
+    ready_s: float  # seconds from the start of the process until it was ready; 0 if unknown
     counters: dict[str, float]  # totals by name, see Counters
 
 
 class Pipeline:
-    """Transcribes many requests at once on one engine. `transcribe` may be awaited in any event loop."""
+    """Transcribes many requests concurrently on one engine. `transcribe` may be awaited in any event loop."""
 
     def __init__(
         self,
@@ -55,7 +56,11 @@ class Pipeline:
         startup_timeline: Timeline | None = None,
         model_info: Mapping[str, str] | None = None,
     ) -> None:
-        """`startup_timeline` goes into the first transcript, `model_info` into the account of each."""
+        """Create a pipeline and start the engine's thread.
+
+        `startup_timeline` holds the durations of the start's stages, and is reported with the first transcript.
+        `model_info` is added to the account of every transcript (the record of what a request was and used).
+        """
         settings.check_window(engine.longest_window_s)
         self._startup_timeline = startup_timeline
         self._ready_s = 0.0
@@ -97,10 +102,11 @@ class Pipeline:
         progress: ProgressCallback | None = None,
         limit_s: float | None = None,
     ) -> Transcript:
-        """Transcribe one source. Raises AsrError; cancelling stops download, decoding and waiting windows.
+        """Transcribe one source. Cancelling the call stops the download and the decoding.
 
-        `progress` is called in the event loop, after every window and at the end. `limit_s`: seconds within which the
-        caller needs an answer; the request ends as too long as soon as it is clear that they will not suffice.
+        `progress` is called in the event loop after every window and at the end. `limit_s` is the number of seconds
+        within which the caller needs an answer. Unless the request accepts a partial transcript, TooLong is raised as
+        soon as it is clear that `limit_s` will not suffice. Raises AsrError, of which TooLong is a subclass.
         """
         self._check_options(options)
         self._check_capacity(len(self._requests))
@@ -119,7 +125,7 @@ class Pipeline:
             await asyncio.shield(asyncio.to_thread(request.free))
 
     def _new_window_cache(self) -> WindowCache | None:
-        """Return the cache of decoded windows; None if the settings name no folder for it."""
+        """Return a cache of decoded windows, or None if the settings name no folder for one."""
         settings = self.settings
         if settings.resume_dir is None:
             return None
@@ -127,7 +133,7 @@ class Pipeline:
         return WindowCache(settings.resume_dir, settings.resume_bytes, settings.resume_age_s, process_params)
 
     def stats(self) -> PipelineStats:
-        """Return the current load and the totals. From any thread."""
+        """Return the current load and the totals. May be called from any thread."""
         waiting_windows, active_sequences = self.runner.load()
         return PipelineStats(
             requests=len(self._requests),
@@ -140,22 +146,29 @@ class Pipeline:
         )
 
     def cold_start(self) -> dict[str, float] | None:
-        """Return the seconds by stage from process start to the first transcript; None from the second call on."""
+        """Return the seconds that each stage took from the start of the process until now.
+
+        Return None from the second call on, or if the pipeline was created without a startup timeline.
+        """
         timeline, self._startup_timeline = self._startup_timeline, None
         return timeline.seconds() if timeline else None
 
     def mark_ready(self, seconds: float) -> None:
-        """Record the time that the process took until it was ready."""
+        """Record how many seconds the process took to become ready."""
         self._ready_s = seconds
 
     def run_in_background(self, work: Callable[[], None]) -> None:
-        """Run a function in a thread that only `close` waits for."""
+        """Run a function in a background thread. `close` waits until the function has returned."""
         self._background_thread = threading.Thread(target=work, name="background")
         self._background_thread.start()
 
     @contextmanager
     def admit(self) -> Iterator[None]:
-        """Count one request as admitted for the time of a block, which also receives it. Raises Overloaded."""
+        """Count one request as admitted while the block runs.
+
+        The block should receive the request's audio as well as transcribe it. Raises Overloaded if MAX_REQUESTS
+        requests are admitted already.
+        """
         self._check_capacity(self._num_admitted)
         self._num_admitted += 1
         try:
@@ -164,12 +177,12 @@ class Pipeline:
             self._num_admitted -= 1
 
     def _check_capacity(self, num_requests: int) -> None:
-        """Raise Overloaded if there is no capacity for one more request."""
+        """Raise Overloaded if `num_requests` leaves no room for one more request."""
         if num_requests >= self.settings.max_requests:
             raise Overloaded(f"expected at most {self.settings.max_requests} requests at once (MAX_REQUESTS)")
 
     def close(self) -> None:
-        """Stop the engine; requests still running end as cancelled. From any thread."""
+        """Stop the engine and end all running requests as cancelled. May be called from any thread."""
         self.runner.close()
         if self._background_thread is not None:
             self._background_thread.join()
@@ -183,6 +196,7 @@ class Pipeline:
         self._check_language(options)
 
     def _check_decoding(self, options: Options) -> None:
+        """Raise InvalidRequest if the search is wider than the batch, or a token to suppress is not a text token."""
         max_batch_size, num_tokens = self.engine.max_batch_size, self.engine.text_tokens
         if max(options.beam_size, options.best_of or 1) > max_batch_size:
             name = "beam_size" if options.beam_size > max_batch_size else "best_of"
@@ -195,6 +209,7 @@ class Pipeline:
             )
 
     def _check_language(self, options: Options) -> None:
+        """Raise InvalidRequest if the model does not know the language or cannot do the task."""
         model_id, languages, is_multilingual = self.engine.model_id, self.engine.languages, self.engine.detects_language
         if options.language == MULTI and not is_multilingual:
             raise InvalidRequest(f"language multi needs a multilingual model; {model_id} is not", "language")
@@ -210,6 +225,7 @@ class Pipeline:
 
 
 def _limit_to_one_thread() -> None:
+    """Keep the PyTorch work of the calling thread within this thread."""
     from handler.engine.cpu_tuning import use_one_thread
 
     use_one_thread()

@@ -1,7 +1,8 @@
-"""Release text in order of time as soon as it is final, in whatever order windows are decoded. Knows no engine.
+"""Release text in chronological order as soon as it can no longer change (is "final"). Knows no engine.
 
-A window that overlaps the next one is joined with it, so windows form groups: a group ends with a window without
-overlap, and its text is final when all of it and all windows before it are decoded.
+Windows may be decoded in any order. Consecutive windows that overlap form a group, because their text has to be joined.
+A group ends with a window that does not overlap the next one. The text of a group is final when all windows of the
+group and all windows before it are decoded.
 """
 
 from collections import deque
@@ -16,28 +17,31 @@ from handler.transcription.merge import merge_windows
 
 @dataclass(slots=True)
 class _Group:
-    """Windows of a channel, each of which overlaps the next."""
+    """Consecutive windows of a channel, each of which overlaps the next one."""
 
     start: int  # samples
     undecoded: set[Window] = field(default_factory=set)
     decoded: list[DecodedWindow] = field(default_factory=list)
-    is_closed: bool = False  # no more windows join it
+    is_closed: bool = False  # True if no more windows can join the group
 
 
 class ReorderBuffer:
-    """Takes the windows of each channel in order as they are cut, and their text in any order as they are decoded."""
+    """Collects the decoded text of windows, and releases the text that can no longer change.
+
+    The windows of each channel must be added in chronological order, but may be completed in any order.
+    """
 
     def __init__(self) -> None:
-        self.windows: list[DecodedWindow] = []  # those whose text is final
-        self.segments: list[Segment] = []  # final, in order of time
+        self.windows: list[DecodedWindow] = []  # windows whose text is final
+        self.segments: list[Segment] = []  # all segments released so far, in chronological order
         self._groups: dict[int | None, deque[_Group]] = {}
         self._group_of: dict[Window, _Group] = {}
-        self._watermarks: dict[int | None, float] = {}  # seconds; later windows of a channel begin after it
-        self._buffered: list[Segment] = []  # final in their channel; another channel may still have earlier text
+        self._watermarks: dict[int | None, float] = {}  # seconds before which no later window of the channel begins
+        self._buffered: list[Segment] = []  # final, but another channel may still have earlier text
         self._has_ended = False
 
     def add(self, window: Window) -> None:
-        """Register a window that will be decoded."""
+        """Register a window that is going to be decoded."""
         groups = self._groups.setdefault(window.channel, deque())
         if not groups or groups[-1].is_closed:
             groups.append(_Group(window.start))
@@ -46,26 +50,26 @@ class ReorderBuffer:
         self._group_of[window] = groups[-1]
 
     def complete(self, window: Window, decoded: DecodedWindow) -> None:
-        """Store the text of a registered window."""
+        """Store the decoded text of a window that was registered with `add`."""
         group = self._group_of.pop(window)
         group.undecoded.remove(window)
         group.decoded.append(decoded)
 
     def advance_watermark(self, channel: int | None, seconds: float) -> None:
-        """Note that no window of a channel still to be cut begins before `seconds`."""
+        """Record that every window added to the channel from now on begins at `seconds` or later."""
         self._watermarks[channel] = max(seconds, self._watermarks.get(channel, 0.0))
 
     def end(self) -> None:
-        """Note that no more windows will be cut."""
+        """Record that no more windows will be added."""
         self._has_ended = True
         for groups in self._groups.values():
             for group in groups:
                 group.is_closed = True
 
     def finalize(self, channels: Sequence[int | None]) -> list[Segment]:
-        """Return the segments that became final since the last call, in order of time.
+        """Return the segments that became final since the last call, in chronological order.
 
-        `channels` are all channels of the audio.
+        `channels` must list all channels of the audio, because text is held back until no channel can add earlier text.
         """
         for channel, groups in self._groups.items():
             while groups and groups[0].is_closed and not groups[0].undecoded:
@@ -78,6 +82,7 @@ class ReorderBuffer:
         return self._release_until(until_s)
 
     def _release_until(self, seconds: float) -> list[Segment]:
+        """Release and return the buffered segments that start before `seconds`."""
         self._buffered.sort(key=lambda segment: (segment.start, segment.channel or 0))
         indices = (index for index, segment in enumerate(self._buffered) if segment.start >= seconds)
         count = next(indices, len(self._buffered))
@@ -86,9 +91,10 @@ class ReorderBuffer:
         return final_segments
 
     def finalized_until_s(self, channels: Sequence[int | None]) -> float:
-        """Return the time in seconds up to which the text of all channels is final."""
+        """Return the time in seconds before which the text of all channels is final."""
         return min(self._channel_finalized_until_s(channel) for channel in channels)
 
     def _channel_finalized_until_s(self, channel: int | None) -> float:
+        """Return the time in seconds before which the text of one channel is final."""
         groups = self._groups.get(channel)
         return groups[0].start / SAMPLE_RATE if groups else self._watermarks.get(channel, 0.0)

@@ -1,4 +1,4 @@
-"""One request through the pipeline: produce windows, decode, reorder, merge. Knows no way in and no model."""
+"""Run one request: cut windows, decode them, reorder and merge their text. Knows no entry point and no model."""
 
 import asyncio
 import threading
@@ -25,11 +25,11 @@ from handler.transcription.window_decoder import MAX_CONTEXT_CHARS, WindowDecode
 from handler.transcription.window_quota import WindowQuota
 from handler.transcription.word_edits import keep_words
 
-SURE_PROBABILITY = 0.9  # of a language: no more windows are needed to detect it
-# Text decoded at a higher temperature is no context for the next window.
+SURE_PROBABILITY = 0.9  # probability from which a language counts as detected without further windows
+# Text decoded at a higher temperature does not become context for the next window.
 # Source: SYSTRAN/faster-whisper, prompt_reset_on_temperature.
 MAX_CONTEXT_TEMPERATURE = 0.5
-# The time that a request will take is estimated after so many seconds of the device's work and windows of the request.
+# A request's total time is estimated after this many seconds of work by the device and windows of the request.
 MIN_ESTIMATE_DEVICE_S, MIN_ESTIMATE_WINDOWS = 5.0, 8
 ESTIMATE_MARGIN = 1.25  # a request is refused if the device alone would take this many times the remaining time
 
@@ -42,23 +42,26 @@ class SharedResources:
     engine: Engine
     runner: Runner
     fetcher: Fetcher
-    threads: ThreadPoolExecutor  # for blocking work
-    decode_slots: threading.Semaphore  # one for each thread that may decode audio at a time
+    threads: ThreadPoolExecutor  # threads for blocking work
+    decode_slots: threading.Semaphore  # limits how many threads decode audio at the same time
     window_quota: WindowQuota
-    window_cache: WindowCache | None  # of this process and of earlier ones
-    model_info: Mapping[str, str]  # goes into each account
+    window_cache: WindowCache | None  # holds windows that this process or earlier ones decoded
+    model_info: Mapping[str, str]  # added to the account of every transcript
     cold_start: Callable[[], dict[str, float] | None]
     counters: Counters
-    decoded_s: float = 0.0  # seconds of all windows that the device has decoded
+    decoded_s: float = 0.0  # seconds of audio in all windows that the device has decoded
 
 
 class Request:
-    """One request. Call `run` once, then `close` and `free`."""
+    """One transcription request.
+
+    Call `run` once. Afterwards call `close` to stop background work, and then `free` to delete downloaded bytes.
+    """
 
     def __init__(
         self, resources: SharedResources, options: Options, progress: ProgressCallback | None, limit_s: float | None
     ) -> None:
-        """`limit_s`: seconds that the caller can wait, if less than the settings allow."""
+        """Create a request that may take `limit_s` seconds, or REQUEST_TIMEOUT_S if less or if `limit_s` is None."""
         timeout_s = resources.settings.request_timeout_s
         self._resources = resources
         self._options = options
@@ -81,14 +84,18 @@ class Request:
         self._decoder = WindowDecoder(self._submit, options, resources.engine.max_batch_size)
         self._reorder_buffer = ReorderBuffer()
         self._warnings: list[tuple[float, str]] = []
-        self._num_windows = 0  # decoded
-        self._windows_s = 0.0  # seconds of the decoded windows
-        self._decoded_until_s = 0.0  # end of the last decoded window, in the audio
+        self._num_windows = 0  # number of decoded windows
+        self._windows_s = 0.0  # seconds of audio in the decoded windows
+        self._decoded_until_s = 0.0  # latest end of a decoded window, in seconds of the audio
         self._language: str | None = None if options.language == MULTI else options.language
         self._language_probability: float | None = None
 
     async def run(self, source: AudioSource) -> Transcript:
-        """Return the transcript of a source. Raises AsrError."""
+        """Transcribe a source and return the transcript.
+
+        When time runs out, return what is final by then if the request accepts a partial transcript. Otherwise raise
+        DeadlineExceeded. Raises AsrError.
+        """
         self._producer.start(source, self._options)
         timeout = asyncio.timeout(self._limit_s)
         has_expired = False
@@ -115,30 +122,30 @@ class Request:
         return await asyncio.to_thread(self._build_transcript, has_expired)
 
     def abort(self) -> None:
-        """End `run` as cancelled."""
+        """Make `run` raise Cancelled. May be called from any thread."""
         self._deliver(Cancelled("the worker is shutting down"))
 
     def close(self) -> None:
-        """Stop everything that still runs for this request."""
+        """Stop all background work for this request."""
         self._producer.close()
         self._resources.runner.cancel(self)
 
     def free(self) -> None:
-        """Free memory and disk; this blocks, so not in an event loop."""
+        """Delete the downloaded bytes. This blocks, so do not call it in an event loop."""
         self._producer.free()
 
     def _expectation(self) -> str:
-        """Return the first part of a message that the time does not suffice."""
+        """Return the first part of the error message for a request that takes too long."""
         limit = "the execution timeout" if self._is_limited_by_caller else "REQUEST_TIMEOUT_S"
         return f"expected an answer within {self._limit_s:g} s ({limit})"
 
     def _deliver(self, item: ProducerItem) -> None:
-        """Put an item of the producer into the queue; from any thread."""
+        """Enqueue an item from the producer. May be called from any thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._items.put_nowait, item)
 
     async def _next_window(self) -> Window | None:
-        """Return the next window, or None after the last one. Raises the producer's error."""
+        """Wait for the next window and return it, or None after the last one. Raises the producer's error."""
         while isinstance(item := await self._items.get(), Watermark):
             self._reorder_buffer.advance_watermark(item.channel, item.seconds)
         if isinstance(item, BaseException):
@@ -148,7 +155,7 @@ class Request:
         return item
 
     async def _submit(self, window: Window) -> WindowResult:
-        """Decode a window on the engine and count it."""
+        """Decode a window on the engine, add it to the counters, and return the result."""
         result = await asyncio.wrap_future(self._resources.runner.submit(self, window))
         num_tokens = result.evidence.tokens if result.evidence else 0
         is_fallback = window.params.temperature > self._options.temperature
@@ -156,29 +163,34 @@ class Request:
         return result
 
     async def _decode_all(self) -> None:
-        """Decode all windows concurrently, or those of a channel one after another if each needs the previous text."""
+        """Decode all windows concurrently, or one by one in each channel if each window needs the previous text."""
         first_windows = await self._detect_language()
-        previous: dict[int | None, asyncio.Task[str]] = {}  # the task of each channel's last window
+        previous: dict[int | None, asyncio.Task[str]] = {}  # the task that decodes each channel's latest window
         try:
             async with asyncio.TaskGroup() as tasks:
                 while window := first_windows.pop(0) if first_windows else await self._next_window():
                     task = tasks.create_task(self._decode(window, previous.get(window.channel)))
                     if self._options.condition_on_previous_text:
                         previous[window.channel] = task
-        except BaseExceptionGroup as group:  # the first failure has cancelled the others
+        except BaseExceptionGroup as group:  # the first failure has cancelled the other tasks
             raise group.exceptions[0] from None
 
     def _needs_language(self) -> bool:
+        """Return whether the language must be detected before decoding begins."""
         if self._language is not None or self._options.language == MULTI:
             return False
         return self._resources.engine.detects_language
 
     async def _detect_language(self) -> list[Window | None]:
-        """Detect the language by the first windows together, until one language is sure; return the windows taken."""
+        """Detect the language from the first windows, unless it is already known, and return the windows taken.
+
+        Detection stops when the language is sure enough, or after LANGUAGE_WINDOWS windows. If the audio ends before
+        that, the last item of the list is None.
+        """
         windows = [await self._next_window()]
         if not self._needs_language():
             return windows
-        weights: dict[str, float] = {}  # by language: probability times seconds
+        weights: dict[str, float] = {}  # sum of probability times seconds of each language
         while (window := windows[-1]) is not None:
             result = await self._submit(window.with_params(detect_only=True))
             if not result.languages:
@@ -194,7 +206,7 @@ class Request:
         return windows
 
     async def _decode(self, window: Window, previous: asyncio.Task[str] | None) -> str:
-        """Decode a window, after the task of the previous one if given; return the prompt for the next window."""
+        """Decode a window, after the task `previous` if it is not None. Return the prompt for the next window."""
         prompt = await previous if previous else self._prompt
         decoded = await self._decode_cached(self._with_options(window, prompt))
         self._warnings += decoded.warnings
@@ -208,13 +220,13 @@ class Request:
         return self._next_prompt(prompt, decoded)
 
     def _with_options(self, window: Window, prompt: str) -> Window:
-        """Return a window with the request's parameters and a prompt."""
+        """Return a copy of a window that is decoded with the request's parameters and `prompt`."""
         options = self._options
         hotwords = options.hotwords.strip()[:MAX_CONTEXT_CHARS]
         return window.with_params(language=self._language, task=options.task, prompt=prompt, hotwords=hotwords)
 
     async def _decode_cached(self, window: Window) -> DecodedWindow:
-        """Return the text of a window from the cache, or decode and store it."""
+        """Return the decoded window from the cache, or else decode it and store the result there."""
         cache = self._resources.window_cache
         if cache is None:
             return await self._decode_uncached(window)
@@ -231,7 +243,7 @@ class Request:
         return decoded
 
     def _next_prompt(self, prompt: str, decoded: DecodedWindow) -> str:
-        """Return the prompt with a window's text appended; the request's own prompt if that text is a mere guess."""
+        """Return `prompt` plus the decoded text, or the request's own prompt if the text is not reliable."""
         max_temperature = max(MAX_CONTEXT_TEMPERATURE, self._options.temperature)
         temperatures = (segment.evidence.temperature for segment in decoded.segments if segment.evidence is not None)
         if decoded.is_accepted and all(temperature <= max_temperature for temperature in temperatures):
@@ -239,7 +251,7 @@ class Request:
         return self._prompt
 
     def _report_progress(self, done_s: float) -> None:
-        """Finalize text, and report it with the seconds of audio that are done."""
+        """Report the seconds of audio that are done, and the text that can no longer change."""
         final_segments = tuple(self._reorder_buffer.finalize(self._producer.channels))
         if self._progress is not None:
             is_done = done_s == self._producer.seconds
@@ -247,7 +259,7 @@ class Request:
             self._progress(Progress(done_s, total_s, final_segments))
 
     def _check_deadline(self) -> None:
-        """Raise TooLong if the caller's time will not suffice even if the device works for this request alone."""
+        """Raise TooLong if the caller's time limit is too short even if the device works for this request alone."""
         total_s, device_s = self._producer.duration, self._resources.runner.device_s
         if total_s is None or self._options.partial or not self._is_limited_by_caller:
             return
@@ -261,15 +273,15 @@ class Request:
             raise TooLong(f"{self._expectation()}; {estimate}: {advice}")
 
     def _remaining_windows_s(self, total_s: float) -> float:
-        """Estimate the seconds of windows in the remaining audio, with as much silence in it as before."""
+        """Estimate how many seconds of windows are still to come, assuming the share of silence stays the same."""
         processed_s = self._decoded_until_s - self._options.start_at
         return (total_s - self._decoded_until_s) * min(1.0, self._windows_s / max(processed_s, 1e-6))
 
     def _build_transcript(self, has_expired: bool) -> Transcript:
-        """Return the transcript; after the deadline, that of the audio whose text is final in all channels."""
+        """Return the transcript. If time has expired, end it at the time up to which all channels are final."""
         segments, windows, resume_at = self._reorder_buffer.segments, self._reorder_buffer.windows, None
         if has_expired:
-            # Channels differ in how far they are: text after this point comes again from the request that resumes here.
+            # Some channels are further ahead. Their text is cut here, because a request that resumes here repeats it.
             final_s = self._reorder_buffer.finalized_until_s(self._producer.channels)
             resume_at = cut_s = max(self._options.start_at, final_s)
             segments = keep_words(segments, lambda word: word.start < cut_s)
@@ -297,7 +309,7 @@ class Request:
         )
 
     def _count(self, coverage: Coverage) -> None:
-        """Add the finished request to the counters."""
+        """Add the finished request to the process's counters."""
         self._resources.counters.add(
             audio_s=self._producer.seconds,
             device_s=self._timeline.seconds()["device"],
@@ -307,7 +319,7 @@ class Request:
         )
 
     def _all_warnings(self, coverage: Coverage, resume_at: float | None) -> tuple[str, ...]:
-        """Return the warnings about missing time, the file, the text and its gaps, in this order."""
+        """Return the warnings about expired time, the file, the text, and speech without text, in this order."""
         text_warnings = [text for _, text in sorted(self._warnings)]
         warnings = (*self._producer.warnings, *text_warnings, *gap_warnings(coverage))
         if resume_at is None:
@@ -316,7 +328,7 @@ class Request:
         return (expired, *warnings)
 
     def _build_account(self, is_cold: bool) -> dict[str, str | float | bool]:
-        """Return the size of the request, the time and price of its transcript, and the process that made it."""
+        """Return the duration of the audio, the transcript's time and price, and details of the model and device."""
         total_s, price = self._timeline.total(), self._resources.settings.gpu_price_per_second
         device_s = self._timeline.seconds()["device"]
         account: dict[str, str | float | bool] = {

@@ -1,7 +1,8 @@
-"""The text of windows kept on disk, so that a repeated request continues where the last one ended. Knows no engine.
+"""Keep decoded windows on disk, so that a repeated request continues where the last one ended. Knows no engine.
 
-The key of a window is a hash of its samples and of everything that affects its text, so the audio needs no name and may
-end anywhere. A file appears complete, by a rename; if two processes write the same one, the last stays.
+The key of a window is a hash of its samples and of everything else that affects its text. Audio is therefore recognized
+without a file name, even if it is cut off at a different place. A file is written under a temporary name and then
+renamed, so that no reader sees half of it. If two processes write the same entry, the later one replaces the earlier.
 """
 
 import contextlib
@@ -22,16 +23,20 @@ from handler.schema.transcript import Evidence, Segment, Word
 from handler.schema.window import Window
 from handler.transcription.decoded_window import DecodedWindow
 
-# Options that do not affect the text of a window, or that its DecodingParams repeat.
+# Options that do not affect the text of a window, or that are part of the window's DecodingParams.
 IRRELEVANT_OPTIONS = ("format", "timestamps", "start_at", "partial", "language")
-EVICT_EVERY = 64  # files written between two checks of the total size
+EVICT_EVERY = 64  # number of files written between two evictions
 
 
 class WindowCache:
-    """Decoded windows in a folder of at most `max_bytes`, none unused for longer than `max_age_s`. From any thread."""
+    """Stores decoded windows as files in a folder. All methods may be called from any thread.
+
+    Now and then, entries that were not used for more than `max_age_s` seconds are deleted. The least recently used
+    entries are then deleted until the folder takes at most `max_bytes`.
+    """
 
     def __init__(self, folder: Path, max_bytes: int, max_age_s: float, process_params: Sequence[object] = ()) -> None:
-        """`process_params`: settings of the process that affect the text of a window."""
+        """Create a cache. `process_params` are the settings of the process that affect the text of a window."""
         self._process_params = list(process_params)
         self._folder = folder
         self._max_bytes = max_bytes
@@ -40,7 +45,7 @@ class WindowCache:
         self._lock = threading.Lock()
 
     def key(self, window: Window, options: Options, model_info: Mapping[str, str]) -> str:
-        """Return the key of a window's text."""
+        """Return the key under which the decoded window is stored, a SHA-256 in hexadecimal."""
         relevant_options = {name: value for name, value in asdict(options).items() if name not in IRRELEVANT_OPTIONS}
         identity = [
             self._process_params,
@@ -56,7 +61,7 @@ class WindowCache:
         return digest.hexdigest()
 
     def get(self, key: str) -> DecodedWindow | None:
-        """Return the entry of a key; None if there is none or if it is damaged."""
+        """Return the decoded window stored under `key`, or None if there is none or the file is damaged."""
         path = self._path(key)
         try:
             fields = json.loads(path.read_bytes())
@@ -66,12 +71,12 @@ class WindowCache:
             return None
 
     def put(self, key: str, decoded: DecodedWindow) -> None:
-        """Store an entry; a full or read-only disk is logged and otherwise ignored."""
+        """Store a decoded window under `key`. If the disk is full or read-only, log a warning and store nothing."""
         self._write(self._path(key), decoded)
         with self._lock:
             self._num_written += 1
             is_due = self._num_written % EVICT_EVERY == 1
-        if is_due:  # in the background: no request waits for it
+        if is_due:  # in the background, so that no request waits
             threading.Thread(target=self.evict, name="evict", daemon=True).start()
 
     def _write(self, path: Path, decoded: DecodedWindow) -> None:
@@ -88,10 +93,10 @@ class WindowCache:
                 draft.unlink(missing_ok=True)
 
     def evict(self) -> None:
-        """Delete entries that are too old, then the least recently used until the total size fits."""
+        """Delete entries unused for too long, and then the least recently used ones until the total size fits."""
         entries = []
         for path in self._folder.glob("??/*"):
-            with contextlib.suppress(OSError):  # another process may delete it at the same time
+            with contextlib.suppress(OSError):  # another process may delete the file at the same time
                 stat = path.stat()
                 entries.append((stat.st_mtime, stat.st_size, path))
         total_bytes = sum(size for _, size, _ in entries)

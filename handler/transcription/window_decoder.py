@@ -1,4 +1,7 @@
-"""Decode one window with fallback, to its end, and again for speech without text. Knows no source of audio."""
+"""Decode one window completely, with temperature fallback and a second attempt at speech without text.
+
+Knows no source of audio.
+"""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -19,17 +22,17 @@ from handler.transcription.hallucination import (
 )
 from handler.transcription.word_edits import all_words, keep_words, normalize_word, to_audio_time
 
-MAX_CONTEXT_CHARS = 2000  # of prompt or hotwords: more than a model reads of them
-DEFAULT_BEST_OF = 5  # texts sampled at a temperature above 0, if the request does not set a number
-MIN_REMAINING_SPEECH_S = 0.3  # less speech than this after the decoded text is the tail of its last word
-MAX_TAIL_S = 0.6  # the last word lasts at most this long after the end that its segment reports
-MAX_BORDER_WORDS = 3  # words at each end of a gap that the text around it may already have
+MAX_CONTEXT_CHARS = 2000  # limit for the prompt and for the hotwords, which is more than a model reads
+DEFAULT_BEST_OF = 5  # hypotheses sampled at a temperature above 0, if the request sets no number
+MIN_REMAINING_SPEECH_S = 0.3  # less speech than this after the decoded text belongs to the last word
+MAX_TAIL_S = 0.6  # longest time by which the last word may outlast the reported end of its segment
+MAX_BORDER_WORDS = 3  # most words at each end of a gap's text that may repeat the surrounding text
 
 Submit = Callable[[Window], Awaitable[WindowResult]]
 
 
 class WindowDecoder:
-    """Decodes the windows of one request on an engine with `max_batch_size` sequences."""
+    """Decodes the windows of one request on an engine whose batch holds `max_batch_size` sequences."""
 
     def __init__(self, submit: Submit, options: Options, max_batch_size: int) -> None:
         self._submit = submit
@@ -42,7 +45,11 @@ class WindowDecoder:
         }
 
     async def decode(self, window: Window) -> DecodedWindow:
-        """Return the text of a window in order of time; speech without text is decoded once more on its own."""
+        """Decode a window, and return its segments in chronological order.
+
+        Each stretch of speech for which no text was decoded is decoded once more on its own. Phrases that repeat too
+        often are then removed, unless all of the text has passed the fallback thresholds.
+        """
         decoded = await self._decode_to_end(window)
         for start, end in find_gaps(window.speech, decoded.segments):
             await self._fill_gap(window, decoded, start, end)
@@ -51,7 +58,7 @@ class WindowDecoder:
         return decoded
 
     async def _fill_gap(self, window: Window, decoded: DecodedWindow, start: float, end: float) -> None:
-        """Decode a gap, `start` to `end` in seconds, and insert its text if it is accepted."""
+        """Decode the speech without text from `start` to `end`, in seconds, and insert the result if it is accepted."""
         first = round((start - WORD_MARGIN_S) * SAMPLE_RATE)
         part = window.part(first, round((end + WORD_MARGIN_S) * SAMPLE_RATE))
         if not decoded.segments and len(part.samples) == len(window.samples):
@@ -60,13 +67,13 @@ class WindowDecoder:
         if not language and decoded.segments:
             language = decoded.segments[0].language
         gap = await self._decode_to_end(part.with_params(language=language))
-        if gap.is_accepted:  # the model skipped this speech once: only text that it is sure of may fill the gap
+        if gap.is_accepted:  # the model skipped this speech once, so only text that it is sure of may fill the gap
             new_segments = _without_border_words(gap.segments, decoded.segments, start)
             decoded.segments = _insert(new_segments, decoded.segments, start)
             decoded.warnings += gap.warnings
 
     async def _decode_to_end(self, window: Window) -> DecodedWindow:
-        """Decode a window, and again from where the engine stopped until its end."""
+        """Decode a window. If the engine stops early, decode the rest, until the end of the window is reached."""
         decoded = DecodedWindow(window.start, window.end, window.speech, window.channel)
         parts = [window]
         while parts:
@@ -84,10 +91,10 @@ class WindowDecoder:
         return decoded
 
     def _remaining(self, window: Window, result: WindowResult) -> list[Window]:
-        """Return the part of a window after its result, as a list of one; empty if it is not worth decoding."""
+        """Return a list with the part of a window after `result`, or an empty list if no part is worth decoding."""
         if not result.seek_s:
             return []
-        # The end of a segment is approximate: its last word may go on after it, and must not be decoded again.
+        # The end of a segment is approximate. The last word may end later, and must not be decoded a second time.
         last_word_end = max((plausible_span(word)[1] for word in all_words(result.segments)), default=0.0)
         seek_s = max(result.seek_s, min(last_word_end, result.seek_s + MAX_TAIL_S))
         remaining = window.part(window.start + round(seek_s * SAMPLE_RATE), window.end)
@@ -99,7 +106,8 @@ class WindowDecoder:
     async def _decode_with_fallback(self, window: Window) -> tuple[WindowResult, bool]:
         """Decode at rising temperatures until a result is accepted.
 
-        Return that result, or the best if none is accepted, and whether it is accepted.
+        Return the result and True, or the best result and False if none is accepted. The segments are removed from the
+        result if the window is judged to contain no speech.
         """
         best: WindowResult | None = None
         for temperature in fallback_temperatures(self._options):
@@ -120,13 +128,17 @@ class WindowDecoder:
         return await self._without_prompt_echo(window, best, is_accepted=False)
 
     async def _decode_once(self, window: Window, temperature: float) -> WindowResult:
+        """Decode a window with beam search at temperature 0, or with sampling above 0."""
         num_hypotheses = self._options.beam_size if temperature == 0 else self._best_of
         return await self._submit(
             window.with_params(temperature=temperature, num_hypotheses=num_hypotheses, **self._search_params)
         )
 
     def _rank_key(self, window: Window, result: WindowResult) -> tuple[object, ...]:
-        """Return the sort key of rejected results, best last; one with more words than can be spoken is the worst."""
+        """Return a key that sorts rejected results from worst to best.
+
+        Results with more words than a person can speak in the time rank below all others.
+        """
         assert result.evidence is not None
         max_words = MAX_WORDS_PER_S * (window.speech_s or window.seconds)
         is_speakable = spoken_length(all_words(result.segments)) <= max_words
@@ -135,7 +147,12 @@ class WindowDecoder:
     async def _without_prompt_echo(
         self, window: Window, result: WindowResult, is_accepted: bool
     ) -> tuple[WindowResult, bool]:
-        """Return the result, or one decoded without context if words of the context appear only with it."""
+        """Replace a result that repeats words from its prompt or hotwords although nobody spoke these words.
+
+        If words of the context appear in the result, the window is decoded again without context. The new result is
+        returned if the words are missing there, and otherwise the given one. The second value is whether the returned
+        result is accepted.
+        """
         context = [text for text in (window.params.prompt, window.params.hotwords) if text]
         echo = find_prompt_echo(result.segments, context) if context else []
         if not echo:
@@ -148,7 +165,7 @@ class WindowDecoder:
 
 
 def _truncation_warnings(window: Window, result: WindowResult) -> list[tuple[float, str]]:
-    """Return a warning, with its second, if the text of a window ends before its speech does."""
+    """Return a list with one (start in seconds, warning) if the text of a window was cut short, or an empty list."""
     evidence = result.evidence
     if evidence is None or not result.segments or not (evidence.looped or evidence.exhausted):
         return []
@@ -160,7 +177,7 @@ def _truncation_warnings(window: Window, result: WindowResult) -> list[tuple[flo
 
 
 def _without_border_words(new_segments: list[Segment], segments: list[Segment], start: float) -> list[Segment]:
-    """Remove from the segments of a gap at `start`, in seconds, the words that the text around it already has."""
+    """Return the new segments without words at either end that the text around `start`, in seconds, already has."""
     words = all_words(segments)
     earlier = [word for word in words if word.start < start]
     later = [word for word in words if word.start >= start]
@@ -172,7 +189,7 @@ def _without_border_words(new_segments: list[Segment], segments: list[Segment], 
 
 
 def _num_common(first: list[Word], second: list[Word]) -> int:
-    """Return the number of words, at most MAX_BORDER_WORDS, with which `first` ends and `second` begins."""
+    """Return how many words at the end of `first` equal the beginning of `second`, up to MAX_BORDER_WORDS."""
     suffix = [normalize_word(word) for word in first[-MAX_BORDER_WORDS:]]
     prefix = [normalize_word(word) for word in second[:MAX_BORDER_WORDS]]
     for count in range(min(len(suffix), len(prefix)), 0, -1):
@@ -182,7 +199,7 @@ def _num_common(first: list[Word], second: list[Word]) -> int:
 
 
 def _insert(new_segments: list[Segment], segments: list[Segment], start: float) -> list[Segment]:
-    """Insert segments at `start`, in seconds, splitting a segment that spans it."""
+    """Insert new segments, splitting every segment with words on both sides of `start`, a time in seconds."""
     parts: list[Segment] = []
     for segment in segments:
         if segment.words:

@@ -1,23 +1,23 @@
-"""Back-pressure: a bound on the windows that are cut but not yet decoded. Knows no window and no engine."""
+"""Limit how many windows are cut but not yet decoded (back-pressure). Knows no window and no engine."""
 
 import threading
 
 
 class WindowQuota:
-    """A quota of `reserved` windows for each request, plus a pool of `pool` more that all requests draw from."""
+    """A quota of `reserved` windows for each request, plus `pool` more windows that all requests share."""
 
     def __init__(self, reserved: int, pool: int) -> None:
         self._reserved = reserved
-        self._pool = pool  # windows of the pool that are free
+        self._pool = pool  # number of shared windows that are free
         self._changed = threading.Condition()
 
     def for_request(self, reserved_only: bool = False) -> "RequestQuota":
-        """Return the quota of a new request; with `reserved_only` it never draws from the pool."""
+        """Return the quota of a new request. If `reserved_only` is true, the request does not use the shared pool."""
         return RequestQuota(self, reserved_only)
 
 
 class RequestQuota:
-    """The windows that one request holds. From any thread."""
+    """Counts the windows that one request holds. Windows may be acquired and released from any thread."""
 
     def __init__(self, quota: WindowQuota, reserved_only: bool) -> None:
         self._quota = quota
@@ -26,12 +26,12 @@ class RequestQuota:
         self._is_closed = False
 
     def has_capacity(self) -> bool:
-        """Report whether one more window can be acquired now."""
+        """Return whether `acquire` would return without waiting."""
         has_reserve = self._num_windows < self._quota._reserved
         return self._is_closed or has_reserve or (self._quota._pool > 0 and not self._reserved_only)
 
     def acquire(self) -> None:
-        """Wait until there is capacity for one more window, then take it; return at once after `close`."""
+        """Wait until there is capacity for one more window, and take it. After `close`, return at once without it."""
         with self._quota._changed:
             self._quota._changed.wait_for(self.has_capacity)
             if not self._is_closed:
@@ -39,12 +39,12 @@ class RequestQuota:
                 self._quota._pool -= self._num_windows > self._quota._reserved
 
     def release(self) -> None:
-        """Return the capacity of one window."""
+        """Give back the capacity of one window. Do nothing if the request holds none."""
         with self._quota._changed:
             self._release(min(1, self._num_windows))
 
     def close(self) -> None:
-        """Return all capacity and end every wait."""
+        """Give back the capacity of all windows, and make every waiting `acquire` return."""
         with self._quota._changed:
             self._is_closed = True
             self._release(self._num_windows)

@@ -1,4 +1,4 @@
-"""Words of segments: list them, keep some of them, compare them. Pure functions. Knows no model and no audio."""
+"""List, filter and compare the words of segments. Pure functions. Knows no model and no audio."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -8,9 +8,9 @@ from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 
 
 def to_audio_time(window: Window, result: WindowResult) -> list[Segment]:
-    """Return a window's segments with times in seconds from the start of the audio, clipped to the window.
+    """Return the segments of a result with times in seconds from the start of the audio instead of the window.
 
-    Segments without a letter or digit are dropped.
+    Times after the end of the window are set to its end. Segments without a letter or digit are dropped.
     """
 
     def absolute(seconds: float) -> float:
@@ -30,7 +30,7 @@ def to_audio_time(window: Window, result: WindowResult) -> list[Segment]:
 
 
 def all_words(segments: Sequence[Segment]) -> list[Word]:
-    """Return the words of all segments, in order."""
+    """Return the words of all segments in one list, in the given order."""
     words: list[Word] = []
     for segment in segments:
         words += segment.words
@@ -38,7 +38,10 @@ def all_words(segments: Sequence[Segment]) -> list[Word]:
 
 
 def keep_words(segments: Sequence[Segment], keep: Callable[[Word], bool]) -> list[Segment]:
-    """Return the segments with only the words that `keep` accepts; a segment that loses all its words is dropped."""
+    """Return the segments with only the words for which `keep` returns True.
+
+    A segment that loses all of its words is dropped. A segment that had no words is kept.
+    """
     filtered = []
     for segment in segments:
         words = tuple(word for word in segment.words if keep(word))
@@ -51,10 +54,10 @@ def keep_words(segments: Sequence[Segment], keep: Callable[[Word], bool]) -> lis
 
 
 def normalize_word(word: Word) -> str:
-    """Return a word in the form in which words are compared: its letters and digits, in lower case."""
+    """Return the lower-case letters and digits of a word, so that words can be compared without punctuation."""
     return letters_and_digits(word.text)
 
 
 def letters_and_digits(text: str) -> str:
-    """Return the letters and digits of a text, in lower case."""
+    """Return the letters and digits of a text in lower case, without spaces and punctuation."""
     return "".join(character for character in text.lower() if character.isalnum())

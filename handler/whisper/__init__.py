@@ -1,1 +1,1 @@
-"""Whisper, our own: network, weights, tokens, rules and engine."""
+"""An implementation of Whisper: network, checkpoints, tokens, decoding rules and engine."""

@@ -1,8 +1,8 @@
-"""Word times from cross-attention that follows the audio, by dynamic time warping. Knows no cache and no window.
+"""Compute word times from cross-attention by dynamic time warping (DTW). Knows no cache and no window.
 
-Source of the method: openai/whisper, whisper/timing.py. The warping runs row by row over arrays: within a row of the
-cost matrix a path enters once and then moves on, so a cumulative sum and a running minimum give the whole row at once.
-T tokens, S audio positions, F frames of 10 ms.
+The method comes from openai/whisper, whisper/timing.py. The DTW here computes a whole row of the cost matrix at once. A
+path enters each row at one position and then only moves to later ones, so a cumulative sum and a running minimum give
+the costs of the row. Shapes: T tokens, S audio positions of 20 ms, F frames of 10 ms.
 """
 
 from collections.abc import Sequence
@@ -17,28 +17,32 @@ from torch import Tensor
 from handler.schema.window import SAMPLE_RATE
 from handler.whisper.dims import HOP_LENGTH
 
-MEDIAN_WIDTH = 7  # audio positions of the median filter
-ONSET_REACH = 2  # frames to both sides that loudness is compared over
+MEDIAN_WIDTH = 7  # width of the median filter in audio positions
+ONSET_REACH = 2  # frames; onset strength compares the loudness this far before and after each frame
 ONSET_OFFSET = 3  # frames from a word's start to its greatest onset strength
-MAX_LAG = 20  # frames
-TYPICAL_LAG = 5  # frames
+MAX_LAG = 20  # frames; greatest shift of the word starts that is tried
+TYPICAL_LAG = 5  # frames; shifts much greater than this are unlikely
 FRAMES_PER_S = SAMPLE_RATE // HOP_LENGTH
-# Exchanges after which the fourth of seven values is their median.
+# Pairs of positions among seven values. Once each pair in turn is put in order, the fourth value is the median.
 # Source: Paeth, Median Finding on a 3x3 Grid, Graphics Gems.
 _MEDIAN_OF_7 = ((0, 5), (0, 3), (1, 6), (2, 4), (0, 1), (3, 5), (2, 6), (2, 3), (3, 6), (4, 5), (1, 4), (1, 3), (3, 4))
 
 
 def alignment_costs(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the cost of each token at each audio position: the less attention, the higher. [T, S]
+    """Return the cost of placing each token at each audio position. [T, S]
 
-    weights [T, S] are the mean of the alignment heads' attention. They are not normalised: openai/whisper normalises
-    each head's over the tokens, which measured worse.
+    The cost is the negated attention after a median filter. `weights` [T, S] are the attention weights averaged over
+    the alignment heads. Unlike openai/whisper, this function does not normalise the weights of each head over the
+    tokens, because that gave worse word times.
     """
     return -median(weights)
 
 
 def median(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the running median over MEDIAN_WIDTH values of the last dimension, its ends reflected. [T, S] → [T, S]."""
+    """Return the running median over MEDIAN_WIDTH values along the last dimension. [T, S] → [T, S].
+
+    The ends are padded by reflection. An input too short to be reflected is returned as it is.
+    """
     reach, length = MEDIAN_WIDTH // 2, x.shape[-1]
     if length <= reach:
         return x
@@ -50,15 +54,16 @@ def median(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def dtw(costs: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the audio position at which each token starts on the cheapest monotonic path, then S. [T, S] → [T + 1].
+    """Find the cheapest monotonic path through the cost matrix, and return where each token starts on it.
 
-    A path leads from the first position with the first token to the last position with the last token.
+    costs [T, S] → [T + 1]: the audio position at which each token starts, followed by S as the end of the last token. A
+    path leads from the first token at the first position to the last token at the last position.
     """
     tokens, length = costs.shape
     costs = costs.astype(np.float64)
     sums = costs.cumsum(1)  # [T, S]
     positions = np.arange(length)
-    total = sums[0]  # cost of the cheapest path to each position of the token
+    total = sums[0]  # cost of the cheapest path to each position in the token's row
     entries, is_diagonal = [np.zeros(length, np.int64)], [np.zeros(length, np.bool_)]
     for token in range(1, tokens):
         diagonal = np.concatenate(([np.inf], total[:-1]))  # from the previous token at the previous position
@@ -72,10 +77,11 @@ def dtw(costs: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def _backtrace(entries: list[NDArray[np.int64]], is_diagonal: list[NDArray[np.bool_]]) -> NDArray[np.int64]:
-    """Return the starts of the tokens on the path that ends at the last position. [T] lists of [S] → [T + 1].
+    """Follow the cheapest path back from the last position, and return the tokens' starts, then S. [T + 1]
 
-    For each position, `entries` hold where the cheapest path to it enters the token's row, and `is_diagonal` whether a
-    path that enters the row there comes from the position before.
+    Both lists hold one array [S] for each token. `entries` gives, for each position in the token's row, the position at
+    which the cheapest path to it enters the row. `is_diagonal` tells whether a path that enters the row at a position
+    comes from the position before it; otherwise it comes from the same position in the previous token's row.
     """
     tokens, length = len(entries), len(entries[0])
     starts = np.zeros(tokens + 1, np.int64)
@@ -88,7 +94,10 @@ def _backtrace(entries: list[NDArray[np.int64]], is_diagonal: list[NDArray[np.bo
 
 
 def peak_positions(costs: NDArray[np.float32], starts: NDArray[np.int64]) -> list[int]:
-    """Return the cheapest audio position of each token from its start to the next one's. [T, S], [T + 1] → [T]."""
+    """Return the audio position at which each token has the lowest cost, between its start and the next token's start.
+
+    costs [T, S] and starts [T + 1], as `dtw` returns them, → [T]. If both starts are equal, return that position.
+    """
     spans = zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)
     return [
         start + int(row[start : max(end, start + 1)].argmin()) for row, (start, end) in zip(costs, spans, strict=True)
@@ -96,19 +105,21 @@ def peak_positions(costs: NDArray[np.float32], starts: NDArray[np.int64]) -> lis
 
 
 def onset_strength(mel: Tensor) -> Tensor:
-    """Return how much louder it becomes around each frame, over all bands; sounds begin at peaks.
+    """Return how much the loudness rises around each frame, as a mean over the mel bands. mel [B, n_mels, F] → [B, F].
 
-    mel [B, n_mels, F] → [B, F].
+    A peak marks the beginning of a sound. Falling loudness counts as 0. The first and last ONSET_REACH frames are 0.
     """
     rise = (mel[:, :, 2 * ONSET_REACH :] - mel[:, :, : -2 * ONSET_REACH]).clamp(min=0).mean(1)
     return torch.nn.functional.pad(rise, (ONSET_REACH, ONSET_REACH))
 
 
 def onset_lag(starts_s: NDArray[np.float64], onset_strength: NDArray[np.float32]) -> float:
-    """Return by how many seconds the starts of words come after the onsets of sounds; negative if they come earlier.
+    """Return by how many seconds the words start after the onsets of sounds, or a negative number if they start before.
 
-    Attention runs a little before or after the audio, in each checkpoint and for each voice in its own way. All words
-    together show by how much; the fewer they are, the more a typical lag is assumed. onset_strength [F].
+    Attention runs slightly ahead of or behind the audio. The lag differs between checkpoints and between voices, so it
+    is estimated from all words of a window together. A penalty on large shifts limits the estimate, and
+    it weighs more when there are few words. Return 0 if there are no words or if the onset strength is constant.
+    starts_s [words] in seconds, onset_strength [F].
     """
     spread = onset_strength.std()
     if not len(starts_s) or spread == 0:
@@ -124,10 +135,10 @@ def onset_lag(starts_s: NDArray[np.float64], onset_strength: NDArray[np.float32]
 
 @dataclass(slots=True)
 class TokenTimes:
-    """When the text tokens of a window were spoken, seconds from its start."""
+    """When the text tokens of a window are spoken, in seconds from the window's start."""
 
-    starts_s: list[float]  # of each token, then the end of the last one
-    peaks_s: list[float]  # when each token has the most attention
+    starts_s: list[float]  # start of each token, then the end of the last token
+    peaks_s: list[float]  # time at which each token has the most attention
 
 
 def place_words(
@@ -137,10 +148,12 @@ def place_words(
     speech_s: Sequence[tuple[float, float]],
     window_s: float,
 ) -> list[tuple[float, float]]:
-    """Return the start and end of words, seconds: in order, inside the window, and inside its speech if it has any.
+    """Return the start and end of each word in seconds from the window's start.
 
-    `token_spans` are the words' starts and ends in tokens. Tokens beyond those of `times`, for which the decoder's
-    context had no space, end with the last one of them.
+    Words do not overlap, lie inside the window, and are clipped to the detected speech in `speech_s`, if there is any.
+    `token_spans` are the start and end of each word as positions in the sequence of text tokens. `times` may lack the
+    last tokens if the decoder's context had no space for them. Words there are placed at the end of the last token that
+    has times. onset_strength [F].
     """
     indices = np.arange(len(times.starts_s))
     edges_s = np.interp(np.asarray(token_spans).reshape(-1, 2), indices, times.starts_s)  # [words, 2]
@@ -162,10 +175,12 @@ def place_words(
 def clip_to_speech(
     start_s: float, end_s: float, peaks_s: tuple[float, float], speech_s: Sequence[tuple[float, float]]
 ) -> tuple[float, float]:
-    """Clip the times of a word to spans of speech: warping lets it last into the pauses around it.
+    """Clip the start and end of a word to detected speech, because DTW tends to stretch words into pauses.
 
-    `peaks_s` are the times at which its first and its last token have the most attention. The spans nearest to these
-    decide.
+    `peaks_s` are the times at which the word's first and last token have the most attention. A start before
+    the speech span nearest to the first peak is moved to the start of that span. An end after the speech span nearest
+    to the last peak is moved to the end of that span. The end is never before the start. If `speech_s` is empty, both
+    times are kept. All times are in seconds.
     """
     if speech_s:
         first_span, last_span = (_nearest_span(peak_s, speech_s) for peak_s in peaks_s)
@@ -174,5 +189,5 @@ def clip_to_speech(
 
 
 def _nearest_span(time_s: float, spans_s: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Return the span that holds a time or lies nearest to it."""
+    """Return the span that contains `time_s`, or else the nearest span."""
     return min(spans_s, key=lambda span: max(span[0] - time_s, time_s - span[1]))

@@ -1,7 +1,8 @@
-"""Alignment heads of published checkpoints: those whose cross-attention follows time. Knows no tensor.
+"""The alignment heads of the published checkpoints. Knows no tensor.
 
-For layouts that do not list them. Source: openai/whisper, whisper/__init__.py (_ALIGNMENT_HEADS), which chose them by
-how well they time words.
+The cross-attention of an alignment head follows the audio in time, so word times can be read from it. The table serves
+checkpoints whose files do not list their alignment heads. Source: openai/whisper, whisper/__init__.py
+(_ALIGNMENT_HEADS).
 """
 
 from itertools import product
@@ -10,8 +11,8 @@ from handler.whisper.dims import Dims
 
 Heads = tuple[tuple[int, int], ...]  # (layer, head)
 
-# LAYER.HEAD pairs by decoder layers, mel bands, and whether it is multilingual. large-v1 has the shape of large-v2, and
-# gets its heads.
+# LAYER.HEAD pairs by the number of decoder layers, the number of mel bands, and whether the checkpoint is multilingual.
+# large-v1 has the same shape as large-v2, so it gets the heads of large-v2.
 _PUBLISHED: dict[tuple[int, int, bool], str] = {
     (4, 80, False): "1.0 2.0 2.5 3.0 3.1 3.2 3.3 3.4",  # tiny.en
     (4, 80, True): "2.2 3.0 3.2 3.3 3.4 3.5",  # tiny
@@ -35,7 +36,10 @@ _PUBLISHED: dict[tuple[int, int, bool], str] = {
 
 
 def alignment_heads(dims: Dims, multilingual: bool) -> Heads:
-    """Return the heads of the published checkpoint of this shape, else all heads in the upper half of the layers."""
+    """Return the alignment heads of the published checkpoint that has these sizes.
+
+    If there is none, return all heads in the upper half of the decoder layers.
+    """
     if published := _PUBLISHED.get((dims.n_text_layer, dims.n_mels, multilingual)):
         pairs = (pair.split(".") for pair in published.split())
         return tuple((int(layer), int(head)) for layer, head in pairs)

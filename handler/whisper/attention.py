@@ -1,7 +1,8 @@
 """Attention kernels, the attention modules, and a recorder of cross-attention. Knows no layer around them and no cache.
 
-B sequences, T queries, S keys, H heads, D channels of a head, C = H * D. A mask is added to the scores: 0 if a query
-attends to a key, −inf if it does not. Queries are scaled by the weights that project them.
+In shapes, B is the number of sequences, T of queries, S of keys, H of heads, and D of channels of a head; C = H * D. A
+mask is added to the scores: its values are 0 where a query attends to a key and −inf elsewhere. No kernel scales the
+queries, because the weights that project them already contain the scale.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,21 +15,24 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from handler.whisper.layers import Linear
 
-QUERY_BLOCK = 500  # queries of one blocked attention product: its scores fit in a processor's cache
+QUERY_BLOCK = 500  # queries per product of blocked_attention, so that the scores fit in a processor's cache
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """[B, T, H * D] → [B, H, T, D]."""
+    """Split the channels into heads: [B, T, H * D] → [B, H, T, D]."""
     return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """[B, H, T, D] → [B, T, H * D]."""
+    """Merge the heads into channels: [B, H, T, D] → [B, T, H * D]."""
     return x.transpose(1, 2).flatten(2)
 
 
 def blocked_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend without a mask, one head and QUERY_BLOCK queries at a time, for CPUs. [B, H, S, D] each → the same."""
+    """Attend without a mask, one head and at most QUERY_BLOCK queries at a time, which is fast on CPUs.
+
+    All arguments and the result are [B, H, S, D].
+    """
     batch, heads, length, depth = q.shape
     out = q.new_empty(batch, length, heads, depth)
     buffer = q.new_empty(min(length, QUERY_BLOCK), length)
@@ -42,32 +46,33 @@ def blocked_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend without a mask by the kernel that PyTorch chooses. [B, H, S, D] each → the same."""
+    """Attend without a mask with the kernel that PyTorch chooses. All arguments and the result are [B, H, S, D]."""
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend without a mask by FlashAttention-2 and no other kernel. [B, H, S, D] each → the same."""
+    """Attend without a mask, only with FlashAttention-2. All arguments and the result are [B, H, S, D]."""
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         return F.scaled_dot_product_attention(q, k, v, scale=1.0)
 
 
 def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attend with a mask by two products: for few queries faster than a fused kernel on CPUs without a matrix unit.
+    """Attend with a mask by two matrix products, and return [B, H, T, D].
 
-    q [B, H, T, D]; k and v [B, H, S, D]; mask broadcast to [B, H, T, S] → [B, H, T, D].
+    For few queries on a CPU without a matrix unit, two products are faster than a fused kernel. q is [B, H, T, D],
+    k and v are [B, H, S, D], and the mask broadcasts to [B, H, T, S].
     """
     return (q @ k.transpose(-1, -2)).add_(mask).softmax(-1) @ v
 
 
 def fused_masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attend with a mask by the kernel that PyTorch chooses. Shapes as in masked_attention."""
+    """Attend with a mask, using the kernel that PyTorch chooses. The shapes are those of masked_attention."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionKernels:
-    """The kernels that suit a device."""
+    """A pair of attention functions, one without and one with a mask, that suit a device."""
 
     unmasked: Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v
     masked: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # q, k, v, mask
@@ -82,7 +87,7 @@ ATTENTION_KERNELS = {
 
 
 class SelfAttention(nn.Module):
-    """Projections of self-attention: queries, keys and values by one product."""
+    """The projections of self-attention. One product yields queries, keys and values."""
 
     def __init__(self, state: int, heads: int) -> None:
         super().__init__()
@@ -91,12 +96,15 @@ class SelfAttention(nn.Module):
         self.out = Linear(state, state)
 
     def project(self, x: Tensor) -> list[Tensor]:
-        """x [B, T, C] → q, k, v, [B, H, T, D] each."""
+        """Project x [B, T, C] to queries, keys and values, [B, H, T, D] each."""
         return [split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1)]
 
 
 class CrossAttention(nn.Module):
-    """Projections of cross-attention: queries from the text, keys and values from the audio, once a window."""
+    """The projections of cross-attention.
+
+    Queries come from the text at every step; keys and values come from the audio, once for each window.
+    """
 
     def __init__(self, state: int, audio_state: int, heads: int) -> None:
         super().__init__()
@@ -106,12 +114,16 @@ class CrossAttention(nn.Module):
         self.out = Linear(state, state)
 
     def keys_values(self, audio: Tensor) -> list[Tensor]:
-        """audio [B, S, C] → k, v, [B, H, S, D] each."""
+        """Project audio [B, S, C] to keys and values, [B, H, S, D] each."""
         return [split_heads(part, self.heads) for part in self.kv(audio).chunk(2, dim=-1)]
 
 
 class AttentionRecorder:
-    """Sums up the cross-attention of chosen heads, (layer, head) pairs, over the first `positions` of the audio."""
+    """Averages the cross-attention weights of chosen heads while the decoder runs.
+
+    `heads` are (layer, head) pairs. Only the first `positions` audio positions count: the weights are normalized over
+    these positions.
+    """
 
     def __init__(self, heads: Sequence[tuple[int, int]], positions: int) -> None:
         self._heads: dict[int, list[int]] = {}
@@ -120,17 +132,17 @@ class AttentionRecorder:
         self._count = len(heads)
         self._positions = positions
         self._sum: Tensor | None = None
-        self.last_layer = max(self._heads)  # no later layer is recorded
+        self.last_layer = max(self._heads)  # the last layer that has a chosen head
 
     def record(self, layer: int, q: Tensor, k: Tensor) -> None:
-        """Add the attention of a layer's chosen heads, if any. q [B, H, T, D]; k [B, H, S, D]."""
+        """Add the weights of a layer's chosen heads, if the layer has any. q is [B, H, T, D], k is [B, H, S, D]."""
         if heads := self._heads.get(layer):
-            # Scores of all S positions: kernels are set up for each length, and S varies less than `positions`.
+            # The product covers all S positions, because kernels are set up for each length and S takes fewer values.
             scores = q[:, heads] @ k[:, heads].transpose(-1, -2)  # [B, heads, T, S]
             weights = scores[..., : self._positions].float().softmax(-1).sum(1)
             self._sum = weights if self._sum is None else self._sum.add_(weights)
 
     def weights(self) -> Tensor:
-        """Return the mean over the heads; each row sums to one. [B, T, positions], float32."""
+        """Return the mean weights of all chosen heads, float32 [B, T, positions]. Each row sums to one."""
         assert self._sum is not None
         return self._sum / self._count

@@ -1,7 +1,8 @@
-"""The running batch: sequences that grow by a token a step, greedy, sampled or as beams. Knows no audio, no schedule.
+"""The running batch, in which every sequence grows by one token per step. Knows no audio, no schedule.
 
-Active sequences always occupy the first slots of every buffer, so a step works on plain slices; when a sequence leaves,
-the last one takes its slot. Source: openai/whisper, whisper/decoding.py (GreedyDecoder).
+Tokens are chosen greedily, by sampling, or by beam search. A slot is the place of one sequence in every buffer. Active
+sequences always occupy the first slots, so a step works on plain slices. When a sequence leaves, the last sequence
+moves into its slot. Source: openai/whisper, whisper/decoding.py (GreedyDecoder).
 """
 
 import math
@@ -22,14 +23,16 @@ from handler.whisper.sequences import ActiveSequence, DecodeTask, slots_by_task
 from handler.whisper.step import Step
 from handler.whisper.tokenizer import Specials
 
-MAX_TOKENS_PER_S = 12.0  # speech has fewer: a short window that decodes more of them is checked for a loop early
-MAX_SPEECH_WITHOUT_TEXT_S = 1.0  # speech at a window's end that may stay without text after a segment has begun
+MAX_TOKENS_PER_S = 12.0  # speech has fewer, so a short window with more is checked for a loop early
+MAX_SPEECH_WITHOUT_TEXT_S = 1.0  # speech at a window's end that may lack text after a segment's start
 
 
 class Batch:
     """The sequences that are being decoded, and their buffers on the device.
 
-    `graphs`, if any, run the steps in which no sequence samples, competes or has a bias of its own.
+    `loop_check_interval` is the number of tokens after which a sequence is checked for a loop. `graphs` hold the greedy
+    step as CUDA graphs. They are replayed whenever a step needs nothing but the likeliest token of each sequence, and
+    the step runs without graphs if `graphs` is None.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class Batch:
         return self.cache.slots - len(self.sequences)
 
     def add(self, tasks: Sequence[DecodeTask]) -> slice:
-        """Start the sequences of new tasks, side by side in the next free slots, and return these slots."""
+        """Start the sequences of new tasks in the next free slots, and return the slots in the order of the tasks."""
         start = len(self.sequences)
         for task in tasks:
             for index in range(task.window.params.num_hypotheses):
@@ -65,7 +68,7 @@ class Batch:
         return slots
 
     def _initial_history(self, sequences: Sequence[ActiveSequence]) -> History:
-        """Return the history of sequences whose prompt is all that they hold."""
+        """Return the history of sequences that have a prompt and no decoded token yet."""
         history = History.empty(len(sequences), self._ids, self._device)
         last_tokens = [sequence.task.prompt[-1] for sequence in sequences]
         history.last.copy_(torch.tensor(last_tokens, device=self._device))
@@ -74,7 +77,10 @@ class Batch:
         return history
 
     def _text_required_until(self, window: Window) -> int:
-        """Return the timestamp token after which MAX_SPEECH_WITHOUT_TEXT_S of speech remain; 0 if there is less."""
+        """Return the timestamp token after which just MAX_SPEECH_WITHOUT_TEXT_S of speech remain in the window.
+
+        Return 0, which is below every timestamp token, if the whole window has no more speech than that.
+        """
         remaining = round(MAX_SPEECH_WITHOUT_TEXT_S * SAMPLE_RATE)
         for start, end in reversed(window.speech):
             if end - start > remaining:
@@ -84,7 +90,11 @@ class Batch:
         return 0
 
     def _generator(self, task: DecodeTask, index: int) -> torch.Generator | None:
-        """Return a sequence's random generator if it samples, seeded by the window alone and not by the batch."""
+        """Return the random generator of sequence number `index` of a task, or None at temperature 0.
+
+        The seed depends on the window's start, the temperature and `index`, but not on the other sequences in the
+        batch.
+        """
         params = task.window.params
         if params.temperature == 0:
             return None
@@ -92,7 +102,7 @@ class Batch:
         return torch.Generator(self._device).manual_seed(seed)
 
     def advance(self) -> None:
-        """Decode one more token of every sequence."""
+        """Decode the next token of every sequence."""
         count = len(self.sequences)
         if self._needs_logits():
             self._extend(self._step.logits(count, self._text_length()))
@@ -102,14 +112,17 @@ class Batch:
             self._append(*self._step.greedy(count, self._text_length()).tolist())
 
     def _needs_logits(self) -> bool:
-        """Return whether the next step does more than to take the likeliest token of each sequence."""
+        """Return whether the next step must do more than choose the likeliest token of each sequence."""
         for sequence in self.sequences:
             if sequence.generator is not None or sequence.task.beam_size or sequence.task.bias is not None:
                 return True
         return bool(self._at_start())
 
     def _at_start(self) -> list[int]:
-        """Return slots whose next token follows the start of transcript: its logits hold the no-speech probability."""
+        """Return the slots whose next token follows the start-of-transcript token.
+
+        The logits of that step give the no-speech probability.
+        """
         return [
             slot
             for slot, sequence in enumerate(self.sequences)
@@ -117,21 +130,28 @@ class Batch:
         ]
 
     def _text_length(self) -> int:
-        """Return how many positions of the text's cache a step attends to."""
+        """Return how many text positions of the KV cache the next step attends to."""
         return self.cache.length_for(max(sequence.length for sequence in self.sequences))
 
     def resize_audio(self, positions: int) -> None:
-        """Make space for windows of `positions` audio positions; give up unneeded space if it is a third or more."""
+        """Resize the cross-attention cache so that windows of `positions` audio positions fit.
+
+        Space for the windows in the batch is kept. The cache shrinks only if at least a third of it is not needed.
+        """
         needed = max([positions, *(sequence.task.audio_positions for sequence in self.sequences)])
         if needed > self.cache.audio_length or needed <= self.cache.audio_length * 2 // 3:
             self.cache.resize_audio(needed, len(self.sequences))
 
     def _extend(self, logits: Tensor) -> None:
-        """Choose each sequence's next token by its logits [B, n_vocab] and append it, with one copy to the host."""
+        """Choose the next token of each sequence from logits [B, n_vocab], and append it to the sequence.
+
+        Also set the no-speech probability of the tasks whose slots `_at_start` returns. All values are copied to the
+        host at once.
+        """
         sequences = self.sequences
         slots = slice(0, len(sequences))
         starting = self._at_start()
-        no_speech = logits[starting].softmax(-1)[:, self._ids.no_speech]  # before the rules suppress it
+        no_speech = logits[starting].softmax(-1)[:, self._ids.no_speech]  # read before the rules suppress the token
         choice = self._step.choose(logits, slots, [sequence.task.bias for sequence in sequences])
         self._sample(logits, choice)
         groups = beam_groups(sequences)
@@ -154,7 +174,10 @@ class Batch:
             sequence.hypothesis.append(int(token), logprob)
 
     def _sample(self, logits: Tensor, choice: Choice) -> None:
-        """Replace the choice of sequences that sample: the greatest tempered log-probability after Gumbel noise."""
+        """Replace the chosen tokens of sequences that sample, by the Gumbel-max trick.
+
+        The log-probabilities are divided by each sequence's temperature first.
+        """
         slots: list[int] = []
         temperatures: list[float] = []
         generators: list[torch.Generator] = []
@@ -176,16 +199,18 @@ class Batch:
         choice.logprob[index] = logprobs.gather(1, token[:, None])[:, 0]
 
     def collect_finished(self) -> list[tuple[int, DecodeTask]]:
-        """Return finished tasks, each with a slot that still holds its audio, and remove their other sequences.
+        """Return the finished tasks, each with a slot that still holds the keys and values of its audio.
 
-        The caller passes these slots to `remove` once it has read the results.
+        All other sequences that have ended are removed from the batch. The caller must pass the returned slots to
+        `remove` once it has built the results.
         """
         tasks: list[DecodeTask] = []
         released: list[int] = []
         for slots in slots_by_task(self.sequences):
             task = self.sequences[slots[0]].task
             ended = self._ended(task, slots)
-            if not task.beam_size or len(task.finished) < task.max_candidates:  # beams that break off: open texts count
+            # A beam search that stops early, at a full context or in loops, counts its unfinished hypotheses.
+            if not task.beam_size or len(task.finished) < task.max_candidates:
                 task.finished += [self.sequences[slot].hypothesis for slot in ended]
             if len(ended) == len(slots):
                 tasks.append(task)
@@ -197,14 +222,18 @@ class Batch:
         return [(task_slots[id(task)], task) for task in tasks]
 
     def _ended(self, task: DecodeTask, slots: Sequence[int]) -> list[int]:
-        """Return the slots of a task whose sequences have ended; beams end together."""
+        """Return those of a task's slots whose sequences have ended. The beams of a task end all at once."""
         ended = [slot for slot in slots if self._is_finished(self.sequences[slot])]
         if not task.beam_size:
             return ended
         return list(slots) if len(task.finished) >= task.max_candidates or len(ended) == len(slots) else []
 
     def _is_finished(self, sequence: ActiveSequence) -> bool:
-        """Return whether a sequence has nothing to decode, no context left, an end of text, or a loop at its end."""
+        """Return whether a sequence has ended.
+
+        A sequence ends at the end-of-text token, with a full context, or in a loop. A sequence that serves
+        only for language detection ends at once.
+        """
         window, hypothesis = sequence.task.window, sequence.hypothesis
         if window.params.detect_only or sequence.length >= self.cache.context:
             return True
@@ -218,7 +247,7 @@ class Batch:
         return loop_start(hypothesis.text_tokens(self._ids)) is not None
 
     def remove(self, slots: Sequence[int]) -> None:
-        """Remove the sequences of `slots`; the last ones move into their slots."""
+        """Remove the sequences in `slots`. The last sequences of the batch move into the slots that become free."""
         buffers = (self._step.prompt_lengths, self._beam_search.scores, *self._step.history.fields())
         for slot in sorted(slots, reverse=True):
             sequence = self.sequences.pop()

@@ -1,7 +1,8 @@
-"""Beam search over groups of tasks: a step on the device, then its candidates on the host. Knows no audio and no batch.
+"""Beam search for several tasks at once. Knows no audio and no batch.
 
-G tasks of one beam size, W sequences of each, V tokens of the vocabulary. Source: openai/whisper, whisper/decoding.py
-(BeamSearchDecoder).
+`BeamSearch.step` ranks the candidates on the device; then `BeamSearch.extend` appends them to the sequences on the
+host. Shapes: G tasks of one beam size, W beams per task, V tokens in the vocabulary. Source: openai/whisper,
+whisper/decoding.py (BeamSearchDecoder).
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,11 +16,11 @@ from handler.whisper.logit_rules import Choice, History, log_probabilities
 from handler.whisper.sequences import ActiveSequence, DecodeTask, Hypothesis, slots_by_task
 from handler.whisper.tokenizer import Specials
 
-Group = list[list[int]]  # slots of the sequences of tasks of one beam size. [G, W]
+Group = list[list[int]]  # the slots of each task, for tasks of one beam size. [G, W]
 
 
 def beam_groups(sequences: Sequence[ActiveSequence]) -> list[Group]:
-    """Return the slots of competing sequences, task by task, tasks of one beam size together."""
+    """Return the slots of the tasks that use beam search, as one group for each beam size."""
     groups: dict[int, Group] = {}
     for slots in slots_by_task(sequences):
         if beam_size := sequences[slots[0]].task.beam_size:
@@ -28,16 +29,20 @@ def beam_groups(sequences: Sequence[ActiveSequence]) -> list[Group]:
 
 
 class BeamSearch:
-    """One step of beam search over the slots of a cache, and the summed log-probability of each slot's tokens."""
+    """Beam search in the slots of a KV cache. Holds the sum of the log-probabilities of each slot's tokens."""
 
     def __init__(self, cache: KVCache, history: History, specials: Specials) -> None:
-        self.scores = torch.zeros(cache.slots, device=cache.k.device)  # sums of log-probabilities. [slots]
+        self.scores = torch.zeros(cache.slots, device=cache.k.device)  # summed log-probabilities of the tokens. [slots]
         self._cache = cache
         self._history = history
         self._ids = specials
 
     def start(self, slots: slice, tasks: Sequence[DecodeTask]) -> None:
-        """Reset the scores of the `slots` of new tasks; the first beam alone counts until they differ."""
+        """Reset the scores of `slots`, which hold the sequences of new tasks.
+
+        All beams of a task begin with the same text. All but the first get a score of −inf, so that the first step
+        does not choose the same continuation several times.
+        """
         scores: list[float] = []
         for task in tasks:
             later_score = -torch.inf if task.beam_size else 0.0
@@ -45,10 +50,11 @@ class BeamSearch:
         self.scores[slots] = torch.tensor(scores, device=self.scores.device)
 
     def step(self, logits: Tensor, choice: Choice, sequences: Sequence[ActiveSequence], group: Group) -> Tensor:
-        """Move the slots of a group to the likeliest continuations that do not end, and return all candidates.
+        """Continue each task of a group with its W likeliest unfinished candidates, and return all its candidates.
 
-        logits [B, n_vocab] as `pick` left them; the tokens of `choice` are replaced. A task has 2 * W candidates, the
-        likeliest first: parent (0 … W − 1), token, and log-probability of the whole text. [G, 3, 2 * W]
+        `logits` [B, n_vocab] must be those that `pick` has overwritten. The tokens of the group's slots in `choice` are
+        replaced. The result [G, 3, 2 * W] holds the 2 * W candidates of each task, the likeliest first. The three rows
+        are the parent beam (0 … W − 1), the token, and the log-probability of the whole hypothesis.
         """
         width = len(group[0])
         slots = torch.tensor(group, device=logits.device)  # [G, W]
@@ -66,15 +72,17 @@ class BeamSearch:
         return torch.stack((parent.float(), token.float(), scores), 1)
 
     def _reorder(self, slots: Tensor, parent_slots: Tensor, length: int) -> None:
-        """Continue each slot from the text, `length` tokens at most, and the history of its parent. [G, W] each."""
+        """Copy each parent slot's history and first `length` text positions to its slot. Both tensors are [G, W]."""
         self._cache.reorder(slots.flatten(), parent_slots.flatten(), length)
         for buffer in self._history.fields():
             buffer[slots] = buffer[parent_slots]
 
     def extend(self, beams: Sequence[ActiveSequence], values: Iterator[float]) -> None:
-        """Append a step's tokens to the sequences of one task, whose candidates are the next 3 * 2 * W of `values`.
+        """Replace the hypotheses of one task's beams by the continuations that `step` has chosen.
 
-        Candidates that end join the task's finished hypotheses; the likeliest others go on, as `step` has decided.
+        The task's candidates, as `step` returns them, are taken from `values`, which yields 3 * 2 * W numbers for each
+        task. The W likeliest candidates that do not end are the continuations. Candidates that end and are likelier
+        than the last continuation become finished hypotheses of the task.
         """
         parents, tokens, scores = (list(islice(values, 2 * len(beams))) for _ in range(3))
         sources = [beam.hypothesis for beam in beams]

@@ -6,8 +6,8 @@ from handler.schema.window import SAMPLE_RATE
 
 N_FFT = 400  # samples: 25 ms
 HOP_LENGTH = 160  # samples: 10 ms
-FRAMES_PER_POSITION = 2  # the encoder's second convolution has stride 2
-TIMESTAMP_S = FRAMES_PER_POSITION * HOP_LENGTH / SAMPLE_RATE  # 0.02 s: one audio position, one timestamp token
+FRAMES_PER_POSITION = 2  # mel frames per audio position, because the encoder's second convolution has stride 2
+TIMESTAMP_S = FRAMES_PER_POSITION * HOP_LENGTH / SAMPLE_RATE  # 0.02 s between audio positions and between timestamps
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,5 +27,5 @@ class Dims:
 
     @property
     def window_samples(self) -> int:
-        """Return the samples of a full window."""
+        """Return the number of samples in a full window."""
         return self.n_audio_ctx * FRAMES_PER_POSITION * HOP_LENGTH

@@ -1,7 +1,7 @@
-"""The Whisper engine: windows enter free slots, each step adds a token to every sequence, finished windows leave.
+"""The Whisper engine. Windows enter free slots, each step adds a token to every sequence, and finished windows leave.
 
-Implements handler.schema.window.Engine. Knows no request, no file, no schedule and no policy: a result carries its
-evidence, which other modules judge.
+A slot is the place of one sequence in the batch. Implements handler.schema.window.Engine. Knows no request, no file and
+no schedule. Does not judge results: each carries its evidence (probabilities, repetition), which other modules judge.
 """
 
 import math
@@ -30,25 +30,30 @@ from handler.whisper.sequences import DecodeTask
 from handler.whisper.step import Step
 from handler.whisper.tokenizer import Tokenizer
 
-# A short window is encoded with this much silence after it, and this much audio in total at least: with less of either,
-# the network, which was trained on 30 s, begins to repeat itself. Measured on tiny.en and base: no more word errors.
+# A short window is encoded with at least PADDING_S of silence after it, and at least MIN_CONTEXT_S of audio in total.
+# With less of either, the network, which was trained on 30 s, begins to repeat itself. With these values, tiny.en and
+# base made no more word errors than with 30 s.
 PADDING_S = 6.0
 MIN_CONTEXT_S = 10.0
-CONTEXT_STEP_S = 2.0  # contexts are multiples of it: kernels are set up for each length
-ENCODE_BATCH_SIZE_CPU = 1  # one window occupies a CPU, and a short request that arrives meanwhile waits for no more
+CONTEXT_STEP_S = 2.0  # encoded lengths are multiples of it, because kernels are set up for each length
+# A single window keeps a CPU busy, and a larger batch would make a short request that arrives meanwhile wait longer.
+ENCODE_BATCH_SIZE_CPU = 1
 
 
 @dataclass(slots=True)
 class EncodedAudio:
-    """The encoder's output for a window, and what the alignment of its words needs."""
+    """The encoder's output for a window, and the onset strength that the alignment of its words needs."""
 
-    samples: Samples  # held so that their id is not reused
+    samples: Samples  # kept alive, because the key of this entry is their id, which Python could otherwise reuse
     audio: Tensor  # [positions, C]
     onset_strength: Tensor  # [frames]
 
 
 class WhisperEngine:
-    """One Whisper checkpoint on one device."""
+    """Decodes windows with one Whisper checkpoint on one device.
+
+    A single thread must make all calls, except that `token_bytes` may be called from any thread.
+    """
 
     def __init__(
         self,
@@ -87,11 +92,11 @@ class WhisperEngine:
         self._suppress = tuple(suppress)
         self._bias = suppression(specials, suppress, self._device)
         self._alignment_heads = tuple(checkpoint_heads) or alignment_heads(model.dims, self.detects_language)
-        self._encoded: OrderedDict[int, EncodedAudio] = OrderedDict()  # of recent windows, by the id of their samples
+        self._encoded: OrderedDict[int, EncodedAudio] = OrderedDict()  # recent windows, by the id of their samples
         self._allocate(slots)
 
     def _allocate(self, slots: int) -> None:
-        """Create all parts whose memory grows with the number of slots."""
+        """Create all parts of the engine whose memory grows with the number of slots."""
         self.max_batch_size = slots
         self.encode_batch_size = min(slots, ENCODE_BATCH_SIZE_CPU) if self._device.type == "cpu" else slots
         specials = self._tokenizer.specials
@@ -101,7 +106,7 @@ class WhisperEngine:
         self._result_builder = ResultBuilder(self._model.decoder, self._cache, self._tokenizer, self._alignment_heads)
 
     def _capture_graphs(self, step: Step) -> CudaGraphs | None:
-        """Return the step as CUDA graphs, or None if the device is not a GPU."""
+        """Capture the step as CUDA graphs, and return them. Return None if the device is not a GPU."""
         if self._device.type != "cuda":
             return None
         text_length = self._model.dims.n_text_ctx
@@ -110,8 +115,11 @@ class WhisperEngine:
             return CudaGraphs(lambda count: step.greedy(count, text_length), sizes, cuda_capture())
 
     def halve(self) -> None:
-        """Continue with half the slots; all admitted windows are forgotten."""
-        del self._batch, self._result_builder, self._cache  # the new ones need their memory
+        """Replace the batch by an empty one with half the slots. All admitted windows are forgotten.
+
+        Raises OutOfMemory if even the smaller batch does not fit.
+        """
+        del self._batch, self._result_builder, self._cache  # their memory is needed for the new ones
         self._encoded.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -119,15 +127,18 @@ class WhisperEngine:
             self._allocate(self.max_batch_size // 2)
 
     def token_bytes(self, token: int) -> bytes:
-        """Return the bytes of a text token, which may be part of a character."""
+        """Return the UTF-8 bytes of a text token, which may be only part of a character."""
         return self._tokenizer.token_bytes(token)
 
     def free(self) -> int:
-        """Return how many sequences could be admitted now."""
+        """Return the number of sequences that could be admitted now, which is the number of free slots."""
         return self._batch.free()
 
     def admit(self, windows: Sequence[Window]) -> None:
-        """Encode windows, start their sequences in the next free slots and prefill their prompts."""
+        """Encode windows, start their sequences in the next free slots, and prefill their prompts.
+
+        Together the windows must need at most `free()` slots. Raises OutOfMemory.
+        """
         with _inference():
             encoded = self._encode(windows)
             if self._short_context:
@@ -137,7 +148,10 @@ class WhisperEngine:
             self._prefill([self._decode_task(*parts) for parts in zip(windows, languages, encoded, strict=True)])
 
     def advance(self) -> list[tuple[Window, WindowResult]]:
-        """Decode one token of every sequence, then return the finished windows with their results."""
+        """Decode one more token of every sequence. Return the windows that are finished, with their results.
+
+        Return an empty list if no window is finished. Raises OutOfMemory.
+        """
         with _inference():
             results = self._collect_finished()
             if self._batch.sequences:
@@ -146,14 +160,17 @@ class WhisperEngine:
             return results
 
     def drop(self, windows: Collection[Window]) -> None:
-        """Free the slots of windows whose results are no longer needed."""
+        """Free the slots of windows whose results are no longer needed. Windows that hold no slot are ignored."""
         window_ids = {id(window) for window in windows}
         tasks = [sequence.task for sequence in self._batch.sequences]
         with _inference():
             self._batch.remove([slot for slot, task in enumerate(tasks) if id(task.window) in window_ids])
 
     def _encode(self, windows: Sequence[Window]) -> list[EncodedAudio]:
-        """Return the encoded audio of windows; those decoded again with other parameters are not encoded again."""
+        """Return the encoded audio of each window. Windows of equal encoder length are encoded together.
+
+        A window whose samples were encoded recently, for example with other decoding parameters, is not encoded again.
+        """
         unencoded = [window for window in windows if id(window.samples) not in self._encoded]
         for length, group in groupby(sorted(unencoded, key=self._encoder_samples), self._encoder_samples):
             equally_long = list(group)
@@ -165,24 +182,24 @@ class WhisperEngine:
         return encoded
 
     def _encode_batch(self, windows: Sequence[Window], length: int) -> None:
-        """Encode windows, each padded with silence to `length` samples."""
+        """Pad windows with silence to `length` samples, encode them in one batch, and keep their encoded audio."""
         padded = np.zeros((len(windows), length), np.float32)
         for row, window in zip(padded, windows, strict=True):
             row[: len(window.samples)] = window.samples
         mel = self._mel(self._to_device(torch.from_numpy(padded)))
         outputs = self._model.encoder(mel.to(self.dtype))
         for window, audio, strength in zip(windows, outputs, onset_strength(mel), strict=True):
-            # Cloned, as a view would hold the memory of the whole batch.
+            # Cloned, because a view would keep the memory of the whole batch alive.
             self._encoded[id(window.samples)] = EncodedAudio(window.samples, audio.clone(), strength)
 
     def _to_device(self, host: Tensor) -> Tensor:
-        """Copy a tensor to the device without waiting for the copy, which runs beside the device's current work."""
+        """Copy a tensor to the device. On a GPU the copy is asynchronous, alongside the current work of the GPU."""
         if self._device.type == "cuda":
             host = host.pin_memory()
         return host.to(self._device, non_blocking=True)
 
     def _encoder_samples(self, window: Window) -> int:
-        """Return the number of samples that the encoder gets for a window, silence included."""
+        """Return the number of samples to encode for a window, including the silence after it."""
         full = self._model.dims.window_samples
         if not self._short_context:
             return full
@@ -192,7 +209,7 @@ class WhisperEngine:
     def _write_cross_kv(self, windows: Sequence[Window], encoded: Sequence[EncodedAudio]) -> slice:
         """Write the cross-attention keys and values of windows to the next free slots, and return these slots.
 
-        Neighbours with equally many hypotheses and equally long audio are written at once.
+        Adjacent windows with the same number of hypotheses and the same audio length are written together.
         """
         start = end = self.max_batch_size - self.free()
         pairs = zip(windows, encoded, strict=True)
@@ -204,7 +221,10 @@ class WhisperEngine:
         return slice(start, end)
 
     def _detect_languages(self, windows: Sequence[Window], slots: slice) -> list[dict[str, float]]:
-        """Return each window's language probabilities; empty if the request or the model determines its language."""
+        """Return the language probabilities of each window, by language code.
+
+        The result of a window is empty if its parameters name a language or the model knows only English.
+        """
         if not self.detects_language or all(window.params.language for window in windows):
             return [{} for _ in windows]
         ids = self._tokenizer.specials
@@ -214,7 +234,7 @@ class WhisperEngine:
         logits = self._model.decoder.logits(hidden[:, 0])[:, first_id : first_id + len(ids.languages)]
         slot_probabilities = logits.softmax(-1).tolist()
         probabilities: list[dict[str, float]] = []
-        slot = 0  # the first one of each window
+        slot = 0  # first slot of the current window
         for window in windows:
             detected = {} if window.params.language else dict(zip(ids.languages, slot_probabilities[slot], strict=True))
             probabilities.append(detected)
@@ -241,7 +261,10 @@ class WhisperEngine:
         )
 
     def _suppression_bias(self, suppress: tuple[int, ...] | None) -> Tensor | None:
-        """Return the bias of a window that chooses the tokens to suppress, or None for the engine's own. [n_vocab]"""
+        """Return the logit bias [n_vocab] that suppresses the tokens of a window's `suppress` parameter.
+
+        −1 in `suppress` stands for the engine's own list. Return None if that list alone is to be used.
+        """
         if suppress is None or suppress == (-1,):
             return None
         ids = {token for token in suppress if token >= 0}
@@ -250,7 +273,10 @@ class WhisperEngine:
         return suppression(self._tokenizer.specials, ids, self._device)
 
     def _prefill(self, tasks: Sequence[DecodeTask]) -> None:
-        """Add tasks to the batch and their prompts to the KV cache; each last token is left to the next step."""
+        """Add tasks to the batch, and write their prompts without the last token to the KV cache.
+
+        The next step decodes the last token of each prompt, because its logits predict the first new token.
+        """
         ids = self._tokenizer.specials
         slots = self._batch.add(tasks)
         sequences = self._batch.sequences[slots]
@@ -258,12 +284,12 @@ class WhisperEngine:
         length = max(map(len, prompts))
         if not length:
             return
-        # Padded on the right: no token before the padding attends to it.
+        # The padding is on the right, so no token of a prompt attends to it.
         padded = [[*prompt, *[ids.eot] * (length - len(prompt))] for prompt in prompts]
         tokens = torch.tensor(padded, device=self._device)  # [B, T]
         positions = torch.arange(length, device=self._device).expand_as(tokens)
         hidden = self._model.decoder(tokens, positions, self._cache, slots, length)
-        if self.detects_language:  # its prompts go on after the start of the transcript, which predicts "no speech"
+        if self.detects_language:  # the start-of-transcript token, which predicts "no speech", is then not the last one
             starts = torch.tensor([prompt.index(ids.sot) for prompt in prompts], device=self._device)
             start_hidden = hidden[torch.arange(len(prompts), device=self._device), starts]
             probabilities = self._model.decoder.logits(start_hidden).softmax(-1)[:, ids.no_speech]
@@ -271,7 +297,7 @@ class WhisperEngine:
                 sequence.task.no_speech_prob = probability
 
     def _collect_finished(self) -> list[tuple[Window, WindowResult]]:
-        """Return the finished windows with their results, and free their slots."""
+        """Build the results of finished windows, free their slots, and return windows and results in pairs."""
         finished = self._batch.collect_finished()
         results = [(task.window, self._result_builder.build(slot, task)) for slot, task in finished]
         self._batch.remove([slot for slot, _ in finished])
@@ -279,14 +305,14 @@ class WhisperEngine:
 
 
 def _hypotheses_and_positions(pair: tuple[Window, EncodedAudio]) -> tuple[int, int]:
-    """Return how many hypotheses a window has, and how many positions its audio."""
+    """Return the number of hypotheses of a window and the number of positions of its encoded audio."""
     window, encoded = pair
     return window.params.num_hypotheses, len(encoded.audio)
 
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Raise OutOfMemory instead of PyTorch's error if the device runs out of memory in the block."""
+    """Convert PyTorch's error to OutOfMemory if the device runs out of memory in the block."""
     try:
         yield
     except torch.OutOfMemoryError as exc:
@@ -295,6 +321,6 @@ def memory_errors() -> Iterator[None]:
 
 @contextmanager
 def _inference() -> Iterator[None]:
-    """Run a block in inference mode; raises OutOfMemory."""
+    """Run the block in inference mode. Raises OutOfMemory if the device runs out of memory."""
     with memory_errors(), torch.inference_mode():
         yield

@@ -1,6 +1,7 @@
-"""The KV cache: keys and values of each slot's text and of its audio. Knows no layer and no task.
+"""The KV cache: keys and values of the text and the audio of each slot. Knows no layer and no task.
 
-T text positions, S audio positions, H heads, D channels of a head.
+A slot is the place of one sequence in the batch. In shapes, T is the number of text positions, S of audio positions, H
+of heads, and D of channels of a head.
 """
 
 import math
@@ -16,8 +17,9 @@ TEXT_LENGTH_STEP = 16  # tokens
 class KVCache:
     """Keys and values of every slot, allocated once and written by index.
 
-    The cross-attention keys and values lie packed at `audio_length` positions a slot, the length that the longest slot
-    needs now, since products over many slots are fast only if they lie side by side; `resize_audio` changes the length.
+    The cross-attention keys and values of a slot take `audio_length` positions, at least as many as the longest audio
+    in use. The slots lie next to each other without gaps, because products over many slots are fast only then.
+    `resize_audio` changes the length.
     """
 
     def __init__(self, dims: Dims, slots: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -26,33 +28,40 @@ class KVCache:
         self.slots = slots
         self.context = dims.n_text_ctx
         self.audio_length = dims.n_audio_ctx
-        # Masked positions are multiplied, too, even if they were never written: uninitialized memory could hold NaN.
-        # The values that `resize_audio` leaves in the buffer are finite.
+        # The buffers begin with zeros, because products also read masked positions that were never written, and
+        # uninitialized memory could hold NaN. The old values that `resize_audio` leaves in a buffer are finite.
         self.k = torch.zeros(layers, slots, self._heads, dims.n_text_ctx, self._depth, device=device, dtype=dtype)
         self.v = torch.zeros_like(self.k)
         cross_size = slots * dims.n_audio_ctx * dims.n_text_state
         self._cross_kv = torch.zeros(2, layers, cross_size, device=device, dtype=dtype)
-        self.audio_mask = torch.zeros(
-            slots, dims.n_audio_ctx, device=device, dtype=dtype
-        )  # −inf after each slot's audio
+        # 0 at the positions of each slot's audio, and −inf after them.
+        self.audio_mask = torch.zeros(slots, dims.n_audio_ctx, device=device, dtype=dtype)
 
     @staticmethod
     def slot_bytes(dims: Dims, dtype: torch.dtype) -> int:
-        """Return the memory of one slot in bytes."""
+        """Return the bytes of memory that the keys and values of one slot take."""
         return 2 * dims.n_text_layer * (dims.n_text_ctx + dims.n_audio_ctx) * dims.n_text_state * dtype.itemsize
 
     def length_for(self, tokens: int) -> int:
-        """Return the text length to attend to for so many tokens: one of a few, as each length has its own kernels."""
+        """Return the number of text positions to attend to for a sequence of `tokens` tokens.
+
+        The number of tokens is rounded up to a multiple of TEXT_LENGTH_STEP, at most to the decoder's context. Few
+        different lengths occur, because kernels have to be set up for each length.
+        """
         return min(self.context, -(-tokens // TEXT_LENGTH_STEP) * TEXT_LENGTH_STEP)
 
     def cross_kv(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Return views of the cross-attention keys and values of all slots. [slots, H, audio_length, D] each."""
+        """Return a layer's cross-attention keys and values of all slots, as views [slots, H, audio_length, D]."""
         shape = (self.slots, self._heads, self.audio_length, self._depth)
         count = math.prod(shape)
         return self._cross_kv[0, layer, :count].view(shape), self._cross_kv[1, layer, :count].view(shape)
 
     def resize_audio(self, audio_length: int, slots: int) -> None:
-        """Change the audio length; the first `slots` slots keep their keys and values, truncated if it is shorter."""
+        """Change the audio length. The first `slots` slots keep their cross-attention keys and values.
+
+        If the new length is shorter, these keys and values lose the positions beyond it. The other slots must be
+        written again before they are read.
+        """
         common = min(audio_length, self.audio_length)
         copies: list[list[Tensor]] = []
         for layer in range(len(self.k)):
@@ -63,9 +72,9 @@ class KVCache:
                 buffer[:slots, :, :common] = copy
 
     def write_cross_kv(self, layer: int, slots: slice, k: Tensor, v: Tensor) -> None:
-        """Write a layer's cross-attention keys and values of n audios to `slots`. k and v [n, H, S, D].
+        """Write a layer's cross-attention keys and values of n encoded windows, [n, H, S, D] each, to `slots`.
 
-        The slots are divided equally: consecutive ones share an audio.
+        Each window gets the same number of consecutive slots. Layer 0 also writes the audio mask of the slots.
         """
         length = k.shape[2]
         repeats = (slots.stop - slots.start) // len(k)
@@ -76,7 +85,7 @@ class KVCache:
             self.audio_mask[slots, length:] = -torch.inf
 
     def copy_slot(self, source: int, target: int, text_length: int) -> None:
-        """Copy the first `text_length` text positions, and the audio, of one slot to another."""
+        """Copy the first `text_length` text positions and the whole audio from slot `source` to slot `target`."""
         for buffer in (self.k, self.v):
             buffer[:, target, :, :text_length].copy_(buffer[:, source, :, :text_length])
         for layer in range(len(self.k)):
@@ -85,6 +94,9 @@ class KVCache:
         self.audio_mask[target].copy_(self.audio_mask[source])
 
     def reorder(self, slots: Tensor, parents: Tensor, text_length: int) -> None:
-        """Replace the text of each of `slots` [n] by that of its parent in `parents` [n]; both share their audio."""
+        """Copy the first `text_length` text positions of each slot in `parents` [n] to the same entry of `slots` [n].
+
+        The audio is not copied, because a slot and its parent hold the same audio.
+        """
         for buffer in (self.k, self.v):
             buffer[:, slots, :, :text_length] = buffer[:, parents, :, :text_length]

@@ -1,7 +1,8 @@
-"""The network's basic modules, and products with weights laid out for the processor. Knows no layer of the network.
+"""The network's basic modules, and matrix products with packed weights. Knows no layer of the network.
 
-On a CPU the weights of a bfloat16 module are laid out once for oneDNN, which then also applies what follows the product
-(bias, GELU, a sum) while the result is still in registers. Other devices and dtypes use PyTorch's own product.
+On a CPU, bfloat16 weights are packed once, which means rearranged into the layout that oneDNN works fastest on. oneDNN
+also applies what follows a product (bias, GELU or a sum) while the result is still in registers. Other devices and
+dtypes use PyTorch's own product.
 Source: the kernels that torch/_inductor/fx_passes/mkldnn_fusion.py puts into compiled models.
 """
 
@@ -9,78 +10,82 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PACK_ROWS = 1500  # rows of the input that a layout is optimized for; it works for any number
-_MAX_LEVEL = 127  # of a signed byte
-_ROWS_PER_CHUNK = 1024  # of the vocabulary, quantized at a time: a chunk fits in the processor's cache
+PACK_ROWS = 1500  # the number of input rows that the packed layout is optimized for; any other number works as well
+_MAX_LEVEL = 127  # the greatest value of a signed byte
+_ROWS_PER_CHUNK = 1024  # tokens whose weights are quantized at a time, so that they fit in the processor's cache
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Return whether this processor has kernels for packed weights of this device and dtype."""
+    """Return whether the weight lies in bfloat16 on a CPU that has kernels for packed weights."""
     if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
         return False
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Uninitialized:
-    """Mixin: leaves weights uninitialized until they are loaded. PyTorch takes a second to import its initializers."""
+    """Mixin that leaves a module's weights uninitialized. This saves the second that PyTorch's initializers cost."""
 
     def reset_parameters(self) -> None:
-        """Leave the parameters as they are."""
+        """Leave the parameters uninitialized, because a checkpoint replaces them."""
 
 
 class LayerNorm(Uninitialized, nn.LayerNorm):
-    """Layer normalization."""
+    """Layer normalization with uninitialized weights."""
 
 
 class Conv1d(Uninitialized, nn.Conv1d):
-    """Convolution over time."""
+    """Convolution over time with uninitialized weights."""
 
 
 class Embedding(Uninitialized, nn.Embedding):
-    """Table of embeddings."""
+    """Embedding table with uninitialized weights."""
 
 
 class Linear(Uninitialized, nn.Linear):
-    """Product with a bias. After `pack`, only the packed copy of the weight is left."""
+    """Linear layer with uninitialized weights. `pack` may replace the weight by a packed copy."""
 
     packed: Tensor | None = None
 
     def pack(self) -> None:
-        """Lay the weight out for this processor if it has the kernels."""
+        """Replace the weight by a packed copy if `can_pack` allows it. Otherwise leave the weight unchanged."""
         if can_pack(self.weight):
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach().contiguous(), PACK_ROWS)
             del self.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in] → [..., out]."""
+        """Return the product plus the bias. [..., in] → [..., out]"""
         if self.packed is None:
             return F.linear(x, self.weight, self.bias)
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 
     def gelu(self, x: Tensor) -> Tensor:
-        """Apply GELU to the product. [..., in] → [..., out]."""
+        """Return the GELU of the product plus the bias. [..., in] → [..., out]"""
         if self.packed is None:
             return F.gelu(F.linear(x, self.weight, self.bias))
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "gelu", [], "none")
 
     def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        """Return the sum of `residual` [..., out] and the product of x [..., in]. [..., out]"""
+        """Return `residual` [..., out] plus the layer's output for x [..., in]. The result is [..., out]."""
         if self.packed is None:
             return residual + F.linear(x, self.weight, self.bias)
         return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.packed, self.bias, "add")
 
 
 class QuantizedLogits:
-    """The product that gives each token its logit, in 8-bit integers: a CPU's time goes into reading the weights.
+    """The product that gives each token its logit, computed in 8-bit integers.
 
-    The weights of a token share one scale, and so do the hidden values of a sequence: no sequence depends on the others
-    of its batch. Two measures cut the rounding error to a third. The mean weight over all tokens is subtracted: it adds
-    the same to every logit of a sequence, which changes no probability. And half of the spread that `gain` gives the
-    hidden values is moved to the weights, as in Xiao et al., SmoothQuant, 2022.
+    On a CPU reading the weights takes most of the time of this product, and 8-bit weights take less of it. The weights
+    of a token share one scale. The hidden values of a sequence share one scale, so a sequence does not depend on the
+    others of its batch.
+
+    Two measures cut the rounding error to a third. First, the mean of all tokens' weights is subtracted from the
+    weights of each token. This shifts all logits of a sequence by the same amount, which changes no probability.
+    Second, half of the variation between channels that `gain` causes in the hidden values is moved to the weights, as
+    in Xiao et al., SmoothQuant, 2022.
     """
 
     def __init__(self, weight: Tensor, gain: Tensor) -> None:
-        """Quantize weight [n_vocab, C]. gain [C]: the weight of the layer norm before the product."""
+        """Quantize `weight` [n_vocab, C]. `gain` [C] is the weight of the layer norm before the product."""
         self._spread = gain.float().abs().clamp(min=1e-3).sqrt()
         self._scale = torch.empty(len(weight))
         levels = torch.empty(weight.shape, dtype=torch.int8)
@@ -95,7 +100,7 @@ class QuantizedLogits:
         self._zero = torch.zeros(len(weight), dtype=torch.int32)
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """Return logits up to a constant for each sequence. [B, C] → [B, n_vocab], float32."""
+        """Return logits that are off by one constant per sequence. [B, C] → [B, n_vocab], float32"""
         hidden = hidden / self._spread
         step = hidden.abs().amax(1, keepdim=True).clamp(min=1e-12) / _MAX_LEVEL  # [B, 1]
         zero_point = _MAX_LEVEL + 1

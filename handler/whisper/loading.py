@@ -1,4 +1,4 @@
-"""Load the engine for a checkpoint folder by the settings. Knows no request."""
+"""Loading of a checkpoint folder into an engine, as the settings demand. Knows no request."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,15 +27,19 @@ from handler.whisper.kv_cache import KVCache
 from handler.whisper.model import Whisper
 from handler.whisper.tokenizer import Tokenizer
 
-MEMORY_SHARE = 0.7  # of the free memory that an automatic batch may use
+MEMORY_SHARE = 0.7  # share of the free memory that a batch of automatic size may use
 AUTO_BATCH_LIMIT = 64
-AUTO_BATCH_LIMIT_CPU = 16  # larger batches gain nothing: a CPU waits for memory either way
+AUTO_BATCH_LIMIT_CPU = 16  # larger batches gain no speed on a CPU, which waits for memory either way
 
 
 def load_engine(
     folder: Path, settings: Settings, conversions: ConversionCache | None = None, timeline: Timeline | None = None
 ) -> WhisperEngine:
-    """Return the engine for a folder with a Whisper checkpoint. Raises ModelUnavailable, OutOfMemory, SettingsError."""
+    """Load the Whisper checkpoint in `folder`, and return an engine for it.
+
+    `conversions` caches converted weights; without it, the weights are converted at every load. `timeline` receives the
+    durations of the loading steps. Raises ModelUnavailable, OutOfMemory or SettingsError.
+    """
     timeline = timeline or Timeline()
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
@@ -93,11 +97,13 @@ def _load_model(
 
 
 def auto_batch_size(dims: Dims, dtype: torch.dtype, memory: int, device_type: str) -> int:
-    """Return the batch size for BATCH_SIZE=auto: what `memory` bytes hold, up to the size that still gains speed.
+    """Return the number of sequences in a batch for BATCH_SIZE=auto.
 
-    Each sequence needs a slot of the KV cache, and memory to encode its window.
+    Each sequence needs a slot of the KV cache, and memory to encode its window. The batch size is the number of such
+    sequences that MEMORY_SHARE of the free `memory`, in bytes, has room for. It is at least 1, and at most the size
+    above which larger batches gain no speed.
     """
-    encoder_bytes = 16 * dims.n_audio_ctx * dims.n_audio_state * dtype.itemsize  # of the widest activations of a window
+    encoder_bytes = 16 * dims.n_audio_ctx * dims.n_audio_state * dtype.itemsize  # for the widest activations
     capacity = round(MEMORY_SHARE * memory) // (KVCache.slot_bytes(dims, dtype) + encoder_bytes)
     limit = AUTO_BATCH_LIMIT_CPU if device_type == "cpu" else AUTO_BATCH_LIMIT
     return max(1, min(capacity, limit))

@@ -1,7 +1,8 @@
-"""Decoding rules over the whole batch at once, and the choice of the next token. Knows no window, no cache, no request.
+"""Decoding rules for the whole batch at once, and the choice of the next token. Knows no window, no cache, no request.
 
-Each rule narrows which token each sequence may continue with; `pick` then reads the logits once. B sequences. Sources:
-openai/whisper, whisper/decoding.py (SuppressTokens, SuppressBlank, ApplyTimestampRules).
+Each rule narrows the set of tokens that each of the B sequences may continue with. `pick` then applies the result to
+the logits, which it reads only once. Source: openai/whisper, whisper/decoding.py (SuppressTokens, SuppressBlank,
+ApplyTimestampRules).
 """
 
 from collections.abc import Iterable
@@ -13,22 +14,22 @@ from torch import Tensor
 from handler.whisper.dims import TIMESTAMP_S
 from handler.whisper.tokenizer import Specials
 
-FIRST_TIMESTAMP_S = 1.0  # the first segment of a window begins within it
+FIRST_TIMESTAMP_S = 1.0  # the first segment of a window begins at this time at the latest
 
 
 @dataclass(slots=True)
 class History:
-    """What the rules depend on of the tokens that each sequence has decoded. Every field is [B], int64."""
+    """What the rules need to know of the tokens decoded so far in each sequence. Every field is [B], int64."""
 
-    count: Tensor  # tokens decoded
-    last: Tensor  # the last token
+    count: Tensor  # number of decoded tokens
+    last: Tensor  # the last token, which is the prompt's last one as long as `count` is 0
     previous: Tensor  # the token before the last one
-    last_timestamp: Tensor  # the last timestamp token, or the id below the first one
-    text_required_until: Tensor  # a segment that begins with a timestamp token below it has text: speech follows
+    last_timestamp: Tensor  # the last timestamp token, or the id below the first timestamp token if there is none
+    text_required_until: Tensor  # a segment must have text if its start token is below this id, since speech follows
 
     @classmethod
     def empty(cls, size: int, specials: Specials, device: torch.device) -> "History":
-        """Return the history of `size` sequences without a token."""
+        """Return the history of `size` sequences that have no tokens yet."""
 
         def full(value: int) -> Tensor:
             return torch.full((size,), value, dtype=torch.int64, device=device)
@@ -36,15 +37,15 @@ class History:
         return cls(full(0), full(0), full(0), full(specials.timestamp_begin - 1), full(0))
 
     def fields(self) -> tuple[Tensor, ...]:
-        """Return the tensors, in order."""
+        """Return the tensors in the order of the fields."""
         return self.count, self.last, self.previous, self.last_timestamp, self.text_required_until
 
     def rows(self, slots: slice) -> "History":
-        """Return a view of some slots."""
+        """Return a view of the history of `slots`."""
         return History(*(field[slots] for field in self.fields()))
 
     def append(self, token: Tensor, specials: Specials) -> None:
-        """Add each sequence's new token [B], in place."""
+        """Append one new token to each sequence, in place. token [B]."""
         self.count.add_(1)
         self.previous.copy_(self.last)
         self.last.copy_(token)
@@ -55,21 +56,21 @@ class History:
 class AllowedTokens:
     """What the next token of each sequence may be. Every field is [B]."""
 
-    text: Tensor  # any text token, bool
-    eot: Tensor  # the end of the text, bool
-    first_timestamp: Tensor  # least timestamp token, int64
-    last_timestamp: Tensor  # greatest timestamp token; below `first_timestamp` if none may come
+    text: Tensor  # whether text tokens are allowed, bool
+    eot: Tensor  # whether the end-of-text token is allowed, bool
+    first_timestamp: Tensor  # least allowed timestamp token, int64
+    last_timestamp: Tensor  # greatest allowed timestamp token, int64; below `first_timestamp` if none is allowed
 
     @classmethod
     def unrestricted(cls, history: History, specials: Specials) -> "AllowedTokens":
-        """Allow text, the end and every timestamp."""
+        """Return what is allowed before any rule is applied: text, end of text and every timestamp."""
         yes = torch.ones_like(history.count, dtype=torch.bool)
         first = torch.full_like(history.count, specials.timestamp_begin)
         return cls(yes, yes, first, torch.full_like(first, specials.vocab - 1))
 
 
 def begin_with_timestamp(allowed: AllowedTokens, history: History, specials: Specials) -> AllowedTokens:
-    """Require a timestamp as the first token, not later than FIRST_TIMESTAMP_S."""
+    """Require that the first token be a timestamp of at most FIRST_TIMESTAMP_S."""
     has_tokens = history.count > 0
     latest = specials.timestamp_begin + round(FIRST_TIMESTAMP_S / TIMESTAMP_S)
     last = torch.where(has_tokens, allowed.last_timestamp, allowed.last_timestamp.clamp(max=latest))
@@ -77,7 +78,11 @@ def begin_with_timestamp(allowed: AllowedTokens, history: History, specials: Spe
 
 
 def timestamps_in_pairs(allowed: AllowedTokens, history: History, specials: Specials) -> AllowedTokens:
-    """Require the next segment's start or the end of the text after a segment's end, and no timestamp after a start."""
+    """Require that timestamps come in pairs, one that starts a segment and one that ends it.
+
+    After a timestamp that ends a segment, only another timestamp or end of text is allowed. After a timestamp that
+    starts a segment, no timestamp is allowed.
+    """
     is_start, is_end = _timestamp_roles(history, specials)
     none = allowed.first_timestamp - 1
     last = torch.where(is_start, none, allowed.last_timestamp)
@@ -85,7 +90,10 @@ def timestamps_in_pairs(allowed: AllowedTokens, history: History, specials: Spec
 
 
 def timestamps_in_order(allowed: AllowedTokens, history: History, specials: Specials) -> AllowedTokens:
-    """Require increasing timestamps, so that no segment is empty; only a segment's start may repeat the last end."""
+    """Require that timestamps increase, so that every segment lasts longer than zero.
+
+    Only the timestamp that starts a segment may equal the one before, which ends the previous segment.
+    """
     _, is_end = _timestamp_roles(history, specials)
     first = torch.where(is_end, history.last_timestamp, history.last_timestamp + 1)
     first = torch.maximum(allowed.first_timestamp, first)
@@ -93,14 +101,20 @@ def timestamps_in_order(allowed: AllowedTokens, history: History, specials: Spec
 
 
 def speech_has_text(allowed: AllowedTokens, history: History, specials: Specials) -> AllowedTokens:
-    """Forbid the end of the text right after a segment's start that speech follows."""
+    """Forbid end of text right after the start of a segment if too much speech follows.
+
+    `History.text_required_until` gives the limit.
+    """
     is_start, _ = _timestamp_roles(history, specials)
     eot = allowed.eot & ~(is_start & (history.last < history.text_required_until))
     return AllowedTokens(allowed.text, eot, allowed.first_timestamp, allowed.last_timestamp)
 
 
 def _timestamp_roles(history: History, specials: Specials) -> tuple[Tensor, Tensor]:
-    """Return whether each sequence's last token is a timestamp that starts a segment, or one that ends it. [B] each."""
+    """Tell whether each sequence's last token is a timestamp that starts a segment, and whether it is one that ends it.
+
+    Return two bool tensors [B]. Both are False where the last token is no timestamp.
+    """
     is_timestamp = (history.last >= specials.timestamp_begin) & (history.count >= 1)
     follows_timestamp = (history.previous >= specials.timestamp_begin) | (history.count < 2)
     return is_timestamp & follows_timestamp, is_timestamp & ~follows_timestamp
@@ -110,7 +124,7 @@ RULES = (begin_with_timestamp, timestamps_in_pairs, timestamps_in_order, speech_
 
 
 def allowed_tokens(history: History, specials: Specials) -> AllowedTokens:
-    """Apply all rules."""
+    """Return what all rules together allow as the next token of each sequence."""
     allowed = AllowedTokens.unrestricted(history, specials)
     for rule in RULES:
         allowed = rule(allowed, history, specials)
@@ -118,7 +132,11 @@ def allowed_tokens(history: History, specials: Specials) -> AllowedTokens:
 
 
 def suppression(specials: Specials, ids: Iterable[int], device: torch.device) -> Tensor:
-    """Return a bias for logits that suppresses `ids`, and special tokens except the end and timestamps. [n_vocab]"""
+    """Return a bias [n_vocab] for the logits that is −inf for suppressed tokens and 0 for all others.
+
+    The suppressed tokens are `ids` and all special tokens except end of text and timestamps. End of text is never
+    suppressed, even if `ids` contains it.
+    """
     bias = torch.zeros(specials.vocab, device=device)
     bias[list(ids)] = -torch.inf
     bias[specials.eot + 1 : specials.timestamp_begin] = -torch.inf
@@ -128,20 +146,21 @@ def suppression(specials: Specials, ids: Iterable[int], device: torch.device) ->
 
 @dataclass(slots=True)
 class Choice:
-    """The next token of each sequence, and the distribution that it comes from. Every field is [B]."""
+    """The next token of each sequence, and what `log_probabilities` needs of the others. Every field is [B]."""
 
-    token: Tensor  # the likeliest one
-    logprob: Tensor  # its log-probability among the allowed ones
+    token: Tensor  # the chosen token: the likeliest allowed one, until sampling or beam search replaces it
+    logprob: Tensor  # log-probability of the chosen token among the allowed tokens
     allowed: AllowedTokens
-    timestamp_only: Tensor  # nothing but a timestamp may come, bool
+    timestamp_only: Tensor  # whether only timestamps are allowed, since together they are likelier than any text, bool
     log_normalizer: Tensor  # log of the summed exponentials of the allowed logits
 
 
 def pick(logits: Tensor, bias: Tensor, history: History, specials: Specials) -> Choice:
     """Return the likeliest allowed token of each sequence.
 
-    logits [B, n_vocab] float32, overwritten; bias [n_vocab] or [B, n_vocab]. If the timestamps together are likelier
-    than any one text token, a timestamp comes: the last of the timestamp rules.
+    `logits` [B, n_vocab] float32 are overwritten: `bias` is added, and forbidden timestamps are set to −inf. `bias` is
+    [n_vocab] or [B, n_vocab]. If all allowed timestamps together are likelier than every single text token and than end
+    of text, the likeliest timestamp is chosen, as in openai/whisper.
     """
     allowed = allowed_tokens(history, specials)
     logits += bias
@@ -161,7 +180,10 @@ def pick(logits: Tensor, bias: Tensor, history: History, specials: Specials) -> 
 
 
 def _best_lexical(logits: Tensor, allowed: AllowedTokens, specials: Specials) -> tuple[Tensor, Tensor, Tensor]:
-    """Return logit and id of the likeliest of text and end, and the log of both's summed exponentials. [B] each."""
+    """Find the likeliest token of each sequence among the allowed text tokens and end of text.
+
+    Return its logit, its id, and the log-sum-exp of the logits of all these tokens. [B] each.
+    """
     text_logits = logits[:, : specials.eot]
     text_logit, text_id = text_logits.max(-1)
     never = torch.full_like(text_logit, -torch.inf)
@@ -173,9 +195,10 @@ def _best_lexical(logits: Tensor, allowed: AllowedTokens, specials: Specials) ->
 
 
 def log_probabilities(logits: Tensor, choice: Choice, rows: Tensor, specials: Specials) -> Tensor:
-    """Return the log-probability of every token in some rows of logits; −inf if it is not allowed. [n, n_vocab]
+    """Return the log-probability of every token in selected rows of the logits. [n, n_vocab]
 
-    logits [B, n_vocab] as `pick` left them; rows [n], their indices.
+    Tokens that are not allowed get −inf. `logits` [B, n_vocab] must be those that `pick` has overwritten, and `choice`
+    the result of that call. `rows` [n] holds the indices of the selected rows. The logits are not changed.
     """
     masked = logits[rows]
     timestamp_only = choice.timestamp_only[rows]

@@ -1,7 +1,7 @@
-"""The Whisper network: log-mel front end, encoder, decoder. Tensors in, tensors out; no I/O and no decoding policy.
+"""The Whisper network: log-mel front end, encoder and decoder. Knows no file and no decoding policy.
 
-B sequences, T tokens, S audio positions, C channels of a layer, H heads, D channels of a head. Source: openai/whisper,
-whisper/model.py.
+In shapes, B is the number of sequences, T of tokens, S of audio positions, C of channels of a layer, H of heads, and D
+of channels of a head. Source: openai/whisper, whisper/model.py.
 """
 
 import math
@@ -26,13 +26,14 @@ from handler.whisper.dims import FRAMES_PER_POSITION, HOP_LENGTH, N_FFT, Dims
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.layers import Conv1d, Embedding, LayerNorm, Linear, QuantizedLogits, can_pack
 
-DYNAMIC_RANGE = 8.0  # powers of ten, 80 dB, below each window's own peak
+DYNAMIC_RANGE = 8.0  # powers of ten (80 dB); quieter values are raised to this distance below the window's peak
 
 
 def mel_filters(n_mels: int) -> Tensor:
-    """Return Slaney's mel filter bank with area normalization. [n_mels, N_FFT // 2 + 1], float32.
+    """Return Slaney's mel filter bank with area normalization, as float32 [n_mels, N_FFT // 2 + 1].
 
-    Linear up to 1 kHz, logarithmic above, from 0 Hz to half the sampling rate, as librosa.filters.mel by default.
+    The mel scale is linear up to 1 kHz and logarithmic above. The filters cover 0 Hz to half the sampling rate. The
+    result equals that of librosa.filters.mel with its default options.
     """
     hz_per_mel, min_log_hz, log_step = 200 / 3, 1000.0, math.log(6.4) / 27
     min_log_mel = min_log_hz / hz_per_mel
@@ -51,20 +52,23 @@ def mel_filters(n_mels: int) -> Tensor:
 
 
 class LogMel(nn.Module):
-    """Converts samples to the log-mel spectrogram that the encoder was trained on, in float32."""
+    """Converts samples to log-mel spectrograms of the kind that the encoder was trained on, in float32."""
 
     filters: Tensor
     hann_window: Tensor
 
     def __init__(self, n_mels: int, device: torch.device) -> None:
         super().__init__()
-        # Each filter twice in a row, for the real and the imaginary part: the product adds up their squares.
+        # Each filter appears twice in a row, so that one product adds up the squares of real and imaginary part.
         filters = mel_filters(n_mels).repeat_interleave(2, 1).T.contiguous()
         self.register_buffer("filters", filters.to(device))
         self.register_buffer("hann_window", torch.hann_window(N_FFT, device=device))
 
     def forward(self, samples: Tensor) -> Tensor:
-        """samples [B, n] in [-1, 1], padded to full windows → [B, n_mels, n / HOP_LENGTH]."""
+        """Convert samples [B, n] in [-1, 1] to mel frames [B, n_mels, n / HOP_LENGTH].
+
+        All rows have the same length n, a multiple of HOP_LENGTH; the caller pads shorter windows with silence.
+        """
         spectrum = torch.stft(samples, N_FFT, HOP_LENGTH, window=self.hann_window, return_complex=True)
         real_imag = torch.view_as_real(spectrum.transpose(1, 2)[:, :-1]).flatten(2)  # [B, frames, 2 * bins]
         log_mel = ((real_imag * real_imag) @ self.filters).clamp_(min=1e-10).log10_()  # [B, frames, n_mels]
@@ -73,7 +77,7 @@ class LogMel(nn.Module):
 
 
 class Mlp(nn.Module):
-    """The two products after attention."""
+    """The feed-forward block of a layer: two linear layers with a GELU between them."""
 
     def __init__(self, state: int) -> None:
         super().__init__()
@@ -81,17 +85,17 @@ class Mlp(nn.Module):
         self.down = Linear(4 * state, state)
 
     def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        """Return the sum of `residual` and the transformed x. [..., C] each → the same."""
+        """Return `residual` plus the output of the block for x. Both inputs and the result are [..., C]."""
         return self.down.add_to(residual, self.up.gelu(x))
 
 
 def clamp_half(x: Tensor) -> Tensor:
-    """Keep float16 hidden states finite, as `transformers` does; return other dtypes unchanged."""
+    """Clamp float16 hidden states to finite values, as `transformers` does. Return other dtypes unchanged."""
     return x.clamp(-64_504.0, 64_504.0) if x.dtype == torch.float16 else x
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and MLP, each after a layer norm."""
+    """An encoder layer: self-attention and feed-forward block, each preceded by a layer norm."""
 
     def __init__(self, state: int, heads: int) -> None:
         super().__init__()
@@ -101,14 +105,14 @@ class EncoderLayer(nn.Module):
         self.mlp = Mlp(state)
 
     def forward(self, x: Tensor, attention: AttentionKernels) -> Tensor:
-        """[B, S, C] → [B, S, C]."""
+        """Apply the layer to audio positions [B, S, C], and return a tensor of the same shape."""
         q, k, v = self.attn.project(self.attn_norm(x))
         x = self.attn.out.add_to(x, merge_heads(attention.unmasked(q, k, v)))
         return clamp_half(self.mlp.add_to(x, self.mlp_norm(x)))
 
 
 class Encoder(nn.Module):
-    """Log-mel frames to audio positions."""
+    """The encoder, which turns log-mel frames into hidden states of audio positions."""
 
     def __init__(self, dims: Dims) -> None:
         super().__init__()
@@ -122,7 +126,7 @@ class Encoder(nn.Module):
         self.attention = ATTENTION_KERNELS["sdpa"]
 
     def forward(self, mel: Tensor) -> Tensor:
-        """mel [B, n_mels, 2 * S] → [B, S, C]."""
+        """Encode mel frames [B, n_mels, 2 * S], and return hidden states [B, S, C]."""
         x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)  # [B, S, C]
         x = x + self.positions[: x.shape[1]]
         for layer in self.layers:
@@ -131,7 +135,7 @@ class Encoder(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention over the text so far, cross-attention over the audio, MLP."""
+    """A decoder layer: self-attention over the text, cross-attention over the audio, and a feed-forward block."""
 
     def __init__(self, dims: Dims) -> None:
         super().__init__()
@@ -146,9 +150,11 @@ class DecoderLayer(nn.Module):
     def self_attention(
         self, x: Tensor, kv: tuple[Tensor, Tensor], positions: Tensor, mask: Tensor, attention: AttentionKernels
     ) -> Tensor:
-        """Write the keys and values of x [B, T, C] to `kv` at `positions` [B, T], then attend to the text. [B, T, C]
+        """Write the keys and values of x to the cache, attend to the text, and return the sum with x. [B, T, C]
 
-        kv: the cache's keys and values, [B, H, n_text_ctx, D] each; mask [B, 1, T, text_length].
+        x [B, T, C] holds hidden states, and `positions` [B, T] the text position of each. `kv` is the cache's keys and
+        values, [B, H, n_text_ctx, D] each, of which the first text_length positions are attended to. `mask` is
+        [B, 1, T, text_length].
         """
         q, k, v = self.attn.project(self.attn_norm(x))
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
@@ -158,18 +164,21 @@ class DecoderLayer(nn.Module):
         return self.attn.out.add_to(x, merge_heads(attention.masked(q, k, v, mask)))
 
     def cross_query(self, x: Tensor) -> Tensor:
-        """Return the queries of the cross-attention. x [B, T, C] → [B, H, T, D]."""
+        """Return the queries of the cross-attention, [B, H, T, D], for hidden states x [B, T, C]."""
         return split_heads(self.cross.q(self.cross_norm(x)), self.cross.heads)
 
     def cross_attention(
         self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, attention: AttentionKernels
     ) -> Tensor:
-        """Attend to the audio. x [B, T, C]; q [B, H, T, D]; k and v [B, H, S, D]; mask [B, 1, 1, S] → [B, T, C]."""
+        """Attend to the audio, and return the sum with x. [B, T, C]
+
+        x is [B, T, C], q [B, H, T, D], k and v [B, H, S, D], mask [B, 1, 1, S].
+        """
         return self.cross.out.add_to(x, merge_heads(attention.masked(q, k, v, mask)))
 
 
 class Decoder(nn.Module):
-    """Tokens, with the KV cache of their slots, to hidden states and logits."""
+    """The decoder, which turns tokens and the KV cache of their sequences into hidden states and logits."""
 
     def __init__(self, dims: Dims) -> None:
         super().__init__()
@@ -182,7 +191,10 @@ class Decoder(nn.Module):
         self.attention = ATTENTION_KERNELS["sdpa"]
 
     def write_cross_kv(self, audio: Tensor, cache: KVCache, slots: slice) -> None:
-        """Write the cross-attention keys and values of audio [n, S, C] to `slots`, equally many for each audio."""
+        """Write the cross-attention keys and values of n encoded windows, `audio` [n, S, C], to `slots` of the cache.
+
+        Each window gets the same number of consecutive slots.
+        """
         for index, layer in enumerate(self.layers):
             cache.write_cross_kv(index, slots, *layer.cross.keys_values(audio))
 
@@ -195,11 +207,14 @@ class Decoder(nn.Module):
         text_length: int,
         recorder: AttentionRecorder | None = None,
     ) -> Tensor:
-        """Return the hidden states of tokens [B, T] at positions [B, T]. [B, T, C]
+        """Return the hidden states [B, T, C] of `tokens` [B, T] at text `positions` [B, T].
 
-        `text_length` exceeds every position. Each token's keys and values are written to its slot; a token attends to
-        the positions up to its own. A `recorder` gets the cross-attention of each layer; the layers after the last one
-        that it needs are skipped, and the result means nothing.
+        Row b belongs to the b-th of `slots`. The keys and values of each token are written to its slot of the cache,
+        and a token attends to all positions of the slot up to its own. Attention reads the first `text_length`
+        positions of the cache, so `text_length` must exceed every position.
+
+        A `recorder` is given the cross-attention queries and keys of each layer. The decoder then stops at the last
+        layer that the recorder needs, so with a recorder the returned tensor must not be used.
         """
         x = self.tokens(tokens) + self.positions[positions]
         is_future = torch.arange(text_length, device=x.device) > positions[:, None, :, None]  # [B, 1, T, text_length]
@@ -218,14 +233,21 @@ class Decoder(nn.Module):
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[B, C] → [B, n_vocab], float32; from a packed network up to a constant for each sequence."""
+        """Return float32 logits [B, n_vocab] for hidden states [B, C].
+
+        If the logits are quantized, all logits of a sequence are off by a common constant, which changes no
+        probability.
+        """
         if self.quantized_logits is not None:
             return self.quantized_logits(hidden)
         return F.linear(hidden, self.tokens.weight).float()
 
 
 class Whisper(nn.Module):
-    """Encoder and decoder of one checkpoint. Build it on the meta device and assign the loaded tensors."""
+    """The encoder and decoder of one checkpoint.
+
+    Build the module on the meta device, and assign the loaded tensors with `load_state_dict(..., assign=True)`.
+    """
 
     def __init__(self, dims: Dims) -> None:
         super().__init__()
@@ -234,11 +256,14 @@ class Whisper(nn.Module):
         self.decoder = Decoder(dims)
 
     def set_attention(self, name: str) -> None:
-        """Use the kernels of this name in ATTENTION_KERNELS."""
+        """Use the attention kernels that ATTENTION_KERNELS lists under `name`."""
         self.encoder.attention = self.decoder.attention = ATTENTION_KERNELS[name]
 
     def pack(self) -> "Whisper":
-        """Lay the weights out for the processor that they are on; return the network itself."""
+        """Rearrange the weights for fast products on a CPU, and quantize those of the logits. Return the network.
+
+        Changes nothing if the processor that holds the weights has no kernels for rearranged weights.
+        """
         for module in self.modules():
             if isinstance(module, Linear):
                 module.pack()

@@ -1,4 +1,4 @@
-"""Build the results of finished tasks: text, evidence, and the times of words. Knows no batch and no schedule."""
+"""Build the results of finished tasks: segments, evidence and word times. Knows no batch and no schedule."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,18 +23,18 @@ from handler.whisper.word_splitting import WordTokens, split_words
 
 @dataclass(slots=True)
 class _Text:
-    """The text of a finished task."""
+    """The chosen hypothesis of a finished task, split into segments."""
 
     segments: list[TokenSegment]
-    seek_s: float | None  # where decoding of the window goes on
+    seek_s: float | None  # seconds into the window from which decoding must continue; None if it is complete
     evidence: Evidence
-    logprobs: list[float]  # one for each decoded token
+    logprobs: list[float]  # of each decoded token, timestamps included
 
 
 class ResultBuilder:
-    """Builds the results of finished tasks while their slots still hold their audio.
+    """Builds the results of finished tasks while the KV cache still holds the audio of each task in a slot.
 
-    `alignment_heads` are (layer, head) pairs whose cross-attention follows the audio in time.
+    `alignment_heads` are the (layer, head) pairs whose cross-attention is used to time the words.
     """
 
     def __init__(
@@ -46,7 +46,11 @@ class ResultBuilder:
         self._alignment_heads = alignment_heads
 
     def build(self, slot: int, task: DecodeTask) -> WindowResult:
-        """Return the result of a task, however it ended. The text in its slot of the cache is overwritten."""
+        """Return the result of a finished task whose audio is in `slot` of the KV cache.
+
+        The text keys and values of the slot may be overwritten. The result has no segments if the task only detected
+        the language or if no text was decoded.
+        """
         if task.window.params.detect_only:
             return WindowResult((), None, task.language, task.language_probabilities)
         text = self._text(task)
@@ -56,7 +60,11 @@ class ResultBuilder:
         return WindowResult(segments, text.evidence, task.language, task.language_probabilities, text.seek_s)
 
     def _text(self, task: DecodeTask) -> _Text:
-        """Return a task's best text as far as it is complete: up to a loop, or to the last segment in the context."""
+        """Return the usable part of the task's best hypothesis.
+
+        If the hypothesis ends in a loop, it is cut before the first repeat. If it was cut there or by the end of the
+        context, an open last segment is dropped unless it is the only one.
+        """
         ids = self._tokenizer.specials
         best = task.best(ids)
         loop = loop_start(best.text_tokens(ids))
@@ -77,13 +85,16 @@ class ResultBuilder:
         return _Text(segments, seek_s, evidence, best.logprobs)
 
     def _token_times(self, slot: int, task: DecodeTask, text: _Text) -> TokenTimes:
-        """Decode the text tokens once more, without timestamps, and return when each is spoken."""
+        """Return when each text token is spoken.
+
+        The text tokens are run through the decoder once more, without timestamps, to record cross-attention.
+        """
         ids = self._tokenizer.specials
         head = [*task.prompt[task.prompt.index(ids.sot) :], ids.no_timestamps]
         text_ids = chain.from_iterable(segment.ids for segment in text.segments)
         tokens = [*head, *text_ids][: self._cache.context]
         end = len(tokens)
-        padding = [ids.eot] * (self._cache.length_for(end) - end)  # on the right: no token before it attends to it
+        padding = [ids.eot] * (self._cache.length_for(end) - end)  # on the right, so no text token attends to it
         padded = torch.tensor([[*tokens, *padding]], device=self._cache.k.device)  # [1, T]
         positions = torch.arange(padded.shape[1], device=padded.device)[None]
         audio_length = min(task.audio_positions, ceil(task.window.seconds / TIMESTAMP_S))
@@ -99,7 +110,7 @@ class ResultBuilder:
         )
 
     def _segments(self, text: _Text, times: TokenTimes, task: DecodeTask) -> Iterator[Segment]:
-        """Yield segments with their words; each lasts from its first word to its last."""
+        """Yield each segment with its words. A segment lasts from its first word's start to its last word's end."""
         window = task.window
         words = [split_words(segment.ids, self._tokenizer) for segment in text.segments]
         spans = place_words(
@@ -125,12 +136,16 @@ class ResultBuilder:
 
 
 def _speech_s(window: Window) -> list[tuple[float, float]]:
-    """Return the spans of speech in a window, seconds from its start."""
+    """Return the (start, end) spans of speech in a window, in seconds from the window's start."""
     return [((start - window.start) / SAMPLE_RATE, (end - window.start) / SAMPLE_RATE) for start, end in window.speech]
 
 
 def _token_spans(segments: list[TokenSegment], words: list[list[WordTokens]]) -> list[tuple[float, float]]:
-    """Return the start and end of each word, counted in text tokens of the window."""
+    """Return the start and end of each word as positions in the sequence of all text tokens of the window.
+
+    Position 0 is the start of the first token, and the end is exclusive. A position is a fraction where several words
+    share a token. `words` holds one list for each segment, whose positions count from that segment's first token.
+    """
     offsets = accumulate((len(segment.ids) for segment in segments), initial=0)
     spans: list[tuple[float, float]] = []
     for offset, segment_words in zip(offsets, words, strict=False):
@@ -139,8 +154,12 @@ def _token_spans(segments: list[TokenSegment], words: list[list[WordTokens]]) ->
 
 
 def _timed_word(word: WordTokens, span_s: tuple[float, float], ids: list[int], logprobs: list[float]) -> Word:
-    """Return a word with its times and its mean token probability; `ids` and `logprobs` begin with its segment."""
+    """Return a word with its times in seconds and the mean probability of its tokens.
+
+    `ids` and `logprobs` belong to the tokens of the word's segment, from the segment's first token on. `logprobs` may
+    be longer than `ids`.
+    """
     probabilities = [exp(logprob) for logprob in logprobs[int(word.start) : ceil(word.end)]]
-    first, end = ceil(word.start), ceil(word.end)  # a token that words share belongs to the first of them
+    first, end = ceil(word.start), ceil(word.end)  # a token shared by several words is listed in the first one
     tokens = tuple(zip(ids[first:end], logprobs[first:end], strict=True))
     return Word(*span_s, word.text, sum(probabilities) / len(probabilities), tokens)

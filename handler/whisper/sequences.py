@@ -1,4 +1,4 @@
-"""Records of decoding: a window's task, its active sequences, and their hypotheses. Knows no model and no batch."""
+"""Records of decoding: tasks, their active sequences, and the hypotheses. Knows no model and no batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,23 +13,26 @@ from handler.whisper.tokenizer import Specials
 
 @dataclass(slots=True)
 class Hypothesis:
-    """One text for a window, with the log-probability of each of its tokens."""
+    """One possible text of a window, as tokens with their log-probabilities."""
 
-    tokens: list[int]  # decoded, end of text included
+    tokens: list[int]  # all decoded tokens: text, timestamps and, once it has come, end of text
     logprobs: list[float]
 
     @property
     def avg_logprob(self) -> float:
-        """Return the mean log-probability of a token."""
+        """Return the mean log-probability of the tokens. There must be at least one token."""
         return sum(self.logprobs) / len(self.logprobs)
 
     def append(self, token: int, logprob: float) -> None:
-        """Add a token."""
+        """Append a token and its log-probability."""
         self.tokens.append(token)
         self.logprobs.append(logprob)
 
     def rank(self, length_penalty: float | None) -> float:
-        """Return the score that hypotheses are ordered by, the greater the better.
+        """Return the score by which hypotheses are compared. A greater score is better.
+
+        The score is the sum of the log-probabilities, divided by ((5 + tokens) / 6) ** length_penalty. If
+        `length_penalty` is None, the score is the mean log-probability.
 
         Source: openai/whisper, whisper/decoding.py, MaximumLikelihoodRanker.
         """
@@ -38,37 +41,40 @@ class Hypothesis:
         return sum(self.logprobs) / ((5 + len(self.logprobs)) / 6) ** length_penalty
 
     def text_tokens(self, ids: Specials) -> list[int]:
-        """Return the tokens that stand for text."""
+        """Return the tokens without special tokens and timestamps."""
         return [token for token in self.tokens if token < ids.eot]
 
 
 @dataclass(slots=True, eq=False)
 class DecodeTask:
-    """A window being decoded."""
+    """A window being decoded, by one sequence or several."""
 
     window: Window
-    prompt: tuple[int, ...]  # ids before the first decoded one
+    prompt: tuple[int, ...]  # token ids that precede the first decoded token
     language: str | None
     language_probabilities: dict[str, float]  # empty unless the language had to be detected
-    onset_strength: Tensor  # for the times of its words. [frames]
-    audio_positions: int  # encoder positions that its sequences attend to
-    bias: Tensor | None = None  # added to its logits instead of the engine's own. [n_vocab]
+    onset_strength: Tensor  # of each 10 ms frame, used to time the words. [frames]
+    audio_positions: int  # encoder positions that the sequences attend to
+    bias: Tensor | None = None  # added to the logits instead of the engine's default bias. [n_vocab]
     no_speech_prob: float = 0.0
     finished: list[Hypothesis] = field(default_factory=list)
 
     @property
     def beam_size(self) -> int:
-        """Return how many sequences compete at every step; 0 without beam search."""
+        """Return the number of beams, or 0 if the task does not use beam search."""
         params = self.window.params
         return params.num_hypotheses if params.temperature == 0 and params.num_hypotheses > 1 else 0
 
     @property
     def max_candidates(self) -> int:
-        """Return how many finished hypotheses end a beam search."""
+        """Return the number of finished hypotheses at which beam search stops."""
         return max(1, round(self.beam_size * self.window.params.patience))
 
     def best(self, ids: Specials) -> Hypothesis:
-        """Return the likeliest finished hypothesis; any that ends in a loop ranks last, however likely loops are."""
+        """Return the finished hypothesis with the highest rank.
+
+        A hypothesis that ends in a loop ranks below all that do not, because loops tend to be likely.
+        """
         penalty = self.window.params.length_penalty
 
         def rank_key(hypothesis: Hypothesis) -> tuple[bool, float]:
@@ -79,20 +85,20 @@ class DecodeTask:
 
 @dataclass(slots=True)
 class ActiveSequence:
-    """The hypothesis that grows in one slot."""
+    """A hypothesis that grows in one batch slot."""
 
     task: DecodeTask
-    generator: torch.Generator | None = None  # None unless it samples
+    generator: torch.Generator | None = None  # None unless tokens are sampled
     hypothesis: Hypothesis = field(default_factory=lambda: Hypothesis([], []))
 
     @property
     def length(self) -> int:
-        """Return the number of tokens in the decoder's context."""
+        """Return the number of tokens in the decoder's context, prompt included."""
         return len(self.task.prompt) + len(self.hypothesis.tokens)
 
 
 def slots_by_task(sequences: Sequence[ActiveSequence]) -> list[list[int]]:
-    """Return the slots of each task's sequences, given the sequences in the order of their slots."""
+    """Return one list of slots for each task. The sequences must be in the order of their slots."""
     slots: dict[int, list[int]] = {}
     for slot, sequence in enumerate(sequences):
         slots.setdefault(id(sequence.task), []).append(slot)

@@ -1,8 +1,8 @@
-"""The decoding step: one more token for each sequence, entirely on the device. Knows no window and no task.
+"""The decoding step, which adds one token to each sequence, entirely on the device. Knows no window and no task.
 
-All that a step reads and writes lies in buffers at fixed addresses, and no shape depends on their values, so a step can
-be captured once and replayed. Sources: pytorch-labs/gpt-fast, generate.py; GeeeekExplorer/nano-vllm,
-engine/model_runner.py.
+A step reads and writes only buffers at fixed addresses, and no tensor shape depends on the content of the buffers.
+Therefore a step can be captured once as a CUDA graph and then replayed. Sources: pytorch-labs/gpt-fast, generate.py;
+GeeeekExplorer/nano-vllm, engine/model_runner.py.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from handler.whisper.tokenizer import Specials
 
 
 class Step:
-    """Computes the next token of each sequence, and holds the decoding state that it depends on."""
+    """Computes the next token of each sequence, and holds the decoding state that the choice depends on."""
 
     def __init__(self, decoder: Decoder, cache: KVCache, bias: Tensor, specials: Specials) -> None:
         self._decoder = decoder
@@ -28,13 +28,14 @@ class Step:
         self.prompt_lengths = torch.zeros(cache.slots, dtype=torch.int64, device=bias.device)
 
     def logits(self, count: int, text_length: int) -> Tensor:
-        """Return the logits of the next token of the first `count` slots. [count, n_vocab]
+        """Return the logits of the next token for each of the first `count` slots. [count, n_vocab]
 
-        `text_length` is at least the number of tokens of each of these slots.
+        Attention reads the first `text_length` text positions of the KV cache, so `text_length` must be at least the
+        number of tokens of each of these slots, prompt included.
         """
         slots = slice(0, count)
         history = self.history.rows(slots)
-        # Slots without a sequence may be among them: their result is never read, but their position must be in range.
+        # Some of these slots may hold no sequence. Their result is never read, but their position must be in range.
         positions = (self.prompt_lengths[slots] + history.count - 1).clamp(0, self._cache.context - 1)
         hidden = self._decoder(history.last[:, None], positions[:, None], self._cache, slots, text_length)
         return self._decoder.logits(hidden[:, 0])
@@ -42,7 +43,8 @@ class Step:
     def choose(self, logits: Tensor, slots: slice, biases: Sequence[Tensor | None] = ()) -> Choice:
         """Return the likeliest allowed token of each of `slots`. The logits [B, n_vocab] are overwritten.
 
-        `biases`, if any, has the bias [n_vocab] of each slot; None stands for the default one.
+        `biases` holds a bias [n_vocab] for each slot, which is added to the logits of that slot. None stands for the
+        default bias, and an empty sequence gives every slot the default bias.
         """
         bias = self._bias
         if any(slot_bias is not None for slot_bias in biases):
@@ -50,13 +52,16 @@ class Step:
         return pick(logits, bias, self.history.rows(slots), self._ids)
 
     def append(self, choice: Choice, slots: slice) -> Tensor:
-        """Append the chosen tokens to the history; return tokens and log-probabilities for the host. [2, B], float32"""
+        """Append the chosen tokens to the history of `slots`, and return them with their log-probabilities.
+
+        The result is float32 [2, B]: token ids in row 0 and log-probabilities in row 1, so that the host needs a single
+        copy.
+        """
         self.history.rows(slots).append(choice.token, self._ids)
-        return torch.stack(
-            (choice.token.float(), choice.logprob)
-        )  # token ids are below 2^24: float32 holds them exactly
+        # float32 holds token ids exactly, because they are below 2^24.
+        return torch.stack((choice.token.float(), choice.logprob))
 
     def greedy(self, count: int, text_length: int) -> Tensor:
-        """Decode and append the likeliest token of the first `count` slots; return as `append`. [2, count]"""
+        """Decode and append the likeliest token of each of the first `count` slots. Return the result of `append`."""
         slots = slice(0, count)
         return self.append(self.choose(self.logits(count, text_length), slots), slots)

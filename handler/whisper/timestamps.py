@@ -1,4 +1,4 @@
-"""Split decoded tokens into segments at timestamps, and find where decoding goes on. Knows no tensor and no window.
+"""Split decoded tokens into segments, and find where decoding must continue. Knows no tensor and no window.
 
 Source: openai/whisper, whisper/transcribe.py.
 """
@@ -12,22 +12,24 @@ from handler.whisper.tokenizer import Specials
 
 @dataclass(slots=True)
 class TokenSegment:
-    """The text tokens between two timestamps. Times in seconds from the window's start."""
+    """The text tokens between two timestamps. Times are in seconds from the window's start."""
 
     start_s: float
     end_s: float
     ids: list[int]
-    offset: int = 0  # index of the first one among the decoded tokens
-    is_open: bool = False  # no timestamp ends it
+    offset: int = 0  # index of its first text token among all decoded tokens
+    is_open: bool = False  # whether the timestamp at its end is missing
 
 
 def split_segments(
     tokens: Sequence[int], window_s: float, specials: Specials
 ) -> tuple[list[TokenSegment], float | None]:
-    """Return the segments of a window of `window_s` seconds, and the start, if any, of a last segment without its text.
+    """Split the decoded tokens of a window of `window_s` seconds into segments.
 
-    By such a start, an end's timestamp repeated, Whisper signals that the window ends inside speech; decoding goes on
-    from it.
+    Return the segments and the time, in seconds from the window's start, from which decoding must continue. Whisper
+    ends its tokens with the start timestamp of a further segment without text if the window ends inside speech. That
+    timestamp is the time to continue from. The time is None if there is no such timestamp, if it is the window's end,
+    or if there are no segments.
     """
     segments: list[TokenSegment] = []
     start_s, text, is_start = 0.0, list[int](), False
@@ -47,9 +49,11 @@ def split_segments(
 
 
 def complete_segments(segments: list[TokenSegment]) -> tuple[list[TokenSegment], float | None]:
-    """Return the segments to keep of a text that broke off, and the time after the last complete one, to go on from.
+    """Drop the open last segment of a hypothesis that was cut off.
 
-    A single open segment is kept, with None for the time.
+    Return the remaining segments and the time, in seconds from the window's start, from which decoding must continue. A
+    segment is open if no timestamp ends it. A single segment is kept even if it is open, and the time is then None. The
+    time is also None if `segments` is empty.
     """
     if not segments:
         return segments, None
@@ -61,7 +65,10 @@ def complete_segments(segments: list[TokenSegment]) -> tuple[list[TokenSegment],
 
 
 def before_text_token(tokens: Sequence[int], index: int, specials: Specials) -> list[int]:
-    """Return the tokens before the text token with the given index among text tokens."""
+    """Return the tokens that precede text token number `index`, counted from 0 among text tokens only.
+
+    Return all tokens if there are not that many text tokens.
+    """
     prefix: list[int] = []
     text_count = 0
     for token in tokens:

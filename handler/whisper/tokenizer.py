@@ -1,4 +1,4 @@
-"""Whisper's tokens: special ids, prompts, text. Knows no tensor and no audio.
+"""Whisper's tokens: ids of special tokens, prompts, and conversion of text. Knows no tensor and no audio.
 
 Source: openai/whisper, whisper/tokenizer.py.
 """
@@ -15,8 +15,8 @@ from tokenizers import decoders, models, pre_tokenizers
 from handler.errors import ModelUnavailable
 from handler.languages import LANGUAGES
 
-NUM_TIMESTAMPS = 1501  # 0.00, 0.02 … 30.00 s
-_NUM_LANGUAGES = 99  # of the smallest multilingual vocabulary; English-only ones reserve their ids, too
+NUM_TIMESTAMPS = 1501  # tokens for 0.00, 0.02 … 30.00 s
+_NUM_LANGUAGES = 99  # languages of the smallest multilingual vocabulary; an English-only one reserves as many ids
 _MULTILINGUAL_VOCAB = 51_865  # size of the smallest multilingual vocabulary
 _SYMBOLS = '"#()*+/:;<=>@[\\]^_`{|}~「」『』'
 _SYMBOL_RUNS = "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪"
@@ -25,14 +25,15 @@ _MUSIC = "♩♪♫♬♭♮♯"
 
 @dataclass(frozen=True, slots=True)
 class Specials:
-    """Ids of the special tokens, as the size of the vocabulary determines them.
+    """Ids of the special tokens of a vocabulary.
 
-    They follow the text in this order: end, start, languages, tasks, prompt and markers, timestamps.
+    The ids depend only on the size of the vocabulary. They come after the ids of all text tokens, in this order: end of
+    text, start of transcript, languages, tasks, further markers, timestamps.
     """
 
-    eot: int  # end of text; every id below is text
-    sot: int
-    languages: tuple[str, ...]  # codes, in the order of their ids, which begin after sot
+    eot: int  # end of text; every smaller id is a text token
+    sot: int  # start of transcript
+    languages: tuple[str, ...]  # codes, in the order of their ids, of which the first is sot + 1
     translate: int
     transcribe: int
     start_of_lm: int
@@ -45,7 +46,10 @@ class Specials:
 
     @classmethod
     def of_vocab(cls, n_vocab: int) -> "Specials":
-        """Return the special ids of a vocabulary. Raises ModelUnavailable if Whisper has none of this size."""
+        """Return the special ids of a vocabulary with `n_vocab` tokens.
+
+        Raises ModelUnavailable if no Whisper vocabulary has this size.
+        """
         multilingual = n_vocab >= _MULTILINGUAL_VOCAB
         num_languages = _NUM_LANGUAGES + (n_vocab - _MULTILINGUAL_VOCAB if multilingual else 0)
         eot = 50_257 if multilingual else 50_256
@@ -68,23 +72,25 @@ class Specials:
         )
 
     def language_id(self, code: str) -> int:
-        """Return the token of a language. Raises ValueError if the vocabulary has none for it."""
+        """Return the token id of a language code. Raises ValueError if the vocabulary does not have the language."""
         return self.sot + 1 + self.languages.index(code)
 
 
 class Tokenizer:
-    """Text to ids and back, for the text part of the vocabulary."""
+    """Converts text to token ids and back, and builds prompts."""
 
     def __init__(self, backend: FastTokenizer, specials: Specials) -> None:
-        backend.encode_special_tokens = True  # encodes them as the plain text that they look like
+        backend.encode_special_tokens = True  # a text that looks like a special token is encoded as plain text
         self._backend = backend
         self.specials = specials
 
     @classmethod
     def from_folder(cls, folder: Path, n_vocab: int) -> "Tokenizer":
-        """Load the tokenizer of a checkpoint: tokenizer.json, vocab.json with merges.txt, or *.tiktoken.
+        """Load the tokenizer of a checkpoint whose vocabulary has `n_vocab` tokens.
 
-        If the folder has none of them, use the vocabulary of an installed `openai-whisper`. Raises ModelUnavailable.
+        The first of these files in the folder is read: tokenizer.json, vocab.json (with merges.txt), and
+        multilingual.tiktoken or gpt2.tiktoken. If the folder has none of them, the vocabulary of an installed
+        `openai-whisper` package is read. Raises ModelUnavailable if there is no vocabulary, or if it is not Whisper's.
         """
         specials = Specials.of_vocab(n_vocab)
         name = "multilingual.tiktoken" if specials.multilingual else "gpt2.tiktoken"
@@ -103,7 +109,7 @@ class Tokenizer:
         try:
             tokenizer = cls(_read_vocabulary(file), specials)
             is_whisper = tokenizer.encode("a") and max(tokenizer.encode(" the quick brown fox")) < specials.eot
-        except Exception as exc:  # `tokenizers` raises bare Exception for files that it cannot read
+        except Exception as exc:  # `tokenizers` raises a bare Exception for files that it cannot read
             raise ModelUnavailable(f"{file.name} is not a vocabulary of Whisper: {exc}") from exc
         if not is_whisper:
             raise ModelUnavailable(
@@ -112,15 +118,15 @@ class Tokenizer:
         return tokenizer
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of plain text; special tokens written out in it are encoded as text."""
+        """Return the token ids of a text. A special token written out in the text is encoded as plain text."""
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of ids; special tokens and timestamps are omitted."""
+        """Return the text of token ids. Special tokens and timestamps are left out."""
         return self._backend.decode([token for token in ids if token < self.specials.eot], skip_special_tokens=False)
 
     def token_bytes(self, token: int) -> bytes:
-        """Return the bytes of a text token, which may be part of a character."""
+        """Return the UTF-8 bytes of a text token, which may be only part of a character."""
         return bytes(map(self._bytes.__getitem__, self._backend.id_to_token(token) or ""))
 
     @cached_property
@@ -130,10 +136,12 @@ class Tokenizer:
     def prompt(
         self, language: str | None, task: str, previous: str = "", hotwords: str = "", *, max_context: int
     ) -> list[int]:
-        """Return the ids before the first decoded one, of which at most `max_context` are hotwords and previous text.
+        """Return the ids that precede the first decoded token: context, start of transcript, language and task.
 
-        Hotwords are truncated at their end, to half of these ids if there is text; the text loses its beginning. The
-        prompt of an English-only vocabulary has no language and no task.
+        The context is the hotwords followed by the text `previous`, together at most `max_context` tokens. Hotwords
+        that are too long lose their end; they get at most half of `max_context` if there is also previous text. A
+        previous text that is too long loses its beginning. If `language` is None, the language is English. The prompt
+        of an English-only vocabulary contains no language and no task.
         """
         ids = self.specials
         text_ids = self.encode(" " + previous.strip()) if previous.strip() else []
@@ -149,7 +157,10 @@ class Tokenizer:
 
     @cached_property
     def non_speech(self) -> tuple[int, ...]:
-        """Ids of text that is never spoken: brackets, notes, dashes. Source: openai/whisper, non_speech_tokens."""
+        """Ids of symbols that nobody speaks, such as brackets, musical notes and dashes.
+
+        Source: openai/whisper, whisper/tokenizer.py (non_speech_tokens).
+        """
         tokens = {self.encode(" -")[0], self.encode(" '")[0]}
         for symbol in (*_SYMBOLS, *_SYMBOL_RUNS.split(), *_MUSIC):
             for ids in (self.encode(symbol), self.encode(" " + symbol)):
@@ -185,7 +196,11 @@ def _byte_level(model: models.BPE) -> FastTokenizer:
 
 
 def _merges(ranks: dict[bytes, int]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Convert a tiktoken vocabulary to byte-level BPE: ids by visible text, and pairs to merge in order of priority."""
+    """Convert a tiktoken vocabulary (rank by token bytes) to the vocabulary and the merges of byte-level BPE.
+
+    The vocabulary maps each token, in visible characters, to its id. The merges are pairs of such tokens, the pair to
+    merge first at the beginning.
+    """
     visible = visible_bytes()
 
     def to_visible(token: bytes) -> str:
@@ -203,7 +218,11 @@ def _merges(ranks: dict[bytes, int]) -> tuple[dict[str, int], list[tuple[str, st
 
 
 def visible_bytes() -> Sequence[str]:
-    """Return GPT-2's visible character for each byte: itself if it is printable, else the next one from U+0100 on."""
+    """Return the visible character that GPT-2 uses for each of the 256 byte values.
+
+    A printable byte is represented by itself. The other bytes are represented, in order, by the characters from U+0100
+    on.
+    """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     unprintable = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) if byte in printable else chr(0x100 + unprintable.index(byte)) for byte in range(256)]

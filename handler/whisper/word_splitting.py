@@ -1,4 +1,4 @@
-"""Split text tokens into words, also in scripts without spaces. Knows no time and no audio."""
+"""Split text tokens into words, even in scripts without spaces. Knows no time and no audio."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,11 @@ _SPACELESS_RANGES = (
 
 @dataclass(slots=True)
 class WordTokens:
-    """A word with its punctuation, and its start and end in tokens; fractions if several characters share a token."""
+    """A word with its punctuation, and its start and end as positions in a sequence of tokens.
+
+    Position 0 is the start of the first token, and the end is exclusive. A position is a fraction where several words
+    share a token.
+    """
 
     text: str
     start: float
@@ -31,9 +35,10 @@ class WordTokens:
 
 
 def split_words(tokens: Sequence[int], tokenizer: Tokenizer) -> list[WordTokens]:
-    """Return the words of text tokens in order, each with its punctuation; scripts without spaces split by character.
+    """Split text tokens into words, each with its punctuation.
 
-    A word never begins in the middle of a character; characters that share a token share its time evenly.
+    In scripts without spaces, every character with its combining marks is a word. No word begins in the middle of a
+    character. Characters of such a script that share a token divide the token evenly, so their positions are fractions.
     """
     words: list[WordTokens] = []
     for fragment in _fragments(tokens, tokenizer):
@@ -45,9 +50,12 @@ def split_words(tokens: Sequence[int], tokenizer: Tokenizer) -> list[WordTokens]
 
 
 def _fragments(tokens: Sequence[int], tokenizer: Tokenizer) -> Iterator[WordTokens]:
-    """Yield the shortest runs of tokens that form complete characters, split by character in scripts without spaces."""
+    """Split tokens into the shortest runs that form complete characters, and yield the text of each run.
+
+    A run in a script without spaces is yielded character by character.
+    """
     full_text = tokenizer.decode(tokens)
-    offset = 0  # characters of the runs before
+    offset = 0  # number of characters in the earlier runs
     run: list[int] = []
     for index, token in enumerate(tokens):
         run.append(token)
@@ -61,27 +69,30 @@ def _fragments(tokens: Sequence[int], tokenizer: Tokenizer) -> Iterator[WordToke
 
 
 def _split_run(text: str, first: int, count: int) -> Iterator[WordTokens]:
-    """Yield the text of `count` tokens from `first` on, by character if it contains a script without spaces."""
+    """Yield the text of a run of `count` tokens that begins with token number `first`.
+
+    The text is yielded character by character if any character is of a script without spaces, and whole otherwise.
+    """
     parts = list(text) if any(map(_is_spaceless, text)) else [text]
     for index, part in enumerate(parts):
         yield WordTokens(part, first + count * index / len(parts), first + count * (index + 1) / len(parts))
 
 
 def _continues_word(word: str, text: str) -> bool:
-    """Return whether text is part of the word before it; a token may have no text."""
+    """Return whether `text` belongs to the preceding word. Empty text, which a token may have, always does."""
     if not text:
         return True
     if _is_punctuation(word):
         return not text.startswith(" ")  # the word is an opening mark, or a lone space
     if text[0].isspace():
         return False
-    if _major_category(text[0]) in "PM":  # marks and accents; an opening one begins a word if the script has no spaces
+    if _major_category(text[0]) in "PM":  # an opening mark after a script without spaces begins a word
         return category(text[0]) not in ("Ps", "Pi") or not _is_spaceless(word[-1])
     return not (_is_spaceless(text[0]) or _is_spaceless(word[-1]))
 
 
 def _attach_punctuation(words: list[WordTokens]) -> list[WordTokens]:
-    """Join words that are nothing but punctuation to the word before, or to the next one if they come first."""
+    """Join words that consist of punctuation only to the preceding word, or to the next word at the beginning."""
     merged: list[WordTokens] = []
     for word in words:
         follows_opening_mark = len(merged) == 1 and _is_punctuation(merged[0].text)
@@ -106,5 +117,5 @@ def _major_category(character: str) -> str:
 
 
 def _is_spaceless(character: str) -> bool:
-    """Return whether a character is of a script that is written without spaces between words."""
+    """Return whether a character belongs to a script that is written without spaces between words."""
     return any(first <= character <= last for first, last in _SPACELESS_RANGES)

@@ -1,6 +1,6 @@
-"""Access to the application: each request's id, its key, its line in the log and its metrics.
+"""Give each request an id, check its API key, and record it in the log and the metrics.
 
-Pure ASGI, so that streams stay streams.
+This is pure ASGI, so streamed responses are passed on piece by piece.
 """
 
 import hmac
@@ -23,7 +23,7 @@ _REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
 
 
 class AccessMiddleware:
-    """Give each request an id, check its key, and log and count its response."""
+    """Gives each request an id, checks its API key, and logs and counts its response."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str], metrics: Metrics) -> None:
         self._app = app
@@ -31,7 +31,7 @@ class AccessMiddleware:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
+        """Handle one HTTP request. Pass anything else on unchanged."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -62,19 +62,19 @@ class AccessMiddleware:
 
     def _is_public(self, scope: Scope) -> bool:
         path = scope["path"]
-        # A browser sends OPTIONS without a key, to ask whether it may send one.
+        # A browser first sends OPTIONS without a key, to ask whether it may send a key.
         is_preflight = scope["method"] == "OPTIONS"
         return not self._keys or path in PUBLIC_PATHS or path.startswith(PAGE_PREFIX) or is_preflight
 
     def _has_key(self, headers: dict[bytes, bytes]) -> bool:
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         candidate = token.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
-        # Compare with every key, so that the time reveals nothing.
+        # Compare with every key, so that the time taken reveals nothing about the keys.
         matches = [hmac.compare_digest(candidate, key) for key in self._keys]
         return any(matches)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        """Log a response and count it."""
+        """Log and count a response, unless its path is in UNLOGGED_PATHS."""
         path = scope["path"]
         if path in UNLOGGED_PATHS:
             return
@@ -95,13 +95,16 @@ class AccessMiddleware:
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:
-    """Return the client's own id if it is a valid one, else a new one."""
+    """Return the id that the client sent if it is valid, else a new one."""
     client_id = headers.get(b"x-request-id", b"").decode("latin-1")
     return client_id if _REQUEST_ID.fullmatch(client_id) else uuid.uuid4().hex
 
 
 def _default_code(status: int) -> str:
-    """Return the code of a response for which no route has set one; status 0 means that none was sent."""
+    """Return the code to record for a response if no route has set one.
+
+    A status of 0 means that no response was sent, and gives the code `cancelled`.
+    """
     if not status:
         return "cancelled"
     return "ok" if status < 400 else f"http_{status}"

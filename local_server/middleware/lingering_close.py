@@ -1,7 +1,7 @@
-"""Responses sent before the request has arrived in full: the client may go on sending for a while.
+"""Receive the rest of a request whose response was sent before the request had arrived in full.
 
-If a server closes the connection while its client still sends, the connection is reset and the response lost.
-Pure ASGI. Source: nginx, lingering_close.
+If a server closes the connection while the client is still sending, the connection is reset and the client may lose the
+response. Pure ASGI. Source: nginx, lingering_close.
 """
 
 import asyncio
@@ -9,12 +9,12 @@ import asyncio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Source: nginx, lingering_timeout and lingering_time.
-MAX_SILENCE_S = 5.0  # between two pieces of the rest of a body
-MAX_DRAIN_S = 30.0  # for the rest of a body
+MAX_SILENCE_S = 5.0  # seconds between two pieces of the rest of a body
+MAX_DRAIN_S = 30.0  # seconds for the whole rest of a body
 
 
 class LingeringCloseMiddleware:
-    """Read and discard the rest of a request after the response to it, then close the connection."""
+    """Reads and discards the rest of a request after its response, then closes the connection."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -24,7 +24,7 @@ class LingeringCloseMiddleware:
         headers = dict(scope.get("headers", ()))
         has_length = headers.get(b"content-length", b"0") != b"0"
         is_complete = not has_length and b"transfer-encoding" not in headers  # no more of the body will come
-        awaits_continue = headers.get(b"expect", b"").lower() == b"100-continue"  # the client does not send before
+        awaits_continue = headers.get(b"expect", b"").lower() == b"100-continue"  # the client waits to be asked
 
         async def receive_body() -> Message:
             nonlocal is_complete, awaits_continue
@@ -50,13 +50,13 @@ def _is_last(message: Message) -> bool:
 
 
 def _is_cancelled() -> bool:
-    """Return whether the server is cancelling the requests in progress, because its time to shut down is up."""
+    """Return whether the server is cancelling this request, because its time to shut down has passed."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 async def _drain(receive: Receive) -> None:
-    """Discard the rest of a body, until it ends or the time is up."""
+    """Discard the rest of a body until it ends, or until MAX_SILENCE_S or MAX_DRAIN_S has passed."""
     try:
         async with asyncio.timeout(MAX_DRAIN_S):
             while True:

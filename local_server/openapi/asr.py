@@ -1,4 +1,7 @@
-"""Request and response schemas of `/asr` and `/hc`, for `/docs`; the options come from `Options`. Knows no route."""
+"""Request and response schemas of `/asr` and `/hc`, which are shown in `/docs`. Knows no route.
+
+The schemas of the options come from `Options`.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +16,10 @@ _OPTIONS = Options.json_schema()
 
 
 def _json_option(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of an option in a JSON body.
+    """Return the schema of an option in a JSON body, made from its schema in a form.
 
-    There it may also be null, which means the default, and a number or a boolean may also be a string.
+    In JSON, an option may also be null, which stands for the default. A number or a boolean may also be given as a
+    string.
     """
     if "type" not in schema:
         annotations = {name: value for name, value in schema.items() if name in ("description", "examples")}
@@ -168,7 +172,7 @@ def _json(schema: dict[str, Any], example: object) -> dict[str, Any]:
 
 
 def error_schema(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of an error response with these fields under `error`."""
+    """Return the schema of an error response whose object `error` has the given fields."""
     return {
         "type": "object",
         "required": ["error"],
@@ -179,7 +183,11 @@ def error_schema(fields: dict[str, Any]) -> dict[str, Any]:
 def error_responses(
     schema: dict[str, Any], to_content: Callable[[AsrError], dict[str, Any]]
 ) -> dict[int | str, dict[str, Any]]:
-    """Return the response of every error status, with an example of the first of its error codes."""
+    """Return the responses of all error statuses, by status.
+
+    Each response has an example for the first of its error codes in alphabetical order. `schema` is the schema of the
+    body, and `to_content` makes the body of an error.
+    """
     kinds_by_status: dict[int, list[type[AsrError]]] = {}
     for kind in sorted(all_kinds(), key=lambda kind: kind.code):
         if "code" in vars(kind) and kind is not AsrError:

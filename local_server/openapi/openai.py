@@ -1,4 +1,4 @@
-"""Request and response schemas of OpenAI's audio API, with examples, for /docs. Knows no route.
+"""Request and response schemas of OpenAI's audio API, which are shown in `/docs`. Knows no route.
 
 Source: the types of the public `openai` package.
 """

@@ -1,4 +1,4 @@
-"""`POST /asr`: transcribe the audio at a URL, in the body, or in an uploaded file. Knows nothing of decoding."""
+"""The route `POST /asr`, which transcribes one audio file. Knows nothing of decoding."""
 
 import asyncio
 import time
@@ -20,11 +20,11 @@ from local_server.uploads.request_body import admitted_body, parse_asr_request
 
 
 def add_asr(app: FastAPI, state: ServerState) -> None:
-    """Add the route."""
+    """Add the route to an application."""
 
     @app.post("/asr", openapi_extra=ASR_REQUEST, responses=ASR_RESPONSES)
     async def asr(request: Request) -> Response:
-        """Transcribe the audio at a URL, in the body, or in an uploaded file."""
+        """Transcribe audio from a URL, from the request body, or from an uploaded file."""
         return await _respond(request, state)
 
 
@@ -51,7 +51,10 @@ async def _respond(request: Request, state: ServerState) -> Response:
 
 
 async def _events(stream: TranscriptStream, options: Options) -> AsyncGenerator[str]:
-    """Yield a `progress` event for each progress item, with its final text, and `done` with the transcript."""
+    """Yield a `progress` event for each progress item, then a `done` event with the transcript.
+
+    Each `progress` event has the next piece of text that can no longer change.
+    """
     async with aclosing(stream):
         async for item in stream:
             if isinstance(item, Transcript):

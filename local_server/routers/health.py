@@ -1,4 +1,4 @@
-"""`/hc` and `/metrics`: whether the server is ready, and its metrics. Knows no other route."""
+"""The routes `/hc`, which says whether the server is ready, and `/metrics`. Knows no other route."""
 
 import asyncio
 
@@ -12,15 +12,15 @@ from local_server.state import ServerState
 
 
 def add_health(app: FastAPI, state: ServerState, metrics: Metrics) -> None:
-    """Add the routes."""
+    """Add the routes to an application."""
 
     @app.get("/hc", responses=HEALTH_RESPONSES)
     async def health() -> Response:
-        """Report whether the server is ready for requests."""  # LifespanApp answers first: this is for /docs
+        """Report whether the server is ready for requests."""  # for /docs only: LifespanApp answers requests
         status, content = state.health()
         return Response(status_code=status) if content is None else JSONResponse(content, status)
 
     @app.get("/metrics", include_in_schema=False)
     async def prometheus() -> Response:
-        """Return the metrics for Prometheus."""
+        """Return all metrics in Prometheus' text format."""
         return Response(await asyncio.to_thread(metrics.text), media_type=METRICS_TYPE)

@@ -1,4 +1,4 @@
-"""OpenAI's audio API over the same pipeline: transcriptions, translations, models. Knows nothing of decoding.
+"""The routes of OpenAI's audio API: transcriptions, translations and models. Knows nothing of decoding.
 
 Source: platform.openai.com/docs/api-reference/audio; the types of the public `openai` package.
 """
@@ -33,33 +33,33 @@ from local_server.state import ServerState
 from local_server.streaming import TranscriptStream, event, stream_events, transcript_stream
 from local_server.uploads.request_body import RequestBody, admitted_body
 
-CREATED_S = int(time.time())  # reported as the creation time of the models: the start of this process, Unix time
-TokenBytes = Callable[[int], bytes]  # returns the bytes of a token
+CREATED_S = int(time.time())  # Unix time of this process's start, reported as the creation time of the model
+TokenBytes = Callable[[int], bytes]  # returns the bytes of the token with a given id
 
 
 def add_openai(app: FastAPI, state: ServerState) -> None:
-    """Add the routes."""
+    """Add the routes to an application."""
     settings = state.settings
 
     @app.post("/v1/audio/transcriptions", openapi_extra=TRANSCRIPTION_REQUEST, responses=TRANSCRIPTION_RESPONSES)
     async def transcriptions(request: Request) -> Response:
-        """Transcribe a file, as OpenAI's API does; `url` instead of `file` is an extension."""
+        """Transcribe a file as OpenAI's API does. As an extension, `url` may be given instead of `file`."""
         return await _respond(request, state, "transcribe")
 
     @app.post("/v1/audio/translations", openapi_extra=TRANSLATION_REQUEST, responses=TRANSCRIPTION_RESPONSES)
     async def translations(request: Request) -> Response:
-        """Translate a file into English, as OpenAI's API does."""
+        """Translate the speech in a file into English text, as OpenAI's API does."""
         return await _respond(request, state, "translate")
 
     @app.get("/v1/models", responses=MODELS_RESPONSES)
     async def models() -> Response:
-        """List the loaded model, under its own id and its aliases."""
+        """List the loaded model, once under its own id and once under each of its aliases."""
         names = (settings.model_id, *settings.model_aliases)
         return JSONResponse({"object": "list", "data": [_model(name) for name in names]})
 
     @app.get("/v1/models/{name:path}", responses=MODELS_RESPONSES)
     async def model(name: str) -> Response:
-        """Describe the loaded model, by its own id or an alias."""
+        """Describe the loaded model, which may be named by its id or by an alias."""
         check_model(name, settings.model_id, settings.model_aliases)
         return JSONResponse(_model(name))
 
@@ -94,7 +94,7 @@ def _headers(settings: Settings) -> dict[str, str]:
 
 
 def _split_source(request_body: RequestBody) -> tuple[AudioSource, list[tuple[str, str]]]:
-    """Return the audio source of a form, and the fields that do not belong to it. Raises InvalidRequest."""
+    """Return the audio source of a form, and all fields that do not name the source. Raises InvalidRequest."""
     form = request_body.form
     if form is None:
         raise InvalidRequest("the body must be multipart/form-data with one part named file, or with url")
@@ -112,7 +112,8 @@ def _usage(transcript: Transcript) -> dict[str, Any]:
 def _logprobs(segments: Sequence[Segment], token_bytes: TokenBytes) -> list[dict[str, Any]]:
     """Return the tokens of segments with their log-probabilities.
 
-    Where a token is only a part of a character, its text is the replacement character; its bytes are its own.
+    Each entry has the token's text, log-probability and bytes. If a token is only a part of a character, its text is
+    the replacement character, while its bytes are exact.
     """
     entries = []
     for segment in segments:
@@ -126,7 +127,7 @@ def _logprob(raw: bytes, logprob: float) -> dict[str, Any]:
 
 
 def _content(transcript: Transcript, openai_request: OpenAIRequest, token_bytes: TokenBytes) -> tuple[str, str]:
-    """Return the body of the response and its media type."""
+    """Return the body of the response, and its media type."""
     if openai_request.format in TEXT_FORMATS:
         return str(render(transcript, openai_request.format)), TEXT_FORMATS[openai_request.format][1]
     content: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
@@ -138,7 +139,7 @@ def _content(transcript: Transcript, openai_request: OpenAIRequest, token_bytes:
 
 
 def _verbose_content(transcript: Transcript, openai_request: OpenAIRequest, content: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of a `verbose_json` response: `content` with more fields."""
+    """Return `content` with the additional fields of a `verbose_json` response."""
     language = transcript.language or ""
     content = {
         "task": openai_request.options.task,
@@ -166,7 +167,7 @@ def _words(transcript: Transcript) -> list[dict[str, Any]]:
 async def _events(
     stream: TranscriptStream, openai_request: OpenAIRequest, token_bytes: TokenBytes
 ) -> AsyncGenerator[str]:
-    """Yield `transcript.text.delta` for each piece of final text, and `transcript.text.done`."""
+    """Yield a `transcript.text.delta` event for text that can no longer change, then `transcript.text.done`."""
     has_text = False
     async with aclosing(stream):
         async for item in stream:

@@ -1,6 +1,6 @@
-"""The form fields of OpenAI's audio API, parsed to options. Knows no route and no audio.
+"""Parse the form fields of OpenAI's audio API into options. Knows no route and no audio.
 
-Every field of the specification is either supported or refused by its name. Source:
+Every field of the API's specification is either supported or refused with an error that names it. Source:
 platform.openai.com/docs/api-reference/audio.
 """
 
@@ -24,7 +24,7 @@ _UNSUPPORTED = {
 _ARRAY_FIELDS = ("include", "timestamp_granularities", "languages", "keywords", *_UNSUPPORTED)
 _TRANSLATION_FIELDS = {"file", "url", "model", "prompt", "response_format", "temperature"}
 _TRANSCRIPTION_FIELDS = _TRANSLATION_FIELDS | {"language", "stream", "chunking_strategy", *_ARRAY_FIELDS}
-_STRATEGY_PREFIX = "chunking_strategy["  # of a form's name for a field of that object
+_STRATEGY_PREFIX = "chunking_strategy["  # as in `chunking_strategy[type]`
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,16 @@ class OpenAIRequest:
 
     options: Options
     format: str  # one of FORMATS
-    granularities: tuple[str, ...]  # some of GRANULARITIES
+    granularities: tuple[str, ...]  # at least one of GRANULARITIES
     stream: bool
     logprobs: bool  # whether the response lists log-probabilities of tokens
 
 
 def parse_openai_request(fields: Sequence[tuple[str, str]], task: str, settings: Settings) -> OpenAIRequest:
-    """Parse the fields of a form. Raises InvalidRequest, ModelNotFound."""
+    """Parse the fields of a form, which are pairs of a name and a value.
+
+    `task` is `transcribe` or `translate`. Raises InvalidRequest, or ModelNotFound if the form names another model.
+    """
     values = _collect(fields, task)
     _check_model(values, settings)
     for name, reason in _UNSUPPORTED.items():
@@ -61,7 +64,11 @@ def parse_openai_request(fields: Sequence[tuple[str, str]], task: str, settings:
 
 
 def _collect(fields: Sequence[tuple[str, str]], task: str) -> dict[str, Any]:
-    """Return the values of a form by name: lists for arrays, whose names may end with [], else strings."""
+    """Return the values of a form's fields by name.
+
+    The value of an array field, whose name may end with `[]`, is a list. The value of a `chunking_strategy` may be a
+    dictionary. Other values are strings. Raises InvalidRequest.
+    """
     supported = _TRANSCRIPTION_FIELDS if task == "transcribe" else _TRANSLATION_FIELDS
     values: dict[str, Any] = {}
     strategy: dict[str, str] = {}
@@ -83,7 +90,10 @@ def _collect(fields: Sequence[tuple[str, str]], task: str) -> dict[str, Any]:
 
 
 def _array_items(value: str) -> list[str]:
-    """Return the items of one field of an array: its value is a single item, or all items as JSON."""
+    """Return the items in one field of an array, whose value is a single item or a JSON array of items.
+
+    Return an empty list if the value is empty.
+    """
     if value.startswith("["):
         try:
             items = json.loads(value)
@@ -101,7 +111,7 @@ def _check_model(values: Mapping[str, Any], settings: Settings) -> None:
 
 
 def _choices(name: str, choices: tuple[str, ...], values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the items of an array, each of which must be one of `choices`."""
+    """Return the items of the array field `name`, which must be in `choices`. Raises InvalidRequest."""
     parse = one_of(choices)
     return tuple(parse(name, item) for item in values.get(name, ()))
 
@@ -127,7 +137,10 @@ def _options(values: Mapping[str, Any], task: str) -> Options:
 
 
 def _vad(strategy: object) -> bool:
-    """Check a chunking strategy. Speech detection is always on, and a request cannot set its thresholds."""
+    """Return True if the chunking strategy is supported, else raise InvalidRequest.
+
+    Speech detection is always on, and a request cannot set its thresholds.
+    """
     if strategy in (None, "", "auto"):
         return True
     if isinstance(strategy, str):

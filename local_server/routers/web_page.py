@@ -1,4 +1,4 @@
-"""The web page to try the server, at `/`, served from the files in `page/`. Knows no model."""
+"""The route `/`, a web page on which users can try the server. Its files are in `page/`. Knows no model."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ POLICY = "default-src 'self'; img-src 'self' data:; media-src * blob:; connect-s
 
 
 def add_page(app: FastAPI) -> None:
-    """Add the routes of the page and its files."""
+    """Add the routes of the page and of its files to an application."""
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
-        """Return the page."""
+        """Return the HTML of the page."""
         return FileResponse(
             FILES / "index.html", headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
         )

@@ -1,1 +1,1 @@
-"""Request bodies, parsed while they arrive."""
+"""Receive request bodies and parse them while they arrive."""

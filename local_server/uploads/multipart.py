@@ -1,7 +1,6 @@
-"""A multipart form, parsed while it arrives: its fields, and the bytes of its only file.
+"""Parse a multipart form while it arrives, into its fields and the bytes of its only file.
 
-Does not know the fields by name, the request or audio.
-Source of the format: RFC 7578.
+Does not know which fields there are, the request or audio. Source of the format: RFC 7578.
 """
 
 from collections.abc import Sequence
@@ -18,14 +17,14 @@ MAX_CONTENT_TYPE = 1000  # characters
 
 
 class Form:
-    """A form that is fed its body piece by piece.
+    """A form whose body is passed to `feed` piece by piece.
 
-    `fields` are those received so far. `has_file`: the file has begun to arrive; `has_leading_fields`: fields came
-    before it.
+    `fields` are the names and values of the fields received so far. `has_file` is True as soon as the file has begun to
+    arrive. `has_leading_fields` is True if any field came before the file.
     """
 
     def __init__(self, content_type: str) -> None:
-        """Raise InvalidRequest if the content type has no boundary, or is too long."""
+        """Create an empty form. Raises InvalidRequest if the content type has no boundary or is too long."""
         if len(content_type) > MAX_CONTENT_TYPE:
             raise _malformed("its content type is too long")
         _, options = parse_options_header(content_type)
@@ -34,7 +33,7 @@ class Form:
         self.has_file = self.has_leading_fields = False
         self._has_ended = False
         self._field_bytes = 0
-        self._file_pieces: list[bytes] = []  # of the file, in the piece of the body that is being fed
+        self._file_pieces: list[bytes] = []  # bytes of the file in the piece that `feed` is parsing
         self._name = ""  # of the current part, as are the next three
         self._is_file = False
         self._value = bytearray()
@@ -59,7 +58,7 @@ class Form:
             raise _malformed(exc) from None
 
     def feed(self, piece: bytes) -> Sequence[bytes]:
-        """Parse the next bytes of the body and return those of the file. Raises InvalidRequest."""
+        """Parse the next piece of the body, and return the bytes of the file in this piece. Raises InvalidRequest."""
         self._file_pieces = []
         try:
             self._parser.write(piece)
@@ -68,7 +67,7 @@ class Form:
         return self._file_pieces
 
     def end(self) -> None:
-        """Check that the form is complete. Raises InvalidRequest if it is not."""
+        """Raise InvalidRequest if the form is incomplete."""
         if not self._has_ended:
             raise _malformed("it ends before its last boundary")
 
@@ -116,7 +115,7 @@ class Form:
         self._has_ended = True
 
     def _count_field(self, size: int) -> None:
-        """Count bytes of a field. Raises InvalidRequest if the form has too many bytes or fields."""
+        """Add `size` bytes to those of all fields. Raises InvalidRequest if there are too many bytes or fields."""
         self._field_bytes += size
         if self._field_bytes > MAX_FIELD_BYTES or len(self.fields) >= MAX_FIELDS:
             limit = f"{MAX_FIELDS} at most, of {MAX_FIELD_BYTES} bytes together"

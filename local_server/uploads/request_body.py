@@ -1,7 +1,6 @@
-"""The body of a request while it arrives, and whether its client is still connected.
+"""Receive the body of a request, and notice when its client disconnects. Knows no route, no model and no response.
 
-A file is transcribed while it arrives. One task per request receives everything that the client sends.
-Knows no route, no model and no response.
+A file is transcribed while it is still arriving. One task per request receives everything that the client sends.
 """
 
 import asyncio
@@ -29,22 +28,22 @@ _JSON, _FORM, _BINARY = "application/json", "multipart/form-data", "application/
 
 
 class Superseded(Exception):
-    """Raised when a form field arrives after the work on the form has started."""
+    """Raised when a form field arrives after the work on the form has started, so that the work has to be repeated."""
 
 
 class RequestBody:
-    """The body of one request, received while its block runs and no longer."""
+    """The body of one request, which is received until its `async with` block ends."""
 
     def __init__(self, request: Request, settings: Settings) -> None:
-        """Raise InvalidRequest if the content type is a form without a boundary."""
+        """Start to receive the body. Raises InvalidRequest if the content type is a form without a boundary."""
         content_type = request.headers.get("content-type", "")
         content_length = request.headers.get("content-length", "")
         self.media_type = content_type.partition(";")[0].strip().lower()
         self.form = Form(content_type) if self.media_type == _FORM else None
-        self.spool = Spool(settings.max_bytes)  # the file
+        self.spool = Spool(settings.max_bytes)  # the form's file, or the whole body if it is not a form
         self.scope = request.scope
         self._asgi_receive = request.receive
-        self._work = AsyncExitStack()  # ends the work that was started and still runs
+        self._work = AsyncExitStack()  # ends the work that `start_early` has left running
         self._max_bytes = settings.max_bytes
         if self.media_type == _JSON:
             self._max_bytes = min(MAX_JSON_BYTES, settings.max_bytes)
@@ -65,17 +64,21 @@ class RequestBody:
 
     async def __aexit__(self, *_: object) -> None:
         self._task.cancel()
-        self.spool.stop()  # before the first await: a server that shuts down may cancel what follows it
+        self.spool.stop()  # before the first await, because a server that shuts down may cancel what follows
         closing = asyncio.ensure_future(asyncio.to_thread(self.spool.close))
         await self._work.aclose()
         await asyncio.gather(self._task, return_exceptions=True)
         await asyncio.shield(closing)
 
     async def start_early(self, start: Callable[[AsyncExitStack], Coroutine[Any, Any, T]]) -> T:
-        """Return the result of `start`, which may leave work running that its stack ends.
+        """Call `start` as soon as enough of the body has arrived, and return its result.
 
-        If fields came before the file, `start` is called while the file still arrives, and called again with all fields
-        if another field came after the file. Raises AsrError; Cancelled if the client leaves.
+        `start` gets a stack, and may leave work running that ends when the stack is closed. For a body that is not a
+        form, `start` is called at once. For a form, `start` is called as soon as the file begins to arrive after at
+        least one field. If another field comes after the file, the work is ended, and `start` is called again with all
+        fields. If no field comes before the file, `start` is called at the end of the form.
+
+        Raises AsrError, which is Cancelled if the client disconnects.
         """
         await self.until_client_leaves(self._wait(self._can_start))
         try:
@@ -86,15 +89,16 @@ class RequestBody:
             return await self.until_client_leaves(self._run(start))
 
     async def read_all(self) -> bytes:
-        """Wait for the end of a body that is not a form, and return it. Raises AsrError."""
+        """Wait for the end of a body that is not a form, and return the whole body. Raises AsrError."""
         await self._wait(self._complete)
         self.spool.check()
         return self.spool.read_at(0, self._max_bytes)
 
     async def until_client_leaves(self, work: Awaitable[T], superseded: asyncio.Event | None = None) -> T:
-        """Return the result of an awaitable, which is cancelled as soon as the client leaves or `superseded` is set.
+        """Return the result of an awaitable.
 
-        Raises Cancelled or Superseded then.
+        If the client disconnects first, cancel the awaitable and raise Cancelled. If the event `superseded` is set
+        first, cancel the awaitable and raise Superseded.
         """
         task = asyncio.ensure_future(work)
         waits = [asyncio.create_task(event.wait()) for event in (self._client_gone, superseded) if event is not None]
@@ -111,7 +115,10 @@ class RequestBody:
             await asyncio.gather(task, *waits, return_exceptions=True)
 
     async def receive_disconnect(self) -> Message:
-        """Wait for the client to leave and return ASGI's message for it; an ASGI `receive` without a body."""
+        """Wait until the client disconnects, and return ASGI's message for that.
+
+        This can be passed on as an ASGI `receive` that provides no body.
+        """
         await self._client_gone.wait()
         return {"type": "http.disconnect"}
 
@@ -128,20 +135,24 @@ class RequestBody:
             return result
 
     async def _await_fields(self) -> None:
-        """Wait until no more fields can arrive. Raises Superseded, or the AsrError of the body."""
+        """Wait for the end of a form, because fields may also follow its file. Return at once if there is no form.
+
+        Raises Superseded if a field has arrived after the work started, or the AsrError with which receiving the body
+        failed.
+        """
         if self.form is not None:
             await self._wait(self._complete)
         self._check_state()
 
     def _check_state(self) -> None:
-        """Raise the AsrError of the body, or Superseded if a field has arrived after the work started."""
+        """Raise the AsrError with which receiving failed, or Superseded if a field arrived after the work started."""
         if self._failure is not None:
             raise self._failure
         if self._superseded.is_set():
             raise Superseded
 
     async def _wait(self, event: asyncio.Event) -> None:
-        """Wait for an event. Raises DeadlineExceeded."""
+        """Wait for an event. Raises DeadlineExceeded if the request takes longer than REQUEST_TIMEOUT_S."""
         try:
             async with asyncio.timeout_at(self._start_time + self._timeout_s):
                 await event.wait()
@@ -149,7 +160,7 @@ class RequestBody:
             raise DeadlineExceeded(f"expected an answer within {self._timeout_s:g} s (REQUEST_TIMEOUT_S)") from None
 
     async def _receive(self) -> None:
-        """Receive the body until the client leaves or an error ends it."""
+        """Receive the body, then wait until the client disconnects. Stop early if there is an error."""
         try:
             self._check_size(self._content_length or 0)
             if self.form is None:
@@ -170,8 +181,8 @@ class RequestBody:
             self._finish(Internal(f"a fault of this server: {type(exc).__name__}"))
 
     async def _receive_message(self) -> Message:
-        """Return the next message of ASGI. Raises DeadlineExceeded if the client is silent for too long."""
-        # JSON, and the fields before a file, are short: all of it has to arrive within the limit for a silence.
+        """Return the next ASGI message. Raises DeadlineExceeded if the client sends nothing for too long."""
+        # A JSON body and the fields before a file are short, so all of it must arrive within the limit for one silence.
         is_short = self.media_type == _JSON or (self.form is not None and not self.form.has_file)
         start_time = self._start_time if is_short else asyncio.get_running_loop().time()
         try:
@@ -182,7 +193,7 @@ class RequestBody:
             raise DeadlineExceeded(f"expected more of the body within {limit}") from None
 
     async def _store(self, piece: bytes) -> None:
-        """Parse a piece of the body and write what belongs to the file."""
+        """Parse a piece of the body, and append the bytes of the file in it to the spool. Raises AsrError."""
         self._received_bytes += len(piece)
         self._check_size(self._received_bytes)
         if self.form is None:
@@ -198,20 +209,23 @@ class RequestBody:
             self._superseded.set()
 
     async def _write(self, part: bytes) -> None:
-        """Append to the file; in a thread if it may have to wait for the disk."""
+        """Append bytes to the spool, in a thread if the spool may have to wait for the disk."""
         if self.spool.size + len(part) < IN_MEMORY:
             self.spool.write(part)
         else:
             await asyncio.to_thread(self.spool.write, part)
 
     def _end_body(self) -> None:
-        """Finish a body that has arrived. Raises InvalidRequest if a form is incomplete."""
+        """Finish a body that has arrived. Raises InvalidRequest if a form ends before its last boundary."""
         if self.form is not None:
             self.form.end()
         self._finish(None)
 
     def _finish(self, failure: AsrError | None) -> None:
-        """Accept no more of the body, because it is complete or because of `failure`; only the first call counts."""
+        """Accept no more of the body.
+
+        `failure` is the reason, or None if the body is complete. Only the first call has an effect.
+        """
         if not self._complete.is_set():
             self._failure = failure
             self.spool.finish(failure)
@@ -227,9 +241,10 @@ class RequestBody:
 async def admitted_body(
     request: Request, pipeline: Pipeline, settings: Settings
 ) -> AsyncIterator[tuple[RequestBody, AsyncExitStack]]:
-    """Admit a request to the pipeline; yield its body, and the stack that releases both.
+    """Admit a request to the pipeline. Yield its body, and the stack that ends both the body and the admission.
 
-    Raises Overloaded; Cancelled if the server shuts down during the request.
+    The stack is closed when the block ends, unless the caller has moved its content to another stack. Raises Overloaded
+    if too many requests are admitted, and Cancelled if the server shuts down during the request.
     """
     try:
         async with AsyncExitStack() as stack:
@@ -240,7 +255,11 @@ async def admitted_body(
 
 
 async def parse_asr_request(body: RequestBody, query: Mapping[str, str]) -> tuple[AudioSource, Options]:
-    """Return the audio source and the options of POST /asr; the content type decides how. Raises AsrError."""
+    """Return the audio source and the options of a request to `POST /asr`.
+
+    The request's content type decides how the body is read. An option in a JSON body or a form overrides the same
+    option in `query`. Raises AsrError.
+    """
     media_type = body.media_type
     if media_type == _JSON:
         return _parse_json(await body.read_all(), query)

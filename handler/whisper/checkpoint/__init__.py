@@ -1,1 +1,1 @@
-"""Read Whisper checkpoints into weights, and cache those that had to be converted."""
+"""Read Whisper checkpoints of several layouts, and cache weights that had to be converted."""

@@ -1,7 +1,9 @@
-"""Cache of converted checkpoints: a file of weights each, and checksums of its blocks. Knows no layout and no network.
+"""Cache converted checkpoints on disk. Knows no layout and no network.
 
-A folder appears complete, by one rename, so no reader sees half of it; if several processes convert at once, the first
-one's folder stays. Verifying needs no PyTorch, so it runs while that is being imported.
+A conversion holds the weights of a checkpoint in one dtype, with the tensor names of this project. It is a folder with
+one safetensors file and the checksums of the file's blocks. The folder is written under a temporary name and then
+renamed, so no reader sees an incomplete one. If several processes convert at once, the first one's folder stays.
+Verifying a conversion does not need PyTorch, so it can run while PyTorch is being imported.
 """
 
 import contextlib
@@ -24,29 +26,33 @@ from handler.whisper.checkpoint.fingerprint import fingerprint
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1  # version of the tensors' names and content; conversions of other versions are not read
+FORMAT = 1  # version of the tensors' names and content; conversions of other versions are ignored
 BLOCK_BYTES = 8 * 1024**2
-READERS = 8  # threads: a single one does not use all of a network disk's bandwidth
-STALE_DRAFT_S = 24 * 3600.0  # the process that wrote it has ended
-UNUSED_S = 60 * 24 * 3600.0  # a conversion that no process has read for so long is removed
+READERS = 8  # threads; a single thread cannot use the full bandwidth of a network disk
+STALE_DRAFT_S = 24 * 3600.0  # a draft folder older than this is removed, because its writer must have ended
+UNUSED_S = 60 * 24 * 3600.0  # a checkpoint's conversions are removed if no process has read them for this long
 T = TypeVar("T")
 _WEIGHTS, _SUMS, _DRAFT = "model.safetensors", "sums.json", ".draft-"
 
 
 class ConversionCache:
-    """Conversions of one checkpoint file, one folder for each number format."""
+    """The conversions of one checkpoint file, in one folder per dtype (such as "float16")."""
 
     def __init__(self, model_dirs: Sequence[Path], source: Path, stop: threading.Event | None = None) -> None:
-        """Look for conversions of `source` in all `model_dirs`, and write to the last one; `stop` ends long reads."""
+        """Look for conversions of `source` in all `model_dirs`, and write new ones to the last of these folders.
+
+        Setting the event `stop` from another thread makes `verify` end early. Raises OSError if `source` is unreadable.
+        """
         self._folders = [model_dir / "converted" / _key(source) for model_dir in model_dirs]
         self._stop = stop or threading.Event()
         self._verified: dict[str, Path] = {}
         self._scheduled: tuple[str, dict[str, Tensor]] | None = None
 
     def verify(self, dtype: str | None = None) -> None:
-        """Read the conversions of one number format or of all, which brings them into memory, and check their sums.
+        """Check the conversions to `dtype`, or to any dtype if `dtype` is None, against their checksums.
 
-        Damaged ones are removed. Those that cannot be read at present are skipped.
+        Reading them also brings them into the page cache, so that loading them is fast. A damaged conversion is
+        removed. A conversion that cannot be read at present is skipped. Both are logged as warnings.
         """
         for folder in chain.from_iterable(base.glob(dtype or "[!.]*") for base in self._folders):
             try:
@@ -56,14 +62,14 @@ class ConversionCache:
                 continue
             if is_intact:
                 self._verified.setdefault(folder.name, folder / _WEIGHTS)
-                with contextlib.suppress(OSError):  # a read-only image: it cannot be marked as used, nor is it removed
+                with contextlib.suppress(OSError):  # a read-only folder, from which nothing is removed
                     os.utime(folder.parent)
             elif not self._stop.is_set():
                 logs.warning("kept_checkpoint_damaged", folder=str(folder))
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _is_intact(self, folder: Path) -> bool:
-        """Return whether a conversion has its size and sums. Raises OSError."""
+        """Return whether a conversion's file has the recorded size and checksums. Raises OSError."""
         weights, sums = folder / _WEIGHTS, folder / _SUMS
         if not (weights.is_file() and sums.is_file()):
             return False
@@ -76,23 +82,27 @@ class ConversionCache:
             return False
 
     def file(self, dtype: str) -> Path | None:
-        """Return the file of a number format if `verify` has found it intact."""
+        """Return the file of the conversion to `dtype`, or None unless `verify` has found one intact."""
         return self._verified.get(dtype)
 
     def path(self, dtype: str) -> Path:
-        """Return the path that the file of a number format is written to."""
+        """Return the path that the conversion to `dtype` is written to."""
         return self._folders[-1] / dtype / _WEIGHTS
 
     def has_any(self) -> bool:
-        """Return whether `verify` has found a conversion to any number format intact."""
+        """Return whether `verify` has found an intact conversion to any dtype."""
         return bool(self._verified)
 
     def schedule_write(self, dtype: str, tensors: "Mapping[str, Tensor]") -> None:
-        """Remember tensors for `write`."""
+        """Keep the tensors of a new conversion to `dtype` until `write` writes them."""
         self._scheduled = dtype, dict(tensors)
 
     def write(self) -> None:
-        """Write the scheduled tensors for the next process; log a warning if the disk is full or read-only."""
+        """Write the conversion that `schedule_write` has kept, so that the next process can read it.
+
+        Do nothing if there is none. Also remove abandoned drafts and the conversions of checkpoints that are no longer
+        used. If writing fails, for example because the disk is full or read-only, log a warning and raise nothing.
+        """
         if self._scheduled is None:
             return
         (dtype, tensors), self._scheduled = self._scheduled, None
@@ -103,13 +113,13 @@ class ConversionCache:
             siblings = (folder for folder in target.parent.parent.iterdir() if folder != target.parent)
             _remove_older(siblings, UNUSED_S)
             _write_folder(target, tensors)
-        except Exception as exc:  # safetensors raises its own for a full disk
-            if not target.is_dir():  # else another process was first
+        except Exception as exc:  # safetensors raises an error of its own type if the disk is full
+            if not target.is_dir():  # otherwise another process has written it first
                 logs.warning("conversion_not_kept", folder=str(target), reason=str(exc) or type(exc).__name__)
 
 
 def _write_folder(target: Path, tensors: "dict[str, Tensor]") -> None:
-    """Write weights and sums to a draft and rename it to `target`. Raises OSError, SafetensorError."""
+    """Write tensors and checksums to a draft folder, and rename it to `target`. Raises OSError, SafetensorError."""
     from safetensors.torch import save_file
 
     draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=target.parent))
@@ -118,7 +128,7 @@ def _write_folder(target: Path, tensors: "dict[str, Tensor]") -> None:
         save_file(tensors, weights)
         sums = {"size": weights.stat().st_size, "sha256": list(_block_sums(weights))}
         (draft / _SUMS).write_text(json.dumps(sums))
-        weights.chmod(0o644)  # temporary folders, and files of safetensors, are readable by their owner alone
+        weights.chmod(0o644)  # safetensors files and temporary folders are readable only by their owner by default
         draft.chmod(0o755)
         draft.rename(target)
     finally:
@@ -126,12 +136,18 @@ def _write_folder(target: Path, tensors: "dict[str, Tensor]") -> None:
 
 
 def read_ahead(path: Path, stop: threading.Event) -> None:
-    """Bring a file into memory by several threads, until it is complete or `stop` is set. Raises OSError."""
+    """Read a file with several threads to bring it into the page cache.
+
+    Return early once the event `stop` is set. Raises OSError.
+    """
     _map_blocks(path, stop, len)
 
 
 def _map_blocks(path: Path, stop: threading.Event, function: Callable[[bytes], T]) -> list[T | None]:
-    """Apply a function to each block of a file, by several threads; None for blocks after `stop` is set."""
+    """Apply `function` to each block of a file with several threads, and return the results in order.
+
+    A block that is not read because `stop` has been set gives None. Raises OSError.
+    """
 
     def read(offset: int) -> T | None:
         return None if stop.is_set() else function(os.pread(file.fileno(), BLOCK_BYTES, offset))
@@ -142,7 +158,10 @@ def _map_blocks(path: Path, stop: threading.Event, function: Callable[[bytes], T
 
 
 def _block_sums(path: Path) -> Iterator[str]:
-    """Yield the SHA-256 of each block, without threads: the interpreter starts none while it ends."""
+    """Yield the SHA-256 of each block of a file.
+
+    No threads are used, because the interpreter cannot start any while it shuts down.
+    """
     with path.open("rb") as file:
         while block := file.read(BLOCK_BYTES):
             yield _sha256(block)
@@ -153,12 +172,12 @@ def _sha256(block: bytes) -> str:
 
 
 def _key(source: Path) -> str:
-    """Return the name of the folder for conversions of a file."""
+    """Return the name of the folder that holds the conversions of a file. Raises OSError."""
     return hashlib.sha256(f"{FORMAT} {fingerprint(source)}".encode()).hexdigest()[:24]
 
 
 def _remove_older(folders: Iterable[Path], age_s: float) -> None:
-    """Remove folders that have not been touched for `age_s` seconds."""
+    """Remove the folders that have not been modified for `age_s` seconds. Ignore errors."""
     for folder in folders:
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime > age_s:

@@ -1,4 +1,4 @@
-"""Open a checkpoint of CTranslate2: one model.bin. Knows no other layout."""
+"""Open a CTranslate2 checkpoint, which is a single model.bin. Knows no other layout."""
 
 import os
 import struct
@@ -49,12 +49,12 @@ TYPES = (
     torch.int32,
     torch.float16,
     torch.bfloat16,
-)  # by their number in a file
+)  # the index is the number that stands for the type in a file
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A tensor of a model.bin and where its bytes are."""
+    """The type and shape of a tensor in a model.bin, and where its bytes are."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -63,7 +63,10 @@ class Variable:
 
 
 def variables_in(file: BinaryIO) -> Iterator[tuple[str, Variable]]:
-    """Yield each variable with its name. Raises ValueError, EOFError.
+    """Yield the name and description of each variable in a model.bin.
+
+    Raises ValueError if the file is not a Whisper model of CTranslate2, EOFError if the file is truncated inside a
+    variable, and struct.error or IndexError if it is damaged otherwise.
 
     Source: OpenNMT/CTranslate2, src/models/model.cc.
     """
@@ -96,7 +99,7 @@ def variables_in(file: BinaryIO) -> Iterator[tuple[str, Variable]]:
 
 
 class _ModelFile:
-    """The variables of a model.bin, read from mapped memory by name."""
+    """Reads the variables of a memory-mapped model.bin by name."""
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
@@ -104,7 +107,7 @@ class _ModelFile:
         self._mapped = np.memmap(path, dtype=np.uint8, mode="r")
 
     def stored(self, name: str) -> Tensor | None:
-        """Return a variable as it is stored; None when there is none of the name."""
+        """Return a variable as it is stored, or None if there is no variable of this name."""
         if name not in self._variables:
             return None
         variable = self._variables[name]
@@ -112,33 +115,41 @@ class _ModelFile:
         return torch.from_numpy(raw).view(variable.dtype).reshape(variable.shape)
 
     def read(self, name: str) -> Tensor | None:
-        """Return a variable, dequantised if it has a scale; None when there is none of the name."""
+        """Return a variable, dequantised to float32 if it has a scale, or None if there is no variable of this name."""
         tensor, scale = self.stored(name), self.stored(f"{name}_scale")
         if tensor is None or scale is None:
             return tensor
         return tensor.float() / scale.float().reshape(-1, *[1] * (tensor.dim() - 1))
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return a variable's shape. Raises ValueError when there is none of the name."""
+        """Return the shape of a variable. Raises ValueError if there is no variable of this name."""
         if name not in self._variables:
             raise ValueError(f"it has no variable {name}")
         return self._variables[name].shape
 
     def heads(self, side: str) -> int:
-        """Return the attention heads of the encoder or decoder: as stored, else one for every 64 channels."""
+        """Return the number of attention heads in each layer of `side`, which is "encoder" or "decoder".
+
+        If the file does not store the number, assume 64 channels per head, as in all published checkpoints. Raises
+        ValueError.
+        """
         heads = self.stored(f"{side}/num_heads")
         if heads is not None:
             return int(heads)
         return self.shape(f"{side}/position_encodings/encodings")[1] // 64
 
     def layers(self, side: str) -> int:
-        """Return how many layers the encoder or decoder has."""
+        """Return the number of layers of `side`, which is "encoder" or "decoder"."""
         prefix = f"{side}/layer_"
         return len({name.split("/")[1] for name in self._variables if name.startswith(prefix) and "/ffn/" in name})
 
 
 def open_ctranslate2(path: Path) -> Checkpoint:
-    """Open the model.bin at `path`. Raises what its readers raise."""
+    """Open the model.bin at `path`.
+
+    Raises ModelUnavailable if config.json is damaged, OSError if model.bin is unreadable, and what `variables_in`
+    raises.
+    """
     model = _ModelFile(path)
     config = read_config(path.parent, "config.json", required=False)
     suppress = tuple(config.get("suppress_ids") or ())
@@ -153,7 +164,7 @@ def open_ctranslate2(path: Path) -> Checkpoint:
 
 
 def _dims(model: _ModelFile) -> Dims:
-    """Return the sizes that a model's variables have. Raises ValueError."""
+    """Return the sizes of the network, taken from the shapes of its variables. Raises ValueError."""
     audio_state, n_mels, _ = model.shape("encoder/conv1/weight")
     n_vocab, text_state = model.shape("decoder/embeddings/weight")
     return Dims(

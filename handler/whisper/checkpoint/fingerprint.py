@@ -1,4 +1,4 @@
-"""Identify a checkpoint file by name, size, time of change and samples of its content. Knows no layout."""
+"""Identify a checkpoint file without reading all of it. Knows no layout."""
 
 import hashlib
 from pathlib import Path
@@ -7,9 +7,11 @@ SAMPLE_BYTES = 256 * 1024
 
 
 def fingerprint(file: Path) -> str:
-    """Return a hexadecimal digest that is the same wherever a file lies, and differs once it changes.
+    """Return a hexadecimal digest of a file's name, size, modification time and samples of its content.
 
-    It covers the name, the size, the time of change (whole seconds: images keep no more) and samples of the content.
+    The digest does not depend on the folder that the file is in. The modification time counts in whole seconds, because
+    container images do not store fractions. The samples are SAMPLE_BYTES each from the beginning, from the middle and
+    from the end. Raises OSError.
     """
     stat = file.stat()
     digest = hashlib.sha256(f"{file.name} {stat.st_size} {int(stat.st_mtime)}".encode())

@@ -1,4 +1,7 @@
-"""The opened form of every layout of a Whisper checkpoint: sizes, tensor names, a reader. Knows no single layout."""
+"""The common form of an opened Whisper checkpoint, whatever its layout. Knows no single layout.
+
+A layout is the file format of a checkpoint together with the names of its tensors.
+"""
 
 import json
 import pickle
@@ -20,20 +23,21 @@ KINDS = "Whisper checkpoints of transformers (safetensors), openai-whisper (.pt)
 
 @dataclass(frozen=True, slots=True)
 class TensorNames:
-    """A layout's names of the network's tensors, by our names.
+    """How a layout names the modules and tensors of the network.
 
-    Several names separated by spaces are joined along their first dimension.
+    Each mapping leads from a name in this project's network to the name in the layout. A value of `in_layer` may hold
+    several names separated by spaces. The tensors of these modules are concatenated along the first dimension.
     """
 
-    layer: str  # prefix of a layer's number, with {side} for encoder or decoder
-    in_layer: Mapping[str, str]  # modules of a layer
-    modules: Mapping[str, str]  # modules outside of the layers
+    layer: str  # what precedes the number of a layer; {side} stands for "encoder" or "decoder"
+    in_layer: Mapping[str, str]  # modules inside a layer
+    modules: Mapping[str, str]  # modules outside the layers
     tensors: Mapping[str, str]  # tensors that belong to no module
     separator: str = "."  # between the parts of a name
-    norm_parameters: Mapping[str, str] | None = None  # of layer norms, if not weight and bias
+    norm_parameters: Mapping[str, str] | None = None  # names of a layer norm's "weight" and "bias"; None if the same
 
     def modules_of(self, module: str) -> list[str]:
-        """Return the layout's modules that make up one of ours."""
+        """Return the layout's names of the modules that together make up `module` of this project's network."""
         if module in self.modules:
             return [self.modules[module]]
         side, _, number, inner = module.split(".", 3)
@@ -41,7 +45,7 @@ class TensorNames:
         return [f"{prefix}{self.separator}{part}" for part in self.in_layer[inner].split()]
 
     def parameter(self, module: str, kind: str) -> str:
-        """Return the name of a module's `weight` or `bias`."""
+        """Return the layout's name of a parameter. `module` is a name in the layout, `kind` is "weight" or "bias"."""
         if self.norm_parameters is not None and module.endswith("layer_norm"):
             kind = self.norm_parameters[kind]
         return f"{module}{self.separator}{kind}"
@@ -49,16 +53,16 @@ class TensorNames:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """An opened checkpoint: its sizes, and a reader of its tensors."""
+    """An opened checkpoint, whose tensors are read on demand."""
 
-    file: str  # name of the file, or of the index of the files, for messages
+    file: str  # name of the file or of the index of several files, for messages
     names: TensorNames
     dims: Dims
     read: Callable[
         [str], Tensor | None
-    ]  # return a tensor by its name in the file; None if the file has none of the name
-    suppress: tuple[int, ...] | None = None  # text ids that are never decoded, if the checkpoint lists them
-    alignment_heads: tuple[tuple[int, int], ...] = ()  # (layer, head) pairs whose cross-attention follows time
+    ]  # returns the tensor of a name in the layout, or None if there is no such tensor
+    suppress: tuple[int, ...] | None = None  # text tokens that must not be decoded; None if the checkpoint lists none
+    alignment_heads: tuple[tuple[int, int], ...] = ()  # (layer, head) pairs that time words; empty if not listed
 
 
 # What readers raise for a file that is incomplete, damaged or foreign.
@@ -77,7 +81,10 @@ _READ_ERRORS = (
 
 @contextmanager
 def checkpoint_errors(file: str) -> Iterator[None]:
-    """Map what a reader of weights raises to ModelUnavailable with the file's name; OutOfMemoryError passes."""
+    """Raise ModelUnavailable with the name of the file if the block fails to read it.
+
+    Errors that have nothing to do with the file, such as torch.OutOfMemoryError, are raised unchanged.
+    """
     try:
         yield
     except torch.OutOfMemoryError:  # a RuntimeError, but no fault of the file
@@ -88,13 +95,17 @@ def checkpoint_errors(file: str) -> Iterator[None]:
 
 
 def summarize_error(exc: BaseException) -> str:
-    """Return an error's type and at most 160 characters of the first line of its message."""
+    """Return the type of an error and the first line of its message, truncated to 160 characters."""
     text = (str(exc).strip().splitlines() or [""])[0][:160]
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
 
 def read_config(folder: Path, name: str, required: bool = True) -> dict[str, Any]:
-    """Read a JSON object of a model folder; `{}` when it is missing and not required. Raises ModelUnavailable."""
+    """Read the JSON object in file `name` of a model folder.
+
+    If the file is missing, return an empty dictionary, or raise ModelUnavailable if it is required. Raises
+    ModelUnavailable if the file cannot be read or holds no JSON object.
+    """
     path = folder / name
     if not path.is_file() and not required:
         return {}
@@ -108,7 +119,10 @@ def read_config(folder: Path, name: str, required: bool = True) -> dict[str, Any
 
 
 def head_pairs(heads: object) -> tuple[tuple[int, int], ...]:
-    """Return (layer, head) pairs from a configuration's list; empty when it is no list."""
+    """Return the (layer, head) pairs in a configuration's list of heads, or an empty tuple if `heads` is no list.
+
+    Raises ValueError or TypeError if an item is no pair of numbers.
+    """
     if not isinstance(heads, list):
         return ()
     return tuple((int(layer), int(head)) for layer, head in heads)

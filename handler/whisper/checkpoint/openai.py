@@ -1,4 +1,4 @@
-"""Open a checkpoint of openai-whisper: one .pt file. Knows no other layout."""
+"""Open an openai-whisper checkpoint, which is a single .pt file. Knows no other layout."""
 
 from pathlib import Path
 
@@ -36,7 +36,10 @@ NAMES = TensorNames(
 
 
 def open_openai(path: Path) -> Checkpoint:
-    """Open the .pt file at `path`; code in it does not run. Raises what its reader raises."""
+    """Open the .pt file at `path` without running any code that it contains.
+
+    Raises ValueError if the file holds no Whisper checkpoint, TypeError for unknown sizes, and what torch.load raises.
+    """
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     if not (isinstance(content, dict) and {"dims", "model_state_dict"} <= set(content)):
         raise ValueError("expected the entries dims and model_state_dict")

@@ -1,7 +1,9 @@
 """Read a Whisper checkpoint of any of three layouts into the network. Knows no audio and no decoding.
 
-transformers: config.json with safetensors files; openai-whisper: one .pt; CTranslate2: model.bin. Each layout is a
-table of names and a reader of single tensors; `load` joins them, checks every shape, and scales the queries' weights.
+The layouts are those of transformers (config.json with safetensors files), openai-whisper (one .pt file) and
+CTranslate2 (one model.bin). A layout provides a table of tensor names and a function that reads a single tensor. `load`
+reads all tensors, concatenates those that the network holds as one, scales the query projections, and checks every
+shape.
 """
 
 from collections.abc import Callable
@@ -24,7 +26,7 @@ from handler.whisper.checkpoint.transformers import open_transformers
 from handler.whisper.layers import Linear, can_pack
 from handler.whisper.model import Whisper
 
-# Pattern of the file that a layout is recognised by, and what opens it.
+# The file name pattern that identifies a layout, and the function that opens it. The first match counts.
 LAYOUTS = (
     ("model.safetensors", open_transformers),
     ("model.safetensors.index.json", open_transformers),
@@ -34,7 +36,10 @@ LAYOUTS = (
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Detect the layout of a folder and open it. Raises ModelUnavailable with the name of the file at fault."""
+    """Detect the layout of the checkpoint in a folder, and open the checkpoint.
+
+    Raises ModelUnavailable, with the name of the file or folder that is missing or damaged.
+    """
     if not folder.is_dir():
         raise ModelUnavailable(f"model folder {folder.name} does not exist")
     for pattern, opener in LAYOUTS:
@@ -52,10 +57,11 @@ def load(
     dtype: torch.dtype,
     conversion_cache: ConversionCache | None = None,
 ) -> Whisper:
-    """Return the network of a checkpoint with its weights on `device`.
+    """Return the network of a checkpoint with its weights on `device` in `dtype`.
 
-    They come from the cache of conversions if it has them in `dtype`; else their write to it is scheduled. Raises
-    ModelUnavailable for a missing or misshapen tensor.
+    If `conversion_cache` holds a verified conversion to `dtype`, the weights are read from that. Otherwise they are
+    read from the checkpoint and scheduled to be written to the cache. Raises ModelUnavailable if a tensor is missing,
+    unreadable or of the wrong shape.
     """
     with torch.device("meta"):
         model = Whisper(checkpoint.dims)
@@ -72,7 +78,11 @@ def load(
 
 
 def _read_conversion(model: Whisper, file: Path, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor] | None:
-    """Return tensors from a converted file; None, with a warning, if another process removed or replaced it."""
+    """Return the tensors of the converted checkpoint in `file`.
+
+    If the file can no longer be read, because another process has removed or replaced it, log a warning and return
+    None.
+    """
     try:
         return _read_tensors(model, SafetensorsFile(file).tensor, device, dtype)
     except (OSError, ValueError, KeyError) as exc:
@@ -83,7 +93,10 @@ def _read_conversion(model: Whisper, file: Path, device: torch.device, dtype: to
 def _read_tensors(
     model: Whisper, read: Callable[[str], Tensor], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Read all tensors of a network by several threads. Raises ValueError for a wrong shape, and what `read` raises."""
+    """Read all tensors of a network with several threads. `read` returns the tensor of a name in the network.
+
+    Raises ValueError if a tensor has the wrong shape, and what `read` raises.
+    """
     linear_names = [name for name, module in model.named_modules() if isinstance(module, Linear)]
     linear_weights = {f"{name}.weight" for name in linear_names}
 
@@ -94,9 +107,9 @@ def _read_tensors(
         converted = tensor.to(device=device, dtype=dtype)
         if converted is not tensor or converted.device.type != "cpu":
             return converted
-        if name in linear_weights and can_pack(converted):  # packing copies it soon
+        if name in linear_weights and can_pack(converted):  # copied soon, when it is packed
             return converted
-        return tensor.clone()  # do not serve from mapped memory: the file may be truncated, its pages evicted
+        return tensor.clone()  # mapped memory would fail if the file were truncated, and its pages may be evicted
 
     expected = model.state_dict()
     with ThreadPoolExecutor(READERS, initializer=use_one_thread) as readers:
@@ -104,7 +117,11 @@ def _read_tensors(
 
 
 def _convert(checkpoint: Checkpoint, name: str) -> Tensor:
-    """Return one of the network's tensors from a checkpoint's: parts joined, queries scaled. Raises ValueError."""
+    """Return the network's tensor of the given name, made from tensors of the checkpoint.
+
+    Tensors that the network holds as one are concatenated, and query projections are scaled. Raises ValueError if the
+    checkpoint lacks a tensor.
+    """
     names = checkpoint.names
     if name in names.tensors:
         return _required(checkpoint, names.tensors[name])
@@ -117,22 +134,30 @@ def _convert(checkpoint: Checkpoint, name: str) -> Tensor:
 
 
 def _scale_queries(checkpoint: Checkpoint, module: str, tensor: Tensor) -> Tensor:
-    """Multiply the query rows of a weight or bias by 1 / sqrt(channels of a head)."""
+    """Multiply the query rows of a weight or bias by 1 / sqrt(channels per head).
+
+    `module` is a query projection, or a joint projection whose first rows are those of the queries. With scaled
+    queries, attention needs no scale.
+    """
     dims = checkpoint.dims
     state, heads = dims.n_text_state, dims.n_text_head
     if module.startswith("encoder"):
         state, heads = dims.n_audio_state, dims.n_audio_head
     if tensor.dtype == torch.float16:
-        tensor = tensor.float()  # its smallest numbers would lose bits
-    scale: float = (state // heads) ** -0.5  # 1/8 in every published size: exact
+        tensor = tensor.float()  # the smallest float16 numbers would lose bits
+    scale: float = (state // heads) ** -0.5  # exact in every published size, where it is 1/8
     if len(tensor) == state:
-        return tensor * scale  # not in place: it may be the checkpoint's own
+        return tensor * scale  # not in place, since the tensor may belong to the checkpoint
     tensor[:state] *= scale
     return tensor
 
 
 def _parameter(checkpoint: Checkpoint, module: str, kind: str) -> Tensor:
-    """Return a module's weight or bias; zeros for the bias of keys, which have none. Raises ValueError."""
+    """Return the weight or bias of a module of the checkpoint.
+
+    Key projections of Whisper have no bias, so zeros are returned for it. Raises ValueError if any other tensor is
+    missing.
+    """
     tensor = checkpoint.read(checkpoint.names.parameter(module, kind))
     if tensor is not None:
         return tensor
@@ -142,7 +167,7 @@ def _parameter(checkpoint: Checkpoint, module: str, kind: str) -> Tensor:
 
 
 def _required(checkpoint: Checkpoint, name: str) -> Tensor:
-    """Return a tensor of the checkpoint. Raises ValueError if it has none of the name."""
+    """Return a tensor of the checkpoint. Raises ValueError if there is no tensor of this name."""
     tensor = checkpoint.read(name)
     if tensor is None:
         raise ValueError(f"it has no tensor {name}")

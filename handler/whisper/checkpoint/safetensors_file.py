@@ -1,6 +1,7 @@
-"""Tensors of a safetensors file, each mapped on its own, so that its part of the file is released with it.
+"""Read tensors from a safetensors file. Knows no checkpoint.
 
-Knows no checkpoint. Source of the format: huggingface/safetensors, README.md.
+Each tensor is memory-mapped separately, so the memory of a tensor is released as soon as the tensor is. Source of the
+format: huggingface/safetensors, README.md.
 """
 
 import json
@@ -27,13 +28,13 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_LENGTH_BYTES = 8  # of the number that gives the header's length
+_LENGTH_BYTES = 8  # size of the number at the start of the file that gives the header's length
 _MAX_HEADER_BYTES = 100 * 1024**2  # as in the reference implementation
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A tensor as the header describes it; offsets in bytes from the end of the header."""
+    """A tensor as the header describes it. `start` and `end` are in bytes from the end of the header."""
 
     dtype: torch.dtype
     shape: list[int]
@@ -42,16 +43,22 @@ class _Entry:
 
     @classmethod
     def parse(cls, entry: Mapping[str, Any]) -> "_Entry":
-        """Return a tensor's entry from its part of the header. Raises KeyError, ValueError."""
+        """Parse the header's JSON object for one tensor. Raises KeyError, ValueError."""
         start, end = entry["data_offsets"]
         return cls(_DTYPES[entry["dtype"]], entry["shape"], start, end)
 
 
 class SafetensorsFile:
-    """The header of a file, and its tensors on demand; `tensor` may be called from several threads at once."""
+    """A safetensors file whose tensors are mapped on demand.
+
+    `tensor` may be called from several threads at once.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Read the header. Raises OSError, ValueError, KeyError."""
+        """Read the header of the file at `path`.
+
+        Raises OSError, ValueError for a damaged or truncated file, and KeyError for an unknown dtype.
+        """
         self._path = path
         with path.open("rb") as file:
             file_size = os.fstat(file.fileno()).st_size
@@ -67,13 +74,14 @@ class SafetensorsFile:
                 raise ValueError(f"the file ends inside {name}")
 
     def names(self) -> Iterable[str]:
-        """Return the names of the tensors."""
+        """Return the names of the tensors in the file."""
         return self._entries
 
     def tensor(self, name: str) -> Tensor:
-        """Return a tensor over the file's own bytes, mapped for as long as it lives.
+        """Return the tensor of the given name, whose memory is a private mapping of the file.
 
-        Writing to it does not change the file. Raises OSError, ValueError, KeyError.
+        The mapping lasts as long as the tensor. Writing to the tensor does not change the file. Raises KeyError if
+        there is no such tensor, ValueError if its size in the header is wrong, and OSError.
         """
         entry = self._entries[name]
         size, expected = entry.end - entry.start, math.prod(entry.shape) * entry.dtype.itemsize
@@ -85,8 +93,8 @@ class SafetensorsFile:
         page_start = start - start % mmap.ALLOCATIONGRANULARITY
         with self._path.open("rb") as file:
             mapping = mmap.mmap(file.fileno(), start + size - page_start, access=mmap.ACCESS_COPY, offset=page_start)
-        mapping.madvise(mmap.MADV_WILLNEED)  # let the kernel read all of it ahead
+        mapping.madvise(mmap.MADV_WILLNEED)  # the kernel starts reading the whole tensor
         raw = torch.frombuffer(mapping, dtype=torch.uint8, count=size, offset=start - page_start)
-        if start % entry.dtype.itemsize:  # an old file, whose header is not padded
+        if start % entry.dtype.itemsize:  # unaligned, since the header of an old file is not padded
             raw = raw.clone()
         return raw.view(entry.dtype).reshape(entry.shape)

@@ -1,4 +1,4 @@
-"""Open a checkpoint of `transformers`: config.json with safetensors files. Knows no other layout."""
+"""Open a checkpoint of transformers, which is a config.json with safetensors files. Knows no other layout."""
 
 import json
 from collections.abc import Mapping
@@ -41,7 +41,11 @@ NAMES = TensorNames(
 
 
 def open_transformers(path: Path) -> Checkpoint:
-    """Open the safetensors file, or the index of several, at `path`. Raises ModelUnavailable and readers' errors."""
+    """Open the checkpoint whose safetensors file, or index of several files, is at `path`.
+
+    Raises ModelUnavailable if a file is missing or damaged or the model is not Whisper. Raises KeyError, ValueError or
+    TypeError if a configuration or an index lacks an entry or has a malformed one.
+    """
     config = read_config(path.parent, "config.json")
     if config.get("model_type") != "whisper":
         raise ModelUnavailable(f"config.json names a model of type {config.get('model_type')!r}; {KINDS} work")
@@ -66,7 +70,11 @@ def open_transformers(path: Path) -> Checkpoint:
 
 
 def _open_files(path: Path) -> dict[str, SafetensorsFile]:
-    """Open a safetensors file, or those that an index lists, by the names of their tensors. Raises ModelUnavailable."""
+    """Open a safetensors file, or all files that an index lists, and return the file of each tensor by its name.
+
+    Raises ModelUnavailable if a safetensors file is missing or damaged, and OSError, ValueError or KeyError for a
+    damaged index.
+    """
     files = {path.name: path}
     if path.name.endswith(".index.json"):
         file_names = sorted(set(json.loads(path.read_text())["weight_map"].values()))
@@ -82,7 +90,7 @@ def _open_files(path: Path) -> dict[str, SafetensorsFile]:
 
 
 def _dims(config: Mapping[str, Any]) -> Dims:
-    """Return the sizes that a config.json gives. Raises KeyError."""
+    """Return the sizes of the network that a config.json states. Raises KeyError if one is missing."""
     return Dims(
         n_mels=config["num_mel_bins"],
         n_audio_ctx=config["max_source_positions"],
