@@ -105,6 +105,8 @@ class Engine(Protocol):
     encode_batch_size: int
     model_id: str
     device_name: str
+    dtype_name: str  # number format of the weights, such as float16
+    attention: str  # name of the attention kernels
     longest_window_s: float
     languages: tuple[str, ...]  # codes of the languages that the model knows
     detects_language: bool

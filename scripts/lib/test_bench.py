@@ -47,8 +47,10 @@ def test_words_are_counted_as_whispers_normalizer_leaves_them() -> None:
 def test_a_well_known_checkpoint_has_its_name_and_any_other_its_id() -> None:
     names = {model: model_name(model) for model in (TINY, BASE, "openai/whisper-tiny")}
     assert names == {
-        TINY: "Whisper tiny.en", BASE: "Whisper base", "openai/whisper-tiny": "openai/whisper-tiny",
-    }  # fmt: skip
+        TINY: "Whisper tiny.en",
+        BASE: "Whisper base",
+        "openai/whisper-tiny": "openai/whisper-tiny",
+    }
 
 
 def test_what_was_lost_is_no_audio(folder: Path) -> None:

@@ -15,6 +15,8 @@ class FakeEngine:
     encode_batch_size = 2
     model_id = "fake"
     device_name = "none"
+    dtype_name = "none"
+    attention = "none"
     longest_window_s = 30.0
     languages: tuple[str, ...] = ("en",)
     detects_language = False
