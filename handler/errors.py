@@ -1,6 +1,6 @@
 """The types of all errors that a caller can receive. Knows no HTTP, no queue and no exit code.
 
-Each entry point translates the errors into its own form, such as a status and a body.
+Each entry point turns these errors into a form of its own, such as an HTTP status and a body.
 
 AsrError
 ├── InvalidRequest         invalid_request
@@ -147,7 +147,7 @@ class Cancelled(AsrError):
 
 
 class OutOfMemory(AsrError):
-    """The device has too little memory for the work."""
+    """The device has too little memory for the model or for a request."""
 
     code = "out_of_memory"
     retryable = True

@@ -126,9 +126,9 @@ _BY_NAME = {**{name: code for code, name in LANGUAGES.items()}, **_ALIASES}
 
 
 def language_code(text: str) -> str | None:
-    """Return the code of a language, which may be written as its code or English name, in any case.
+    """Return the code of the language whose code or English name is `text`, in upper or lower case.
 
-    Return None if the language is unknown.
+    Return None if `text` names no known language.
     """
     key = text.strip().lower()
     return key if key in LANGUAGES else _BY_NAME.get(key)

@@ -16,7 +16,7 @@ _import_lock = threading.Lock()
 
 
 def import_sdk(name: str = "runpod") -> ModuleType:
-    """Import and return the SDK or the module of the SDK called `name`. May be called from any thread."""
+    """Import and return the module `name`, which is the SDK or one of its modules. May be called from any thread."""
     with _import_lock:
         if "runpod" not in sys.modules:
             with _cpuinfo_stand_in():

@@ -69,7 +69,7 @@ class Timeline:
         return sorted(self._spans, key=lambda span: span.at)
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds of each name, rounded to 0.1 ms, where spans of the same name are added up.
+        """Return the total seconds of the spans of each name, rounded to 0.1 ms.
 
         The name `total` has the seconds since the timeline began.
         """
@@ -95,7 +95,7 @@ def interpreter_seconds(age: float, cpu_s: float, has_had_children: bool) -> flo
     """Return the seconds that Python needed from its start until it reached this package.
 
     At that moment, the process had existed for `age` seconds and used `cpu_s` seconds of processor time.
-    `has_had_children` is whether any child process of it had ended.
+    `has_had_children` is whether the process had had a child process that ended.
 
     Usually the result is `age`. It is an estimate if the process began as another program, such as a script that ends
     in `exec python`. Then `age` also contains all that the script did, and Linux does not record the time of the exec.

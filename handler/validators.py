@@ -22,7 +22,7 @@ def one_of(values: tuple[str, ...]) -> Callable[[str, object], str]:
 
 
 def string(name: str, value: object) -> str:
-    """Validate a string that can be encoded as UTF-8, which excludes unpaired surrogates."""
+    """Validate a string. Only strings without unpaired surrogates are valid, because UTF-8 can encode no others."""
     if not isinstance(value, str):
         raise InvalidRequest(f"{name} must be a string; got {short_repr(value)}", name)
     try:
@@ -42,7 +42,7 @@ def boolean(name: str, value: object) -> bool:
 
 
 def number(low: float, high: float) -> Callable[[str, object], float]:
-    """Return a validator that accepts numbers from `low` to `high`, also as strings."""
+    """Return a validator that accepts numbers from `low` to `high` inclusive, and strings of such numbers."""
 
     def parse(name: str, value: object) -> float:
         result = _to_float(value)
@@ -54,7 +54,7 @@ def number(low: float, high: float) -> Callable[[str, object], float]:
 
 
 def integer(low: int, high: int) -> Callable[[str, object], int]:
-    """Return a validator that accepts whole numbers from `low` to `high`, also as strings."""
+    """Return a validator that accepts whole numbers from `low` to `high` inclusive, and strings of such numbers."""
     parse_number = number(low, high)
 
     def parse(name: str, value: object) -> int:
@@ -73,7 +73,7 @@ def short_repr(value: object) -> str:
 
 
 def _to_float(value: object) -> float:
-    """Return a number or a string of one as a float. Return NaN, which lies in no range, for anything else."""
+    """Convert a number, or a string of a number, to a float. Return NaN, which lies in no range, for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return float("nan")
     try:

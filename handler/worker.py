@@ -21,7 +21,7 @@ timeline = Timeline.of_process()
 
 
 def _worker_loop() -> Any:
-    """Import the module with the SDK's loop. This is slow, so the first call is made while the weights are loaded."""
+    """Import and return the module with the SDK's loop. The first call is slow, so it is made while the model loads."""
     return importlib.import_module("handler.jobs.worker_loop")
 
 
@@ -48,13 +48,13 @@ _job_handler = JobHandler(pipeline, settings, _post_update, _on_device_lost)
 async def handler(event: Mapping[str, Any]) -> dict[str, Any]:
     """Transcribe a job and return its answer.
 
-    If the job fails, return `{"error": text}`. The text begins with the stable code of the error.
+    If the job fails, return `{"error": text}`. The text begins with the error's code, such as `too_large`.
     """
     return await _job_handler.answer(event)
 
 
 async def stream(event: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-    """Transcribe a job and yield its answer in parts as they are decoded. The last part does not repeat the text.
+    """Transcribe a job and yield each part of its answer when it is ready. The last part does not repeat the text.
 
     The queue is served with this function if RUNPOD_STREAM is 1.
     """

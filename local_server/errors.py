@@ -44,7 +44,7 @@ OPENAI_PREFIX = "/v1/"  # errors on these paths have OpenAI's form
 def openai_error(error: AsrError) -> dict[str, Any]:
     """Return an error in the form of OpenAI's API.
 
-    `param` is the field of that API which caused the error, or None if no field did.
+    `param` is the name of the API's field that caused the error, or None if there is no such field.
     """
     status = STATUS[error.code]
     default_type = "invalid_request_error" if status < 500 else "server_error"

@@ -1,6 +1,6 @@
 """Provide metrics for Prometheus: requests by route, and the state of the pipeline. Knows no route.
 
-A metric of HTTP requests, with labels, is observed in `Metrics.count`; `middleware/access.py` calls it with what a
+A metric of HTTP requests, with labels, is observed in `Metrics.count`, which `middleware/access.py` calls with what a
 router has stored in the request's scope. A sum over finished requests is added in `Request._count` of
 `handler/transcription/request.py` and named in `_COUNTERS`. A state of the pipeline is named in `_GAUGES`. The names
 follow prometheus.io/docs/practices/naming.
@@ -71,7 +71,7 @@ class Metrics:
     def count(self, route: str, code: str, kind: str, seconds: float) -> None:
         """Count a request whose response was completed after `seconds`.
 
-        `code` is `ok` or says what failed. `kind` is how the audio was sent: `url`, `file` or `none`.
+        `code` is `ok` or the code of the error. `kind` is how the audio was sent: `url`, `file` or `none`.
         """
         self._requests.labels(route, code, kind).inc()
         self._seconds.labels(route).observe(seconds)

@@ -117,7 +117,7 @@ async def _guarded(
     scope: Scope,
     resources: AsyncExitStack,
 ) -> AsyncGenerator[str]:
-    """Yield all events, and an error as the last event, then close `resources`.
+    """Yield all events. If there is an error, yield an event for it as the last one. Then close `resources`.
 
     The code of the outcome is stored in `scope` for the log and the metrics.
     """

@@ -22,7 +22,7 @@ Span = tuple[int, int]  # start and end (exclusive), in frames
 
 
 def speech_spans(probabilities: NDArray[np.float32], frame_s: float, speaking: bool = False) -> list[Span]:
-    """Return the spans of speech in chronological order, or an empty list if there is no speech.
+    """Return the spans of speech, in frames and in chronological order, or an empty list if there is no speech.
 
     `probabilities` [n] holds the probability of speech in each frame of `frame_s` seconds. `speaking` says whether
     there was speech right before the first frame.
@@ -61,14 +61,15 @@ class SpeechChunker:
     """Cuts a stream of samples into windows of at most `longest_s` seconds, and leaves out audio without speech.
 
     A window may contain several spans of speech with the pauses between them. A window ends at the first pause longer
-    than `max_pause_s`. If there is none, a full window ends at the longest pause in its last `stride_s` seconds, or at
-    its last pause if none is there. Speech that goes on for longer than a window is cut in the last `stride_s` seconds
-    of the window, at the frame with the lowest probability of speech. If even this frame sounds like speech, the window
-    keeps its full length, and the next window begins `stride_s` before the end of this one. The two windows then
-    overlap, so that a word at the border is complete in one of them.
+    than `max_pause_s`. If there is no such pause, a full window ends at the longest pause in its last `stride_s`
+    seconds. If these seconds have no pause, the window ends at the last pause before them. Speech that goes on for
+    longer than a window is cut in the last `stride_s` seconds of the window, at the frame with the lowest probability
+    of speech. If even this frame sounds like speech, the window keeps its full length, and the next window begins
+    `stride_s` before the end of this one. The two windows then overlap, so that a word at the border is complete in one
+    of them.
 
-    With `everything`, audio without speech is kept and only silence is left out. A full window is then cut at the
-    quietest point of its last `stride_s` seconds.
+    With `everything`, audio without speech is kept, and only inaudible audio is left out. A full window is then cut at
+    the quietest point of its last `stride_s` seconds.
     """
 
     def __init__(
@@ -129,10 +130,10 @@ class SpeechChunker:
         return windows
 
     def _window_of_everything(self, spans: list[Span]) -> list[Window]:
-        """Take a window off the start of the buffer, whether it contains speech or not.
+        """Cut a window off the start of the buffer without regard to speech, and return a list with the window.
 
-        Return the window without the silence at both ends, or an empty list if it is all silence. The spans of speech
-        are recorded in the window, and do not decide where it ends.
+        `spans` are only recorded in the window, and do not affect the cut. Inaudible audio is then trimmed from the
+        start and the end of the window. Return an empty list if the whole window is inaudible.
         """
         count = len(self._probabilities)
         if count > self._max_frames:
@@ -144,7 +145,7 @@ class SpeechChunker:
         return trim_silence(window)
 
     def _window_of_speech(self, spans: list[Span], final: bool) -> list[Window]:
-        """Take the window that begins at the first span of speech off the buffer, and drop what comes before it.
+        """Take the window that begins at the first span of speech off the buffer, and drop the audio before it.
 
         Return an empty list if the buffer has no speech. Return an empty list as well if samples that have not arrived
         may belong to the window. With `final`, no more samples will arrive.
@@ -202,7 +203,7 @@ class SpeechChunker:
         """Return the end of a full window of unbroken speech, and the start of the next window, in frames.
 
         Both are the frame with the lowest probability of speech in the last `stride_s` seconds of the window. If even
-        this frame is speech, the window keeps its full length and the next one begins `stride_s` before its end.
+        this frame is speech, the window keeps its full length, and the next one begins `stride_s` before this one ends.
         """
         first = self._max_frames - self._stride
         quietest = first + int(self._probabilities[first : self._max_frames].argmin())

@@ -1,7 +1,7 @@
 """Decode files to blocks of float32 samples at 16 kHz.
 
 The format of a file is recognised by its bytes, not by its name. libsndfile reads WAV and similar formats, and FFmpeg
-(through PyAV) reads all others. Samples of both are resampled by soxr. Knows no network and no window.
+(through PyAV) reads all others. The samples are resampled by soxr. Knows no network and no window.
 """
 
 import re
@@ -41,10 +41,10 @@ _MAX_FAILURES = 100  # packets in a row that may fail before decoding stops
 
 
 class AudioDecoder:
-    """Decodes the audio of one file, with all channels mixed into one or with each channel apart (`split`).
+    """Decodes the audio of one file, with all channels mixed into one or, if `split` is true, with each kept apart.
 
-    `duration` is the duration in seconds that the container states. It is None if the container states none, or if the
-    first block has not been read. `warnings` holds a sentence for each defect, and is complete once all blocks are
+    `duration` is the duration in seconds that the container states. It is None if the container states none, and until
+    the first block has been read. `warnings` holds a sentence for each defect, and is complete once all blocks are
     read.
     """
 
@@ -210,7 +210,7 @@ def _mix_channels(planes: Planes) -> Planes:
 
 
 def _pad_channels(planes: Planes, count: int) -> Planes:
-    """Return the first `count` channels. Silent channels are added if this part of the file has fewer. [n, count]"""
+    """Return the first `count` channels. Silent channels are added if `planes` has fewer. [n, count]"""
     return np.pad(planes[:, :count], ((0, 0), (0, max(0, count - planes.shape[1]))))
 
 
@@ -266,7 +266,7 @@ def _fill_gaps(frames: Iterator[Any], start_s: float) -> Iterator[tuple[Planes, 
     """Yield the samples and the sample rate in Hz of each frame, and fill gaps in the timestamps with silence.
 
     A gap is left by a pause of the recorder, by lost packets, or by audio that starts later than the container, which
-    starts at `start_s` seconds. Gaps up to _MIN_GAP_S, and gaps of _MAX_GAP_S or more, are not filled.
+    starts at `start_s` seconds. Only gaps longer than _MIN_GAP_S and shorter than _MAX_GAP_S are filled.
     """
     expected_s = start_s
     for frame in frames:

@@ -1,8 +1,8 @@
 """Fetch the bytes of an audio source from http(s), S3 or base64 text. Knows no format and no request.
 
 Addresses with http(s) are fetched through the address guard, a module of the RunPod SDK that refuses hosts with
-private addresses. Exceptions of other libraries are converted to subclasses of AsrError. Their messages are never
-passed on because they contain full URLs, which may hold credentials.
+private addresses. Exceptions of other libraries are converted to subclasses of AsrError. The messages of the
+original exceptions are never passed on, because they contain full URLs, which may hold credentials.
 """
 
 import base64
@@ -145,7 +145,7 @@ class Fetcher:
 def public_url(url: str) -> str:
     """Return a URL without the parts that may hold credentials, cut at 200 characters.
 
-    These parts are everything between :// and the last @, the query and the fragment.
+    These parts are the query, the fragment, and everything between :// and the last @.
     """
     scheme, separator, location = re.split(r"[?#]", url, maxsplit=1)[0].partition("://")
     if not separator:

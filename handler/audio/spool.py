@@ -46,8 +46,8 @@ class Spool:
     def set_deadline(self, seconds: float, error: AsrError) -> None:
         """Set a deadline for the writer, `seconds` from now.
 
-        The first write after the deadline, or a reader that waits at the deadline, ends the file with `error`. A write
-        then raises `error`, and from then on `check` raises it.
+        Every `write` after the deadline raises `error`. The file ends at the first such write, or at the deadline if a
+        reader is waiting then. From then on, `check` raises `error`.
         """
         with self._changed:
             self._deadline, self._deadline_error = time.monotonic() + seconds, error
@@ -56,8 +56,8 @@ class Spool:
     def write(self, data: bytes) -> None:
         """Append bytes.
 
-        Raises TooLarge if the spool would exceed its limit, Cancelled if it is stopped or marked as complete, and the
-        error given to `set_deadline` after the deadline.
+        Raises TooLarge if the spool would exceed its limit. Raises Cancelled if the spool is stopped or marked as
+        complete. After the deadline, raises the error given to `set_deadline`.
         """
         self._check_size(self._size + len(data))
         with self._changed:
@@ -108,7 +108,7 @@ class Spool:
                 interrupt()
 
     def close(self) -> None:
-        """Stop, and free the memory and the disk space. This can take a tenth of a second if the file is large."""
+        """Call `stop`, and free the memory and disk space. This can take a tenth of a second if the file is large."""
         self.stop()
         with self._changed:
             self._file.close()
@@ -142,7 +142,7 @@ class Spool:
             return self._is_complete or self._is_stopped
 
     def is_ready(self, position: int) -> bool:
-        """Return whether a read at `position` returns at once, because its byte has arrived or never will."""
+        """Return whether a read at `position` returns at once, because the byte there has arrived or never will."""
         return self._size > position or self._is_complete or self._is_stopped
 
     def _wait_for(self, is_satisfied: Callable[[], bool]) -> None:
@@ -179,7 +179,7 @@ class Spool:
         return self._is_complete
 
     def reader(self, idle: Idle = nullcontext) -> "SpoolReader":
-        """Return a new reader at the first byte. Its waits take place inside the context manager `idle()`."""
+        """Return a new reader at the first byte. Each wait of the reader is inside the context manager `idle()`."""
         return SpoolReader(self, idle)
 
 
@@ -233,8 +233,8 @@ class SpoolReader(io.RawIOBase):
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
         """Fill the buffer, and return the number of bytes written to it.
 
-        The buffer is filled completely except at the end of the file, because libsndfile takes a short read for the
-        end of the file.
+        The buffer is filled completely except at the end of the file, because libsndfile treats a short read as
+        the end of the file.
         """
         part = self.read(len(buffer))
         buffer[: len(part)] = part
@@ -262,8 +262,8 @@ class SpoolReader(io.RawIOBase):
     def without_waiting(self) -> Iterator[None]:
         """Keep reads and seeks from waiting while the block runs.
 
-        A read then takes the last byte that has arrived for the end of the file. A seek relative to the end takes the
-        length of the file to be ENDLESS.
+        A read then treats the last byte that has arrived as the end of the file. A seek relative to the end assumes
+        that the file has ENDLESS bytes.
         """
         self._waits = False
         try:

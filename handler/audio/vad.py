@@ -48,7 +48,7 @@ class VoiceActivity:
         return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
     def finish(self) -> NDArray[np.float32]:
-        """End the stream, and return the probability of speech in the incomplete last frame, padded with silence.
+        """End the stream, pad the incomplete last frame with silence, and return the frame's probability of speech. [1]
 
         Return an empty array if no samples are left over.
         """
@@ -65,7 +65,7 @@ class VoiceActivity:
 class _Network(nn.Module):
     """Silero's network for 16 kHz, which processes many frames at once.
 
-    A frame has only 4 positions, so each convolution over them is computed as a product with a dense matrix.
+    A frame has only 4 spectra (positions), so each convolution over them is computed as a product with a dense matrix.
     """
 
     def __init__(self, weights: dict[str, Tensor]) -> None:

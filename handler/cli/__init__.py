@@ -59,7 +59,7 @@ def send(arguments: argparse.Namespace, settings: Settings, timeline: Timeline) 
 
 
 def fetch(arguments: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
-    """Download the model to CACHE_DIR and convert it, unless that has been done before, then load and test it."""
+    """Download the model to CACHE_DIR and convert it, unless this was done before. Then load and test the model."""
     try:
         settings.cache_dir.mkdir(parents=True, exist_ok=True)
     except OSError as exc:

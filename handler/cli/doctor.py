@@ -15,14 +15,14 @@ from handler.timeline import Timeline
 from handler.transcription.pipeline import Pipeline
 
 MEMORY_FACTOR = 1.2  # memory that loading takes, relative to the size of the weight files
-MAX_FILE_NAMES = 3  # printed; an ellipsis stands for the others
+MAX_FILE_NAMES = 3  # printed; an ellipsis stands for the remaining names
 NVIDIA_VERSION_FILE = Path("/proc/driver/nvidia/version")  # exists if a driver is loaded
 Build = Callable[[Settings, Timeline], Pipeline]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A fact about the machine or the settings. `problem` says what is wrong with it, or is empty."""
+    """A fact about the machine or the settings. `problem` says what is wrong, or is empty if nothing is."""
 
     name: str
     value: str
@@ -30,7 +30,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Yield the findings for which the model need not be loaded."""
+    """Yield the findings that can be made without loading the model."""
     yield Finding("version", f"{__version__}, Python {platform.python_version()}")
     yield from _examine_device(settings)
     weights_bytes = 0

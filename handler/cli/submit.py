@@ -51,7 +51,7 @@ class Item:
 
 @dataclass(slots=True)
 class Totals:
-    """Counts, seconds and price, summed over all answers of a run."""
+    """Counts, seconds and price, summed over the answers of one or more runs."""
 
     success_count: int = 0
     failure_count: int = 0
@@ -61,7 +61,7 @@ class Totals:
     count_by_code: dict[str, int] = field(default_factory=dict)  # number of errors by stable code
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Add an answer, which is a record of the output file."""
+        """Add an answer, given as a record of the output file."""
         if "error" in record:
             self.failure_count += 1
             code = _code_of(record["error"]) or "unknown"
@@ -92,10 +92,10 @@ class Totals:
 
 
 def read_manifest(path: Path, options: Mapping[str, Any]) -> list[Item]:
-    """Return the items of a manifest. Each of its lines is a URL, or a JSON object with `url` and options.
+    """Return the items of a manifest. Each line is a URL, a JSON object with `url` and options, or blank.
 
-    `options` apply to every item that does not set them itself. Raises InvalidRequest with the number of the first line
-    that cannot be used.
+    Each value in `options` that is not None applies to every item that does not set that option itself. Raises
+    InvalidRequest with the number of a line that cannot be used.
     """
     defaults = {name: value for name, value in options.items() if value is not None}
     items = []
@@ -130,9 +130,9 @@ class Submission:
     def __init__(self, endpoint_id: str, key: str | None, output: Path, in_flight: int, retries: int) -> None:
         """Prepare a run.
 
-        `key` is the API key, or None for the SDK's own. `in_flight` is how many jobs may be unanswered at a time, and
-        `retries` is how often an item that fails is sent again. Raises RuntimeError if `key` is None and the SDK has no
-        key.
+        `key` is the API key, or None for the key in the SDK's configuration. At most `in_flight` jobs are unanswered at
+        a time, and an item that fails is sent again at most `retries` times. Raises RuntimeError if `key` is None and
+        the SDK has no key.
         """
         self.totals = Totals()  # of this run
         self.previous_totals = Totals()  # of all earlier runs
@@ -179,7 +179,7 @@ class Submission:
                 raise
 
     def _read_answered_keys(self) -> set[str]:
-        """Return the keys of the items that earlier runs have answered, and count these answers."""
+        """Return the keys of the items that earlier runs have answered, and add these answers to `previous_totals`."""
         keys = set()
         for record in _read_records(self._output_path):
             if record["key"] not in keys:
@@ -251,7 +251,7 @@ class Submission:
         return None
 
     def _request(self, method: str, path: str, payload: Any = None) -> Mapping[str, Any] | None:
-        """Send a request until the platform answers it, and return the answer. Return None if the run is stopped first.
+        """Repeat a request until it is answered, and return the answer. Return None if the run is stopped first.
 
         Raises HTTPError if the platform refuses the request, and RuntimeError if it refuses the key.
         """
@@ -292,7 +292,7 @@ def _open_to_append(path: Path) -> TextIO:
 
 
 def _read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a file of JSON lines. Skip lines that were cut off, and yield nothing without a file."""
+    """Yield the records of a file of JSON lines. Skip lines that are not JSON. Yield nothing if there is no file."""
     if not path.is_file():
         return
     with path.open(encoding="utf-8") as file:
@@ -306,7 +306,7 @@ def _read_records(path: Path) -> Iterator[dict[str, Any]]:
 def _account_of(output: object) -> Mapping[str, Any]:
     """Return the account of an answer, which says how much audio, time and money was used.
 
-    The answer of a streaming worker is a list of parts, of which the last has the account. Return {} if there is none.
+    The answer of a streaming worker is a list of parts, and the last has the account. Return {} if there is no account.
     """
     answer = output[-1] if isinstance(output, list) and output else output
     account = answer.get("account") if isinstance(answer, Mapping) else None

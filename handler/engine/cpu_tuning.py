@@ -27,7 +27,7 @@ def use_one_thread() -> None:
 
 @contextmanager
 def return_freed_memory() -> Iterator[None]:
-    """Make the C library return freed memory to the system during the block, which loads and rearranges weights.
+    """Make the C library return freed memory to the system while the block loads and rearranges weights.
 
     Otherwise the heap of each thread keeps freed memory, and the process holds 2.5 times the memory that it uses. After
     the block, the allocator gets the thresholds that it would reach by itself after freeing a large allocation. Does

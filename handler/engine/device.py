@@ -42,7 +42,8 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 def choose_attention(flash_attention_2: bool, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
     """Return the name of the attention kernels to use, and the reason for the choice as a text for the log.
 
-    The name is a key of handler.whisper.attention.ATTENTION_KERNELS.
+    The name is a key of handler.whisper.attention.ATTENTION_KERNELS. `flash_attention_2` asks for FlashAttention-2,
+    which is used only if the device and the dtype support it.
     """
     if device.type == "cpu":
         refusal = "FlashAttention-2 needs a CUDA device; " if flash_attention_2 else ""
@@ -68,7 +69,7 @@ def choose_short_context(name: str, device: torch.device) -> bool:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes of memory that are free now on the GPU or, for a CPU, in the machine.
+    """Return the free memory of a GPU, or of the machine for a CPU, in bytes.
 
     Assume 4 GiB for a CPU if the system does not report its available memory.
     """

@@ -23,7 +23,7 @@ class Usage:
     """Waiting time and device time of one request."""
 
     submitted_at: float  # time.perf_counter() when its first window was submitted
-    wait_s: float | None = None  # from then until its first window was admitted; None before that
+    wait_s: float | None = None  # from then until that window was admitted; None before
     device_s: float = 0.0  # its share of the time that the device has worked, in proportion to its sequences
 
 
@@ -47,10 +47,10 @@ class Runner:
     def submit(self, request: Hashable, window: Window) -> "Future[WindowResult]":
         """Queue a window of a request, and return a future of the window's result.
 
-        The future ends with the result or with an AsrError. After `cancel`, it never ends.
+        The future ends with the result or with an AsrError. After `cancel`, the future never ends.
 
         Raises Cancelled after `close`, and DeviceLost if the device is lost. Raises OutOfMemory if the window needs
-        more sequences than the batch has room for: it would otherwise wait forever, and all other windows with it.
+        more sequences than the batch has room for, because it would otherwise wait forever and block all other windows.
         """
         width = window.params.num_hypotheses
         future: Future[WindowResult] = Future()
@@ -74,7 +74,7 @@ class Runner:
         """Return a request's waiting time and its device time in seconds.
 
         The waiting time is that of the request's first window, 0 until that window is admitted. The device time is the
-        request's share of the time that the device has worked. Both are 0 for an unknown request and after `cancel`.
+        request's share of the time that the device has worked. Both times are 0 for an unknown or cancelled request.
         """
         with self._work:
             usage = self._usage.get(request)
@@ -99,7 +99,7 @@ class Runner:
             self._work.notify()
 
     def close(self) -> None:
-        """Let the current turn end, stop the thread, and end every unfinished future with Cancelled."""
+        """Wait for the engine's current step, stop the thread, and end every unfinished future with Cancelled."""
         with self._work:
             self._is_closed = True
             self._work.notify()
@@ -107,7 +107,7 @@ class Runner:
         self._fail_all(Cancelled("the worker is shutting down"))
 
     def _run(self) -> None:
-        """Take one turn after the other until `close`."""
+        """Admit windows, advance the engine and deliver results, again and again until `close`."""
         while self._wait():
             try:
                 self._take_turn()
@@ -122,7 +122,7 @@ class Runner:
                 self._fail_running(error, is_fatal=self._failures >= FATAL_FAILURES)
 
     def _wait(self) -> bool:
-        """Wait until there is work for a turn, and return True. Return False after `close`."""
+        """Wait until there is a window to run or to drop, and return True. Return False after `close`."""
         with self._work:
             self._work.wait_for(lambda: self._is_closed or (self.fault is None and self._has_work()))
             return not self._is_closed
@@ -172,8 +172,8 @@ class Runner:
     def _halve_batch(self, error: OutOfMemory) -> None:
         """Restart all running windows in a batch of half the size.
 
-        If the batch already has only one sequence, the running windows end with `error`. So do windows that need more
-        sequences than the smaller batch has. If the engine cannot be halved, the device is lost.
+        If the batch already has only one sequence, the running windows end with `error`. Windows that need more
+        sequences than the smaller batch has also end with `error`. If the engine cannot be halved, the device is lost.
         """
         if self.engine.max_batch_size == 1:
             self._fail_running(error)

@@ -1,6 +1,6 @@
-"""The choice of which waiting item runs next, such that requests share the device fairly, and cancelling.
+"""The choice of the waiting item that runs next, such that requests share the device fairly.
 
-An item is a piece of work of a request, which the scheduler does not look into. Knows no tensor, no audio and no clock.
+An item is a piece of work of a request. The scheduler does not look into items. Knows no tensor, no audio and no clock.
 """
 
 from collections import deque
@@ -17,9 +17,9 @@ class Scheduler(Generic[Item]):
     """Holds the waiting and running items of many requests, and chooses the items to run next.
 
     Requests take turns, and each turn admits one item. Two rules give a short request its result soon. First, the first
-    item of a request goes before the requests that wait for a turn, unless the item admitted just before was a first
-    item as well. Second, while the first item of a request runs, further items of other requests are not admitted, for
-    at most PATIENCE calls of `admit`.
+    item of a request goes before the requests that wait for a turn, unless the item admitted just before was also the
+    first of its request. Second, while a request's first item runs, further items of other requests are not admitted,
+    for at most PATIENCE calls of `admit`.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Scheduler(Generic[Item]):
             self._widths[item] = width
 
     def admit(self, free: int, max_items: int) -> list[Item]:
-        """Choose at most `max_items` waiting items that fit in `free` sequences, mark them as running, and return them.
+        """Mark waiting items as running, and return them: at most `max_items`, with at most `free` sequences in all.
 
         An item that needs more sequences than are free keeps its turn. The items after it then wait as well, because
         narrower items could otherwise overtake it forever. Return an empty list if no item may run now.
@@ -76,7 +76,7 @@ class Scheduler(Generic[Item]):
         return admitted
 
     def _next_request(self) -> Hashable | None:
-        """Return the request whose next item may run now, or None if no item may."""
+        """Return the request whose next item may run now, or None if no waiting item may."""
         turn = next((request for request in self._turns if self._may_join(request)), None)
         if self._fresh and (turn is None or not self._last_was_fresh):
             return self._fresh[0]
@@ -85,8 +85,8 @@ class Scheduler(Generic[Item]):
     def _may_join(self, request: Hashable) -> bool:
         """Return whether a request that has already run an item may run another one now.
 
-        It may if no first item of another request is running, or if the last PATIENCE calls of `admit` have admitted
-        no further item of any request.
+        It may if no other request is running its first item. It also may if the last item that was not the first of its
+        request was admitted at least PATIENCE calls of `admit` ago.
         """
         return self._calls_since_turn >= PATIENCE or all(owner == request for owner in self._first.values())
 
@@ -119,7 +119,7 @@ class Scheduler(Generic[Item]):
         return self._running.pop(item, None) is not None
 
     def requeue_running(self) -> None:
-        """Make all running items wait again, before the other waiting items of their requests."""
+        """Make all running items wait again, before the items of the same request that have not run yet."""
         for item, request in reversed(self._running.items()):
             queue = self._waiting.setdefault(request, deque())
             if not queue:

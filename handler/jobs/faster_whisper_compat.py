@@ -1,4 +1,4 @@
-"""Accept the job fields of RunPod's worker-faster_whisper, and build the answer fields that it returns.
+"""Accept the job fields of RunPod's worker-faster_whisper, and build the answer fields that its clients read.
 
 All functions are pure. Knows no engine. Source: runpod-workers/worker-faster_whisper, README.md and src/predict.py.
 """
@@ -23,7 +23,7 @@ COMPAT_FIELDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class CompatFormat:
-    """Which answer fields of worker-faster_whisper to add to this worker's own, and in which format."""
+    """The answer fields of worker-faster_whisper that are added to this worker's answer, and their formats."""
 
     transcription: str  # format of the transcript, one of COMPAT_FORMATS
     translation: str | None  # format of the translation, one of COMPAT_FORMATS; None if none is wanted
@@ -33,11 +33,11 @@ class CompatFormat:
 def translate_input(
     payload: Mapping[str, Any], model_id: str, aliases: tuple[str, ...]
 ) -> tuple[dict[str, Any], CompatFormat | None]:
-    """Translate the input fields of a job into this worker's names.
+    """Translate the input fields of a job from worker-faster_whisper's names into this worker's.
 
-    Return the translated fields and a CompatFormat. The CompatFormat is None if the job sets none of COMPAT_FIELDS,
-    where null counts as not set. `model_id` and `aliases` are the names that the job's field `model` may have. Raises
-    InvalidRequest.
+    Return the translated fields and a CompatFormat. The CompatFormat is None if the job sets none of COMPAT_FIELDS. A
+    field that is null counts as not set. The job's field `model`, if set, must be `model_id` or one of
+    `aliases`. Raises InvalidRequest.
     """
     fields = {name: value for name, value in payload.items() if name not in COMPAT_FIELDS}
     compat_fields = {name: value for name, value in payload.items() if name in COMPAT_FIELDS and value is not None}
@@ -60,7 +60,7 @@ def translate_input(
 
 
 def _check_synonyms(fields: Mapping[str, Any], compat_fields: Mapping[str, Any]) -> None:
-    """Raise InvalidRequest if a job sets the same field under both workers' names."""
+    """Raise InvalidRequest if a job sets a field twice, under worker-faster_whisper's name and under this worker's."""
     for name, own_name in SYNONYMS.items():
         if name in compat_fields and fields.get(own_name) is not None:
             raise InvalidRequest(f"{name} and {own_name} are the same; expected one of them", name)

@@ -27,7 +27,7 @@ _NON_OPTION_FIELDS = (*_SOURCE_FIELDS, "upload", "upload_url")  # fields of a jo
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job's sources, options and limits, and the destination of its result."""
+    """A job's sources, options and time limit, and the destination of its result."""
 
     id: str
     sources: tuple[AudioSource, ...]

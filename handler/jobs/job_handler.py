@@ -58,7 +58,7 @@ class JobHandler:
     async def answer(self, event: Event) -> dict[str, Any]:
         """Transcribe a job and return its answer.
 
-        If the job fails, return `{"error": text}`. The text begins with the stable code of the error.
+        If the job fails, return `{"error": text}`. The text begins with the error's code, such as `too_large`.
         """
         started_at = time.perf_counter()
         try:
@@ -73,8 +73,8 @@ class JobHandler:
         """Transcribe a job and yield the parts of its answer as they are done.
 
         The first parts contain the text, and the last part contains all other fields. An answer that cannot be split is
-        yielded as one part. If the job fails, the last part is `{"error": text}`. The text begins with the stable code
-        of the error.
+        yielded as one part. If the job fails, the last part is `{"error": text}`. The text begins with the error's
+        code, such as `too_large`.
         """
         started_at = time.perf_counter()
         try:
@@ -98,7 +98,7 @@ class JobHandler:
 
     @asynccontextmanager
     async def _publish_updates(self, job: Job) -> AsyncIterator[ProgressCallback | None]:
-        """Yield a callback that publishes a job's progress. On exit, wait for an update that is being sent.
+        """Yield a callback that publishes a job's progress. On exit, wait briefly for an update in transit.
 
         Yield None if the setting PROGRESS_INTERVAL_S is 0, which turns updates off.
         """
@@ -120,7 +120,7 @@ class JobHandler:
     async def _transcribe_one(
         self, source: AudioSource, job: Job, started_at: float, progress: ProgressCallback | None
     ) -> dict[str, Any]:
-        """Transcribe one file and return its answer. Also translate the file if the job wants both texts."""
+        """Transcribe one file and return its answer. Also translate the file if the job wants a translation."""
         if job.compat_format is None or job.compat_format.translation is None:
             async with self._admit(job, started_at) as remaining_s:
                 transcript = await self._pipeline.transcribe(source, job.options, progress, remaining_s())
@@ -133,10 +133,10 @@ class JobHandler:
 
     @asynccontextmanager
     async def _admit(self, job: Job, started_at: float) -> AsyncIterator[Callable[[], float]]:
-        """Wait until fewer than MAX_REQUESTS files are being transcribed, then count one more while the block runs.
+        """Wait until fewer than MAX_REQUESTS files are being transcribed, and count one more while the block runs.
 
-        Yield a function that returns the seconds that the job has left. Raises DeadlineExceeded if the job's time is up
-        before the wait ends.
+        Yield a function that returns how many seconds are left until the job has to build its answer. Raises
+        DeadlineExceeded if none are left before the wait ends.
         """
         reserve_s = min(ANSWER_RESERVE_S, ANSWER_RESERVE_RATIO * job.limit_s)
         deadline = started_at + job.limit_s - reserve_s
@@ -170,10 +170,10 @@ class JobHandler:
             await asyncio.shield(asyncio.to_thread(spool.close))
 
     async def _transcribe_list(self, job: Job, started_at: float, progress: ProgressCallback | None) -> dict[str, Any]:
-        """Transcribe all files of a job. Return the list of results and an account that sums the seconds of all files.
+        """Transcribe all files of a job. Return an object with the list `results` and the object `account`.
 
         The results are in the order of the files. The result of a file that fails has `url` and `error` instead of a
-        transcript.
+        transcript. The account has the seconds that all files took together.
         """
         list_progress = ListProgress(len(job.sources), progress)
         list_admission = asyncio.Semaphore(max(1, self._settings.max_requests // LIST_SHARE))
@@ -200,7 +200,7 @@ class JobHandler:
         yield await deliver(await self._transcribe_files(job, started_at, None), job, self._settings, CHUNK_BYTES)
 
     async def _stream_parts(self, job: Job, started_at: float) -> AsyncIterator[dict[str, Any]]:
-        """Yield text as soon as it can no longer change, then the other fields.
+        """Yield parts with text as soon as the text can no longer change, then a part with all other fields.
 
         If the answer is too large for the platform, it is uploaded whole and the last part has the URL of the upload.
         """
@@ -241,10 +241,10 @@ class JobHandler:
     async def _last_parts(
         self, transcript: Transcript, job: Job, partitioner: StreamPartitioner, text_bytes: int, last_part_bytes: int
     ) -> list[dict[str, Any]]:
-        """Return the parts that follow the segments: text in a text format such as SRT, if any, then all other fields.
+        """Return the parts that follow the segments: the answer's `formatted` text, if any, then all other fields.
 
-        `text_bytes` limits the size of all parts with text, and `last_part_bytes` limits the last part. If a limit is
-        exceeded, upload the answer and return one part that has the URL of the upload.
+        `text_bytes` limits the total size of the parts with text, including those with segments. `last_part_bytes`
+        limits the last part. If a limit is exceeded, upload the answer and return one part with the upload's URL.
         """
         answer = await asyncio.to_thread(to_object, transcript, job.options.format)
         last_part = to_jsonable(_without_streamed(answer))
@@ -261,7 +261,7 @@ def _without_streamed(answer: Mapping[str, Any]) -> dict[str, Any]:
 def _build_answer(transcript: Transcript, translation: Transcript | None, job: Job) -> dict[str, Any]:
     """Return the answer for one file.
 
-    If there is a translation, its warnings are added to the answer, and the account sums both passes.
+    If there is a translation, its warnings are added to the answer, and its seconds and price to the account.
     """
     answer = to_object(transcript, job.options.format)
     if job.compat_format is None:
@@ -282,7 +282,7 @@ def _build_answer(transcript: Transcript, translation: Transcript | None, job: J
 async def run_concurrently(*coroutines: Coroutine[Any, Any, T]) -> list[T]:
     """Run coroutines concurrently and return their results in the order of the arguments.
 
-    If one of the coroutines raises an exception, cancel the others and raise that exception.
+    If one of the coroutines raises an exception, cancel the remaining ones and raise that exception.
     """
     try:
         async with asyncio.TaskGroup() as group:

@@ -25,7 +25,7 @@ class StreamPartitioner:
     def split_segments(self, segments: Sequence[Segment]) -> Iterator[dict[str, Any]]:
         """Yield parts that contain the given segments, which follow those of earlier calls.
 
-        A part has at most CHUNK_BYTES, unless a single segment is longer.
+        A part has at most CHUNK_BYTES bytes, unless a single segment alone has more.
         """
         batch: list[Segment] = []
         batch_bytes = 0
@@ -40,7 +40,7 @@ class StreamPartitioner:
             yield self._make_part(batch)
 
     def split_formatted(self, text: str) -> Iterator[dict[str, Any]]:
-        """Yield parts that contain a transcript in a text format such as SRT, each with at most CHUNK_BYTES of it."""
+        """Yield parts of `text`, a transcript in a format such as SRT. A part has at most CHUNK_BYTES bytes of text."""
         part_chars = CHUNK_BYTES // MAX_CHAR_BYTES
         for start in range(0, len(text), part_chars):
             part: dict[str, Any] = to_jsonable({"formatted": text[start : start + part_chars]})

@@ -1,8 +1,8 @@
 """Upload results to an S3 bucket, or to a URL that accepts them by PUT. Knows no job and no transcript.
 
-A URL from a job passes the same guard as the URL of a download, which refuses hosts with private addresses. Errors of
-libraries are replaced by errors of this project. The libraries' messages are left out, because they may contain
-credentials.
+A URL from a job is checked by the guard of downloads. This guard refuses hosts with private addresses.
+Errors of libraries are replaced by errors of this project. The libraries' messages are left out, because they may
+contain credentials.
 """
 
 import re
@@ -33,7 +33,7 @@ class UploadTarget:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A bucket on an S3 service. The repr contains only the bucket's name, never its secret."""
+    """A bucket on an S3 service. The repr contains the bucket's name, and never the secret key."""
 
     endpoint_url: str
     name: str
@@ -47,8 +47,8 @@ class Bucket:
     def sign_target(self, key: str, is_guarded: bool) -> UploadTarget:
         """Return signed URLs for storing and reading the object `key`.
 
-        The URLs are computed without a request to the service. Raises InvalidRequest if the bucket's address or name
-        cannot be used.
+        The URLs are computed without a request to the service. `is_guarded` is whether the host of the service has to
+        be public. Raises InvalidRequest if the bucket's address or name cannot be used.
         """
         import boto3
         from botocore.config import Config
@@ -95,7 +95,7 @@ def parse_upload_url(url: str) -> UploadTarget:
 
 
 def upload(body: bytes, target: UploadTarget) -> None:
-    """PUT a JSON body to a target. Blocks until the target has answered. Raises DownloadBlocked or UploadFailed."""
+    """PUT a JSON body to a target and wait for the response. Raises UploadFailed, or DownloadBlocked by the guard."""
     import requests
     from urllib3.exceptions import HTTPError
 
@@ -118,9 +118,9 @@ def upload(body: bytes, target: UploadTarget) -> None:
 
 
 def _resolve(target: UploadTarget, public_target: str) -> list[str | None]:
-    """Return the IP addresses of a target's host.
+    """Return the IP addresses of a guarded target's host, which the guard has checked.
 
-    Return [None] if the target is not guarded. None stands for the usual name lookup. Raises DownloadBlocked or
+    Return [None], which stands for the usual name lookup, if the target is not guarded. Raises DownloadBlocked or
     UploadFailed.
     """
     if not target.is_guarded:
@@ -145,7 +145,7 @@ def _port_of(parts: SplitResult) -> int:
 def _put(requests: Any, guard: Any, body: bytes, url: str, ip_address: str | None) -> int:
     """PUT a body to a URL and return the status of the response.
 
-    Connect to `ip_address`, whatever the URL's host name resolves to, unless `ip_address` is None.
+    Connect to `ip_address` instead of looking up the URL's host name, unless `ip_address` is None.
     """
     with requests.Session() as session:
         if ip_address is not None:

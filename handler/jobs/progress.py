@@ -32,7 +32,7 @@ class ProgressPublisher:
         self._is_sending = self._is_closed = False
 
     def publish(self, progress: Progress) -> None:
-        """Record the progress of the job, which is sent with the next update."""
+        """Record the progress of the job, to be sent with the next update."""
         for segment in progress.final_segments:
             self._texts.append(segment.text)
             self._text_chars += len(segment.text)

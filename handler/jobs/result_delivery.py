@@ -1,7 +1,7 @@
 """Deliver answers to the platform. Knows no engine and no SDK.
 
-An answer is sent as it is, unless it is too large or the job asks for an upload. In these cases it is uploaded, and a
-summary with the URL of the upload is sent.
+An answer is sent as it is, unless it is too large or the job asks for an upload. Such an answer is uploaded, and a
+summary with the URL of the upload is sent instead.
 """
 
 import asyncio
@@ -36,9 +36,9 @@ async def deliver(
 ) -> dict[str, Any]:
     """Return the answer if it can be sent. Otherwise, upload it and return a summary with the URL of the upload.
 
-    `limit_bytes` limits what can be sent. The setting MAX_RESULT_BYTES applies if it is smaller or `limit_bytes` is
-    None. `may_inline` is False if the answer has to be uploaded, because parts of it have been sent and leave too
-    little room. Raises AsrError, such as TooLarge if there is no place to upload the answer to.
+    An answer can be sent if it is not longer than the setting MAX_RESULT_BYTES and `limit_bytes`. If `limit_bytes` is
+    None, only the setting counts. `may_inline` is False if the answer must not be sent, because parts of it have been
+    sent before and leave too little room. Raises AsrError, such as TooLarge if there is no place for an upload.
     """
     max_bytes = min(limit_bytes or settings.max_result_bytes, settings.max_result_bytes) - ENVELOPE_BYTES
     content, body = await asyncio.to_thread(_encode, answer)
@@ -99,9 +99,9 @@ async def _upload_in_thread(body: bytes, target: UploadTarget, timeout_s: float)
 
 
 def _choose_target(job: Job, settings: Settings) -> UploadTarget | None:
-    """Return the target that the job names, or else a target in the bucket of the settings.
+    """Return a target at the URL or in the bucket that the job names, or else in the bucket of the settings.
 
-    Return None if there is neither. Raises InvalidRequest.
+    Return None if neither the job nor the settings name a place. Raises InvalidRequest if the bucket cannot be used.
     """
     if job.upload_target is not None:
         return job.upload_target
@@ -118,8 +118,8 @@ def _choose_target(job: Job, settings: Settings) -> UploadTarget | None:
 def truncate_to(summary: dict[str, Any], max_bytes: int) -> dict[str, Any]:
     """Shorten the text of a summary so that the summary has at most `max_bytes` bytes as JSON.
 
-    If the other fields alone take more than half of `max_bytes`, all but MAX_WARNINGS warnings and MAX_WARNINGS gaps
-    are also removed.
+    If the fields besides the text take more than half of `max_bytes`, also keep only the first MAX_WARNINGS warnings
+    and the first MAX_WARNINGS gaps.
     """
     if len(encode_json(summary)) <= max_bytes:
         return summary

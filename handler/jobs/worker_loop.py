@@ -1,9 +1,9 @@
 """Run the loop of RunPod's SDK over the job queue, and drain the loop on SIGTERM. Knows no engine.
 
 To drain means to take no further job, and to cancel running jobs that are not answered before a deadline. The SDK's own
-loop has no deadline. On SIGTERM it waits up to 90 s for its last poll, and does not run a job that this poll returns.
-Source: runpod/serverless/modules/rp_scale.py. tests/jobs/test_sdk_contract.py lists the parts of the SDK that this
-module relies on.
+loop has no deadline. On SIGTERM that loop waits up to 90 s for its last poll, and does not run a job that this poll
+returns. Source: runpod/serverless/modules/rp_scale.py. tests/jobs/test_sdk_contract.py lists the parts of the SDK that
+this module relies on.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class DrainingWorkerLoop(_scale.JobScaler):  # type: ignore[misc,name-defined]
         self.stop_taking(self.drain_s)
 
     def stop_taking(self, drain_s: float) -> None:
-        """Take no further job, and end the loop when the running jobs are answered.
+        """Take no further job, and end the loop when no job is running any more.
 
         Jobs that are still running after `drain_s` seconds are cancelled without an answer.
         """
@@ -88,7 +88,7 @@ class DrainingWorkerLoop(_scale.JobScaler):  # type: ignore[misc,name-defined]
             raise
 
     async def _fetch_stop_signals(self, fetch: Any, session: Any) -> list[str]:
-        """Poll for the ids of jobs to cancel with the SDK's `fetch`. Return [] if the last job ends first."""
+        """Poll for the ids of jobs to cancel with the SDK's `fetch`. Return [] if the last job ends meanwhile."""
         return await _run_until(self._drained, fetch(session), [])
 
     async def monitor_stop_signals(self, session: Any) -> None:
@@ -120,7 +120,7 @@ class DrainingWorkerLoop(_scale.JobScaler):  # type: ignore[misc,name-defined]
             self._loop = None
 
     async def run_jobs(self, session: Any) -> None:
-        """Run every job that has been taken. Returns after the last one, when the worker is stopping."""
+        """Run every job that has been taken. Returns when the worker is stopping and its last job has ended."""
         try:
             await super().run_jobs(session)
         finally:
@@ -145,7 +145,7 @@ def serve(config: dict[str, Any], drain_s: float) -> None:
 
 
 def ask_for_new_worker() -> None:
-    """Take no further job, and ask the platform for a new worker with the answer to each job that is still running."""
+    """Take no further job. Let the answer to each running job ask the platform for a new worker."""
     worker_loop = DrainingWorkerLoop.current
     if worker_loop is not None:
         worker_loop.config["refresh_worker"] = True

@@ -9,7 +9,7 @@ from handler.schema.transcript import Coverage, Gap, Segment, Transcript, Word
 
 
 def to_json(transcript: Transcript) -> dict[str, Any]:
-    """Return the object that every entry point answers with. It contains only built-in types and finite numbers."""
+    """Return the transcript as the object of format `json`, with only built-in types and finite numbers."""
     cold_start = {"cold_start": transcript.cold_start} if transcript.cold_start else {}
     resume_at = {} if transcript.resume_at is None else {"resume_at": round(transcript.resume_at, 3)}
     return {
@@ -123,7 +123,7 @@ def to_vtt(transcript: Transcript) -> str:
 
 
 def to_tsv(transcript: Transcript) -> str:
-    """Return a tab-separated table with a row for each segment: start and end in whole milliseconds, and text."""
+    """Return a tab-separated table with the start and end of each segment in whole milliseconds, and with its text."""
     rows = (
         f"{round(segment.start * 1000)}\t{round(segment.end * 1000)}\t{_to_cell(segment.text)}\n"
         for segment in transcript.segments
@@ -138,7 +138,7 @@ def _clock(seconds: float, decimal_mark: str) -> str:
 
 
 def _to_cell(text: str) -> str:
-    """Replace line breaks and tabs by spaces, because they would end a cell."""
+    """Replace line breaks and tabs by spaces, because a line break or tab would end the cell."""
     return " ".join(text.split())
 
 
@@ -156,7 +156,7 @@ TEXT_FORMATS: dict[str, tuple[Callable[[Transcript], str], str]] = {
 
 
 def render(transcript: Transcript, format: str) -> dict[str, Any] | str:
-    """Return the transcript in a format of options.FORMATS, as an object for JSON formats and a string for others."""
+    """Return the transcript in a format of options.FORMATS, as an object if that is a JSON format, else as a string."""
     if format in TEXT_FORMATS:
         return TEXT_FORMATS[format][0](transcript)
     return to_verbose_json(transcript) if format == "verbose_json" else to_json(transcript)

@@ -85,7 +85,7 @@ def width(text: str) -> int:
 def _cheapest_division(words: Sequence[Word]) -> list[tuple[int, int]]:
     """Divide the words into cues such that the total cost is lowest, by dynamic programming.
 
-    Return the index of the first word and the index after the last word of each cue.
+    For each cue, return the index of its first word and the index after its last word.
     """
     fit = _CueFit(words)
     # best[n] is the lowest cost of the first n words, and the index of the first word of their last cue.
@@ -121,9 +121,9 @@ class _CueFit:
         self._last_break = [breaks[bisect_right(breaks, index) - 1] for index in range(len(words))]
 
     def fits(self, start: int, end: int) -> bool:
-        """Return whether the words [start, end) can form one cue.
+        """Return whether the words from index `start` to `end` (exclusive) can form one cue.
 
-        They can if they fit into two lines and MAX_CUE_S, and if there is no pause over LONG_PAUSE_S between them.
+        They must fit into two lines, last at most MAX_CUE_S, and have no pause longer than LONG_PAUSE_S between them.
         """
         if self._words[end - 1].end - self._words[start].start > MAX_CUE_S or self._last_break[end - 1] > start:
             return False
@@ -157,7 +157,7 @@ def _shortness_cost(words: Sequence[Word], start: int, end: int) -> float:
 def _lines(words: Sequence[Word]) -> tuple[str, ...]:
     """Divide words into one line, or into two lines of similar width if they do not fit into one.
 
-    A first line that ends with a clause is preferred. Return an empty tuple if two lines are not enough.
+    A line break at the end of a clause is preferred. Return an empty tuple if two lines are not enough.
     """
     line = _text(words)
     if width(line) <= MAX_LINE_WIDTH:

@@ -12,8 +12,8 @@ _SHORT_NAMES = {"large-v3": "large", "large-v3-turbo": "turbo"}
 def model_names(model_id: str, aliases: Iterable[str] = ()) -> set[str]:
     """Return every name under which a request may ask for the model `model_id`.
 
-    The names are the id, its part after the slash, the size in it such as large-v3-turbo, the short name of the size
-    such as turbo, and the aliases.
+    These are the id, the part of the id after the slash, the model's size such as large-v3-turbo, the short name of
+    that size such as turbo, and the aliases.
     """
     last_part = model_id.rpartition("/")[2]
     size = next((last_part.removeprefix(prefix) for prefix in _PREFIXES if last_part.startswith(prefix)), last_part)

@@ -51,7 +51,7 @@ def _is_token_id(value: object) -> bool:
 
 
 def _option(default: Any, description: str, parse: Callable[[str, object], Any], schema: dict[str, Any]) -> Any:
-    """Return a dataclass field for Options whose metadata contains the parser and the JSON schema of the option."""
+    """Return a dataclass field for an option, with the option's parser and JSON schema in the field's metadata."""
     stated_default = {} if default is None else {"default": default}
     full_schema = {**schema, **stated_default, "description": description}
     return field(default=default, metadata={"parse": parse, "schema": full_schema})
@@ -209,10 +209,10 @@ class Options:
 
     @classmethod
     def parse(cls, values: Mapping[str, object]) -> "Options":
-        """Return the options that have the given values.
+        """Check `values`, which maps names of options to values, and return the options.
 
-        A value is either of a JSON type or a string from a query or a form. None stands for the default. Raises
-        InvalidRequest if an option is unknown or a value is invalid.
+        A value is either of a JSON type or a string from a query or a form. None stands for the default, as does a
+        missing option. Raises InvalidRequest if an option is unknown or a value is invalid.
         """
         options = {option.name: option for option in fields(cls)}
         unknown = sorted(set(values) - set(options))

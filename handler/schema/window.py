@@ -18,7 +18,7 @@ Samples = NDArray[np.float32]  # [n], mono, SAMPLE_RATE, in [-1, 1]
 
 @dataclass(frozen=True, slots=True)
 class DecodingParams:
-    """Parameters of decoding one window."""
+    """The parameters to decode one window with."""
 
     language: str | None = None  # code; None: the engine detects it
     task: str = "transcribe"
@@ -62,9 +62,9 @@ class Window:
         return sum(end - start for start, end in self.speech) / SAMPLE_RATE
 
     def part(self, start: int, end: int) -> "Window":
-        """Return the part of the window between `start` and `end`, with the speech in that part.
+        """Return the part of the window from `start` to `end` (exclusive), with the speech in that part.
 
-        Both are counted in samples from the beginning of the audio. Positions outside the window are clipped to it.
+        Positions are counted in samples from the beginning of the audio. Those outside the window are clipped to it.
         """
         start, end = max(start, self.start), min(end, self.end)
         speech = tuple(

@@ -1,8 +1,8 @@
 """Build a pipeline that has already decoded a short test recording, doing as much work as possible concurrently.
 
 The interpreter's lock lets only one thread import at a time, so work that does not need the lock runs during imports.
-Files are read and their checksums computed while PyTorch is imported. Weights are laid out while the entry point
-imports its own libraries. Knows no entry point. Changes no setting of the process, which `process_tuning` does.
+Files are read and their checksums computed while PyTorch is imported. Weights are loaded while the entry point
+imports its own libraries. Knows no entry point. Leaves the settings of the process to `process_tuning`.
 """
 
 import threading
@@ -29,7 +29,7 @@ CONVERTED_SUFFIXES = (".bin", ".pt")  # of weight files that must be converted b
 
 
 class LocatedModel(NamedTuple):
-    """A model's folder, and the cache of the converted weights, which is None if there is no cache for them."""
+    """A model's folder, and the cache of the model's converted weights. `conversion` is None if there is no cache."""
 
     folder: Path
     conversion: ConversionCache | None
@@ -129,8 +129,8 @@ def _locate_model(
 ) -> LocatedModel | None:
     """Find the model's folder and read its weights into the page cache. Return None if `search` finds no folder.
 
-    If the cache has converted weights, they are read and verified before the function returns. Otherwise `readers` read
-    the original files in the background.
+    If the cache has converted weights, they are read and verified before the function returns. Otherwise a thread of
+    `readers` reads the original files in the background.
     """
     with timeline.span("find_model"):
         folder = search()
@@ -148,7 +148,8 @@ def _read_conversion(
 ) -> ConversionCache | None:
     """Verify the cache of converted weights and return it.
 
-    Return None if the weights need no conversion or cannot be read, or if there is no cache folder.
+    Return None if the weights need no conversion or cannot be read. Also return None if the cache folder is the default
+    one and does not exist.
     """
     if not files or files[0].suffix not in CONVERTED_SUFFIXES:
         return None  # the cache folder is not looked at: it may not even be reachable

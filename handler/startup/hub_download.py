@@ -82,8 +82,8 @@ def _progress(model_id: str, folder: Path, total: int) -> Iterator[None]:
 def _weight_names(model_id: str, files: Sequence[str]) -> list[str]:
     """Return the names of the weight files among the files of a repository.
 
-    If a repository offers the weights in several layouts, only one layout is chosen. Raises ModelUnavailable if there
-    are no weights.
+    If a repository offers the weights in several layouts, only the files of one layout are returned. Raises
+    ModelUnavailable if there are no weights.
     """
     for pattern in _WEIGHT_LAYOUTS:
         if names := [name for name in files if re.fullmatch(pattern, name)]:

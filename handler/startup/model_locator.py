@@ -60,7 +60,7 @@ def find_local(
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the weight files in a folder, sorted and in only one layout, or an empty list if there are none."""
+    """Return the sorted weight files in a folder, or an empty list. If there are several layouts, one is chosen."""
     for pattern in ("model.safetensors", "model-*-of-*.safetensors", "model.bin", "*.pt"):
         if files := sorted(folder.glob(pattern)):
             return files
@@ -70,8 +70,8 @@ def weight_files(folder: Path) -> list[Path]:
 def revision(folder: Path) -> str:
     """Return an identifier of a model's version.
 
-    For a snapshot from the Hub, this is the commit. For any other folder, it is "local-" and a fingerprint of the
-    weights, or "local" if there are no weights.
+    For a snapshot from the Hub, this is the commit. For any other folder, it is "local-" and a fingerprint of the first
+    weight file, or "local" if there are no weights.
     """
     if folder.parent.name == "snapshots":
         return folder.name
@@ -96,7 +96,8 @@ def _find_snapshot(model_id: str, hub: Path, revision: str | None) -> Path | Non
     """Return the folder of a model's snapshot in `hub`, a folder in the Hub's cache layout.
 
     If `revision` is None, the snapshot of the branch `main` is returned. If there is no record of `main`, the only
-    snapshot is returned. Return None if the snapshot is missing or incomplete, or if there are several to choose from.
+    snapshot is returned. Return None if the snapshot is missing or incomplete, or if there is no record of `main` and
+    more than one snapshot.
     """
     repo = hub / folder_name(model_id)
     ref = repo / "refs" / (revision or MAIN)
@@ -128,7 +129,7 @@ def mirror(cache_dir: Path, volume: Path = VOLUME) -> Any | None:
 
 
 def _find_mirrored(model_id: str, cache_dir: Path, revision: str | None, volume: Path) -> Path | None:
-    """Copy a model from the network volume into `cache_dir`, and return its folder, or None if there is none."""
+    """Copy a model from the network volume into `cache_dir`. Return its folder, or None if the volume lacks it."""
     volume_mirror = mirror(cache_dir, volume)
     if volume_mirror is None or not volume_mirror.hydrate():
         return None

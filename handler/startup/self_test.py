@@ -16,7 +16,7 @@ CHECK_WORDS = ("good", "morning")
 def self_test(pipeline: Pipeline, settings: Settings) -> None:
     """Decode a second of speech, which also triggers the setup that an engine does for its first window.
 
-    Raises ModelUnavailable if the model recognizes none of the words, unless the settings disable this check.
+    Raises ModelUnavailable if the model recognizes none of the spoken words, unless the settings disable this check.
     """
     window = Window(0, _samples(CHECK)).with_params(language="en")
     text = "".join(segment.text for segment in pipeline.runner.submit(CHECK, window).result().segments)

@@ -59,7 +59,8 @@ def total_length(intervals: Iterable[Interval]) -> float:
 def covered_intervals(segments: Iterable[Segment]) -> list[Interval]:
     """Return the intervals, in seconds, in which the text of the segments was spoken.
 
-    Each word is widened by WORD_MARGIN_S on both sides, and overlapping intervals are merged.
+    Each word is widened by WORD_MARGIN_S on either side, and a segment without words is widened as a whole. Overlapping
+    intervals are merged.
     """
     spoken = chain.from_iterable(_spoken_intervals(segment) for segment in segments)
     return merge_intervals((start - WORD_MARGIN_S, end + WORD_MARGIN_S) for start, end in spoken)
@@ -80,8 +81,8 @@ def plausible_span(word: Word) -> Interval:
 def find_gaps(speech: Sequence[tuple[int, int]], segments: Iterable[Segment]) -> list[Interval]:
     """Return the stretches of speech that have no text, in seconds.
 
-    `speech` holds the start and end of each detected utterance, in samples. A stretch is returned if it lasts at least
-    MIN_GAP_S. An utterance that has no text at all is returned if it lasts at least MIN_UTTERANCE_S.
+    `speech` holds the start and end of each detected utterance, in samples. Stretches shorter than MIN_GAP_S are left
+    out. For an utterance that has no text at all, the limit is MIN_UTTERANCE_S instead.
     """
     utterances = spans_in_seconds(speech)
     return significant_gaps(subtract_intervals(utterances, covered_intervals(segments)), utterances)
@@ -93,9 +94,10 @@ def spans_in_seconds(speech: Iterable[tuple[int, int]]) -> list[Interval]:
 
 
 def significant_gaps(uncovered: Iterable[Interval], utterances: Sequence[Interval]) -> list[Interval]:
-    """Return the uncovered stretches, in seconds, that are long enough to be worth reporting.
+    """Return those stretches of speech without text (`uncovered`) that are long enough to be worth reporting.
 
-    A part of an utterance must last at least MIN_GAP_S. A complete utterance must last at least MIN_UTTERANCE_S.
+    A stretch that equals one of the detected `utterances` must last at least MIN_UTTERANCE_S. A stretch that is only a
+    part of an utterance must last at least MIN_GAP_S.
     """
     complete = set(utterances)  # an uncovered stretch that equals an utterance is one without any text
 

@@ -53,8 +53,9 @@ def check_thresholds(evidence: Evidence, options: Options) -> Verdict:
 def rank_key(evidence: Evidence, options: Options) -> tuple[bool, float, float]:
     """Return a key that sorts rejected results from worst to best.
 
-    Results that did not loop rank above those that did. Ties are broken by less repetition, then by higher likelihood.
-    All results whose compression ratio is within the request's threshold count as equally repetitive.
+    Results that began to loop and were cut off rank below all others. Ties are broken by less repetition, then by
+    higher likelihood. All results whose compression ratio is within the request's threshold count as equally
+    repetitive.
     """
     repetition = max(evidence.compression_ratio, options.compression_ratio_threshold)
     return not evidence.looped, -repetition, evidence.avg_logprob

@@ -18,9 +18,10 @@ WORD_TIME_TOLERANCE_S = 0.5  # largest difference between the times of one word 
 
 
 def remove_repeats(segments: Sequence[Segment]) -> list[Segment]:
-    """Keep only the first of more than MAX_REPEATS consecutive occurrences of a phrase.
+    """Return the segments without the repetitions of each phrase that occurs more than MAX_REPEATS times in a row.
 
-    All occurrences are kept if their duration was long enough to speak them. Segments without words are not changed.
+    The first occurrence is kept. All occurrences are kept if they last long enough for a person to have spoken them.
+    Segments without words are not changed.
     """
     words = all_words(segments)
     spellings = [normalize_word(word) for word in words]
@@ -65,8 +66,9 @@ def spoken_length(words: Sequence[Word]) -> float:
 def find_prompt_echo(segments: Sequence[Segment], context: Sequence[str]) -> list[Word]:
     """Return the first run of words that also occurs in a text of `context`, or an empty list if there is none.
 
-    `context` holds the prompt and the hotwords. If the context contains all words of the segments, all of them are
-    returned. Otherwise the run must begin with MIN_ECHO_WORDS words of at least MIN_ECHO_LETTERS letters in total.
+    `context` holds the prompt and the hotwords. If one of these texts contains all words of the segments in a row, all
+    words are returned. Otherwise, a run must have at least MIN_ECHO_WORDS words, the first MIN_ECHO_WORDS of which must
+    have at least MIN_ECHO_LETTERS letters in total.
     """
     words = all_words(segments)
     spellings = [normalize_word(word) for word in words]
@@ -89,9 +91,10 @@ def find_prompt_echo(segments: Sequence[Segment], context: Sequence[str]) -> lis
 
 
 def is_spoken_in(run: Sequence[Word], segments: Sequence[Segment]) -> bool:
-    """Return whether the segments contain similar text at about the time of `run`.
+    """Return whether the segments contain text similar to `run` at about the same time.
 
-    `run` must not be empty. Words up to WORD_TIME_TOLERANCE_S before or after the run are compared with it.
+    `run` must not be empty. It is compared with the words from WORD_TIME_TOLERANCE_S before to WORD_TIME_TOLERANCE_S
+    after it.
     """
     start, end = run[0].start - WORD_TIME_TOLERANCE_S, run[-1].end + WORD_TIME_TOLERANCE_S
     words = [word for word in all_words(segments) if start <= (word.start + word.end) / 2 <= end]

@@ -33,7 +33,7 @@ WATERMARK_INTERVAL_S = 2.0  # seconds of audio between two watermarks of a chann
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """A promise that no later window of `channel` begins before `seconds`."""
+    """A promise that each window of `channel` delivered from now on begins at `seconds` of the audio or later."""
 
     channel: int | None
     seconds: float
@@ -44,9 +44,9 @@ Deliver = Callable[[ProducerItem], None]
 
 
 class WindowProducer:
-    """Passes the windows and watermarks of one source to `deliver`.
+    """Cuts the audio of one source into windows, and passes the windows and watermarks to `deliver`.
 
-    At the end, `deliver` receives None if all audio was read, or else the error. After `close`, it receives neither.
+    At the end, `deliver` receives None if all audio was read, or else the error. It receives neither after `close`.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class WindowProducer:
     def _check_duration(self, stated_s: float | None) -> None:
         """Raise TooLong if the audio exceeds the limit.
 
-        Both the duration decoded so far and `stated_s`, the container's own duration, are checked.
+        The limit applies to the audio decoded so far, and to the duration `stated_s` that the container states, if any.
         """
         if max(self.seconds, stated_s or 0.0) > self._settings.max_duration_s:
             raise TooLong(f"expected at most {self._settings.max_duration_s:g} s of audio; got more")

@@ -73,7 +73,7 @@ def gap_warnings(coverage: Coverage) -> list[str]:
 
 
 def dominant_language(segments: Sequence[Segment]) -> str | None:
-    """Return the language with the largest total duration, or None if no segment has a language."""
+    """Return the language whose segments have the largest total duration, or None if no segment has a language."""
     seconds: dict[str, float] = defaultdict(float)
     for segment in segments:
         if segment.language is not None:

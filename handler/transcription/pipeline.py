@@ -35,7 +35,7 @@ MAX_LISTED_LANGUAGES = 9  # an error message lists a model's languages if there 
 
 @dataclass(frozen=True, slots=True)
 class PipelineStats:
-    """The current load of a pipeline and the totals of its work."""
+    """The current load of a pipeline, and totals over all requests so far."""
 
     requests: int  # requests that are being transcribed
     admitted_requests: int  # requests that are being transcribed, or whose audio is still arriving
@@ -58,7 +58,7 @@ class Pipeline:
     ) -> None:
         """Create a pipeline and start the engine's thread.
 
-        `startup_timeline` holds the durations of the start's stages, and is reported with the first transcript.
+        `startup_timeline` holds the duration of each stage of the startup, and is reported with the first transcript.
         `model_info` is added to the account of every transcript (the record of what a request was and used).
         """
         settings.check_window(engine.longest_window_s)
@@ -133,7 +133,7 @@ class Pipeline:
         return WindowCache(settings.resume_dir, settings.resume_bytes, settings.resume_age_s, process_params)
 
     def stats(self) -> PipelineStats:
-        """Return the current load and the totals. May be called from any thread."""
+        """Return the current load, and totals over all requests so far. May be called from any thread."""
         waiting_windows, active_sequences = self.runner.load()
         return PipelineStats(
             requests=len(self._requests),
@@ -146,7 +146,7 @@ class Pipeline:
         )
 
     def cold_start(self) -> dict[str, float] | None:
-        """Return the seconds that each stage took from the start of the process until now.
+        """Return the seconds spent in each stage since the start of the process, by the name of the stage.
 
         Return None from the second call on, or if the pipeline was created without a startup timeline.
         """
@@ -182,7 +182,7 @@ class Pipeline:
             raise Overloaded(f"expected at most {self.settings.max_requests} requests at once (MAX_REQUESTS)")
 
     def close(self) -> None:
-        """Stop the engine and end all running requests as cancelled. May be called from any thread."""
+        """Stop the engine, and make all running requests raise Cancelled. May be called from any thread."""
         self.runner.close()
         if self._background_thread is not None:
             self._background_thread.join()

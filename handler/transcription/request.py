@@ -61,7 +61,7 @@ class Request:
     def __init__(
         self, resources: SharedResources, options: Options, progress: ProgressCallback | None, limit_s: float | None
     ) -> None:
-        """Create a request that may take `limit_s` seconds, or REQUEST_TIMEOUT_S if less or if `limit_s` is None."""
+        """Create a request that may take REQUEST_TIMEOUT_S, or `limit_s` seconds if that is less and not None."""
         timeout_s = resources.settings.request_timeout_s
         self._resources = resources
         self._options = options
@@ -93,8 +93,8 @@ class Request:
     async def run(self, source: AudioSource) -> Transcript:
         """Transcribe a source and return the transcript.
 
-        When time runs out, return what is final by then if the request accepts a partial transcript. Otherwise raise
-        DeadlineExceeded. Raises AsrError.
+        If time runs out, and the request accepts a partial transcript, return the text that is final by then. If the
+        request accepts none, DeadlineExceeded is raised. Raises AsrError, of which DeadlineExceeded is a subclass.
         """
         self._producer.start(source, self._options)
         timeout = asyncio.timeout(self._limit_s)
@@ -182,10 +182,10 @@ class Request:
         return self._resources.engine.detects_language
 
     async def _detect_language(self) -> list[Window | None]:
-        """Detect the language from the first windows, unless it is already known, and return the windows taken.
+        """Detect the language from the first windows if needed, and return these windows, which are not decoded yet.
 
-        Detection stops when the language is sure enough, or after LANGUAGE_WINDOWS windows. If the audio ends before
-        that, the last item of the list is None.
+        Only one window is taken if no detection is needed. Detection stops when the language is sure enough, or after
+        LANGUAGE_WINDOWS windows. If the audio ends before that, the last item of the list is None.
         """
         windows = [await self._next_window()]
         if not self._needs_language():
@@ -206,7 +206,10 @@ class Request:
         return windows
 
     async def _decode(self, window: Window, previous: asyncio.Task[str] | None) -> str:
-        """Decode a window, after the task `previous` if it is not None. Return the prompt for the next window."""
+        """Decode a window, and return the prompt for the next window.
+
+        This window's prompt is the result of the task `previous`, or the request's own prompt if `previous` is None.
+        """
         prompt = await previous if previous else self._prompt
         decoded = await self._decode_cached(self._with_options(window, prompt))
         self._warnings += decoded.warnings
@@ -226,7 +229,7 @@ class Request:
         return window.with_params(language=self._language, task=options.task, prompt=prompt, hotwords=hotwords)
 
     async def _decode_cached(self, window: Window) -> DecodedWindow:
-        """Return the decoded window from the cache, or else decode it and store the result there."""
+        """Return the decoded window from the cache, or else decode the window and store the result in the cache."""
         cache = self._resources.window_cache
         if cache is None:
             return await self._decode_uncached(window)
@@ -259,7 +262,7 @@ class Request:
             self._progress(Progress(done_s, total_s, final_segments))
 
     def _check_deadline(self) -> None:
-        """Raise TooLong if the caller's time limit is too short even if the device works for this request alone."""
+        """Raise TooLong if the device could not meet the caller's time limit even if it had no other request."""
         total_s, device_s = self._producer.duration, self._resources.runner.device_s
         if total_s is None or self._options.partial or not self._is_limited_by_caller:
             return
@@ -278,7 +281,7 @@ class Request:
         return (total_s - self._decoded_until_s) * min(1.0, self._windows_s / max(processed_s, 1e-6))
 
     def _build_transcript(self, has_expired: bool) -> Transcript:
-        """Return the transcript. If time has expired, end it at the time up to which all channels are final."""
+        """Return the transcript. If time has expired, cut it at the time up to which all channels have final text."""
         segments, windows, resume_at = self._reorder_buffer.segments, self._reorder_buffer.windows, None
         if has_expired:
             # Some channels are further ahead. Their text is cut here, because a request that resumes here repeats it.

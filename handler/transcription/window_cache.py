@@ -2,7 +2,7 @@
 
 The key of a window is a hash of its samples and of everything else that affects its text. Audio is therefore recognized
 without a file name, even if it is cut off at a different place. A file is written under a temporary name and then
-renamed, so that no reader sees half of it. If two processes write the same entry, the later one replaces the earlier.
+renamed, so that no reader sees half of it. If two processes write the same entry, the later file replaces the earlier.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ EVICT_EVERY = 64  # number of files written between two evictions
 class WindowCache:
     """Stores decoded windows as files in a folder. All methods may be called from any thread.
 
-    Now and then, entries that were not used for more than `max_age_s` seconds are deleted. The least recently used
-    entries are then deleted until the folder takes at most `max_bytes`.
+    Once per EVICT_EVERY writes, entries that were not used for more than `max_age_s` seconds are deleted. The least
+    recently used entries are then deleted until the folder takes at most `max_bytes`.
     """
 
     def __init__(self, folder: Path, max_bytes: int, max_age_s: float, process_params: Sequence[object] = ()) -> None:
@@ -93,7 +93,7 @@ class WindowCache:
                 draft.unlink(missing_ok=True)
 
     def evict(self) -> None:
-        """Delete entries unused for too long, and then the least recently used ones until the total size fits."""
+        """Delete entries unused for over `max_age_s`, and then the least recently used ones down to `max_bytes`."""
         entries = []
         for path in self._folder.glob("??/*"):
             with contextlib.suppress(OSError):  # another process may delete the file at the same time

@@ -58,7 +58,7 @@ class WindowDecoder:
         return decoded
 
     async def _fill_gap(self, window: Window, decoded: DecodedWindow, start: float, end: float) -> None:
-        """Decode the speech without text from `start` to `end`, in seconds, and insert the result if it is accepted."""
+        """Decode the gap from `start` to `end`, in seconds, and insert the text into `decoded` if it is accepted."""
         first = round((start - WORD_MARGIN_S) * SAMPLE_RATE)
         part = window.part(first, round((end + WORD_MARGIN_S) * SAMPLE_RATE))
         if not decoded.segments and len(part.samples) == len(window.samples):
@@ -73,7 +73,7 @@ class WindowDecoder:
             decoded.warnings += gap.warnings
 
     async def _decode_to_end(self, window: Window) -> DecodedWindow:
-        """Decode a window. If the engine stops early, decode the rest, until the end of the window is reached."""
+        """Decode a window. If the engine stops before the end of the window, decode the rest in the same way."""
         decoded = DecodedWindow(window.start, window.end, window.speech, window.channel)
         parts = [window]
         while parts:
@@ -91,7 +91,7 @@ class WindowDecoder:
         return decoded
 
     def _remaining(self, window: Window, result: WindowResult) -> list[Window]:
-        """Return a list with the part of a window after `result`, or an empty list if no part is worth decoding."""
+        """Return a list with the part of a window that `result` leaves undecoded, or [] if it is not worth decoding."""
         if not result.seek_s:
             return []
         # The end of a segment is approximate. The last word may end later, and must not be decoded a second time.
@@ -137,7 +137,7 @@ class WindowDecoder:
     def _rank_key(self, window: Window, result: WindowResult) -> tuple[object, ...]:
         """Return a key that sorts rejected results from worst to best.
 
-        Results with more words than a person can speak in the time rank below all others.
+        Results with more words than a person can speak in the window's seconds of speech rank below all others.
         """
         assert result.evidence is not None
         max_words = MAX_WORDS_PER_S * (window.speech_s or window.seconds)
@@ -147,11 +147,11 @@ class WindowDecoder:
     async def _without_prompt_echo(
         self, window: Window, result: WindowResult, is_accepted: bool
     ) -> tuple[WindowResult, bool]:
-        """Replace a result that repeats words from its prompt or hotwords although nobody spoke these words.
+        """Return the result, or a new one if the result repeats words of its prompt or hotwords that nobody spoke.
 
-        If words of the context appear in the result, the window is decoded again without context. The new result is
-        returned if the words are missing there, and otherwise the given one. The second value is whether the returned
-        result is accepted.
+        If the result contains words of these texts, the window is decoded again without the texts. The new result is
+        returned if the words are missing in it, because then nobody spoke them. The second value is whether the
+        returned result is accepted.
         """
         context = [text for text in (window.params.prompt, window.params.hotwords) if text]
         echo = find_prompt_echo(result.segments, context) if context else []
@@ -177,7 +177,7 @@ def _truncation_warnings(window: Window, result: WindowResult) -> list[tuple[flo
 
 
 def _without_border_words(new_segments: list[Segment], segments: list[Segment], start: float) -> list[Segment]:
-    """Return the new segments without words at either end that the text around `start`, in seconds, already has."""
+    """Return `new_segments` without first and last words that `segments` has right before and after `start` seconds."""
     words = all_words(segments)
     earlier = [word for word in words if word.start < start]
     later = [word for word in words if word.start >= start]
@@ -199,7 +199,7 @@ def _num_common(first: list[Word], second: list[Word]) -> int:
 
 
 def _insert(new_segments: list[Segment], segments: list[Segment], start: float) -> list[Segment]:
-    """Insert new segments, splitting every segment with words on both sides of `start`, a time in seconds."""
+    """Return all segments by start time. Those of `segments` with words on both sides of `start` seconds are split."""
     parts: list[Segment] = []
     for segment in segments:
         if segment.words:

@@ -31,7 +31,7 @@ class RequestQuota:
         return self._is_closed or has_reserve or (self._quota._pool > 0 and not self._reserved_only)
 
     def acquire(self) -> None:
-        """Wait until there is capacity for one more window, and take it. After `close`, return at once without it."""
+        """Wait until there is capacity for one more window, and take that capacity. Return at once after `close`."""
         with self._quota._changed:
             self._quota._changed.wait_for(self.has_capacity)
             if not self._is_closed:

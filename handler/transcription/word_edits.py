@@ -10,7 +10,7 @@ from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 def to_audio_time(window: Window, result: WindowResult) -> list[Segment]:
     """Return the segments of a result with times in seconds from the start of the audio instead of the window.
 
-    Times after the end of the window are set to its end. Segments without a letter or digit are dropped.
+    Times after the end of the window are set to that end. Segments without a letter or digit are dropped.
     """
 
     def absolute(seconds: float) -> float:

@@ -51,7 +51,10 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend without a mask, only with FlashAttention-2. All arguments and the result are [B, H, S, D]."""
+    """Attend without a mask with the FlashAttention-2 kernel, never with another one.
+
+    All arguments and the result are [B, H, S, D]. Raises RuntimeError if the kernel cannot run.
+    """
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         return F.scaled_dot_product_attention(q, k, v, scale=1.0)
 
@@ -72,7 +75,7 @@ def fused_masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Ten
 
 @dataclass(frozen=True, slots=True)
 class AttentionKernels:
-    """A pair of attention functions, one without and one with a mask, that suit a device."""
+    """The attention functions for one kind of device: one without a mask and one with a mask."""
 
     unmasked: Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v
     masked: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # q, k, v, mask

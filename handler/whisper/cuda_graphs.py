@@ -16,7 +16,7 @@ WARM_UP_STEPS = 2
 class CudaGraphs:
     """A step captured as one CUDA graph for each of several batch sizes.
 
-    The largest size is captured first, so that the smaller ones can reuse its memory.
+    The largest size is captured first, so that the graphs of smaller sizes can reuse its memory.
     """
 
     def __init__(self, step: Callable[[int], Tensor], sizes: Sequence[int], capture: Capture) -> None:
@@ -25,9 +25,9 @@ class CudaGraphs:
             self._captured[size] = capture(lambda size=size: step(size))  # type: ignore[misc]
 
     def run(self, count: int) -> Tensor:
-        """Run the step for the first `count` slots, and return its result. [2, count]
+        """Run the step for the first `count` slots, and return the step's result, [2, count].
 
-        Replays the graph of the smallest batch size that is at least `count`.
+        Replays the graph of the smallest captured batch size that is at least `count`.
         """
         replay, result = self._captured[min(size for size in self._captured if size >= count)]
         replay()
@@ -40,7 +40,7 @@ def sizes_up_to(slots: int) -> list[int]:
 
 
 def cuda_capture() -> Capture:
-    """Return a function that captures a step as a CUDA graph. All graphs captured by it share one memory pool."""
+    """Return a function that captures a step as a CUDA graph. All graphs that it captures share one memory pool."""
     pool = torch.cuda.graph_pool_handle()
 
     def capture(step: StepFunction) -> CapturedStep:

@@ -1,7 +1,7 @@
 """The Whisper engine. Windows enter free slots, each step adds a token to every sequence, and finished windows leave.
 
 A slot is the place of one sequence in the batch. Implements handler.schema.window.Engine. Knows no request, no file and
-no schedule. Does not judge results: each carries its evidence (probabilities, repetition), which other modules judge.
+no schedule. Does not judge results: a result carries evidence (probabilities, repetition) for other modules to judge.
 """
 
 import math
@@ -42,7 +42,7 @@ ENCODE_BATCH_SIZE_CPU = 1
 
 @dataclass(slots=True)
 class EncodedAudio:
-    """The encoder's output for a window, and the onset strength that the alignment of its words needs."""
+    """The encoder's output for a window, and the onset strength, which the alignment of the window's words needs."""
 
     samples: Samples  # kept alive, because the key of this entry is their id, which Python could otherwise reuse
     audio: Tensor  # [positions, C]
@@ -117,7 +117,7 @@ class WhisperEngine:
     def halve(self) -> None:
         """Replace the batch by an empty one with half the slots. All admitted windows are forgotten.
 
-        Raises OutOfMemory if even the smaller batch does not fit.
+        Raises OutOfMemory if even the smaller batch does not fit in memory.
         """
         del self._batch, self._result_builder, self._cache  # their memory is needed for the new ones
         self._encoded.clear()
@@ -137,7 +137,7 @@ class WhisperEngine:
     def admit(self, windows: Sequence[Window]) -> None:
         """Encode windows, start their sequences in the next free slots, and prefill their prompts.
 
-        Together the windows must need at most `free()` slots. Raises OutOfMemory.
+        Each window takes a slot per hypothesis, and together they must take at most `free()` slots. Raises OutOfMemory.
         """
         with _inference():
             encoded = self._encode(windows)
@@ -148,7 +148,7 @@ class WhisperEngine:
             self._prefill([self._decode_task(*parts) for parts in zip(windows, languages, encoded, strict=True)])
 
     def advance(self) -> list[tuple[Window, WindowResult]]:
-        """Decode one more token of every sequence. Return the windows that are finished, with their results.
+        """Decode one more token for every sequence. Return the windows that are finished, with their results.
 
         Return an empty list if no window is finished. Raises OutOfMemory.
         """
@@ -167,7 +167,7 @@ class WhisperEngine:
             self._batch.remove([slot for slot, task in enumerate(tasks) if id(task.window) in window_ids])
 
     def _encode(self, windows: Sequence[Window]) -> list[EncodedAudio]:
-        """Return the encoded audio of each window. Windows of equal encoder length are encoded together.
+        """Return the encoded audio of each window. Windows padded to the same length are encoded together.
 
         A window whose samples were encoded recently, for example with other decoding parameters, is not encoded again.
         """
@@ -182,7 +182,7 @@ class WhisperEngine:
         return encoded
 
     def _encode_batch(self, windows: Sequence[Window], length: int) -> None:
-        """Pad windows with silence to `length` samples, encode them in one batch, and keep their encoded audio."""
+        """Pad windows with silence to `length` samples, encode them in one batch, and store their encoded audio."""
         padded = np.zeros((len(windows), length), np.float32)
         for row, window in zip(padded, windows, strict=True):
             row[: len(window.samples)] = window.samples
@@ -199,7 +199,7 @@ class WhisperEngine:
         return host.to(self._device, non_blocking=True)
 
     def _encoder_samples(self, window: Window) -> int:
-        """Return the number of samples to encode for a window, including the silence after it."""
+        """Return the number of samples to encode for a window, including the silence that pads it."""
         full = self._model.dims.window_samples
         if not self._short_context:
             return full
@@ -221,9 +221,9 @@ class WhisperEngine:
         return slice(start, end)
 
     def _detect_languages(self, windows: Sequence[Window], slots: slice) -> list[dict[str, float]]:
-        """Return the language probabilities of each window, by language code.
+        """Return for each window the probability of each language, by language code.
 
-        The result of a window is empty if its parameters name a language or the model knows only English.
+        The dictionary of a window is empty if the window's parameters name a language or the model knows only English.
         """
         if not self.detects_language or all(window.params.language for window in windows):
             return [{} for _ in windows]
@@ -263,7 +263,8 @@ class WhisperEngine:
     def _suppression_bias(self, suppress: tuple[int, ...] | None) -> Tensor | None:
         """Return the logit bias [n_vocab] that suppresses the tokens of a window's `suppress` parameter.
 
-        −1 in `suppress` stands for the engine's own list. Return None if that list alone is to be used.
+        −1 in `suppress` stands for the engine's own list. Return None, which stands for the default bias, if `suppress`
+        is None or (−1,).
         """
         if suppress is None or suppress == (-1,):
             return None
@@ -273,9 +274,9 @@ class WhisperEngine:
         return suppression(self._tokenizer.specials, ids, self._device)
 
     def _prefill(self, tasks: Sequence[DecodeTask]) -> None:
-        """Add tasks to the batch, and write their prompts without the last token to the KV cache.
+        """Add tasks to the batch, and fill the KV cache with their prompts except for the last token of each.
 
-        The next step decodes the last token of each prompt, because its logits predict the first new token.
+        The next step runs the decoder on these last tokens, whose logits predict the first new tokens.
         """
         ids = self._tokenizer.specials
         slots = self._batch.add(tasks)

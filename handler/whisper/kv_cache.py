@@ -45,8 +45,8 @@ class KVCache:
     def length_for(self, tokens: int) -> int:
         """Return the number of text positions to attend to for a sequence of `tokens` tokens.
 
-        The number of tokens is rounded up to a multiple of TEXT_LENGTH_STEP, at most to the decoder's context. Few
-        different lengths occur, because kernels have to be set up for each length.
+        The number of tokens is rounded up to a multiple of TEXT_LENGTH_STEP, but not beyond the decoder's context.
+        The rounding leaves few different lengths, because kernels have to be set up for each length.
         """
         return min(self.context, -(-tokens // TEXT_LENGTH_STEP) * TEXT_LENGTH_STEP)
 
@@ -59,8 +59,8 @@ class KVCache:
     def resize_audio(self, audio_length: int, slots: int) -> None:
         """Change the audio length. The first `slots` slots keep their cross-attention keys and values.
 
-        If the new length is shorter, these keys and values lose the positions beyond it. The other slots must be
-        written again before they are read.
+        If the new length is shorter, the positions beyond the new length are lost. All later slots must be written
+        again before they are read.
         """
         common = min(audio_length, self.audio_length)
         copies: list[list[Tensor]] = []
@@ -72,9 +72,9 @@ class KVCache:
                 buffer[:slots, :, :common] = copy
 
     def write_cross_kv(self, layer: int, slots: slice, k: Tensor, v: Tensor) -> None:
-        """Write a layer's cross-attention keys and values of n encoded windows, [n, H, S, D] each, to `slots`.
+        """Write a layer's cross-attention keys and values of n encoded windows to `slots`. k and v are [n, H, S, D].
 
-        Each window gets the same number of consecutive slots. Layer 0 also writes the audio mask of the slots.
+        Each window gets the same number of consecutive slots. For layer 0, also write the audio mask of the slots.
         """
         length = k.shape[2]
         repeats = (slots.stop - slots.start) // len(k)
@@ -85,7 +85,7 @@ class KVCache:
             self.audio_mask[slots, length:] = -torch.inf
 
     def copy_slot(self, source: int, target: int, text_length: int) -> None:
-        """Copy the first `text_length` text positions and the whole audio from slot `source` to slot `target`."""
+        """Copy the first `text_length` text positions and all audio positions of slot `source` to slot `target`."""
         for buffer in (self.k, self.v):
             buffer[:, target, :, :text_length].copy_(buffer[:, source, :, :text_length])
         for layer in range(len(self.k)):
@@ -94,9 +94,9 @@ class KVCache:
         self.audio_mask[target].copy_(self.audio_mask[source])
 
     def reorder(self, slots: Tensor, parents: Tensor, text_length: int) -> None:
-        """Copy the first `text_length` text positions of each slot in `parents` [n] to the same entry of `slots` [n].
+        """For each i, copy the first `text_length` text positions of slot `parents[i]` to slot `slots[i]`.
 
-        The audio is not copied, because a slot and its parent hold the same audio.
+        `slots` and `parents` are [n]. The audio is not copied, because slots[i] and parents[i] hold the same audio.
         """
         for buffer in (self.k, self.v):
             buffer[:, slots, :, :text_length] = buffer[:, parents, :, :text_length]

@@ -16,7 +16,7 @@ _ROWS_PER_CHUNK = 1024  # tokens whose weights are quantized at a time, so that 
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Return whether the weight lies in bfloat16 on a CPU that has kernels for packed weights."""
+    """Return whether the weight is bfloat16 and on a CPU that has kernels for packed weights."""
     if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
         return False
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -53,13 +53,13 @@ class Linear(Uninitialized, nn.Linear):
             del self.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the product plus the bias. [..., in] → [..., out]"""
+        """Return the product of x and the weight, plus the bias. [..., in] → [..., out]"""
         if self.packed is None:
             return F.linear(x, self.weight, self.bias)
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 
     def gelu(self, x: Tensor) -> Tensor:
-        """Return the GELU of the product plus the bias. [..., in] → [..., out]"""
+        """Return the GELU of the layer's output for x. [..., in] → [..., out]"""
         if self.packed is None:
             return F.gelu(F.linear(x, self.weight, self.bias))
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "gelu", [], "none")
@@ -74,9 +74,9 @@ class Linear(Uninitialized, nn.Linear):
 class QuantizedLogits:
     """The product that gives each token its logit, computed in 8-bit integers.
 
-    On a CPU reading the weights takes most of the time of this product, and 8-bit weights take less of it. The weights
-    of a token share one scale. The hidden values of a sequence share one scale, so a sequence does not depend on the
-    others of its batch.
+    On a CPU, reading the weights takes most of the time of this product, and 8-bit weights are read faster. The weights
+    of a token share one scale. The hidden values of a sequence share one scale, so the logits of a sequence do not
+    depend on the rest of the batch.
 
     Two measures cut the rounding error to a third. First, the mean of all tokens' weights is subtracted from the
     weights of each token. This shifts all logits of a sequence by the same amount, which changes no probability.
@@ -100,7 +100,7 @@ class QuantizedLogits:
         self._zero = torch.zeros(len(weight), dtype=torch.int32)
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """Return logits that are off by one constant per sequence. [B, C] → [B, n_vocab], float32"""
+        """Return logits that are all off by the same constant within a sequence. [B, C] → [B, n_vocab], float32"""
         hidden = hidden / self._spread
         step = hidden.abs().amax(1, keepdim=True).clamp(min=1e-12) / _MAX_LEVEL  # [B, 1]
         zero_point = _MAX_LEVEL + 1

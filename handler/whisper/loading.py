@@ -37,8 +37,8 @@ def load_engine(
 ) -> WhisperEngine:
     """Load the Whisper checkpoint in `folder`, and return an engine for it.
 
-    `conversions` caches converted weights; without it, the weights are converted at every load. `timeline` receives the
-    durations of the loading steps. Raises ModelUnavailable, OutOfMemory or SettingsError.
+    `conversions` caches converted weights. If it is None, weights that need conversion are converted at every load.
+    `timeline` receives the durations of the loading steps. Raises ModelUnavailable, OutOfMemory or SettingsError.
     """
     timeline = timeline or Timeline()
     device = choose_device(settings.device)
@@ -99,9 +99,9 @@ def _load_model(
 def auto_batch_size(dims: Dims, dtype: torch.dtype, memory: int, device_type: str) -> int:
     """Return the number of sequences in a batch for BATCH_SIZE=auto.
 
-    Each sequence needs a slot of the KV cache, and memory to encode its window. The batch size is the number of such
-    sequences that MEMORY_SHARE of the free `memory`, in bytes, has room for. It is at least 1, and at most the size
-    above which larger batches gain no speed.
+    Each sequence needs a slot of the KV cache, and memory to encode a window. The batch size is the number of sequences
+    for which MEMORY_SHARE of `memory`, the free memory in bytes, has room. The batch size is at least 1, and at most
+    the size above which larger batches gain no speed.
     """
     encoder_bytes = 16 * dims.n_audio_ctx * dims.n_audio_state * dtype.itemsize  # for the widest activations
     capacity = round(MEMORY_SHARE * memory) // (KVCache.slot_bytes(dims, dtype) + encoder_bytes)

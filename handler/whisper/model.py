@@ -85,7 +85,7 @@ class Mlp(nn.Module):
         self.down = Linear(4 * state, state)
 
     def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        """Return `residual` plus the output of the block for x. Both inputs and the result are [..., C]."""
+        """Return `residual` plus the output of the block for x. `residual`, x and the result are [..., C]."""
         return self.down.add_to(residual, self.up.gelu(x))
 
 
@@ -150,11 +150,11 @@ class DecoderLayer(nn.Module):
     def self_attention(
         self, x: Tensor, kv: tuple[Tensor, Tensor], positions: Tensor, mask: Tensor, attention: AttentionKernels
     ) -> Tensor:
-        """Write the keys and values of x to the cache, attend to the text, and return the sum with x. [B, T, C]
+        """Write the keys and values of x to the cache, attend to the text, and return x plus the result, [B, T, C].
 
-        x [B, T, C] holds hidden states, and `positions` [B, T] the text position of each. `kv` is the cache's keys and
-        values, [B, H, n_text_ctx, D] each, of which the first text_length positions are attended to. `mask` is
-        [B, 1, T, text_length].
+        x [B, T, C] holds hidden states, and `positions` [B, T] holds their text positions. `kv` holds the cache's keys
+        and values, [B, H, n_text_ctx, D] each. Attention reads the first text_length positions of the cache, where
+        text_length is the length of `mask` [B, 1, T, text_length].
         """
         q, k, v = self.attn.project(self.attn_norm(x))
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
@@ -170,7 +170,7 @@ class DecoderLayer(nn.Module):
     def cross_attention(
         self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, attention: AttentionKernels
     ) -> Tensor:
-        """Attend to the audio, and return the sum with x. [B, T, C]
+        """Attend to the audio, and return x plus the result, [B, T, C].
 
         x is [B, T, C], q [B, H, T, D], k and v [B, H, S, D], mask [B, 1, 1, S].
         """
@@ -209,9 +209,9 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """Return the hidden states [B, T, C] of `tokens` [B, T] at text `positions` [B, T].
 
-        Row b belongs to the b-th of `slots`. The keys and values of each token are written to its slot of the cache,
-        and a token attends to all positions of the slot up to its own. Attention reads the first `text_length`
-        positions of the cache, so `text_length` must exceed every position.
+        Row b belongs to the b-th of `slots`. The keys and values of each token are written to the token's slot of the
+        cache, and a token attends to all positions of that slot up to the token's own position. Attention reads the
+        first `text_length` positions of the cache, so `text_length` must exceed every position.
 
         A `recorder` is given the cross-attention queries and keys of each layer. The decoder then stops at the last
         layer that the recorder needs, so with a recorder the returned tensor must not be used.
@@ -260,9 +260,9 @@ class Whisper(nn.Module):
         self.encoder.attention = self.decoder.attention = ATTENTION_KERNELS[name]
 
     def pack(self) -> "Whisper":
-        """Rearrange the weights for fast products on a CPU, and quantize those of the logits. Return the network.
+        """Rearrange the weights for fast products on a CPU, and quantize the weights of the logits. Return self.
 
-        Changes nothing if the processor that holds the weights has no kernels for rearranged weights.
+        Changes nothing unless the weights are bfloat16 and on a CPU that has kernels for rearranged weights.
         """
         for module in self.modules():
             if isinstance(module, Linear):

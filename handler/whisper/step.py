@@ -41,10 +41,10 @@ class Step:
         return self._decoder.logits(hidden[:, 0])
 
     def choose(self, logits: Tensor, slots: slice, biases: Sequence[Tensor | None] = ()) -> Choice:
-        """Return the likeliest allowed token of each of `slots`. The logits [B, n_vocab] are overwritten.
+        """Return the likeliest allowed token for each of `slots`. The logits [B, n_vocab] are overwritten.
 
-        `biases` holds a bias [n_vocab] for each slot, which is added to the logits of that slot. None stands for the
-        default bias, and an empty sequence gives every slot the default bias.
+        For each slot, `biases` holds a bias [n_vocab] to add to the slot's logits, or None for the default bias. If
+        `biases` is empty, every slot gets the default bias.
         """
         bias = self._bias
         if any(slot_bias is not None for slot_bias in biases):
@@ -54,14 +54,14 @@ class Step:
     def append(self, choice: Choice, slots: slice) -> Tensor:
         """Append the chosen tokens to the history of `slots`, and return them with their log-probabilities.
 
-        The result is float32 [2, B]: token ids in row 0 and log-probabilities in row 1, so that the host needs a single
-        copy.
+        The result is float32 [2, B]: token ids in row 0 and log-probabilities in row 1. A single tensor takes a
+        single copy to the host.
         """
         self.history.rows(slots).append(choice.token, self._ids)
         # float32 holds token ids exactly, because they are below 2^24.
         return torch.stack((choice.token.float(), choice.logprob))
 
     def greedy(self, count: int, text_length: int) -> Tensor:
-        """Decode and append the likeliest token of each of the first `count` slots. Return the result of `append`."""
+        """Append the likeliest allowed token to each of the first `count` slots. Return the result of `append`."""
         slots = slice(0, count)
         return self.append(self.choose(self.logits(count, text_length), slots), slots)

@@ -46,7 +46,7 @@ class Specials:
 
     @classmethod
     def of_vocab(cls, n_vocab: int) -> "Specials":
-        """Return the special ids of a vocabulary with `n_vocab` tokens.
+        """Return the ids of the special tokens of a vocabulary with `n_vocab` tokens.
 
         Raises ModelUnavailable if no Whisper vocabulary has this size.
         """
@@ -88,9 +88,10 @@ class Tokenizer:
     def from_folder(cls, folder: Path, n_vocab: int) -> "Tokenizer":
         """Load the tokenizer of a checkpoint whose vocabulary has `n_vocab` tokens.
 
-        The first of these files in the folder is read: tokenizer.json, vocab.json (with merges.txt), and
-        multilingual.tiktoken or gpt2.tiktoken. If the folder has none of them, the vocabulary of an installed
-        `openai-whisper` package is read. Raises ModelUnavailable if there is no vocabulary, or if it is not Whisper's.
+        Reads the first of these files that the folder has: tokenizer.json, vocab.json (with merges.txt),
+        multilingual.tiktoken (or gpt2.tiktoken for an English-only model). If the folder has none of these files, reads
+        the vocabulary of an installed `openai-whisper` package. Raises ModelUnavailable if no file is found, or if the
+        file is not a Whisper vocabulary.
         """
         specials = Specials.of_vocab(n_vocab)
         name = "multilingual.tiktoken" if specials.multilingual else "gpt2.tiktoken"
@@ -136,11 +137,11 @@ class Tokenizer:
     def prompt(
         self, language: str | None, task: str, previous: str = "", hotwords: str = "", *, max_context: int
     ) -> list[int]:
-        """Return the ids that precede the first decoded token: context, start of transcript, language and task.
+        """Return the token ids that precede the first decoded token: context, start of transcript, language and task.
 
         The context is the hotwords followed by the text `previous`, together at most `max_context` tokens. Hotwords
-        that are too long lose their end; they get at most half of `max_context` if there is also previous text. A
-        previous text that is too long loses its beginning. If `language` is None, the language is English. The prompt
+        are cut at the end to fit in `max_context` tokens, or in half as many if there is previous text. The previous
+        text is cut at the beginning to fit in the rest. If `language` is None, the language is English. The prompt
         of an English-only vocabulary contains no language and no task.
         """
         ids = self.specials
@@ -196,10 +197,10 @@ def _byte_level(model: models.BPE) -> FastTokenizer:
 
 
 def _merges(ranks: dict[bytes, int]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Convert a tiktoken vocabulary (rank by token bytes) to the vocabulary and the merges of byte-level BPE.
+    """Convert a tiktoken vocabulary (token bytes → rank) to the vocabulary and the merges of byte-level BPE.
 
-    The vocabulary maps each token, in visible characters, to its id. The merges are pairs of such tokens, the pair to
-    merge first at the beginning.
+    The vocabulary maps each token, in visible characters, to its id. The merges are pairs of such tokens, in the
+    order in which to merge them.
     """
     visible = visible_bytes()
 
@@ -218,10 +219,10 @@ def _merges(ranks: dict[bytes, int]) -> tuple[dict[str, int], list[tuple[str, st
 
 
 def visible_bytes() -> Sequence[str]:
-    """Return the visible character that GPT-2 uses for each of the 256 byte values.
+    """Return the visible characters that GPT-2 uses for the 256 byte values, in the order of the values.
 
-    A printable byte is represented by itself. The other bytes are represented, in order, by the characters from U+0100
-    on.
+    A printable byte is represented by the Latin-1 character of the same value. The remaining bytes are represented, in
+    ascending order, by the characters from U+0100 on.
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     unprintable = [byte for byte in range(256) if byte not in printable]

@@ -31,7 +31,7 @@ class AccessMiddleware:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one HTTP request. Pass anything else on unchanged."""
+        """Handle one HTTP request. Pass every other ASGI scope on unchanged."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

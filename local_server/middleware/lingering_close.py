@@ -50,13 +50,13 @@ def _is_last(message: Message) -> bool:
 
 
 def _is_cancelled() -> bool:
-    """Return whether the server is cancelling this request, because its time to shut down has passed."""
+    """Return whether the server cancels this request, because the time limit of its graceful shutdown has passed."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 async def _drain(receive: Receive) -> None:
-    """Discard the rest of a body until it ends, or until MAX_SILENCE_S or MAX_DRAIN_S has passed."""
+    """Discard the rest of a body until it ends, nothing arrives for MAX_SILENCE_S, or MAX_DRAIN_S has passed."""
     try:
         async with asyncio.timeout(MAX_DRAIN_S):
             while True:

@@ -20,7 +20,7 @@ from local_server.uploads.request_body import admitted_body, parse_asr_request
 
 
 def add_asr(app: FastAPI, state: ServerState) -> None:
-    """Add the route to an application."""
+    """Add the route `POST /asr` to an application."""
 
     @app.post("/asr", openapi_extra=ASR_REQUEST, responses=ASR_RESPONSES)
     async def asr(request: Request) -> Response:
@@ -53,7 +53,7 @@ async def _respond(request: Request, state: ServerState) -> Response:
 async def _events(stream: TranscriptStream, options: Options) -> AsyncGenerator[str]:
     """Yield a `progress` event for each progress item, then a `done` event with the transcript.
 
-    Each `progress` event has the next piece of text that can no longer change.
+    Each `progress` event has the text that has become final since the previous event. Final text can no longer change.
     """
     async with aclosing(stream):
         async for item in stream:

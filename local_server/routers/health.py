@@ -12,7 +12,7 @@ from local_server.state import ServerState
 
 
 def add_health(app: FastAPI, state: ServerState, metrics: Metrics) -> None:
-    """Add the routes to an application."""
+    """Add the routes `/hc` and `/metrics` to an application."""
 
     @app.get("/hc", responses=HEALTH_RESPONSES)
     async def health() -> Response:

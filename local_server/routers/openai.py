@@ -38,7 +38,7 @@ TokenBytes = Callable[[int], bytes]  # returns the bytes of the token with a giv
 
 
 def add_openai(app: FastAPI, state: ServerState) -> None:
-    """Add the routes to an application."""
+    """Add the routes of OpenAI's audio API to an application."""
     settings = state.settings
 
     @app.post("/v1/audio/transcriptions", openapi_extra=TRANSCRIPTION_REQUEST, responses=TRANSCRIPTION_RESPONSES)
@@ -167,7 +167,7 @@ def _words(transcript: Transcript) -> list[dict[str, Any]]:
 async def _events(
     stream: TranscriptStream, openai_request: OpenAIRequest, token_bytes: TokenBytes
 ) -> AsyncGenerator[str]:
-    """Yield a `transcript.text.delta` event for text that can no longer change, then `transcript.text.done`."""
+    """Yield `transcript.text.delta` events for text that can no longer change, then a `transcript.text.done` event."""
     has_text = False
     async with aclosing(stream):
         async for item in stream:

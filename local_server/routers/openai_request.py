@@ -1,6 +1,6 @@
 """Parse the form fields of OpenAI's audio API into options. Knows no route and no audio.
 
-Every field of the API's specification is either supported or refused with an error that names it. Source:
+Every field of the API's specification is supported, or refused with an error that names the field. Source:
 platform.openai.com/docs/api-reference/audio.
 """
 
@@ -41,7 +41,7 @@ class OpenAIRequest:
 def parse_openai_request(fields: Sequence[tuple[str, str]], task: str, settings: Settings) -> OpenAIRequest:
     """Parse the fields of a form, which are pairs of a name and a value.
 
-    `task` is `transcribe` or `translate`. Raises InvalidRequest, or ModelNotFound if the form names another model.
+    `task` is `transcribe` or `translate`. Raises InvalidRequest, or ModelNotFound if the form's model is not loaded.
     """
     values = _collect(fields, task)
     _check_model(values, settings)
@@ -66,8 +66,9 @@ def parse_openai_request(fields: Sequence[tuple[str, str]], task: str, settings:
 def _collect(fields: Sequence[tuple[str, str]], task: str) -> dict[str, Any]:
     """Return the values of a form's fields by name.
 
-    The value of an array field, whose name may end with `[]`, is a list. The value of a `chunking_strategy` may be a
-    dictionary. Other values are strings. Raises InvalidRequest.
+    The value of an array field, whose name may end with `[]`, is a list. The value of `chunking_strategy` is a
+    dictionary if it comes as fields such as `chunking_strategy[type]`. All remaining values are strings. Raises
+    InvalidRequest.
     """
     supported = _TRANSCRIPTION_FIELDS if task == "transcribe" else _TRANSLATION_FIELDS
     values: dict[str, Any] = {}
@@ -90,10 +91,7 @@ def _collect(fields: Sequence[tuple[str, str]], task: str) -> dict[str, Any]:
 
 
 def _array_items(value: str) -> list[str]:
-    """Return the items in one field of an array, whose value is a single item or a JSON array of items.
-
-    Return an empty list if the value is empty.
-    """
+    """Return the items of `value`, a single item or a JSON array of items. Return [] if `value` is empty."""
     if value.startswith("["):
         try:
             items = json.loads(value)
@@ -111,7 +109,7 @@ def _check_model(values: Mapping[str, Any], settings: Settings) -> None:
 
 
 def _choices(name: str, choices: tuple[str, ...], values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the items of the array field `name`, which must be in `choices`. Raises InvalidRequest."""
+    """Return the items of the array field `name`. Raises InvalidRequest if an item is not in `choices`."""
     parse = one_of(choices)
     return tuple(parse(name, item) for item in values.get(name, ()))
 

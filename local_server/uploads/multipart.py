@@ -1,6 +1,6 @@
 """Parse a multipart form while it arrives, into its fields and the bytes of its only file.
 
-Does not know which fields there are, the request or audio. Source of the format: RFC 7578.
+Knows no request and no audio, and accepts fields of any name. Source of the format: RFC 7578.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ MAX_CONTENT_TYPE = 1000  # characters
 class Form:
     """A form whose body is passed to `feed` piece by piece.
 
-    `fields` are the names and values of the fields received so far. `has_file` is True as soon as the file has begun to
+    `fields` has the name and value of each field received so far. `has_file` is True as soon as the file has begun to
     arrive. `has_leading_fields` is True if any field came before the file.
     """
 
@@ -34,7 +34,7 @@ class Form:
         self._has_ended = False
         self._field_bytes = 0
         self._file_pieces: list[bytes] = []  # bytes of the file in the piece that `feed` is parsing
-        self._name = ""  # of the current part, as are the next three
+        self._name = ""  # of the current part, like the next four
         self._is_file = False
         self._value = bytearray()
         self._header, self._disposition = bytearray(), bytearray()
@@ -58,7 +58,7 @@ class Form:
             raise _malformed(exc) from None
 
     def feed(self, piece: bytes) -> Sequence[bytes]:
-        """Parse the next piece of the body, and return the bytes of the file in this piece. Raises InvalidRequest."""
+        """Parse the next piece of the body, and return the bytes in it that are the file's. Raises InvalidRequest."""
         self._file_pieces = []
         try:
             self._parser.write(piece)

@@ -28,7 +28,7 @@ _JSON, _FORM, _BINARY = "application/json", "multipart/form-data", "application/
 
 
 class Superseded(Exception):
-    """Raised when a form field arrives after the work on the form has started, so that the work has to be repeated."""
+    """Raised when a form field arrives after transcribing has started, so that transcribing has to start again."""
 
 
 class RequestBody:
@@ -43,7 +43,7 @@ class RequestBody:
         self.spool = Spool(settings.max_bytes)  # the form's file, or the whole body if it is not a form
         self.scope = request.scope
         self._asgi_receive = request.receive
-        self._work = AsyncExitStack()  # ends the work that `start_early` has left running
+        self._work = AsyncExitStack()  # ends the tasks that `start_early` has left running
         self._max_bytes = settings.max_bytes
         if self.media_type == _JSON:
             self._max_bytes = min(MAX_JSON_BYTES, settings.max_bytes)
@@ -53,8 +53,8 @@ class RequestBody:
         self._content_length = int(content_length) if content_length.isascii() and content_length.isdigit() else None
         self._received_bytes = 0
         self._failure: AsrError | None = None
-        self._superseded = asyncio.Event()  # a field has arrived after the work started
-        self._can_start = asyncio.Event()  # enough has arrived to start the work
+        self._superseded = asyncio.Event()  # a field has arrived after transcribing started
+        self._can_start = asyncio.Event()  # enough has arrived to start transcribing
         self._complete = asyncio.Event()  # the body has arrived, or no more of it is accepted
         self._client_gone = asyncio.Event()
         self._task = asyncio.create_task(self._receive())
@@ -73,10 +73,10 @@ class RequestBody:
     async def start_early(self, start: Callable[[AsyncExitStack], Coroutine[Any, Any, T]]) -> T:
         """Call `start` as soon as enough of the body has arrived, and return its result.
 
-        `start` gets a stack, and may leave work running that ends when the stack is closed. For a body that is not a
+        `start` gets a stack, and may leave tasks running that end when the stack is closed. For a body that is not a
         form, `start` is called at once. For a form, `start` is called as soon as the file begins to arrive after at
-        least one field. If another field comes after the file, the work is ended, and `start` is called again with all
-        fields. If no field comes before the file, `start` is called at the end of the form.
+        least one field. If another field comes after the file, that call and its tasks are cancelled, and `start` is
+        called again at the end of the form. If no field comes before the file, `start` is only called at the end.
 
         Raises AsrError, which is Cancelled if the client disconnects.
         """
@@ -117,7 +117,7 @@ class RequestBody:
     async def receive_disconnect(self) -> Message:
         """Wait until the client disconnects, and return ASGI's message for that.
 
-        This can be passed on as an ASGI `receive` that provides no body.
+        This method can be passed on as an ASGI `receive` that provides no body.
         """
         await self._client_gone.wait()
         return {"type": "http.disconnect"}
@@ -137,15 +137,15 @@ class RequestBody:
     async def _await_fields(self) -> None:
         """Wait for the end of a form, because fields may also follow its file. Return at once if there is no form.
 
-        Raises Superseded if a field has arrived after the work started, or the AsrError with which receiving the body
-        failed.
+        Raises the AsrError with which receiving the body failed, or Superseded if a field arrived after transcribing
+        started.
         """
         if self.form is not None:
             await self._wait(self._complete)
         self._check_state()
 
     def _check_state(self) -> None:
-        """Raise the AsrError with which receiving failed, or Superseded if a field arrived after the work started."""
+        """Raise the AsrError that ended the receiving, or Superseded if a field arrived after transcribing started."""
         if self._failure is not None:
             raise self._failure
         if self._superseded.is_set():
@@ -193,7 +193,7 @@ class RequestBody:
             raise DeadlineExceeded(f"expected more of the body within {limit}") from None
 
     async def _store(self, piece: bytes) -> None:
-        """Parse a piece of the body, and append the bytes of the file in it to the spool. Raises AsrError."""
+        """Parse a piece of the body, and append the file's bytes in this piece to the spool. Raises AsrError."""
         self._received_bytes += len(piece)
         self._check_size(self._received_bytes)
         if self.form is None:
@@ -241,10 +241,11 @@ class RequestBody:
 async def admitted_body(
     request: Request, pipeline: Pipeline, settings: Settings
 ) -> AsyncIterator[tuple[RequestBody, AsyncExitStack]]:
-    """Admit a request to the pipeline. Yield its body, and the stack that ends both the body and the admission.
+    """Admit a request to the pipeline. Yield the request's body and a stack.
 
-    The stack is closed when the block ends, unless the caller has moved its content to another stack. Raises Overloaded
-    if too many requests are admitted, and Cancelled if the server shuts down during the request.
+    Closing the stack ends the admission and the receiving of the body. The stack is closed when the block ends, unless
+    the caller has moved its content to another stack. Raises Overloaded if too many requests are admitted, and
+    Cancelled if the server shuts down during the request.
     """
     try:
         async with AsyncExitStack() as stack:
