@@ -18,7 +18,7 @@ class GrowingFile(Protocol):
         """
 
     def check(self) -> None:
-        """Raise the error that ended the writing. Return normally if there was no error."""
+        """Raise the error that stopped the file from being written, if there was one."""
 
 
 @dataclass(frozen=True, slots=True)

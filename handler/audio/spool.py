@@ -79,7 +79,7 @@ class Spool:
             self._changed.notify_all()
 
     def check(self) -> None:
-        """Raise the error that ended the file. Return normally if there was no error."""
+        """Raise the error that stopped the file from being written, if there was one."""
         if self._error is not None:
             raise self._error
 

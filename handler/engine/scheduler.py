@@ -119,7 +119,7 @@ class Scheduler(Generic[Item]):
         return self._running.pop(item, None) is not None
 
     def requeue_running(self) -> None:
-        """Make all running items wait again, before the items of the same request that have not run yet."""
+        """Move all running items back to the front of the queues of their requests."""
         for item, request in reversed(self._running.items()):
             queue = self._waiting.setdefault(request, deque())
             if not queue:

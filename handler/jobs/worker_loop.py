@@ -23,7 +23,7 @@ T = TypeVar("T")
 _scale = import_sdk("runpod.serverless.modules.rp_scale")
 _job = import_sdk("runpod.serverless.modules.rp_job")
 _http = import_sdk("runpod.serverless.modules.rp_http")
-_session: ContextVar[Any] = ContextVar("session")  # the SDK's HTTP session, for the job of the current task
+_session: ContextVar[Any] = ContextVar("session")  # the SDK's HTTP session, for the job of the current asyncio task
 
 
 class DrainingWorkerLoop(_scale.JobScaler):  # type: ignore[misc,name-defined]
@@ -75,8 +75,8 @@ class DrainingWorkerLoop(_scale.JobScaler):  # type: ignore[misc,name-defined]
     async def _take_jobs(self, fetch: Any, session: Any, max_count: int) -> list[dict[str, Any]] | None:
         """Poll for at most `max_count` jobs with the SDK's function `fetch`. Return None if the worker stops first.
 
-        If the worker is stopping already, end the SDK's loops instead of polling. The loops are ended only here, after
-        the last poll, so that the jobs of that poll are still run.
+        If the worker is already stopping, end the SDK's loops and do not poll. The loops do not end earlier, because
+        jobs that the last poll has brought must still be run.
         """
         if self._stopping.is_set():
             self.kill_worker()
@@ -155,7 +155,7 @@ def ask_for_new_worker() -> None:
 async def post_update(job_id: str, content: Any) -> None:
     """Send a progress update on a job to the platform. If that fails, log the failure and do not try again.
 
-    Do nothing if the current task does not belong to a job of the SDK's loop.
+    Do nothing if the current asyncio task does not belong to a job of the SDK's loop.
     """
     session = _session.get(None)
     if session is None:

@@ -12,7 +12,10 @@ class WindowQuota:
         self._changed = threading.Condition()
 
     def for_request(self, reserved_only: bool = False) -> "RequestQuota":
-        """Return the quota of a new request. If `reserved_only` is true, the request does not use the shared pool."""
+        """Return the quota of a new request, which may hold its own reserved windows and windows of the shared pool.
+
+        If `reserved_only` is true, it may hold its own reserved windows alone.
+        """
         return RequestQuota(self, reserved_only)
 
 

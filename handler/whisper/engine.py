@@ -169,7 +169,8 @@ class WhisperEngine:
     def _encode(self, windows: Sequence[Window]) -> list[EncodedAudio]:
         """Return the encoded audio of each window. Windows padded to the same length are encoded together.
 
-        A window whose samples were encoded recently, for example with other decoding parameters, is not encoded again.
+        If the same samples were encoded recently, their encoded audio is reused. That is so when a window is decoded
+        again with other decoding parameters.
         """
         unencoded = [window for window in windows if id(window.samples) not in self._encoded]
         for length, group in groupby(sorted(unencoded, key=self._encoder_samples), self._encoder_samples):

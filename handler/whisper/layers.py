@@ -100,7 +100,10 @@ class QuantizedLogits:
         self._zero = torch.zeros(len(weight), dtype=torch.int32)
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """Return logits that are all off by the same constant within a sequence. [B, C] → [B, n_vocab], float32"""
+        """Return the logits of the next token of each row. [B, C] → [B, n_vocab], float32
+
+        All logits of one row differ from the exact ones by the same constant, which does not change their softmax.
+        """
         hidden = hidden / self._spread
         step = hidden.abs().amax(1, keepdim=True).clamp(min=1e-12) / _MAX_LEVEL  # [B, 1]
         zero_point = _MAX_LEVEL + 1
