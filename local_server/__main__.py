@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def _start_pipeline(settings: Settings) -> Pipeline:
-    """Build the pipeline, and tune the process for serving nothing else."""
+    """Build the pipeline, and tune imports and garbage collection of this process, which does nothing else."""
     with fast_imports():
         pipeline = build(settings)
         freeze_garbage_collector()

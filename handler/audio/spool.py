@@ -160,8 +160,8 @@ class Spool:
     def length(self) -> int:
         """Wait until the total number of bytes is known, and return this number.
 
-        The number is known once `expect` has announced it or the file has ended. If the writer finished early, return
-        the number of bytes that have arrived.
+        `expect` announces the number; without it, the number is known when the file ends. If the writer stopped before
+        the announced number, return the number of bytes that have arrived.
         """
         with self._changed:
             if self._expected_size is None:

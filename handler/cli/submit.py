@@ -314,7 +314,7 @@ def _account_of(output: object) -> Mapping[str, Any]:
 
 
 def _error_of(state: Mapping[str, Any]) -> str | None:
-    """Return a job's error, from the platform's field or from the job's answer. Return None if there is none."""
+    """Return the error in a job's status, as the platform reports it or as the job's own output has it, or None."""
     output = state.get("output")
     error = state.get("error") or (output.get("error") if isinstance(output, Mapping) else None)
     return str(error) if error else None

@@ -42,7 +42,7 @@ class Embedding(Uninitialized, nn.Embedding):
 
 
 class Linear(Uninitialized, nn.Linear):
-    """Linear layer with uninitialized weights. `pack` may replace the weight by a packed copy."""
+    """Linear layer with uninitialized weights. `pack` may replace the weight by a copy laid out for the processor."""
 
     packed: Tensor | None = None
 

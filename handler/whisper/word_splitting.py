@@ -50,9 +50,10 @@ def split_words(tokens: Sequence[int], tokenizer: Tokenizer) -> list[WordTokens]
 
 
 def _fragments(tokens: Sequence[int], tokenizer: Tokenizer) -> Iterator[WordTokens]:
-    """Split tokens into the shortest runs that form complete characters, and yield the text of each run.
+    """Split tokens into the shortest runs that decode to complete characters, and yield each run's text with its span.
 
-    A run in a script without spaces is yielded character by character.
+    A run of several characters of a script without spaces is split further: each character gets an equal share of the
+    run's span.
     """
     full_text = tokenizer.decode(tokens)
     offset = 0  # number of characters in the earlier runs

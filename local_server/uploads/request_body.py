@@ -71,12 +71,12 @@ class RequestBody:
         await asyncio.shield(closing)
 
     async def start_early(self, start: Callable[[AsyncExitStack], Coroutine[Any, Any, T]]) -> T:
-        """Call `start` as soon as enough of the body has arrived, and return its result.
+        """Call `start`, before the whole body has arrived if possible, and return its result.
 
-        `start` gets a stack, and may leave tasks running that end when the stack is closed. For a body that is not a
-        form, `start` is called at once. For a form, `start` is called as soon as the file begins to arrive after at
-        least one field. If another field comes after the file, that call and its tasks are cancelled, and `start` is
-        called again at the end of the form. If no field comes before the file, `start` is only called at the end.
+        `start` may put background tasks on the stack that it gets; closing the stack cancels them. A body that is not a
+        form starts at once. A form with a field before its file starts when the file begins to arrive; if another field
+        follows the file, it may change the options, so the call and its tasks are cancelled and `start` is called again
+        at the end of the form. A form without a field before its file starts at the end of the form.
 
         Raises AsrError, which is Cancelled if the client disconnects.
         """
