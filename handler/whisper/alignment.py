@@ -1,8 +1,8 @@
 """Compute word times from cross-attention by dynamic time warping (DTW). Knows no cache and no window.
 
 The method comes from openai/whisper, whisper/timing.py. The DTW here computes a whole row of the cost matrix at once. A
-path enters each row at one position and then only moves to later ones, so a cumulative sum and a running minimum give
-the costs of the row. Shapes: T tokens, S audio positions of 20 ms, F frames of 10 ms.
+path enters each row at one position and then only moves to later positions, so a cumulative sum and a running minimum
+give the costs of the row. Shapes: T tokens, S audio positions of 20 ms, F frames of 10 ms.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def alignment_costs(weights: NDArray[np.float32]) -> NDArray[np.float32]:
 def median(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the running median over MEDIAN_WIDTH values along the last dimension. [T, S] → [T, S].
 
-    The ends are padded by reflection. An input too short to be reflected is returned as it is.
+    The ends are padded by reflection. An input too short to be reflected is returned unchanged.
     """
     reach, length = MEDIAN_WIDTH // 2, x.shape[-1]
     if length <= reach:
@@ -54,7 +54,7 @@ def median(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def dtw(costs: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Find the cheapest monotonic path through the cost matrix, and return where each token starts on it.
+    """Find the cheapest monotonic path through the cost matrix, and return where each token starts on the path.
 
     costs [T, S] → [T + 1]: the audio position at which each token starts, followed by S as the end of the last token. A
     path leads from the first token at the first position to the last token at the last position.
@@ -77,11 +77,11 @@ def dtw(costs: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def _backtrace(entries: list[NDArray[np.int64]], is_diagonal: list[NDArray[np.bool_]]) -> NDArray[np.int64]:
-    """Follow the cheapest path back from the last position, and return the tokens' starts, then S. [T + 1]
+    """Follow the cheapest path back from the last position, and return the start of each token, then S. [T + 1]
 
-    Both lists hold one array [S] for each token. `entries` gives, for each position in the token's row, the position at
-    which the cheapest path to it enters the row. `is_diagonal` tells whether a path that enters the row at a position
-    comes from the position before it; otherwise it comes from the same position in the previous token's row.
+    entries[t][s] is the position at which the cheapest path to position s in the row of token t enters this row.
+    is_diagonal[t][s] tells whether a path that enters row t at position s comes from position s − 1 of row t − 1.
+    Otherwise the path comes from position s of row t − 1.
     """
     tokens, length = len(entries), len(entries[0])
     starts = np.zeros(tokens + 1, np.int64)
@@ -96,7 +96,8 @@ def _backtrace(entries: list[NDArray[np.int64]], is_diagonal: list[NDArray[np.bo
 def peak_positions(costs: NDArray[np.float32], starts: NDArray[np.int64]) -> list[int]:
     """Return the audio position at which each token has the lowest cost, between its start and the next token's start.
 
-    costs [T, S] and starts [T + 1], as `dtw` returns them, → [T]. If both starts are equal, return that position.
+    `starts` [T + 1] must be the result of dtw(costs). For each token t, positions starts[t] to starts[t + 1] − 1 of
+    costs[t] are searched. If there are no such positions, starts[t] is returned for the token. costs [T, S] → [T].
     """
     spans = zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)
     return [
@@ -107,7 +108,7 @@ def peak_positions(costs: NDArray[np.float32], starts: NDArray[np.int64]) -> lis
 def onset_strength(mel: Tensor) -> Tensor:
     """Return how much the loudness rises around each frame, as a mean over the mel bands. mel [B, n_mels, F] → [B, F].
 
-    A peak marks the beginning of a sound. Falling loudness counts as 0. The first and last ONSET_REACH frames are 0.
+    A peak marks the beginning of a sound. Falling loudness counts as 0. The first and last ONSET_REACH frames get 0.
     """
     rise = (mel[:, :, 2 * ONSET_REACH :] - mel[:, :, : -2 * ONSET_REACH]).clamp(min=0).mean(1)
     return torch.nn.functional.pad(rise, (ONSET_REACH, ONSET_REACH))
@@ -117,9 +118,9 @@ def onset_lag(starts_s: NDArray[np.float64], onset_strength: NDArray[np.float32]
     """Return by how many seconds the words start after the onsets of sounds, or a negative number if they start before.
 
     Attention runs slightly ahead of or behind the audio. The lag differs between checkpoints and between voices, so it
-    is estimated from all words of a window together. A penalty on large shifts limits the estimate, and
-    it weighs more when there are few words. Return 0 if there are no words or if the onset strength is constant.
-    starts_s [words] in seconds, onset_strength [F].
+    is estimated from all words of a window together. A penalty on large shifts limits the estimate. The fewer
+    words there are, the more the penalty weighs. Return 0 if there are no words or if the onset strength is constant.
+    `starts_s` [words] are the starts of the words in seconds. onset_strength [F].
     """
     spread = onset_strength.std()
     if not len(starts_s) or spread == 0:
@@ -150,10 +151,10 @@ def place_words(
 ) -> list[tuple[float, float]]:
     """Return the start and end of each word in seconds from the window's start.
 
-    Words do not overlap, lie inside the window, and are clipped to the detected speech in `speech_s`, if there is any.
-    `token_spans` are the start and end of each word as positions in the sequence of text tokens. `times` may lack the
-    last tokens if the decoder's context had no space for them. Words there are placed at the end of the last token that
-    has times. onset_strength [F].
+    Words do not overlap and lie inside the window. They are clipped to the spans of detected speech in `speech_s`, if
+    there are any. `token_spans` are the start and end of each word as positions in the sequence of text tokens. `times`
+    may lack the last tokens if the decoder's context had no space for them. Words of tokens without times are placed at
+    the end of the last token that has times. onset_strength [F].
     """
     indices = np.arange(len(times.starts_s))
     edges_s = np.interp(np.asarray(token_spans).reshape(-1, 2), indices, times.starts_s)  # [words, 2]
@@ -179,8 +180,8 @@ def clip_to_speech(
 
     `peaks_s` are the times at which the word's first and last token have the most attention. A start before
     the speech span nearest to the first peak is moved to the start of that span. An end after the speech span nearest
-    to the last peak is moved to the end of that span. The end is never before the start. If `speech_s` is empty, both
-    times are kept. All times are in seconds.
+    to the last peak is moved to the end of that span. The end is never before the start. If `speech_s` is empty, the
+    start and end are returned unchanged. All times are in seconds.
     """
     if speech_s:
         first_span, last_span = (_nearest_span(peak_s, speech_s) for peak_s in peaks_s)

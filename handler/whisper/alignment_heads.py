@@ -36,9 +36,9 @@ _PUBLISHED: dict[tuple[int, int, bool], str] = {
 
 
 def alignment_heads(dims: Dims, multilingual: bool) -> Heads:
-    """Return the alignment heads of the published checkpoint that has these sizes.
+    """Return the alignment heads of the published checkpoint that matches `dims` and `multilingual`.
 
-    If there is none, return all heads in the upper half of the decoder layers.
+    If no published checkpoint matches, return all heads in the upper half of the decoder layers.
     """
     if published := _PUBLISHED.get((dims.n_text_layer, dims.n_mels, multilingual)):
         pairs = (pair.split(".") for pair in published.split())

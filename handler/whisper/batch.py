@@ -52,7 +52,7 @@ class Batch:
         return self.cache.slots - len(self.sequences)
 
     def add(self, tasks: Sequence[DecodeTask]) -> slice:
-        """Start the sequences of new tasks in the next free slots, and return the slots in the order of the tasks."""
+        """Start the sequences of `tasks`, in the order of the tasks, in the next free slots. Return these slots."""
         start = len(self.sequences)
         for task in tasks:
             for index in range(task.window.params.num_hypotheses):
@@ -77,9 +77,9 @@ class Batch:
         return history
 
     def _text_required_until(self, window: Window) -> int:
-        """Return the timestamp token after which just MAX_SPEECH_WITHOUT_TEXT_S of speech remain in the window.
+        """Return the timestamp token after which only MAX_SPEECH_WITHOUT_TEXT_S of speech remain in the window.
 
-        Return 0, which is below every timestamp token, if the whole window has no more speech than that.
+        Return 0, which is below every timestamp token, if the whole window has no more speech than this.
         """
         remaining = round(MAX_SPEECH_WITHOUT_TEXT_S * SAMPLE_RATE)
         for start, end in reversed(window.speech):
@@ -121,7 +121,7 @@ class Batch:
     def _at_start(self) -> list[int]:
         """Return the slots whose next token follows the start-of-transcript token.
 
-        The logits of that step give the no-speech probability.
+        The logits for this next token give the no-speech probability.
         """
         return [
             slot
@@ -136,7 +136,7 @@ class Batch:
     def resize_audio(self, positions: int) -> None:
         """Resize the cross-attention cache so that windows of `positions` audio positions fit.
 
-        Space for the windows in the batch is kept. The cache shrinks only if at least a third of it is not needed.
+        Space for the windows in the batch is kept. The cache shrinks only if at least a third of the length is unused.
         """
         needed = max([positions, *(sequence.task.audio_positions for sequence in self.sequences)])
         if needed > self.cache.audio_length or needed <= self.cache.audio_length * 2 // 3:
@@ -145,8 +145,8 @@ class Batch:
     def _extend(self, logits: Tensor) -> None:
         """Choose the next token of each sequence from logits [B, n_vocab], and append it to the sequence.
 
-        Also set the no-speech probability of the tasks whose slots `_at_start` returns. All values are copied to the
-        host at once.
+        Also set the no-speech probability of each task that has a sequence in one of the slots `_at_start` returns.
+        All values are copied to the host at once.
         """
         sequences = self.sequences
         slots = slice(0, len(sequences))
@@ -169,14 +169,15 @@ class Batch:
                 sequence.hypothesis.append(int(token), logprob)
 
     def _append(self, tokens: Sequence[float], logprobs: Sequence[float]) -> None:
-        """Append one token and its log-probability to every sequence."""
+        """For each slot i, append tokens[i] and its log-probability logprobs[i] to the sequence in the slot."""
         for sequence, token, logprob in zip(self.sequences, tokens, logprobs, strict=True):
             sequence.hypothesis.append(int(token), logprob)
 
     def _sample(self, logits: Tensor, choice: Choice) -> None:
-        """Replace the chosen tokens of sequences that sample, by the Gumbel-max trick.
+        """Draw the next token of each sequence that has a random generator, by the Gumbel-max trick.
 
-        The log-probabilities are divided by each sequence's temperature first.
+        The token and its log-probability are replaced in `choice`. The tokens are drawn after the log-probabilities
+        have been divided by the sequence's temperature, but `choice` gets the undivided ones.
         """
         slots: list[int] = []
         temperatures: list[float] = []
@@ -199,10 +200,10 @@ class Batch:
         choice.logprob[index] = logprobs.gather(1, token[:, None])[:, 0]
 
     def collect_finished(self) -> list[tuple[int, DecodeTask]]:
-        """Return the finished tasks, each with a slot that still holds the keys and values of its audio.
+        """Return (slot, task) for each finished task. The slot still holds the keys and values of the task's audio.
 
-        All other sequences that have ended are removed from the batch. The caller must pass the returned slots to
-        `remove` once it has built the results.
+        Sequences that have ended in any other slot are removed from the batch. The caller must pass the returned slots
+        to `remove` once the results have been built.
         """
         tasks: list[DecodeTask] = []
         released: list[int] = []
@@ -222,7 +223,7 @@ class Batch:
         return [(task_slots[id(task)], task) for task in tasks]
 
     def _ended(self, task: DecodeTask, slots: Sequence[int]) -> list[int]:
-        """Return those of a task's slots whose sequences have ended. The beams of a task end all at once."""
+        """Return which of a task's slots hold sequences that have ended. All beams of a task end at the same time."""
         ended = [slot for slot in slots if self._is_finished(self.sequences[slot])]
         if not task.beam_size:
             return ended
@@ -231,8 +232,8 @@ class Batch:
     def _is_finished(self, sequence: ActiveSequence) -> bool:
         """Return whether a sequence has ended.
 
-        A sequence ends at the end-of-text token, with a full context, or in a loop. A sequence that serves
-        only for language detection ends at once.
+        A sequence ends at the end-of-text token, when the decoder's context is full, or when its tokens end in a loop.
+        A sequence that serves only for language detection ends at once.
         """
         window, hypothesis = sequence.task.window, sequence.hypothesis
         if window.params.detect_only or sequence.length >= self.cache.context:

@@ -20,7 +20,7 @@ Group = list[list[int]]  # the slots of each task, for tasks of one beam size. [
 
 
 def beam_groups(sequences: Sequence[ActiveSequence]) -> list[Group]:
-    """Return the slots of the tasks that use beam search, as one group for each beam size."""
+    """Return one group of tasks for each beam size. Tasks without beam search are left out."""
     groups: dict[int, Group] = {}
     for slots in slots_by_task(sequences):
         if beam_size := sequences[slots[0]].task.beam_size:
@@ -40,8 +40,8 @@ class BeamSearch:
     def start(self, slots: slice, tasks: Sequence[DecodeTask]) -> None:
         """Reset the scores of `slots`, which hold the sequences of new tasks.
 
-        All beams of a task begin with the same text. All but the first get a score of −inf, so that the first step
-        does not choose the same continuation several times.
+        All beams of a task begin with the same text. All beams but the first get a score of −inf, so that the
+        first step does not choose the same continuation several times.
         """
         scores: list[float] = []
         for task in tasks:
@@ -50,11 +50,12 @@ class BeamSearch:
         self.scores[slots] = torch.tensor(scores, device=self.scores.device)
 
     def step(self, logits: Tensor, choice: Choice, sequences: Sequence[ActiveSequence], group: Group) -> Tensor:
-        """Continue each task of a group with its W likeliest unfinished candidates, and return all its candidates.
+        """Continue each task of a group with the W likeliest candidates that do not end, and return 2 * W candidates.
 
-        `logits` [B, n_vocab] must be those that `pick` has overwritten. The tokens of the group's slots in `choice` are
-        replaced. The result [G, 3, 2 * W] holds the 2 * W candidates of each task, the likeliest first. The three rows
-        are the parent beam (0 … W − 1), the token, and the log-probability of the whole hypothesis.
+        A candidate is a hypothesis of the task extended by one token. `logits` [B, n_vocab] must be those that `pick`
+        has overwritten. In `choice`, the tokens of the group's slots are replaced. The result [G, 3, 2 * W] holds the
+        2 * W likeliest candidates of each task, the likeliest first. The three rows of a task are the parent beam
+        (0 … W − 1), the new token, and the log-probability of the whole candidate.
         """
         width = len(group[0])
         slots = torch.tensor(group, device=logits.device)  # [G, W]
@@ -72,7 +73,7 @@ class BeamSearch:
         return torch.stack((parent.float(), token.float(), scores), 1)
 
     def _reorder(self, slots: Tensor, parent_slots: Tensor, length: int) -> None:
-        """Copy each parent slot's history and first `length` text positions to its slot. Both tensors are [G, W]."""
+        """Copy the history and first `length` text positions of parent_slots[g, w] to slots[g, w], for each g and w."""
         self._cache.reorder(slots.flatten(), parent_slots.flatten(), length)
         for buffer in self._history.fields():
             buffer[slots] = buffer[parent_slots]
@@ -80,8 +81,8 @@ class BeamSearch:
     def extend(self, beams: Sequence[ActiveSequence], values: Iterator[float]) -> None:
         """Replace the hypotheses of one task's beams by the continuations that `step` has chosen.
 
-        The task's candidates, as `step` returns them, are taken from `values`, which yields 3 * 2 * W numbers for each
-        task. The W likeliest candidates that do not end are the continuations. Candidates that end and are likelier
+        The next 3 * 2 * W numbers of `values` must be the task's part of the flattened result of `step`, and are
+        consumed. The W likeliest candidates that do not end are the continuations. Candidates that end and are likelier
         than the last continuation become finished hypotheses of the task.
         """
         parents, tokens, scores = (list(islice(values, 2 * len(beams))) for _ in range(3))

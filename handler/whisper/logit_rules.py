@@ -1,7 +1,7 @@
 """Decoding rules for the whole batch at once, and the choice of the next token. Knows no window, no cache, no request.
 
-Each rule narrows the set of tokens that each of the B sequences may continue with. `pick` then applies the result to
-the logits, which it reads only once. Source: openai/whisper, whisper/decoding.py (SuppressTokens, SuppressBlank,
+Each rule narrows the set of tokens that each of the B sequences may continue with. `pick` then chooses the likeliest
+of the remaining tokens. Source: openai/whisper, whisper/decoding.py (SuppressTokens, SuppressBlank,
 ApplyTimestampRules).
 """
 
@@ -29,7 +29,7 @@ class History:
 
     @classmethod
     def empty(cls, size: int, specials: Specials, device: torch.device) -> "History":
-        """Return the history of `size` sequences that have no tokens yet."""
+        """Return the history of `size` sequences without decoded tokens."""
 
         def full(value: int) -> Tensor:
             return torch.full((size,), value, dtype=torch.int64, device=device)
@@ -37,7 +37,7 @@ class History:
         return cls(full(0), full(0), full(0), full(specials.timestamp_begin - 1), full(0))
 
     def fields(self) -> tuple[Tensor, ...]:
-        """Return the tensors in the order of the fields."""
+        """Return the tensors in the order in which the fields are declared."""
         return self.count, self.last, self.previous, self.last_timestamp, self.text_required_until
 
     def rows(self, slots: slice) -> "History":
@@ -70,7 +70,7 @@ class AllowedTokens:
 
 
 def begin_with_timestamp(allowed: AllowedTokens, history: History, specials: Specials) -> AllowedTokens:
-    """Require that the first token be a timestamp of at most FIRST_TIMESTAMP_S."""
+    """Require that the first decoded token be a timestamp of at most FIRST_TIMESTAMP_S."""
     has_tokens = history.count > 0
     latest = specials.timestamp_begin + round(FIRST_TIMESTAMP_S / TIMESTAMP_S)
     last = torch.where(has_tokens, allowed.last_timestamp, allowed.last_timestamp.clamp(max=latest))
@@ -80,7 +80,7 @@ def begin_with_timestamp(allowed: AllowedTokens, history: History, specials: Spe
 def timestamps_in_pairs(allowed: AllowedTokens, history: History, specials: Specials) -> AllowedTokens:
     """Require that timestamps come in pairs, one that starts a segment and one that ends it.
 
-    After a timestamp that ends a segment, only another timestamp or end of text is allowed. After a timestamp that
+    After a timestamp that ends a segment, only a timestamp or end of text is allowed. After a timestamp that
     starts a segment, no timestamp is allowed.
     """
     is_start, is_end = _timestamp_roles(history, specials)
@@ -90,9 +90,9 @@ def timestamps_in_pairs(allowed: AllowedTokens, history: History, specials: Spec
 
 
 def timestamps_in_order(allowed: AllowedTokens, history: History, specials: Specials) -> AllowedTokens:
-    """Require that timestamps increase, so that every segment lasts longer than zero.
+    """Require that every timestamp be greater than the one before, so that no segment has a length of zero.
 
-    Only the timestamp that starts a segment may equal the one before, which ends the previous segment.
+    As an exception, a timestamp that starts a segment may equal the timestamp that ends the previous segment.
     """
     _, is_end = _timestamp_roles(history, specials)
     first = torch.where(is_end, history.last_timestamp, history.last_timestamp + 1)
@@ -101,9 +101,9 @@ def timestamps_in_order(allowed: AllowedTokens, history: History, specials: Spec
 
 
 def speech_has_text(allowed: AllowedTokens, history: History, specials: Specials) -> AllowedTokens:
-    """Forbid end of text right after the start of a segment if too much speech follows.
+    """Forbid end of text right after the timestamp that starts a segment if too much speech follows.
 
-    `History.text_required_until` gives the limit.
+    Too much speech follows if the timestamp token is below `History.text_required_until`.
     """
     is_start, _ = _timestamp_roles(history, specials)
     eot = allowed.eot & ~(is_start & (history.last < history.text_required_until))
@@ -111,9 +111,9 @@ def speech_has_text(allowed: AllowedTokens, history: History, specials: Specials
 
 
 def _timestamp_roles(history: History, specials: Specials) -> tuple[Tensor, Tensor]:
-    """Tell whether each sequence's last token is a timestamp that starts a segment, and whether it is one that ends it.
+    """Return whether each sequence's last token starts a segment, and whether it ends one, as two bool tensors [B].
 
-    Return two bool tensors [B]. Both are False where the last token is no timestamp.
+    Only timestamps start or end segments, so both tensors are False where the last token is not a timestamp.
     """
     is_timestamp = (history.last >= specials.timestamp_begin) & (history.count >= 1)
     follows_timestamp = (history.previous >= specials.timestamp_begin) | (history.count < 2)
@@ -146,7 +146,7 @@ def suppression(specials: Specials, ids: Iterable[int], device: torch.device) ->
 
 @dataclass(slots=True)
 class Choice:
-    """The next token of each sequence, and what `log_probabilities` needs of the others. Every field is [B]."""
+    """The next token of each sequence, and what `log_probabilities` needs besides the logits. All tensors are [B]."""
 
     token: Tensor  # the chosen token: the likeliest allowed one, until sampling or beam search replaces it
     logprob: Tensor  # log-probability of the chosen token among the allowed tokens
@@ -182,7 +182,8 @@ def pick(logits: Tensor, bias: Tensor, history: History, specials: Specials) -> 
 def _best_lexical(logits: Tensor, allowed: AllowedTokens, specials: Specials) -> tuple[Tensor, Tensor, Tensor]:
     """Find the likeliest token of each sequence among the allowed text tokens and end of text.
 
-    Return its logit, its id, and the log-sum-exp of the logits of all these tokens. [B] each.
+    Return the logit and the id of the likeliest token, and the log-sum-exp of the logits of all those allowed tokens.
+    Each is [B].
     """
     text_logits = logits[:, : specials.eot]
     text_logit, text_id = text_logits.max(-1)
@@ -197,8 +198,9 @@ def _best_lexical(logits: Tensor, allowed: AllowedTokens, specials: Specials) ->
 def log_probabilities(logits: Tensor, choice: Choice, rows: Tensor, specials: Specials) -> Tensor:
     """Return the log-probability of every token in selected rows of the logits. [n, n_vocab]
 
-    Tokens that are not allowed get −inf. `logits` [B, n_vocab] must be those that `pick` has overwritten, and `choice`
-    the result of that call. `rows` [n] holds the indices of the selected rows. The logits are not changed.
+    Tokens that are not allowed get −inf. `logits` [B, n_vocab] must be those that `pick` has overwritten. `choice` must
+    be the result of the same call of `pick`. `rows` [n] holds the indices of the selected rows. The logits are not
+    changed.
     """
     masked = logits[rows]
     timestamp_only = choice.timestamp_only[rows]

@@ -11,7 +11,7 @@ MAX_LOOP_PERIOD = 40  # tokens; longer runs are not searched for
 
 
 def compression_ratio(text: str) -> float:
-    """Return the length of `text` in UTF-8 bytes divided by its length after zlib compression.
+    """Return the number of UTF-8 bytes of `text`, divided by the number of bytes after zlib compression.
 
     Return 0 if `text` is empty. Source: openai/whisper, whisper/utils.py.
     """
@@ -20,9 +20,10 @@ def compression_ratio(text: str) -> float:
 
 
 def loop_start(tokens: Sequence[int]) -> int | None:
-    """Return the index in `tokens` at which the second occurrence of a looping run begins.
+    """Return the index of the first repeat in the loop that ends `tokens`, or None if `tokens` do not end in a loop.
 
-    Cutting `tokens` there keeps the first occurrence alone. Return None if `tokens` do not end in a loop.
+    A loop is a run of tokens that occurs MIN_LOOP_REPEATS times or more, with at least MIN_LOOP_TOKENS tokens in all.
+    Cutting `tokens` at the index keeps only the first occurrence of the run.
     """
     for period in range(1, MAX_LOOP_PERIOD + 1):
         equal = 0  # number of tokens at the end that equal the token one period before

@@ -26,7 +26,7 @@ class _Text:
     """The chosen hypothesis of a finished task, split into segments."""
 
     segments: list[TokenSegment]
-    seek_s: float | None  # seconds into the window from which decoding must continue; None if it is complete
+    seek_s: float | None  # seconds into the window from which decoding must continue; None if it need not
     evidence: Evidence
     logprobs: list[float]  # of each decoded token, timestamps included
 
@@ -62,8 +62,9 @@ class ResultBuilder:
     def _text(self, task: DecodeTask) -> _Text:
         """Return the usable part of the task's best hypothesis.
 
-        If the hypothesis ends in a loop, it is cut before the first repeat. If it was cut there or by the end of the
-        context, an open last segment is dropped unless it is the only one.
+        If the hypothesis ends in a loop, it is cut before the first repeat. A last segment that no timestamp
+        ends is dropped if the hypothesis was cut in this way, or if it ends because the decoder's context is full. The
+        segment is kept if it is the only one.
         """
         ids = self._tokenizer.specials
         best = task.best(ids)
@@ -144,7 +145,7 @@ def _token_spans(segments: list[TokenSegment], words: list[list[WordTokens]]) ->
     """Return the start and end of each word as positions in the sequence of all text tokens of the window.
 
     Position 0 is the start of the first token, and the end is exclusive. A position is a fraction where several words
-    share a token. `words` holds one list for each segment, whose positions count from that segment's first token.
+    share a token. words[i] are the words of segments[i], and their positions count from the first token of segments[i].
     """
     offsets = accumulate((len(segment.ids) for segment in segments), initial=0)
     spans: list[tuple[float, float]] = []
@@ -154,10 +155,10 @@ def _token_spans(segments: list[TokenSegment], words: list[list[WordTokens]]) ->
 
 
 def _timed_word(word: WordTokens, span_s: tuple[float, float], ids: list[int], logprobs: list[float]) -> Word:
-    """Return a word with its times in seconds and the mean probability of its tokens.
+    """Return a word with its start and end in seconds (`span_s`) and the mean probability of its tokens.
 
-    `ids` and `logprobs` belong to the tokens of the word's segment, from the segment's first token on. `logprobs` may
-    be longer than `ids`.
+    ids[i] and logprobs[i] belong to token number i of the word's segment. `logprobs` may be longer than `ids`, because
+    log-probabilities of later segments may follow.
     """
     probabilities = [exp(logprob) for logprob in logprobs[int(word.start) : ceil(word.end)]]
     first, end = ceil(word.start), ceil(word.end)  # a token shared by several words is listed in the first one

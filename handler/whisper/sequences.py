@@ -15,7 +15,7 @@ from handler.whisper.tokenizer import Specials
 class Hypothesis:
     """One possible text of a window, as tokens with their log-probabilities."""
 
-    tokens: list[int]  # all decoded tokens: text, timestamps and, once it has come, end of text
+    tokens: list[int]  # all decoded tokens: text, timestamps, and end of text once it is decoded
     logprobs: list[float]
 
     @property
@@ -73,7 +73,7 @@ class DecodeTask:
     def best(self, ids: Specials) -> Hypothesis:
         """Return the finished hypothesis with the highest rank.
 
-        A hypothesis that ends in a loop ranks below all that do not, because loops tend to be likely.
+        A hypothesis that ends in a loop ranks below every hypothesis without one, because Whisper finds loops likely.
         """
         penalty = self.window.params.length_penalty
 
@@ -98,7 +98,7 @@ class ActiveSequence:
 
 
 def slots_by_task(sequences: Sequence[ActiveSequence]) -> list[list[int]]:
-    """Return one list of slots for each task. The sequences must be in the order of their slots."""
+    """Return one list of slots for each task. sequences[i] must be the sequence in slot i."""
     slots: dict[int, list[int]] = {}
     for slot, sequence in enumerate(sequences):
         slots.setdefault(id(sequence.task), []).append(slot)

@@ -17,7 +17,7 @@ class TokenSegment:
     start_s: float
     end_s: float
     ids: list[int]
-    offset: int = 0  # index of its first text token among all decoded tokens
+    offset: int = 0  # index of the segment's first text token among all decoded tokens
     is_open: bool = False  # whether the timestamp at its end is missing
 
 
@@ -26,10 +26,10 @@ def split_segments(
 ) -> tuple[list[TokenSegment], float | None]:
     """Split the decoded tokens of a window of `window_s` seconds into segments.
 
-    Return the segments and the time, in seconds from the window's start, from which decoding must continue. Whisper
-    ends its tokens with the start timestamp of a further segment without text if the window ends inside speech. That
-    timestamp is the time to continue from. The time is None if there is no such timestamp, if it is the window's end,
-    or if there are no segments.
+    Return the segments and the time, in seconds from the window's start, from which decoding must continue. If the
+    window ends inside speech, the last timestamp that Whisper decodes starts a further segment, which has no text.
+    Decoding must continue from this timestamp. The time is None if there is no such timestamp or no segment. It is also
+    None if the timestamp is the window's end.
     """
     segments: list[TokenSegment] = []
     start_s, text, is_start = 0.0, list[int](), False
@@ -52,8 +52,8 @@ def complete_segments(segments: list[TokenSegment]) -> tuple[list[TokenSegment],
     """Drop the open last segment of a hypothesis that was cut off.
 
     Return the remaining segments and the time, in seconds from the window's start, from which decoding must continue. A
-    segment is open if no timestamp ends it. A single segment is kept even if it is open, and the time is then None. The
-    time is also None if `segments` is empty.
+    segment is open if no timestamp ends it. An open segment is kept if it is the only one, and the time is then None.
+    The time is also None if `segments` is empty.
     """
     if not segments:
         return segments, None
@@ -67,7 +67,7 @@ def complete_segments(segments: list[TokenSegment]) -> tuple[list[TokenSegment],
 def before_text_token(tokens: Sequence[int], index: int, specials: Specials) -> list[int]:
     """Return the tokens that precede text token number `index`, counted from 0 among text tokens only.
 
-    Return all tokens if there are not that many text tokens.
+    Return all tokens if no text token has this number.
     """
     prefix: list[int] = []
     text_count = 0

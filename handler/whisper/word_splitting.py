@@ -70,7 +70,7 @@ def _fragments(tokens: Sequence[int], tokenizer: Tokenizer) -> Iterator[WordToke
 
 
 def _split_run(text: str, first: int, count: int) -> Iterator[WordTokens]:
-    """Yield the text of a run of `count` tokens that begins with token number `first`.
+    """Yield the `text` of a run with its span. The run has `count` tokens and begins with token number `first`.
 
     The text is yielded character by character if any character is of a script without spaces, and whole otherwise.
     """
@@ -80,7 +80,7 @@ def _split_run(text: str, first: int, count: int) -> Iterator[WordTokens]:
 
 
 def _continues_word(word: str, text: str) -> bool:
-    """Return whether `text` belongs to the preceding word. Empty text, which a token may have, always does."""
+    """Return whether `text` continues the preceding `word`. Empty text, which a token may have, always does."""
     if not text:
         return True
     if _is_punctuation(word):
@@ -93,7 +93,7 @@ def _continues_word(word: str, text: str) -> bool:
 
 
 def _attach_punctuation(words: list[WordTokens]) -> list[WordTokens]:
-    """Join words that consist of punctuation only to the preceding word, or to the next word at the beginning."""
+    """Join every all-punctuation word to the word before. An all-punctuation first word is joined to the second."""
     merged: list[WordTokens] = []
     for word in words:
         follows_opening_mark = len(merged) == 1 and _is_punctuation(merged[0].text)

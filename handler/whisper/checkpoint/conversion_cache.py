@@ -2,7 +2,7 @@
 
 A conversion holds the weights of a checkpoint in one dtype, with the tensor names of this project. It is a folder with
 one safetensors file and the checksums of the file's blocks. The folder is written under a temporary name and then
-renamed, so no reader sees an incomplete one. If several processes convert at once, the first one's folder stays.
+renamed, so no reader sees an incomplete one. If several processes convert at once, the folder renamed first stays.
 Verifying a conversion does not need PyTorch, so it can run while PyTorch is being imported.
 """
 
@@ -51,8 +51,8 @@ class ConversionCache:
     def verify(self, dtype: str | None = None) -> None:
         """Check the conversions to `dtype`, or to any dtype if `dtype` is None, against their checksums.
 
-        Reading them also brings them into the page cache, so that loading them is fast. A damaged conversion is
-        removed. A conversion that cannot be read at present is skipped. Both are logged as warnings.
+        Reading the conversions also brings their files into the page cache, so that loading is fast. A damaged
+        conversion is removed. A conversion that cannot be read at present is skipped. Both cases log a warning.
         """
         for folder in chain.from_iterable(base.glob(dtype or "[!.]*") for base in self._folders):
             try:
@@ -69,7 +69,7 @@ class ConversionCache:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _is_intact(self, folder: Path) -> bool:
-        """Return whether a conversion's file has the recorded size and checksums. Raises OSError."""
+        """Return whether a conversion matches the recorded size and checksums, or False if stopped. Raises OSError."""
         weights, sums = folder / _WEIGHTS, folder / _SUMS
         if not (weights.is_file() and sums.is_file()):
             return False
@@ -82,7 +82,7 @@ class ConversionCache:
             return False
 
     def file(self, dtype: str) -> Path | None:
-        """Return the file of the conversion to `dtype`, or None unless `verify` has found one intact."""
+        """Return the file of the conversion to `dtype`, or None if `verify` has found no intact one."""
         return self._verified.get(dtype)
 
     def path(self, dtype: str) -> Path:
@@ -100,8 +100,9 @@ class ConversionCache:
     def write(self) -> None:
         """Write the conversion that `schedule_write` has kept, so that the next process can read it.
 
-        Do nothing if there is none. Also remove abandoned drafts and the conversions of checkpoints that are no longer
-        used. If writing fails, for example because the disk is full or read-only, log a warning and raise nothing.
+        Do nothing if none is kept. Also remove abandoned draft folders and the conversions of checkpoints that have
+        not been read for UNUSED_S. If writing fails, for example because the disk is full or read-only, log a warning
+        and raise nothing.
         """
         if self._scheduled is None:
             return
@@ -144,9 +145,9 @@ def read_ahead(path: Path, stop: threading.Event) -> None:
 
 
 def _map_blocks(path: Path, stop: threading.Event, function: Callable[[bytes], T]) -> list[T | None]:
-    """Apply `function` to each block of a file with several threads, and return the results in order.
+    """Apply `function` to each block of a file with several threads, and return the results in the order of the blocks.
 
-    A block that is not read because `stop` has been set gives None. Raises OSError.
+    The result is None for a block that is not read because `stop` has been set. Raises OSError.
     """
 
     def read(offset: int) -> T | None:
@@ -160,7 +161,7 @@ def _map_blocks(path: Path, stop: threading.Event, function: Callable[[bytes], T
 def _block_sums(path: Path) -> Iterator[str]:
     """Yield the SHA-256 of each block of a file.
 
-    No threads are used, because the interpreter cannot start any while it shuts down.
+    No threads are used, because the interpreter cannot start threads while it shuts down.
     """
     with path.open("rb") as file:
         while block := file.read(BLOCK_BYTES):

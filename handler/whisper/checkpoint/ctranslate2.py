@@ -115,7 +115,7 @@ class _ModelFile:
         return torch.from_numpy(raw).view(variable.dtype).reshape(variable.shape)
 
     def read(self, name: str) -> Tensor | None:
-        """Return a variable, dequantised to float32 if it has a scale, or None if there is no variable of this name."""
+        """Return a variable, or None if it does not exist. A variable that has a scale is dequantised to float32."""
         tensor, scale = self.stored(name), self.stored(f"{name}_scale")
         if tensor is None or scale is None:
             return tensor
@@ -131,7 +131,7 @@ class _ModelFile:
         """Return the number of attention heads in each layer of `side`, which is "encoder" or "decoder".
 
         If the file does not store the number, assume 64 channels per head, as in all published checkpoints. Raises
-        ValueError.
+        ValueError if the file lacks the variable that gives the number of channels.
         """
         heads = self.stored(f"{side}/num_heads")
         if heads is not None:
@@ -147,8 +147,8 @@ class _ModelFile:
 def open_ctranslate2(path: Path) -> Checkpoint:
     """Open the model.bin at `path`.
 
-    Raises ModelUnavailable if config.json is damaged, OSError if model.bin is unreadable, and what `variables_in`
-    raises.
+    Raises ModelUnavailable if config.json is damaged, and OSError if model.bin is unreadable. Also raises the errors of
+    `variables_in`.
     """
     model = _ModelFile(path)
     config = read_config(path.parent, "config.json", required=False)
@@ -164,7 +164,7 @@ def open_ctranslate2(path: Path) -> Checkpoint:
 
 
 def _dims(model: _ModelFile) -> Dims:
-    """Return the sizes of the network, taken from the shapes of its variables. Raises ValueError."""
+    """Return the sizes of the network, taken from the shapes of the variables. Raises ValueError if one is missing."""
     audio_state, n_mels, _ = model.shape("encoder/conv1/weight")
     n_vocab, text_state = model.shape("decoder/embeddings/weight")
     return Dims(

@@ -26,7 +26,7 @@ class TensorNames:
     """How a layout names the modules and tensors of the network.
 
     Each mapping leads from a name in this project's network to the name in the layout. A value of `in_layer` may hold
-    several names separated by spaces. The tensors of these modules are concatenated along the first dimension.
+    several module names separated by spaces. The tensors of these modules are concatenated along the first dimension.
     """
 
     layer: str  # what precedes the number of a layer; {side} stands for "encoder" or "decoder"
@@ -65,7 +65,7 @@ class Checkpoint:
     alignment_heads: tuple[tuple[int, int], ...] = ()  # (layer, head) pairs that time words; empty if not listed
 
 
-# What readers raise for a file that is incomplete, damaged or foreign.
+# What readers raise for a file that is incomplete, damaged or not a Whisper checkpoint.
 _READ_ERRORS = (
     OSError,
     ValueError,
@@ -81,7 +81,7 @@ _READ_ERRORS = (
 
 @contextmanager
 def checkpoint_errors(file: str) -> Iterator[None]:
-    """Raise ModelUnavailable with the name of the file if the block fails to read it.
+    """Raise ModelUnavailable, with the file's name in its message, if the block fails to read the file.
 
     Errors that have nothing to do with the file, such as torch.OutOfMemoryError, are raised unchanged.
     """
@@ -95,7 +95,7 @@ def checkpoint_errors(file: str) -> Iterator[None]:
 
 
 def summarize_error(exc: BaseException) -> str:
-    """Return the type of an error and the first line of its message, truncated to 160 characters."""
+    """Return the type of an error and the first line of the error's message, at most 160 characters of the line."""
     text = (str(exc).strip().splitlines() or [""])[0][:160]
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
@@ -103,8 +103,8 @@ def summarize_error(exc: BaseException) -> str:
 def read_config(folder: Path, name: str, required: bool = True) -> dict[str, Any]:
     """Read the JSON object in file `name` of a model folder.
 
-    If the file is missing, return an empty dictionary, or raise ModelUnavailable if it is required. Raises
-    ModelUnavailable if the file cannot be read or holds no JSON object.
+    Return an empty dictionary if the file is missing and not required. Raises ModelUnavailable if a required file is
+    missing. Also raises ModelUnavailable if the file cannot be read or holds no JSON object.
     """
     path = folder / name
     if not path.is_file() and not required:

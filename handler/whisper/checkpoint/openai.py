@@ -38,7 +38,8 @@ NAMES = TensorNames(
 def open_openai(path: Path) -> Checkpoint:
     """Open the .pt file at `path` without running any code that it contains.
 
-    Raises ValueError if the file holds no Whisper checkpoint, TypeError for unknown sizes, and what torch.load raises.
+    Raises ValueError if the file holds no Whisper checkpoint, and TypeError if a size of the network is missing or
+    unknown. Also raises the errors of torch.load.
     """
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     if not (isinstance(content, dict) and {"dims", "model_state_dict"} <= set(content)):

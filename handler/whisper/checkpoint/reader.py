@@ -26,7 +26,7 @@ from handler.whisper.checkpoint.transformers import open_transformers
 from handler.whisper.layers import Linear, can_pack
 from handler.whisper.model import Whisper
 
-# The file name pattern that identifies a layout, and the function that opens it. The first match counts.
+# File name pattern of each layout, and the function that opens a checkpoint of this layout. The first match counts.
 LAYOUTS = (
     ("model.safetensors", open_transformers),
     ("model.safetensors.index.json", open_transformers),
@@ -59,9 +59,9 @@ def load(
 ) -> Whisper:
     """Return the network of a checkpoint with its weights on `device` in `dtype`.
 
-    If `conversion_cache` holds a verified conversion to `dtype`, the weights are read from that. Otherwise they are
-    read from the checkpoint and scheduled to be written to the cache. Raises ModelUnavailable if a tensor is missing,
-    unreadable or of the wrong shape.
+    If `conversion_cache` holds a verified conversion to `dtype`, the weights are read from the conversion. Otherwise
+    they are read from the checkpoint, and scheduled to be written to the cache if there is one. Raises ModelUnavailable
+    if a tensor is missing, unreadable or of the wrong shape.
     """
     with torch.device("meta"):
         model = Whisper(checkpoint.dims)
@@ -93,9 +93,10 @@ def _read_conversion(model: Whisper, file: Path, device: torch.device, dtype: to
 def _read_tensors(
     model: Whisper, read: Callable[[str], Tensor], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Read all tensors of a network with several threads. `read` returns the tensor of a name in the network.
+    """Read all tensors of a network with several threads, and return them by name.
 
-    Raises ValueError if a tensor has the wrong shape, and what `read` raises.
+    `read` is called with the name of each tensor in the network and returns the tensor. Raises ValueError if a tensor
+    has the wrong shape. Also raises the errors of `read`.
     """
     linear_names = [name for name, module in model.named_modules() if isinstance(module, Linear)]
     linear_weights = {f"{name}.weight" for name in linear_names}
@@ -155,8 +156,8 @@ def _scale_queries(checkpoint: Checkpoint, module: str, tensor: Tensor) -> Tenso
 def _parameter(checkpoint: Checkpoint, module: str, kind: str) -> Tensor:
     """Return the weight or bias of a module of the checkpoint.
 
-    Key projections of Whisper have no bias, so zeros are returned for it. Raises ValueError if any other tensor is
-    missing.
+    Key projections of Whisper have no bias, so zeros are returned for this bias. Raises ValueError if any other tensor
+    is missing.
     """
     tensor = checkpoint.read(checkpoint.names.parameter(module, kind))
     if tensor is not None:

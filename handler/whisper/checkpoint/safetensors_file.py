@@ -1,6 +1,6 @@
 """Read tensors from a safetensors file. Knows no checkpoint.
 
-Each tensor is memory-mapped separately, so the memory of a tensor is released as soon as the tensor is. Source of the
+Each tensor is memory-mapped separately, so the memory of a tensor is released together with the tensor. Source of the
 format: huggingface/safetensors, README.md.
 """
 
@@ -34,7 +34,7 @@ _MAX_HEADER_BYTES = 100 * 1024**2  # as in the reference implementation
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A tensor as the header describes it. `start` and `end` are in bytes from the end of the header."""
+    """The header's description of a tensor. `start` and `end` are in bytes from the end of the header."""
 
     dtype: torch.dtype
     shape: list[int]
@@ -43,7 +43,7 @@ class _Entry:
 
     @classmethod
     def parse(cls, entry: Mapping[str, Any]) -> "_Entry":
-        """Parse the header's JSON object for one tensor. Raises KeyError, ValueError."""
+        """Parse the header's JSON object for one tensor. Raises KeyError or ValueError if the object is malformed."""
         start, end = entry["data_offsets"]
         return cls(_DTYPES[entry["dtype"]], entry["shape"], start, end)
 
@@ -57,7 +57,8 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         """Read the header of the file at `path`.
 
-        Raises OSError, ValueError for a damaged or truncated file, and KeyError for an unknown dtype.
+        Raises OSError if the file cannot be read, and ValueError if the file is damaged or truncated. Raises KeyError
+        if a tensor has an unknown dtype.
         """
         self._path = path
         with path.open("rb") as file:
@@ -81,7 +82,8 @@ class SafetensorsFile:
         """Return the tensor of the given name, whose memory is a private mapping of the file.
 
         The mapping lasts as long as the tensor. Writing to the tensor does not change the file. Raises KeyError if
-        there is no such tensor, ValueError if its size in the header is wrong, and OSError.
+        there is no such tensor, and ValueError if the size in the header does not match the shape and dtype. Raises
+        OSError if the file cannot be read.
         """
         entry = self._entries[name]
         size, expected = entry.end - entry.start, math.prod(entry.shape) * entry.dtype.itemsize

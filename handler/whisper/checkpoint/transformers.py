@@ -70,10 +70,10 @@ def open_transformers(path: Path) -> Checkpoint:
 
 
 def _open_files(path: Path) -> dict[str, SafetensorsFile]:
-    """Open a safetensors file, or all files that an index lists, and return the file of each tensor by its name.
+    """Open a safetensors file, or all files that an index lists. Return the file of each tensor, by tensor name.
 
-    Raises ModelUnavailable if a safetensors file is missing or damaged, and OSError, ValueError or KeyError for a
-    damaged index.
+    Raises ModelUnavailable if a safetensors file is missing or damaged. Raises OSError, ValueError or KeyError if the
+    index is damaged.
     """
     files = {path.name: path}
     if path.name.endswith(".index.json"):
