@@ -18,7 +18,7 @@ from handler.audio.source import AudioSource
 from handler.engine.runner import Runner
 from handler.errors import AsrError, Internal, InvalidRequest, Overloaded
 from handler.schema.options import MULTI, Options
-from handler.schema.transcript import Progress, ProgressCallback, Transcript
+from handler.schema.transcript import ProgressCallback, Transcript
 from handler.schema.window import Engine
 from handler.settings import Settings
 from handler.timeline import Timeline
@@ -27,8 +27,6 @@ from handler.transcription.request import Request, SharedResources
 from handler.transcription.usage import Counters
 from handler.transcription.window_cache import WindowCache
 from handler.transcription.window_quota import WindowQuota
-
-__all__ = ["Pipeline", "Progress", "ProgressCallback"]
 
 MAX_LISTED_LANGUAGES = 9  # an error message lists a model's languages if there are at most this many
 
