@@ -276,32 +276,12 @@ class SpoolReader(io.RawIOBase):
         with self._idle():
             return self._spool.await_bytes(count)
 
-    def for_ffmpeg(self) -> "FFmpegFile":
-        """Return a file object for FFmpeg that shares the position of this reader."""
-        return FFmpegFile(self, self._spool)
+    @property
+    def available(self) -> int:
+        """Return the number of bytes that have arrived."""
+        return self._spool.size
 
-
-class FFmpegFile:
-    """A file object over a spool for FFmpeg.
-
-    A read returns as soon as any bytes have arrived. A seek relative to the end fails until the whole file has arrived.
-    """
-
-    def __init__(self, reader: SpoolReader, spool: Spool) -> None:
-        self.tell = reader.tell
-        self._reader = reader
-        self._spool = spool
-
-    def read(self, size: int) -> bytes:
-        """Wait for at least one byte, and return at most `size` bytes. Return b"" at the end of the file."""
-        return self._reader.read_available(size)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position, and return that position as counted from the start of the file.
-
-        With io.SEEK_END, return −1 without moving if the file has not arrived completely. Demuxers seek to the end to
-        measure the length of a file, and work without knowing the length.
-        """
-        if whence == io.SEEK_END and not self._spool.is_complete:
-            return -1
-        return self._reader.seek(offset, whence)
+    @property
+    def is_complete(self) -> bool:
+        """Return whether no more bytes will arrive."""
+        return self._spool.is_complete

@@ -17,8 +17,10 @@ from typing import BinaryIO
 from handler.audio.chunking import MAX_PAUSE_S, SpeechChunker
 from handler.audio.decode import AudioDecoder
 from handler.audio.fetch import Fetcher
+from handler.audio.media_file import MediaFile
+from handler.audio.media_report import DecodeOptions
 from handler.audio.source import AudioSource
-from handler.audio.spool import Spool
+from handler.audio.spool import IN_MEMORY, Spool
 from handler.errors import Cancelled, InvalidRequest, TooLong
 from handler.schema.options import MULTI, Options
 from handler.schema.window import SAMPLE_RATE, Samples, Window
@@ -76,12 +78,12 @@ class WindowProducer:
     @property
     def duration(self) -> float | None:
         """Return the duration in seconds that the container states, or None if it is not stated or not known yet."""
-        return self._decoder.duration if self._decoder else None
+        return self._decoder.report.duration if self._decoder else None
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Return a sentence for each defect of the file found so far."""
-        return tuple(self._decoder.warnings) if self._decoder else ()
+        return tuple(self._decoder.report.warnings) if self._decoder else ()
 
     def start(self, source: AudioSource, options: Options) -> None:
         """Start reading the source in a background thread."""
@@ -124,18 +126,26 @@ class WindowProducer:
         elif self._spool is not None:  # the spool was created while `close` was running
             self._spool.close()
 
-    def _open(self, source: AudioSource) -> BinaryIO:
+    def _open(self, source: AudioSource) -> MediaFile:
         """Return the source as a readable file. A download continues in another thread while the file is read."""
         if source.file is not None:
-            return source.file
+            return self._copy(source.file)
         if source.growing is not None:
             return source.growing.reader(self._slot_released)  # type: ignore[no-any-return]
         if source.base64 is not None:
-            return self._fetcher.decode_base64(source.base64)
+            return self._copy(self._fetcher.decode_base64(source.base64))
         self._spool = spool = self._fetcher.spool()
         self._check_open()
         self._threads.submit(self._download, source.url or "", spool)
-        return spool.reader(self._slot_released)  # type: ignore[return-value]
+        return spool.reader(self._slot_released)
+
+    def _copy(self, file: BinaryIO) -> MediaFile:
+        """Return a copy of a complete file."""
+        self._spool = self._fetcher.spool()
+        while piece := file.read(IN_MEMORY):
+            self._spool.write(piece)
+        self._spool.finish()
+        return self._spool.reader(self._slot_released)
 
     @contextmanager
     def _slot_released(self) -> Iterator[None]:
@@ -150,16 +160,16 @@ class WindowProducer:
         with self._timeline.span("download"):
             self._fetcher.fill(url, spool)
 
-    def _produce_windows(self, file: BinaryIO, options: Options) -> None:
+    def _produce_windows(self, file: MediaFile, options: Options) -> None:
         """Decode a file to samples, and deliver the windows and watermarks of all channels."""
         chunkers: list[SpeechChunker] = []
         watermark_s = 0.0  # position in the audio at which watermarks were last delivered
         num_to_skip = round(options.start_at * SAMPLE_RATE)  # samples before `start_at`
-        self._decoder = AudioDecoder(file, split=options.channels == "split")
+        self._decoder = AudioDecoder(file, DecodeOptions(split=options.channels == "split"))
         for block in self._decoder.blocks():
             self._check_open()
             self.seconds += len(block) / SAMPLE_RATE
-            self._check_duration(self._decoder.duration)
+            self._check_duration(self._decoder.report.duration)
             if not chunkers:
                 self.channels = tuple(range(block.shape[1])) if options.channels == "split" else (None,)
                 chunkers = [self._new_chunker(options, channel) for channel in self.channels]

@@ -5,9 +5,11 @@ import io
 import numpy as np
 import pytest
 
-from handler.audio.decode import CUT_OFF, AudioDecoder
+from handler.audio.decode import AudioDecoder
+from handler.audio.media_report import CUT_OFF
 from handler.errors import AsrError, CorruptMedia, NoAudioStream, UnsupportedMedia
 from handler.schema.window import SAMPLE_RATE
+from tests.support.asking import growing_file
 from tests.support.speech import Samples, container, wav
 
 TONE = (0.3 * np.sin(2 * np.pi * 440 * np.arange(6 * SAMPLE_RATE) / SAMPLE_RATE)).astype(np.float32)
@@ -35,7 +37,7 @@ FILES = {
 
 
 def decode(data: bytes) -> tuple[Samples, AudioDecoder]:
-    decoder = AudioDecoder(io.BytesIO(data))
+    decoder = AudioDecoder(growing_file(data).reader())
     samples = np.concatenate(list(decoder.blocks()))
     assert samples.shape[1] == 1
     return samples[:, 0], decoder
@@ -55,21 +57,21 @@ def test_a_file_becomes_the_samples_that_went_into_it(name: str) -> None:
     middle = samples[SAMPLE_RATE : 4 * SAMPLE_RATE]
     assert pitch(middle) == pytest.approx(440, abs=1)
     assert np.abs(middle).max() == pytest.approx(0.3, abs=0.05)
-    assert decoder.warnings == []
-    assert decoder.duration is None or decoder.duration == pytest.approx(6, abs=0.2)
+    assert decoder.report.warnings == []
+    assert decoder.report.duration is None or decoder.report.duration == pytest.approx(6, abs=0.2)
 
 
 def test_a_film_whose_sound_ends_early_is_not_taken_for_cut_off() -> None:
     tone = TONE[: SAMPLE_RATE // 2]
     samples, decoder = decode(container(tone, "matroska", "aac", 48_000, "stereo", picture=True))
     assert len(samples) / SAMPLE_RATE == pytest.approx(0.5, abs=0.05)
-    assert decoder.warnings == []
+    assert decoder.report.warnings == []
 
 
 def test_a_length_that_is_only_estimated_is_not_reported() -> None:
     quiet_first = np.concatenate([np.zeros(5 * SAMPLE_RATE, np.float32), TONE])
     _, decoder = decode(container(quiet_first, "adts", "aac", 44_100))
-    assert decoder.duration is None
+    assert decoder.report.duration is None
 
 
 TRUNCATABLE = ("wav 16000 Hz", "flac", "vorbis", "mp3", "opus", "webm", "mkv video", "aiff")
@@ -80,7 +82,7 @@ def test_a_file_that_is_cut_off_gives_what_can_be_heard_and_a_warning(name: str)
     data = FILES[name]
     samples, decoder = decode(data[: len(data) * 2 // 3])
     assert 1.5 < len(samples) / SAMPLE_RATE < 5.5
-    assert CUT_OFF in decoder.warnings
+    assert CUT_OFF in decoder.report.warnings
 
 
 def test_a_file_cut_before_its_index_is_corrupt() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from handler.audio.source import AudioSource
+from handler.audio.spool import Spool
 from handler.errors import AsrError
 from handler.schema.options import Options
 from handler.transcription.pipeline import Pipeline
@@ -25,3 +26,11 @@ async def error_of(pipeline: Pipeline, source: AudioSource, options: Options | N
     with pytest.raises(AsrError) as caught:
         await pipeline.transcribe(source, options or Options())
     return caught.value
+
+
+def growing_file(data: bytes) -> Spool:
+    """Return a spool that holds a complete file."""
+    spool = Spool(len(data))
+    spool.write(data)
+    spool.finish()
+    return spool
