@@ -37,8 +37,9 @@ FILES = {
 
 
 def decode(data: bytes) -> tuple[Samples, AudioDecoder]:
-    decoder = AudioDecoder(growing_file(data).reader())
-    samples = np.concatenate(list(decoder.blocks()))
+    with growing_file(data) as spool:
+        decoder = AudioDecoder(spool.reader())
+        samples = np.concatenate(list(decoder.blocks()))
     assert samples.shape[1] == 1
     return samples[:, 0], decoder
 
