@@ -14,14 +14,18 @@ AsrError
 ├── TooLong                too_long
 ├── DownloadBlocked        download_blocked
 ├── DownloadFailed         download_failed      (retryable)
+├── DownloadRefused        download_refused
 ├── UploadFailed           upload_failed        (retryable)
+├── UploadRefused          upload_refused
 ├── ModelUnavailable       model_unavailable    (retryable)
 ├── Overloaded             overloaded           (retryable)
 ├── DeadlineExceeded       deadline_exceeded    (retryable)
 ├── Cancelled              cancelled
 ├── OutOfMemory            out_of_memory        (retryable)
+├── StorageFull            storage_full         (retryable)
 └── Internal               internal
-    └── DeviceLost         device_lost          (retryable)
+    ├── DeviceLost         device_lost          (retryable)
+    └── DecodingLost       decoding_lost        (retryable)
 """
 
 from typing import ClassVar
@@ -112,11 +116,23 @@ class DownloadFailed(AsrError):
     retryable = True
 
 
+class DownloadRefused(AsrError):
+    """The source of the audio does not give it out, and would not do so later either, as with status 403 or 404."""
+
+    code = "download_refused"
+
+
 class UploadFailed(AsrError):
     """The result could not be uploaded."""
 
     code = "upload_failed"
     retryable = True
+
+
+class UploadRefused(AsrError):
+    """The place for the result does not take it, and would not do so later either, as with an expired signature."""
+
+    code = "upload_refused"
 
 
 class ModelUnavailable(AsrError):
@@ -153,6 +169,13 @@ class OutOfMemory(AsrError):
     retryable = True
 
 
+class StorageFull(AsrError):
+    """The temporary folder or the memory has no room left for a file."""
+
+    code = "storage_full"
+    retryable = True
+
+
 class Internal(AsrError):
     """This program has a fault."""
 
@@ -163,6 +186,13 @@ class DeviceLost(Internal):
     """This process can no longer use the device. Another process may succeed."""
 
     code = "device_lost"
+    retryable = True
+
+
+class DecodingLost(Internal):
+    """This process can no longer decode audio. Another process may succeed."""
+
+    code = "decoding_lost"
     retryable = True
 
 

@@ -3,8 +3,9 @@
 from typing import Any
 
 from fastapi.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
-from handler.errors import AsrError
+from handler.errors import AsrError, MediaError
 
 STATUS = {
     "invalid_request": 400,
@@ -16,14 +17,18 @@ STATUS = {
     "no_audio_stream": 422,
     "corrupt_media": 422,
     "too_long": 422,
+    "download_refused": 422,
+    "upload_refused": 422,
     "overloaded": 429,
     "cancelled": 499,
     "internal": 500,
     "download_failed": 502,
     "upload_failed": 502,
     "device_lost": 503,
+    "decoding_lost": 503,
     "model_unavailable": 503,
     "out_of_memory": 503,
+    "storage_full": 503,
     "deadline_exceeded": 504,
 }
 
@@ -34,11 +39,15 @@ _OPENAI_TYPES = {
     404: "invalid_request_error",
     429: "rate_limit_error",
 }
-_OPENAI_PARAMS: dict[str | None, str | None] = {
-    "hotwords": "keywords",
-    "task": None,
-}  # name in OpenAI's API of options that are called differently there; None if there is no such field
+_OPENAI_PARAMS: dict[str | None, str | None] = {"task": None}  # options for which OpenAI's API has no field
+# OpenAI answers 400 if the file is at fault, and some of its clients know no other status for that.
+_OPENAI_STATUS = dict.fromkeys(("unsupported_media", "no_audio_stream", "corrupt_media", "too_long"), 400)
 OPENAI_PREFIX = "/v1/"  # errors on these paths have OpenAI's form
+
+
+def openai_status(code: str) -> int:
+    """Return the HTTP status of an error code on the paths of OpenAI's API."""
+    return _OPENAI_STATUS.get(code, STATUS[code])
 
 
 def openai_error(error: AsrError) -> dict[str, Any]:
@@ -46,13 +55,14 @@ def openai_error(error: AsrError) -> dict[str, Any]:
 
     `param` is the name of the API's field that caused the error, or None if there is no such field.
     """
-    status = STATUS[error.code]
+    status = openai_status(error.code)
+    field = "file" if isinstance(error, MediaError) and error.field is None else error.field
     default_type = "invalid_request_error" if status < 500 else "server_error"
     return {
         "error": {
             "message": error.message,
             "type": _OPENAI_TYPES.get(status, default_type),
-            "param": _OPENAI_PARAMS.get(error.field, error.field),
+            "param": _OPENAI_PARAMS.get(field, field),
             "code": "invalid_api_key" if error.code == "unauthorized" else error.code,
         }
     }
@@ -64,5 +74,12 @@ def error_response(error: AsrError, path: str) -> JSONResponse:
     The body is `{"error": {"code", "message", "retryable"}}`, or an error of OpenAI's API on the paths of that API.
     """
     headers = {"Retry-After": "1"} if error.code == "overloaded" else None
-    content = openai_error(error) if path.startswith(OPENAI_PREFIX) else {"error": error.as_dict()}
-    return JSONResponse(content, STATUS[error.code], headers)
+    if path.startswith(OPENAI_PREFIX):
+        return JSONResponse(openai_error(error), openai_status(error.code), headers)
+    return JSONResponse({"error": error.as_dict()}, STATUS[error.code], headers)
+
+
+async def send_error(error: AsrError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send the response to a request that is refused before it reaches a route, and note its code for the log."""
+    scope["asr_code"] = error.code
+    await error_response(error, scope["path"])(scope, receive, send)

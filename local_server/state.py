@@ -18,16 +18,16 @@ class ServerState:
         self.fault: str | None = None
 
     def require_pipeline(self) -> Pipeline:
-        """Return the pipeline. Raises ModelUnavailable if it is not built, DeviceLost if its device has failed."""
+        """Return the pipeline. Raises ModelUnavailable if it is not built, or the error that keeps it from working."""
         if self.pipeline is None:
             raise ModelUnavailable(self.fault or "the model is being loaded; expected a request after /hc says ok")
-        if self.pipeline.runner.fault is not None:
-            raise self.pipeline.runner.fault
+        if (fault := self.pipeline.fault) is not None:
+            raise fault
         return self.pipeline
 
     def health(self) -> tuple[int, dict[str, str] | None]:
         """Return the status of `/hc` and its JSON body, which is None if the response has no body."""
-        fault = self.fault or (self.pipeline and self.pipeline.runner.fault)
+        fault = self.fault or (self.pipeline and self.pipeline.fault)
         if fault:
             return 503, {"status": "failed", "reason": str(fault)}
         if self.pipeline is not None:

@@ -1,43 +1,138 @@
 """The file that a decoder reads, which may still be arriving. Knows no format."""
 
-from contextlib import AbstractContextManager
+import io
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
+ENDLESS = 2**60  # length in bytes that is assumed for a file of unknown length
+PART = 8 * 1024**2  # bytes read at a time where all remaining bytes are asked for
+Idle = Callable[[], AbstractContextManager[None]]
 
-class MediaFile(Protocol):
+
+class GrowingBytes(Protocol):
+    """Bytes to which more are appended until they are complete."""
+
+    @property
+    def size(self) -> int:
+        """Return the number of bytes that have arrived."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Return whether no more bytes will arrive."""
+
+    def is_ready(self, position: int) -> bool:
+        """Return whether a read at `position` returns at once, because the byte there has arrived or never will."""
+
+    def read_at(self, position: int, count: int) -> bytes:
+        """Wait until the byte at `position` has arrived, and return up to `count` bytes, or b"" at the end."""
+
+    def await_bytes(self, count: int) -> bool:
+        """Wait for `count` bytes or the end, and return whether no more bytes will arrive."""
+
+    def length(self) -> int:
+        """Wait until the total number of bytes is known, and return this number."""
+
+
+class MediaFile(io.RawIOBase):
     """A seekable binary file whose reads wait for bytes that have not arrived."""
+
+    def __init__(self, content: GrowingBytes, idle: Idle = nullcontext) -> None:
+        """Create a file at its first byte. Each wait takes place inside the context manager `idle()`."""
+        super().__init__()
+        self._content = content
+        self._idle = idle
+        self._position = 0
+        self._waits = True
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
 
     @property
     def available(self) -> int:
         """Return the number of bytes that have arrived."""
+        return self._content.size
 
     @property
     def is_complete(self) -> bool:
         """Return whether no more bytes will arrive."""
+        return self._content.has_ended
 
     def read(self, size: int = -1, /) -> bytes:
         """Return the next `size` bytes, or all remaining bytes if `size` is negative.
 
         Fewer than `size` bytes are returned only at the end of the file.
         """
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        """Fill the buffer, and return the number of bytes written to it, which is smaller only at the file's end."""
+        parts = []
+        remaining = size
+        while remaining:
+            part = self.read_available(remaining if remaining > 0 else PART)
+            if not part:
+                break
+            parts.append(part)
+            remaining -= len(part) if remaining > 0 else 0
+        return b"".join(parts)
 
     def read_available(self, max_bytes: int) -> bytes:
-        """Wait for the next byte, and return at most `max_bytes` bytes that have arrived. Return b"" at the end."""
+        """Wait for the next byte, and return the bytes that have arrived, at most `max_bytes` of them.
+
+        Return b"" at the end of the file.
+        """
+        is_ready = self._content.is_ready(self._position)
+        if not is_ready and not self._waits:
+            return b""
+        with nullcontext() if is_ready else self._idle():
+            part = self._content.read_at(self._position, max_bytes)
+        self._position += len(part)
+        return part
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+        """Fill the buffer, and return the number of bytes written to it.
+
+        The buffer is filled completely except at the end of the file, because libsndfile treats a short read as
+        the end of the file.
+        """
+        part = self.read(len(buffer))
+        buffer[: len(part)] = part
+        return len(part)
 
     def tell(self) -> int:
         """Return the position of the next byte to read."""
+        return self._position
 
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Move to a position, and return that position. With io.SEEK_END, wait until the length is known."""
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Move to a position, and return that position as counted from the start of the file.
+
+        With io.SEEK_END, wait until the length of the file is known.
+        """
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: 0}[whence]
+        if whence == io.SEEK_END and not self._waits:
+            base = ENDLESS
+        elif whence == io.SEEK_END:
+            with self._idle():
+                base = self._content.length()
+        self._position = max(0, base + offset)
+        return self._position
+
+    @contextmanager
+    def without_waiting(self) -> Iterator[None]:
+        """Keep reads and seeks from waiting while the block runs.
+
+        A read then treats the last byte that has arrived as the end of the file. A seek relative to the end assumes
+        that the file has ENDLESS bytes.
+        """
+        self._waits = False
+        try:
+            yield
+        finally:
+            self._waits = True
 
     def await_bytes(self, count: int) -> bool:
         """Wait for `count` bytes or the end of the file, and return whether the file has ended."""
-
-    def without_waiting(self) -> AbstractContextManager[None]:
-        """Keep reads and seeks from waiting while the block runs.
-
-        A read then treats the last byte that has arrived as the end of the file.
-        """
+        with self._idle():
+            return self._content.await_bytes(count)

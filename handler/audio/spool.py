@@ -1,38 +1,66 @@
 """A spool: a file that one writer appends to while readers already read the beginning.
 
-The bytes are kept in memory as long as they are few, and then in a temporary file, which is deleted when the spool is
-closed. A reader may seek. A read of bytes that have not arrived waits for them, so a container with its index at the
-end needs no special treatment. If the writer fails or the spool is stopped, readers see the end of the file, because
-the C libraries that read from the spool cannot pass Python exceptions on. Afterwards, `check` raises the error of the
-writer. Does not know where the bytes come from.
+The first bytes are kept in memory, in an anonymous file, and the rest in a temporary file, which is deleted when the
+spool is closed. Both are plain files, so that another process can read them, too. A reader may seek. A read of bytes
+that have not arrived waits for them, so a container with its index at the end needs no special treatment. If the writer
+fails or the spool is stopped, readers see the end of the file. Afterwards, `check` raises the error of the writer. Does
+not know where the bytes come from.
 """
 
-import io
+import errno
+import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 
-from handler.errors import AsrError, Cancelled, TooLarge
+from handler.audio.media_file import Idle, MediaFile
+from handler.errors import AsrError, Cancelled, StorageFull, TooLarge
 
-IN_MEMORY = 8 * 1024**2  # a spool of more bytes is moved to a temporary file
-ENDLESS = 2**60  # length in bytes that is assumed for a file of unknown length
-Idle = Callable[[], AbstractContextManager[None]]
+IN_MEMORY = 8 * 1024**2  # this many bytes of a spool are kept in memory
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EFBIG}
+
+
+class SpoolBudget:
+    """Limits how many bytes all spools of a process hold together. `limit` is None if there is no limit."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit = limit
+        self._used = 0
+        self._lock = threading.Lock()
+
+    def reserve(self, count: int) -> None:
+        """Reserve room for more bytes. Raises StorageFull if there is not enough."""
+        with self._lock:
+            if self._limit is not None and self._used + count > self._limit:
+                raise StorageFull(f"expected at most {self._limit} bytes in all files together (MAX_SPOOL_BYTES)")
+            self._used += count
+
+    def give_back(self, count: int) -> None:
+        """Give back the room of bytes that were deleted."""
+        with self._lock:
+            self._used -= count
 
 
 class Spool:
     """A file of at most `max_bytes` bytes that can be read while it is being written."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, budget: SpoolBudget | None = None) -> None:
+        """Create an empty spool, whose bytes count towards `budget`. Raises StorageFull."""
         self._max_bytes = max_bytes
-        self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 - closed by close()
+        self._budget = budget or SpoolBudget()
+        with _full_disk_as_storage_full():
+            self._head = os.memfd_create("spool")
+        self._tail: int | None = None  # descriptor of the file with the bytes behind those in memory
+        self.head_bytes = IN_MEMORY  # number of bytes kept in memory
         self._changed = threading.Condition(threading.RLock())
         self._size = 0
         self._expected_size: int | None = None
         self._error: AsrError | None = None
         self._is_complete = False
         self._is_stopped = False
+        self._is_closed = False
         self._deadline: float | None = None
         self._deadline_error: AsrError | None = None
         self._interrupt: Callable[[], None] | None = None
@@ -56,8 +84,9 @@ class Spool:
     def write(self, data: bytes) -> None:
         """Append bytes.
 
-        Raises TooLarge if the spool would exceed its limit. Raises Cancelled if the spool is stopped or marked as
-        complete. After the deadline, raises the error given to `set_deadline`.
+        Raises TooLarge if the spool would exceed its limit, and StorageFull if the disk or all spools together would
+        exceed theirs. Raises Cancelled if the spool is stopped or marked as complete. After the deadline, raises the
+        error given to `set_deadline`.
         """
         self._check_size(self._size + len(data))
         with self._changed:
@@ -66,8 +95,13 @@ class Spool:
                 raise self._deadline_error
             if self._is_stopped or self._is_complete:
                 raise Cancelled("nobody reads any more")
-            self._file.seek(0, io.SEEK_END)
-            self._file.write(data)
+            self._budget.reserve(len(data))
+            try:
+                with _full_disk_as_storage_full():
+                    self._append(data)
+            except BaseException:
+                self._budget.give_back(len(data))
+                raise
             self._size += len(data)
             self._changed.notify_all()
 
@@ -111,7 +145,13 @@ class Spool:
         """Call `stop`, and free the memory and disk space. This can take a tenth of a second if the file is large."""
         self.stop()
         with self._changed:
-            self._file.close()
+            if self._is_closed:
+                return
+            self._is_closed = True
+            os.close(self._head)
+            if self._tail is not None:
+                os.close(self._tail)
+        self._budget.give_back(self._size)
 
     def __enter__(self) -> "Spool":
         return self
@@ -119,9 +159,22 @@ class Spool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        self.close()
+
     def _check_size(self, size: int) -> None:
         if size > self._max_bytes:
             raise TooLarge(f"expected at most {self._max_bytes} bytes; got more")
+
+    def _append(self, data: bytes) -> None:
+        """Write bytes behind the last one, in memory or on disk. Raises OSError."""
+        in_memory = max(0, self.head_bytes - self._size)
+        _write_all(self._head, data[:in_memory], self._size)
+        if len(data) > in_memory:
+            if self._tail is None:
+                with tempfile.TemporaryFile() as file:
+                    self._tail = os.dup(file.fileno())
+            _write_all(self._tail, data[in_memory:], max(0, self._size - self.head_bytes))
 
     def read_at(self, position: int, count: int) -> bytes:
         """Wait until the byte at `position` has arrived, and return up to `count` bytes from there.
@@ -132,18 +185,34 @@ class Spool:
             self._wait_for(lambda: self._size > position)
             if self._is_stopped:
                 return b""
-            self._file.seek(position)
-            return self._file.read(count)
+            count = min(count, self._size - position)
+            return read_parts([self._head, self._tail], self.head_bytes, position, count)
+
+    def descriptors(self) -> list[int]:
+        """Return copies of the descriptors of the file's parts, which the caller closes: in memory, then on disk.
+
+        The second exists only if the file has more than IN_MEMORY bytes. Return [] if the spool is closed.
+        """
+        with self._changed:
+            if self._is_closed:
+                return []
+            with _full_disk_as_storage_full():
+                return [os.dup(part) for part in (self._head, self._tail) if part is not None]
 
     def await_bytes(self, count: int) -> bool:
         """Wait for `count` bytes or the end of the file, and return whether the file has ended."""
         with self._changed:
             self._wait_for(lambda: self._size >= count)
-            return self._is_complete or self._is_stopped
+            return self.has_ended
+
+    @property
+    def has_ended(self) -> bool:
+        """Return whether readers see the end of the file behind the bytes that have arrived."""
+        return self._is_complete or self._is_stopped
 
     def is_ready(self, position: int) -> bool:
         """Return whether a read at `position` returns at once, because the byte there has arrived or never will."""
-        return self._size > position or self._is_complete or self._is_stopped
+        return self._size > position or self.has_ended
 
     def _wait_for(self, is_satisfied: Callable[[], bool]) -> None:
         """Wait until the condition is met or the file has ended. End the file if the deadline passes meanwhile."""
@@ -178,110 +247,38 @@ class Spool:
         """Return whether no more bytes will arrive."""
         return self._is_complete
 
-    def reader(self, idle: Idle = nullcontext) -> "SpoolReader":
+    def reader(self, idle: Idle = nullcontext) -> MediaFile:
         """Return a new reader at the first byte. Each wait of the reader is inside the context manager `idle()`."""
-        return SpoolReader(self, idle)
+        return MediaFile(self, idle)
 
 
-class SpoolReader(io.RawIOBase):
-    """A seekable binary file over a spool, whose reads wait for bytes that have not arrived."""
+def read_parts(parts: Sequence[int | None], head_bytes: int, position: int, count: int) -> bytes:
+    """Read up to `count` bytes of a spool at a position.
 
-    def __init__(self, spool: Spool, idle: Idle) -> None:
-        super().__init__()
-        self._spool = spool
-        self._idle = idle
-        self._position = 0
-        self._waits = True
+    `parts` are the descriptors of its first `head_bytes` bytes and of the rest, if there is one. Return bytes of one
+    part only, and at least one unless the file ends at `position`.
+    """
+    head, tail = (*parts, None)[:2]
+    assert head is not None
+    if position < head_bytes:
+        return os.pread(head, min(count, head_bytes - position), position)
+    return b"" if tail is None else os.pread(tail, count, position - head_bytes)
 
-    def readable(self) -> bool:
-        """Return True."""
-        return True
 
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
+def _write_all(descriptor: int, data: bytes, position: int) -> None:
+    """Write bytes at a position of a file, even if the system takes only a part of them at a time. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(descriptor, view, position)
+        view, position = view[count:], position + count
 
-    def read(self, size: int = -1, /) -> bytes:
-        """Return the next `size` bytes, or all remaining bytes if `size` is negative.
 
-        Fewer than `size` bytes are returned only at the end of the file.
-        """
-        parts = []
-        remaining = size
-        while remaining:
-            part_size = remaining if remaining > 0 else IN_MEMORY
-            part = self.read_available(part_size)
-            if not part:
-                break
-            parts.append(part)
-            remaining -= len(part) if remaining > 0 else 0
-        return b"".join(parts)
-
-    def read_available(self, max_bytes: int) -> bytes:
-        """Wait for the next byte, and return the bytes that have arrived, at most `max_bytes` of them.
-
-        Return b"" at the end of the file.
-        """
-        is_ready = self._spool.is_ready(self._position)
-        if not is_ready and not self._waits:
-            return b""
-        with nullcontext() if is_ready else self._idle():
-            part = self._spool.read_at(self._position, max_bytes)
-        self._position += len(part)
-        return part
-
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        """Fill the buffer, and return the number of bytes written to it.
-
-        The buffer is filled completely except at the end of the file, because libsndfile treats a short read as
-        the end of the file.
-        """
-        part = self.read(len(buffer))
-        buffer[: len(part)] = part
-        return len(part)
-
-    def tell(self) -> int:
-        """Return the position of the next byte to read."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Move to a position, and return that position as counted from the start of the file.
-
-        With io.SEEK_END, wait until the length of the file is known.
-        """
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: 0}[whence]
-        if whence == io.SEEK_END and not self._waits:
-            base = ENDLESS
-        elif whence == io.SEEK_END:
-            with self._idle():
-                base = self._spool.length()
-        self._position = max(0, base + offset)
-        return self._position
-
-    @contextmanager
-    def without_waiting(self) -> Iterator[None]:
-        """Keep reads and seeks from waiting while the block runs.
-
-        A read then treats the last byte that has arrived as the end of the file. A seek relative to the end assumes
-        that the file has ENDLESS bytes.
-        """
-        self._waits = False
-        try:
-            yield
-        finally:
-            self._waits = True
-
-    def await_bytes(self, count: int) -> bool:
-        """Wait for `count` bytes or the end of the file, and return whether the file has ended."""
-        with self._idle():
-            return self._spool.await_bytes(count)
-
-    @property
-    def available(self) -> int:
-        """Return the number of bytes that have arrived."""
-        return self._spool.size
-
-    @property
-    def is_complete(self) -> bool:
-        """Return whether no more bytes will arrive."""
-        return self._spool.is_complete
+@contextmanager
+def _full_disk_as_storage_full() -> Iterator[None]:
+    """Raise StorageFull for an OSError in the block that says that nothing more can be stored."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in FULL:
+            raise
+        raise StorageFull("expected room for the file; the temporary folder or the memory has none left") from exc

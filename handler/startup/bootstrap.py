@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from handler import logs
+from handler.audio.process_pool import shared_pool
 from handler.errors import OutOfMemory
 from handler.settings import Settings, SettingsError
 from handler.startup.model_locator import BAKED, find_local, find_model, mirror, revision, weight_files
@@ -45,6 +46,7 @@ def build(
     Raises ModelUnavailable, OutOfMemory, SettingsError.
     """
     timeline = timeline or Timeline.of_process()
+    shared_pool().start()
     torch_imported = threading.Event()
     with ThreadPoolExecutor(1, "loader") as loader:  # OpenMP's helper threads of the loader end with it
         loading = loader.submit(_load, settings, timeline, torch_imported)

@@ -1,31 +1,32 @@
 """Turn the audio of one request into windows, in a thread of its own. Knows no engine and no event loop.
 
-Bytes are decoded while more arrive. Windows are cut only as far as the request's quota allows, so that a long file
-needs no more memory than a short one. Only a limited number of threads decode at the same time, each of which holds a
-"decode slot". This leaves processors to the model and to new requests. A thread gives up its slot while it waits for
-bytes or for quota, which it does before each window.
+Bytes are decoded while more arrive, in an audio process of the request's own. Windows are cut only as far as the
+request's quota allows, so that a long file needs no more memory than a short one. Only a limited number of requests
+decode at the same time: those whose turn it is. This leaves processors to the model. A request gives up its turn after
+each block of samples, and while it waits for bytes or for quota.
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from handler.audio.chunking import MAX_PAUSE_S, SpeechChunker
-from handler.audio.decode import AudioDecoder
 from handler.audio.fetch import Fetcher
-from handler.audio.media_file import MediaFile
 from handler.audio.media_report import DecodeOptions
+from handler.audio.process_pool import AudioProcess, AudioProcessPool
 from handler.audio.source import AudioSource
 from handler.audio.spool import IN_MEMORY, Spool
+from handler.audio.stored_file import StoredFile
 from handler.errors import Cancelled, InvalidRequest, TooLong
 from handler.schema.options import MULTI, Options
 from handler.schema.window import SAMPLE_RATE, Samples, Window
 from handler.settings import Settings
 from handler.timeline import Timeline
+from handler.transcription.decode_turns import DecodeTurns
 from handler.transcription.window_quota import RequestQuota
 
 LANGUAGE_WINDOWS = 4  # largest number of windows used to detect the language before decoding begins
@@ -59,7 +60,8 @@ class WindowProducer:
         timeline: Timeline,
         deliver: Deliver,
         quota: RequestQuota,
-        decode_slots: threading.Semaphore,
+        turns: DecodeTurns,
+        pool: AudioProcessPool,
     ) -> None:
         self.seconds = 0.0  # seconds of audio decoded to samples so far
         self.channels: tuple[int | None, ...] = (None,)  # set before the first window is delivered
@@ -69,16 +71,24 @@ class WindowProducer:
         self._timeline = timeline
         self._deliver = deliver
         self._spool: Spool | None = None
-        self._decoder: AudioDecoder | None = None
+        self._decoder: AudioProcess | None = None
         self._vad_s = 0.0  # processor seconds that this thread spent on detecting speech and cutting windows
         self._is_closed = threading.Event()
         self._quota = quota
-        self._decode_slots = decode_slots
+        self._turns = turns
+        self._start_time = time.monotonic()
+        self._pool = pool
 
     @property
     def duration(self) -> float | None:
         """Return the duration in seconds that the container states, or None if it is not stated or not known yet."""
         return self._decoder.report.duration if self._decoder else None
+
+    @property
+    def starved_s(self) -> float:
+        """Return for how many seconds there has been nothing to decode, because no more bytes have arrived."""
+        since = self._decoder.waiting_since if self._decoder else self._start_time
+        return 0.0 if since is None else time.monotonic() - since
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -97,6 +107,8 @@ class WindowProducer:
         """Stop reading the source. May be called from any thread."""
         self._is_closed.set()
         self._quota.close()
+        if self._decoder is not None:
+            self._decoder.close()
         if self._spool is not None:
             self._spool.stop()
 
@@ -110,7 +122,7 @@ class WindowProducer:
         error: BaseException | None = None
         started = time.thread_time()
         try:
-            with self._decode_slots:
+            with self._turns:
                 self._produce_windows(self._open(source), options)
         except BaseException as exc:
             error = exc
@@ -119,53 +131,40 @@ class WindowProducer:
                 growing.check()  # the download's error explains more than the decoder's, which it caused
         except BaseException as exc:
             error = exc
-        self._timeline.add("decode", time.thread_time() - started - self._vad_s)
+        decoder_s = 0.0 if self._decoder is None else self._decoder.cpu_s
+        self._timeline.add("decode", time.thread_time() - started - self._vad_s + decoder_s)
         self._timeline.add("vad", self._vad_s)
         if not self._is_closed.is_set():
             self._deliver(error)
         elif self._spool is not None:  # the spool was created while `close` was running
             self._spool.close()
 
-    def _open(self, source: AudioSource) -> MediaFile:
-        """Return the source as a readable file. A download continues in another thread while the file is read."""
-        if source.file is not None:
-            return self._copy(source.file)
+    def _open(self, source: AudioSource) -> Spool | StoredFile:
+        """Return the bytes of the source. A download continues in another thread while they are read."""
         if source.growing is not None:
-            return source.growing.reader(self._slot_released)  # type: ignore[no-any-return]
-        if source.base64 is not None:
-            return self._copy(self._fetcher.decode_base64(source.base64))
+            return source.growing
+        if source.file is not None:
+            with suppress(OSError):  # the file lies in memory
+                return StoredFile(source.file)
         self._spool = spool = self._fetcher.spool()
         self._check_open()
-        self._threads.submit(self._download, source.url or "", spool)
-        return spool.reader(self._slot_released)
-
-    def _copy(self, file: BinaryIO) -> MediaFile:
-        """Return a copy of a complete file."""
-        self._spool = self._fetcher.spool()
-        while piece := file.read(IN_MEMORY):
-            self._spool.write(piece)
-        self._spool.finish()
-        return self._spool.reader(self._slot_released)
-
-    @contextmanager
-    def _slot_released(self) -> Iterator[None]:
-        """Release this thread's decode slot while the block runs, and acquire a slot again at the end."""
-        self._decode_slots.release()
-        try:
-            yield
-        finally:
-            self._decode_slots.acquire()
+        if source.url is not None:
+            self._threads.submit(self._download, source.url, spool)
+        else:
+            _copy(source.file or self._fetcher.decode_base64(source.base64 or ""), spool)
+        return spool
 
     def _download(self, url: str, spool: Spool) -> None:
         with self._timeline.span("download"):
             self._fetcher.fill(url, spool)
 
-    def _produce_windows(self, file: MediaFile, options: Options) -> None:
+    def _produce_windows(self, content: Spool | StoredFile, options: Options) -> None:
         """Decode a file to samples, and deliver the windows and watermarks of all channels."""
         chunkers: list[SpeechChunker] = []
         watermark_s = 0.0  # position in the audio at which watermarks were last delivered
         num_to_skip = round(options.start_at * SAMPLE_RATE)  # samples before `start_at`
-        self._decoder = AudioDecoder(file, DecodeOptions(split=options.channels == "split"))
+        self._decoder = AudioProcess(self._pool, content, _decode_options(options), self._turns.released)
+        self._check_open()  # `close` may have been called before there was a decoder to close
         for block in self._decoder.blocks():
             self._check_open()
             self.seconds += len(block) / SAMPLE_RATE
@@ -181,6 +180,7 @@ class WindowProducer:
                 watermark_s = self.seconds
                 for chunker, channel in zip(chunkers, self.channels, strict=True):
                     self._deliver(Watermark(channel, chunker.watermark_s))
+            self._turns.pass_on()
         if options.start_at and self.seconds <= options.start_at:
             raise InvalidRequest(
                 f"start_at must lie before the end of the audio, which is {self.seconds:.3f} s long", "start_at"
@@ -221,7 +221,7 @@ class WindowProducer:
     def _emit(self, windows: list[Window]) -> None:
         """Deliver windows one by one, waiting for quota before each. Raises Cancelled if the request is closed."""
         for window in windows:
-            with self._slot_released():
+            with self._turns.released():
                 self._quota.acquire()
             self._check_open()
             self._deliver(window)
@@ -230,3 +230,21 @@ class WindowProducer:
         """Raise Cancelled if the request is closed."""
         if self._is_closed.is_set():
             raise Cancelled("the request is over")
+
+
+def _copy(file: BinaryIO, spool: Spool) -> None:
+    """Write a complete file to a spool. Raises TooLarge, StorageFull."""
+    while piece := file.read(IN_MEMORY):
+        spool.write(piece)
+    spool.finish()
+
+
+def _decode_options(options: Options) -> DecodeOptions:
+    """Return how a request wants its file to be read."""
+    return DecodeOptions(
+        split=options.channels == "split",
+        track=options.audio_track,
+        encoding=options.input_format,
+        sample_rate=options.sample_rate,
+        channels=options.input_channels or 1,
+    )

@@ -9,25 +9,31 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from handler import __version__, logs
 from handler.audio.fetch import Fetcher
+from handler.audio.process_pool import shared_pool
 from handler.audio.source import AudioSource
 from handler.engine.runner import Runner
-from handler.errors import AsrError, Internal, InvalidRequest, Overloaded
+from handler.errors import AsrError, DecodingLost, Internal, InvalidRequest, OutOfMemory, Overloaded
 from handler.schema.options import MULTI, Options
 from handler.schema.transcript import ProgressCallback, Transcript
 from handler.schema.window import Engine
 from handler.settings import Settings
 from handler.timeline import Timeline
+from handler.transcription.decode_turns import DecodeTurns
 from handler.transcription.ingest import LANGUAGE_WINDOWS
 from handler.transcription.request import Request, SharedResources
 from handler.transcription.usage import Counters
 from handler.transcription.window_cache import WindowCache
 from handler.transcription.window_quota import WindowQuota
 
+# So many requests may be open for each that may be in work: those that have waited STARVED_S seconds for more of their
+# audio are not in work. Otherwise, a few clients that send a byte a minute would keep out all others.
+REQUESTS_PER_PLACE, STARVED_S = 4, 1.0
+STALLED_S = 120.0  # a request that waits longer for its turn to decode shows that decoding stands still
 MAX_LISTED_LANGUAGES = 9  # an error message lists a model's languages if there are at most this many
 
 
@@ -67,9 +73,9 @@ class Pipeline:
         self.settings = settings
         self.fetcher = Fetcher(settings)
         self.runner = Runner(engine)
-        # A request needs at most two threads, one to download and one to decode, so no request waits for another's.
+        # A request needs one thread, to cut its audio into windows, so no request waits for another's.
         self.threads = ThreadPoolExecutor(
-            2 * settings.max_requests, thread_name_prefix="audio", initializer=_limit_to_one_thread
+            REQUESTS_PER_PLACE * settings.max_requests, thread_name_prefix="audio", initializer=_limit_to_one_thread
         )
         self._resources = SharedResources(
             settings=settings,
@@ -77,7 +83,8 @@ class Pipeline:
             runner=self.runner,
             fetcher=self.fetcher,
             threads=self.threads,
-            decode_slots=threading.Semaphore(max(1, (os.cpu_count() or 1) // 2)),
+            decode_turns=DecodeTurns(max(1, (os.cpu_count() or 1) // 2)),
+            audio_processes=shared_pool(),
             # Each request can detect its language; the pool lets a single request fill the whole batch meanwhile.
             window_quota=WindowQuota(LANGUAGE_WINDOWS, engine.max_batch_size),
             window_cache=self._new_window_cache(),
@@ -143,6 +150,24 @@ class Pipeline:
             counters=self._resources.counters.totals(),
         )
 
+    @property
+    def fault(self) -> AsrError | None:
+        """Return why no request can be transcribed any more, or None. May be called from any thread."""
+        return self.runner.fault or self._decoding_fault()
+
+    def _decoding_fault(self) -> DecodingLost | None:
+        reason = self._resources.audio_processes.fault
+        if reason is None and self._resources.decode_turns.waiting_s() > STALLED_S:
+            reason = f"no file has been decoded for {STALLED_S:g} s, although some wait"
+        return None if reason is None else DecodingLost(f"the decoding of audio stands still: {reason}")
+
+    def mend(self) -> None:
+        """Try to start what decodes audio again, if it cannot be used. This blocks, so call it in a thread."""
+        pool = self._resources.audio_processes
+        if pool.fault is not None:
+            with suppress(OutOfMemory):
+                pool.check()
+
     def cold_start(self) -> dict[str, float] | None:
         """Return the seconds spent in each stage since the start of the process, by the name of the stage.
 
@@ -165,7 +190,7 @@ class Pipeline:
         """Count one request as admitted while the block runs.
 
         The block should receive the request's audio as well as transcribe it. Raises Overloaded if MAX_REQUESTS
-        requests are admitted already.
+        requests are in work already, or if too many others wait for their audio.
         """
         self._check_capacity(self._num_admitted)
         self._num_admitted += 1
@@ -174,10 +199,12 @@ class Pipeline:
         finally:
             self._num_admitted -= 1
 
-    def _check_capacity(self, num_requests: int) -> None:
-        """Raise Overloaded if `num_requests` leaves no room for one more request."""
-        if num_requests >= self.settings.max_requests:
-            raise Overloaded(f"expected at most {self.settings.max_requests} requests at once (MAX_REQUESTS)")
+    def _check_capacity(self, num_open: int) -> None:
+        """Raise Overloaded if there is no room for one more request beside `num_open` others."""
+        limit = self.settings.max_requests
+        num_busy = sum(request.producer.starved_s < STARVED_S for request in self._requests)
+        if num_busy >= limit or num_open >= REQUESTS_PER_PLACE * limit:
+            raise Overloaded(f"expected at most {limit} requests at once (MAX_REQUESTS)")
 
     def close(self) -> None:
         """Stop the engine, and make all running requests raise Cancelled. May be called from any thread."""

@@ -1,12 +1,12 @@
 """Run one request: cut windows, decode them, reorder and merge their text. Knows no entry point and no model."""
 
 import asyncio
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from handler.audio.fetch import Fetcher
+from handler.audio.process_pool import AudioProcessPool
 from handler.audio.source import AudioSource
 from handler.engine.runner import Runner
 from handler.errors import Cancelled, DeadlineExceeded, TooLong
@@ -15,6 +15,7 @@ from handler.schema.transcript import Coverage, Progress, ProgressCallback, Tran
 from handler.schema.window import SAMPLE_RATE, Engine, Window, WindowResult
 from handler.settings import Settings
 from handler.timeline import Timeline
+from handler.transcription.decode_turns import DecodeTurns
 from handler.transcription.decoded_window import DecodedWindow
 from handler.transcription.ingest import LANGUAGE_WINDOWS, ProducerItem, Watermark, WindowProducer
 from handler.transcription.merge import dominant_language, gap_warnings, measure_coverage
@@ -43,7 +44,8 @@ class SharedResources:
     runner: Runner
     fetcher: Fetcher
     threads: ThreadPoolExecutor  # threads for blocking work
-    decode_slots: threading.Semaphore  # limits how many threads decode audio at the same time
+    decode_turns: DecodeTurns  # limits how many requests decode audio at the same time
+    audio_processes: AudioProcessPool
     window_quota: WindowQuota
     window_cache: WindowCache | None  # holds windows that this process or earlier ones decoded
     model_info: Mapping[str, str]  # added to the account of every transcript
@@ -53,7 +55,7 @@ class SharedResources:
 
 
 class Request:
-    """One transcription request.
+    """One transcription request. `producer` tells how far its audio has been read.
 
     Call `run` once. Afterwards call `close` to stop background work, and then `free` to delete downloaded bytes.
     """
@@ -72,14 +74,15 @@ class Request:
         self._limit_s = timeout_s if limit_s is None else min(timeout_s, limit_s)
         self._loop = asyncio.get_running_loop()
         self._items: asyncio.Queue[ProducerItem] = asyncio.Queue()
-        self._producer = WindowProducer(
+        self.producer = WindowProducer(
             resources.settings,
             resources.fetcher,
             resources.threads,
             self._timeline,
             self._deliver,
             resources.window_quota.for_request(reserved_only=options.condition_on_previous_text),
-            resources.decode_slots,
+            resources.decode_turns,
+            resources.audio_processes,
         )
         self._decoder = WindowDecoder(self._submit, options, resources.engine.max_batch_size)
         self._reorder_buffer = ReorderBuffer()
@@ -96,7 +99,7 @@ class Request:
         If time runs out, and the request accepts a partial transcript, return the text that is final by then. If the
         request accepts none, DeadlineExceeded is raised. Raises AsrError, of which DeadlineExceeded is a subclass.
         """
-        self._producer.start(source, self._options)
+        self.producer.start(source, self._options)
         timeout = asyncio.timeout(self._limit_s)
         has_expired = False
         try:
@@ -113,7 +116,7 @@ class Request:
             has_expired = True
         else:
             self._reorder_buffer.end()
-            self._report_progress(self._producer.seconds)
+            self._report_progress(self.producer.seconds)
         wait_s, device_s = self._resources.runner.usage(self)
         if has_expired:
             self.close()
@@ -127,12 +130,12 @@ class Request:
 
     def close(self) -> None:
         """Stop all background work for this request."""
-        self._producer.close()
+        self.producer.close()
         self._resources.runner.cancel(self)
 
     def free(self) -> None:
         """Delete the downloaded bytes. This blocks, so do not call it in an event loop."""
-        self._producer.free()
+        self.producer.free()
 
     def _expectation(self) -> str:
         """Return the first part of the error message for a request that takes too long."""
@@ -214,12 +217,12 @@ class Request:
         decoded = await self._decode_cached(self._with_options(window, prompt))
         self._warnings += decoded.warnings
         self._reorder_buffer.complete(window, decoded)
-        self._producer.release_window()
+        self.producer.release_window()
         self._num_windows += 1
         self._windows_s += window.seconds
         self._decoded_until_s = max(self._decoded_until_s, window.end / SAMPLE_RATE)
         self._check_deadline()
-        self._report_progress(min(self._decoded_until_s, self._producer.duration or self._decoded_until_s))
+        self._report_progress(min(self._decoded_until_s, self.producer.duration or self._decoded_until_s))
         return self._next_prompt(prompt, decoded)
 
     def _with_options(self, window: Window, prompt: str) -> Window:
@@ -234,7 +237,7 @@ class Request:
         if cache is None:
             return await self._decode_uncached(window)
         key = await asyncio.to_thread(cache.key, window, self._options, self._resources.model_info)
-        decoded = await asyncio.to_thread(cache.get, key)
+        decoded = await asyncio.to_thread(cache.get, key, window)
         if decoded is None:
             decoded = await self._decode_uncached(window)
             await asyncio.to_thread(cache.put, key, decoded)
@@ -255,15 +258,15 @@ class Request:
 
     def _report_progress(self, done_s: float) -> None:
         """Report the seconds of audio that are done, and the text that can no longer change."""
-        final_segments = tuple(self._reorder_buffer.finalize(self._producer.channels))
+        final_segments = tuple(self._reorder_buffer.finalize(self.producer.channels))
         if self._progress is not None:
-            is_done = done_s == self._producer.seconds
-            total_s = self._producer.seconds if is_done else self._producer.duration
+            is_done = done_s == self.producer.seconds
+            total_s = self.producer.seconds if is_done else self.producer.duration
             self._progress(Progress(done_s, total_s, final_segments))
 
     def _check_deadline(self) -> None:
         """Raise TooLong if the device could not meet the caller's time limit even if it had no other request."""
-        total_s, device_s = self._producer.duration, self._resources.runner.device_s
+        total_s, device_s = self.producer.duration, self._resources.runner.device_s
         if total_s is None or self._options.partial or not self._is_limited_by_caller:
             return
         if self._num_windows < MIN_ESTIMATE_WINDOWS or device_s < MIN_ESTIMATE_DEVICE_S:
@@ -285,7 +288,7 @@ class Request:
         segments, windows, resume_at = self._reorder_buffer.segments, self._reorder_buffer.windows, None
         if has_expired:
             # Some channels are further ahead. Their text is cut here, because a request that resumes here repeats it.
-            final_s = self._reorder_buffer.finalized_until_s(self._producer.channels)
+            final_s = self._reorder_buffer.finalized_until_s(self.producer.channels)
             resume_at = cut_s = max(self._options.start_at, final_s)
             segments = keep_words(segments, lambda word: word.start < cut_s)
             windows = [window for window in windows if window.end / SAMPLE_RATE <= cut_s]
@@ -300,7 +303,7 @@ class Request:
             segments=tuple(segments),
             language=language,
             language_probability=self._language_probability,
-            duration=self._producer.seconds,
+            duration=self.producer.seconds,
             model=self._resources.engine.model_id,
             options=self._options,
             timing=self._timeline.seconds(),
@@ -314,7 +317,7 @@ class Request:
     def _count(self, coverage: Coverage) -> None:
         """Add the finished request to the process's counters."""
         self._resources.counters.add(
-            audio_s=self._producer.seconds,
+            audio_s=self.producer.seconds,
             device_s=self._timeline.seconds()["device"],
             speech_s=coverage.speech_s,
             covered_s=coverage.covered_s,
@@ -324,7 +327,7 @@ class Request:
     def _all_warnings(self, coverage: Coverage, resume_at: float | None) -> tuple[str, ...]:
         """Return the warnings about expired time, the file, the text, and speech without text, in this order."""
         text_warnings = [text for _, text in sorted(self._warnings)]
-        warnings = (*self._producer.warnings, *text_warnings, *gap_warnings(coverage))
+        warnings = (*self.producer.warnings, *text_warnings, *gap_warnings(coverage))
         if resume_at is None:
             return warnings
         expired = f"{DeadlineExceeded.code}: {self._expectation()}; what comes behind {resume_at:g} s is missing"
@@ -335,9 +338,9 @@ class Request:
         total_s, price = self._timeline.total(), self._resources.settings.gpu_price_per_second
         device_s = self._timeline.seconds()["device"]
         account: dict[str, str | float | bool] = {
-            "audio_s": round(self._producer.seconds, 3),
+            "audio_s": round(self.producer.seconds, 3),
             "total_s": round(total_s, 4),
-            "real_time_factor": round(self._producer.seconds / total_s, 3),
+            "real_time_factor": round(self.producer.seconds / total_s, 3),
             "device_s": device_s,
             "cold": is_cold,
             **self._resources.model_info,

@@ -111,7 +111,7 @@ async def test_bad_requests_are_refused_and_the_next_one_works(pipeline: Pipelin
     expected = [
         (upload(b"text " * 100), "unsupported_media"),
         (upload(container(None, "mp4", picture=True)), "no_audio_stream"),
-        (AudioSource(url=web.url + "/none"), "download_failed"),
+        (AudioSource(url=web.url + "/none"), "download_refused"),
         (AudioSource(url=web.url + "/cut"), "download_failed"),
         (AudioSource(url="gopher://a/b"), "invalid_request"),
         (AudioSource(base64="?"), "invalid_request"),
@@ -176,15 +176,12 @@ async def test_cancelling_frees_the_slots_and_leaves_other_requests_alone(fake: 
 
 async def test_a_long_file_is_not_read_ahead_of_the_engine(fake: Pipeline, engine: FakeEngine) -> None:
     engine.may_run.clear()
-    file = io.BytesIO(NOISE)
-    task = asyncio.create_task(fake.transcribe(AudioSource(file=file), ALL))
-    await window_admitted(engine)
-    for _ in range(3):  # eight windows may wait, of twenty
-        await asyncio.to_thread(fake.threads.submit(lambda: None).result)
-    assert file.tell() < len(NOISE) / 2
+    task = asyncio.create_task(fake.transcribe(upload(NOISE), ALL))
+    while (num_cut := fake.stats().waiting_windows + fake.stats().active_sequences) < 6:
+        await asyncio.to_thread(lambda: None)
+    assert num_cut == 6, "four windows of its own and two of the pool, of twenty"
     engine.may_run.set()
     assert len((await task).segments) >= 20
-    assert file.tell() >= len(NOISE)
 
 
 async def test_a_failing_engine_fails_what_runs_and_takes_the_next(fake: Pipeline, engine: FakeEngine) -> None:

@@ -1,0 +1,64 @@
+"""Messages between the serving process, the supervisor of the audio processes, and an audio process.
+
+Each message is a JSON object of few bytes, and may carry file descriptors. An audio process reads what strangers send,
+so nothing that comes from it is unpickled, and each value is checked. Knows no format of audio.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MAX_MESSAGE_BYTES = 64 * 1024
+MAX_DESCRIPTORS = 4  # largest number of file descriptors in one message
+MAX_BLOCK_SAMPLES = 256 * 1024  # samples in the shared memory of an audio process, all channels together
+
+
+class Disconnected(Exception):
+    """The process at the other end is gone."""
+
+
+def new_channel() -> tuple[socket.socket, socket.socket]:
+    """Return the two ends of a new channel. Raises OSError."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send(channel: socket.socket, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
+    """Send a message, and copies of file descriptors with it. Raises Disconnected."""
+    data = json.dumps(message).encode()
+    try:
+        if descriptors:
+            socket.send_fds(channel, [data], list(descriptors))
+        else:
+            channel.send(data)
+    except OSError as exc:
+        raise Disconnected from exc
+
+
+def receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Wait for a message, and return it with its file descriptors, which the caller closes.
+
+    Raises Disconnected if the other end is gone or sends anything else than a message, and TimeoutError if the channel
+    has a timeout and nothing arrives within it.
+    """
+    try:
+        data, descriptors, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
+    except TimeoutError:
+        raise
+    except OSError as exc:
+        raise Disconnected from exc
+    try:
+        message = json.loads(data)
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict):
+        close_all(descriptors)
+        raise Disconnected
+    return message, descriptors
+
+
+def close_all(descriptors: Sequence[int]) -> None:
+    """Close file descriptors."""
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -1,0 +1,172 @@
+"""Decode one file in an audio process, which the supervisor has forked for this file alone.
+
+The process reads the file's bytes from the descriptors of its spool, and asks the serving process for more. It decodes
+one block at a time, and writes the samples to shared memory. Whatever a file does to the libraries that read it happens
+to this process alone. Knows no window and no network.
+"""
+
+import os
+import resource
+import socket
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, Never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handler.audio.decode import AudioDecoder
+from handler.audio.media_file import MediaFile
+from handler.audio.media_report import DecodeOptions, MediaReport
+from handler.audio.process_messages import MAX_BLOCK_SAMPLES, Disconnected, close_all, receive, send
+from handler.audio.spool import read_parts
+from handler.errors import AsrError, CorruptMedia
+from handler.schema.window import SAMPLE_RATE
+
+MAX_MEMORY_BYTES = 1024**3  # address space of an audio process, libraries included
+MAX_OPEN_FILES = 32
+BASE_CPU_S = 4.0  # processor seconds that any file may take
+CPU_S_PER_MB = 0.2  # processor seconds that each megabyte of the file adds
+CPU_S_PER_AUDIO_S = 0.1  # processor seconds that each second of decoded audio adds
+# Of an answer, so that it fits into a message.
+MAX_WARNINGS, MAX_TEXT_CHARS, MAX_TRACEBACK_CHARS = 20, 1000, 8000
+OOM_SCORE = "1000"  # if the machine runs out of memory, this process goes first
+Samples = NDArray[np.float32]
+
+
+def run(channel: socket.socket) -> Never:
+    """Wait for a file, decode it, and end the process."""
+    try:
+        state, (block_memory, *parts) = receive(channel)
+        _limit_resources()
+        budget = _CpuBudget(BASE_CPU_S)
+        content = RemoteBytes(channel, state, parts, budget)
+        _decode(channel, content, DecodeOptions(**state["options"]), block_memory, budget)
+    finally:
+        os._exit(0)  # nothing of the supervisor's, such as its handlers at exit, may run in this process
+
+
+class _CpuBudget:
+    """The processor time that this process may take before the system ends it, in seconds. It can only grow."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = time.process_time()
+        self.add(seconds)
+
+    def add(self, seconds: float) -> None:
+        self._seconds += seconds
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(self._seconds) + 1, hard))
+
+
+class RemoteBytes:
+    """The bytes of a spool in the serving process, which are read from the descriptors of its parts."""
+
+    def __init__(self, channel: socket.socket, state: dict[str, Any], parts: list[int], budget: _CpuBudget) -> None:
+        self._channel = channel
+        self._parts = parts
+        self._budget = budget
+        self._head_bytes: int = state["head_bytes"]
+        self._size = 0
+        self._has_ended = False
+        self._update(state)
+
+    @property
+    def size(self) -> int:
+        """Return the number of bytes that had arrived when the serving process was last asked."""
+        return self._size
+
+    @property
+    def has_ended(self) -> bool:
+        """Return whether no more bytes will arrive."""
+        if not self._has_ended:
+            self._ask({"state": True})
+        return self._has_ended
+
+    def is_ready(self, position: int) -> bool:
+        """Return whether a read at `position` returns at once, because the byte there has arrived or never will."""
+        return self._size > position or self.has_ended or self._size > position
+
+    def read_at(self, position: int, count: int) -> bytes:
+        """Wait until the byte at `position` has arrived, and return up to `count` bytes, or b"" at the end."""
+        self.await_bytes(position + 1)
+        count = min(count, self._size - position)
+        return read_parts(self._parts, self._head_bytes, position, count) if count > 0 else b""
+
+    def await_bytes(self, count: int) -> bool:
+        """Wait for `count` bytes or the end, and return whether no more bytes will arrive."""
+        if self._size < count and not self._has_ended:
+            self._ask({"bytes": count})
+        return self._has_ended
+
+    def length(self) -> int:
+        """Wait until the total number of bytes is known, and return this number."""
+        return self._size if self._has_ended else int(self._ask({"length": True})["length"])
+
+    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Ask the serving process how much has arrived, and return its answer. Raises Disconnected."""
+        send(self._channel, question)
+        state, parts = receive(self._channel)
+        if parts:
+            close_all(self._parts)
+            self._parts = parts
+        self._update(state)
+        return state
+
+    def _update(self, state: dict[str, Any]) -> None:
+        self._budget.add((state["size"] - self._size) / 1e6 * CPU_S_PER_MB)
+        self._size, self._has_ended = state["size"], state["has_ended"]
+
+
+def _limit_resources() -> None:
+    """Limit what this process may take, and let it be the first to end if the machine runs out of memory."""
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_OPEN_FILES, MAX_OPEN_FILES))
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(OOM_SCORE)
+
+
+def _decode(
+    channel: socket.socket, content: RemoteBytes, options: DecodeOptions, block_memory: int, budget: _CpuBudget
+) -> None:
+    """Send a message for each block of samples, and then the end or the error. Raises Disconnected."""
+    decoder = AudioDecoder(MediaFile(content), options)
+    started = time.process_time()
+    end: dict[str, Any] = {"end": True}
+    try:
+        for samples in _in_pieces(decoder.blocks()):
+            os.pwrite(block_memory, samples.tobytes(), 0)
+            budget.add(len(samples) / SAMPLE_RATE * CPU_S_PER_AUDIO_S)
+            send(channel, {"block": samples.shape, **_describe(decoder.report, started)})
+            receive(channel)  # the serving process has copied the block
+    except MemoryError:
+        end = _describe_error(CorruptMedia("expected a file that can be decoded within 1 GB of memory"))
+    except AsrError as exc:
+        end = _describe_error(exc)
+    except Disconnected:
+        raise
+    except Exception as exc:  # a fault of this program, which a file brought to light
+        end = {"crash": "".join(traceback.format_exception(exc))[-MAX_TRACEBACK_CHARS:]}
+    send(channel, {**end, **_describe(decoder.report, started)})
+    receive(channel)  # the serving process ends this one, and may ask how much has arrived no more
+
+
+def _in_pieces(blocks: Iterator[Samples]) -> Iterator[Samples]:
+    """Yield blocks [n, channels] in pieces that fit into the shared memory."""
+    for block in blocks:
+        size = MAX_BLOCK_SAMPLES // block.shape[1]
+        for at in range(0, len(block), size):
+            yield np.ascontiguousarray(block[at : at + size], np.float32)
+
+
+def _describe(report: MediaReport, started: float) -> dict[str, Any]:
+    """Return what is known of the file, and the processor seconds since `started`."""
+    warnings = [text[:MAX_TEXT_CHARS] for text in report.warnings[:MAX_WARNINGS]]
+    return {"duration": report.duration, "warnings": warnings, "cpu_s": time.process_time() - started}
+
+
+def _describe_error(error: AsrError) -> dict[str, Any]:
+    return {"error": error.code, "message": error.message[:MAX_TEXT_CHARS], "field": error.field}
