@@ -11,15 +11,16 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from handler.audio.audio_tracks import check_track_number
 from handler.audio.ffmpeg_reader import FFmpegReader
-from handler.audio.libsndfile_reader import SNIFF, is_libsndfile_format, open_with_libsndfile, read_with_libsndfile
+from handler.audio.libsndfile_reader import SNIFF, read_sound_file
 from handler.audio.media_file import MediaFile
-from handler.audio.media_report import DecodeOptions, MediaReport, Planes
+from handler.audio.media_report import MAX_CHANNELS, DecodeOptions, MediaReport, Planes
+from handler.audio.mixing import ChannelMixer, pad_channels
 from handler.errors import NoAudioStream, UnsupportedMedia
 from handler.schema.window import SAMPLE_RATE
 
 MIXED = DecodeOptions()
-MAX_CHANNELS = 8  # largest number of channels that can be split
 
 
 class AudioDecoder:
@@ -36,13 +37,15 @@ class AudioDecoder:
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield the audio in blocks of samples at 16 kHz. [n, channels]
 
-        All blocks have the same number of channels, which is 1 if the channels are mixed. Raises MediaError.
+        All blocks have the same number of channels, which is 1 if the channels are mixed. Raises MediaError, and
+        InvalidRequest if the file has no track of the number that was asked for.
         """
         resampler: Any = None
         rate = channels = count = 0
+        mixer = ChannelMixer()
         for planes, block_rate in self._blocks_at_file_rate():
             channels = channels or self._count_channels(planes)
-            samples = _pad_channels(planes, channels) if self._options.split else _mix_channels(planes)
+            samples = pad_channels(planes, channels) if self._options.split else mixer.mix(planes, block_rate)
             if block_rate != rate:
                 if resampler is not None:
                     yield _flush(resampler, channels)
@@ -67,23 +70,14 @@ class AudioDecoder:
         self._file.seek(0)
         if not head:
             raise UnsupportedMedia("expected an audio or video file; got no bytes at all")
-        if is_libsndfile_format(head):
-            if (sound := open_with_libsndfile(self._file)) is not None:
-                return read_with_libsndfile(sound, self.report)
-            self._file.seek(0)
+        blocks = read_sound_file(self._file, head, self._options, self.report)
+        if blocks is not None:
+            check_track_number(self._options.track, 1)
+            return blocks
+        self._file.seek(0)
         return FFmpegReader(self._file, head, self._options, self.report).blocks()
 
 
 def _flush(resampler: Any, channels: int) -> NDArray[np.float32]:
     block: NDArray[np.float32] = resampler.resample_chunk(np.empty((0, channels), np.float32), last=True)
     return block
-
-
-def _mix_channels(planes: Planes) -> Planes:
-    """Return the mean of all channels. [n, 1]"""
-    return planes if planes.shape[1] == 1 else planes.mean(axis=1, dtype=np.float32, keepdims=True)
-
-
-def _pad_channels(planes: Planes, count: int) -> Planes:
-    """Return the first `count` channels. Silent channels are added if `planes` has fewer. [n, count]"""
-    return np.pad(planes[:, :count], ((0, 0), (0, max(0, count - planes.shape[1]))))
