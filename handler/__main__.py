@@ -7,7 +7,7 @@ import os
 import sys
 
 from handler.errors import AsrError
-from handler.exit_codes import CANNOT_START, DEVICE_LOST
+from handler.exit_codes import CANNOT_START, DECODING_LOST, DEVICE_LOST
 from handler.settings import SettingsError
 
 JOBS_PER_SEQUENCE = 4  # concurrent jobs per sequence of the batch, if CONCURRENCY is unset
@@ -16,7 +16,8 @@ JOBS_PER_SEQUENCE = 4  # concurrent jobs per sequence of the batch, if CONCURREN
 def main() -> None:
     """Load the model, then serve the queue until the platform ends the process.
 
-    Exits with CANNOT_START if the model cannot be loaded, and with DEVICE_LOST if the device can no longer be used.
+    Exits with CANNOT_START if the model cannot be loaded, with DEVICE_LOST if the device can no longer be used, and with
+    DECODING_LOST if audio can no longer be decoded.
     """
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")  # the SDK's own default logs complete results
     try:
@@ -39,8 +40,8 @@ def main() -> None:
         serve(config, settings.drain_timeout_s)
     finally:
         pipeline.close()  # a thread that is still working while the interpreter exits would crash it
-    if pipeline.runner.fault is not None:
-        sys.exit(DEVICE_LOST)
+    if pipeline.fault is not None:
+        sys.exit(DEVICE_LOST if pipeline.runner.fault else DECODING_LOST)
 
 
 if __name__ == "__main__":

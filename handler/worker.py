@@ -34,15 +34,15 @@ async def _post_update(job_id: str, content: Any) -> None:
     await _worker_loop().post_update(job_id, content)
 
 
-def _on_device_lost() -> None:
-    logs.warning("device_lost", expected="a new worker")
+def _on_fault() -> None:
+    logs.warning("worker_lost", reason=str(pipeline.fault), expected="a new worker")
     _worker_loop().ask_for_new_worker()
 
 
 with fast_imports():
     pipeline = build(settings, timeline, during_load=_import_sdk)
     freeze_garbage_collector()
-_job_handler = JobHandler(pipeline, settings, _post_update, _on_device_lost)
+_job_handler = JobHandler(pipeline, settings, _post_update, _on_fault)
 
 
 async def handler(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,22 +1,26 @@
 """Start and stop the server: build and close the pipeline, and answer `/hc` meanwhile. Knows no other route.
 
-This module uses ASGI without a framework. FastAPI is imported after the model is loaded, or earlier by the first
-request for a path other than `/hc`. Imports hold the interpreter's lock, so importing FastAPI first would slow down the
-loading of the model.
+This module uses ASGI without a framework. FastAPI is imported after PyTorch, while the weights are loaded, or earlier
+by the first request for a path other than `/hc`. Imports hold the interpreter's lock, so importing FastAPI first would
+delay the loading of the model.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from handler import logs
 from handler.errors import AsrError
+from handler.exit_codes import CANNOT_START, DECODING_LOST
 from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
+from local_server.middleware.security_headers import with_security_headers
 from local_server.state import ServerState
+from local_server.watchdog import await_lost_decoding
 
 if TYPE_CHECKING:  # importing starlette would slow down the start
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -27,8 +31,9 @@ Build = Callable[[Settings], Pipeline]
 class LifespanApp:
     """The ASGI application, which answers `/hc` at once while it builds the pipeline in a thread.
 
-    All other requests are handled by the application that `make_app` returns. `on_fault` is called if the pipeline
-    cannot be built.
+    All other requests are handled by the application that `make_app` returns. Both the pipeline and that application
+    exist before `/hc` reports that the server is ready. `on_fault` is called with the exit code if one of them
+    cannot be made, or if the server can no longer decode audio.
     """
 
     def __init__(
@@ -36,29 +41,41 @@ class LifespanApp:
         state: ServerState,
         build: Build,
         make_app: Callable[[ServerState], ASGIApp],
-        on_fault: Callable[[], None],
+        on_fault: Callable[[int], None],
     ) -> None:
         self._state = state
         self._build = build
         self._make_app = make_app
         self._on_fault = on_fault
-        self._app: asyncio.Task[ASGIApp] | None = None
+        self._app: ASGIApp | None = None
+        self._lock = threading.Lock()  # held while the application with all routes is made
+        self._watchdog: asyncio.Task[None] | None = None
         self._is_stopping = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection, or the ASGI lifespan, in which the server starts and stops."""
+        send = with_security_headers(send)
         if scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)
         elif scope.get("path") == "/hc" and scope.get("method") in ("GET", "HEAD"):
             await _send_json(send, *self._state.health())
         else:
-            app = await self._full_app()
+            app = self._app if self._app is not None else await asyncio.to_thread(self._prepare)
             await app(scope, receive, send)
 
-    async def _full_app(self) -> ASGIApp:
-        """Return the application with all routes. The first call creates it."""
-        self._app = self._app or asyncio.create_task(asyncio.to_thread(self._make_app, self._state))
-        return await asyncio.shield(self._app)
+    def prepare_early(self) -> None:
+        """Make the application with all routes. If that fails, it is tried again before the server is ready."""
+        try:
+            self._prepare()
+        except Exception as exc:
+            logs.warning("routes_delayed", reason=f"{type(exc).__name__}: {exc}")
+
+    def _prepare(self) -> ASGIApp:
+        """Return the application with all routes. The first call makes it."""
+        with self._lock:
+            if self._app is None:
+                self._app = self._make_app(self._state)
+            return self._app
 
     async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -67,22 +84,33 @@ class LifespanApp:
         await receive()
         self._is_stopping = True
         await start
+        if self._watchdog is not None:
+            self._watchdog.cancel()
         if self._state.pipeline is not None:
             await asyncio.to_thread(self._state.pipeline.close)
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start(self) -> None:
         state = self._state
+        pipeline: Pipeline | None = None
         try:
-            state.pipeline = await asyncio.to_thread(self._build, state.settings)
-            if not self._is_stopping:
-                await self._full_app()
-                await asyncio.to_thread(state.pipeline.fetcher.prepare)
+            pipeline = await asyncio.to_thread(self._build, state.settings)
+            if self._app is None and not self._is_stopping:
+                await asyncio.to_thread(self._prepare)
+            state.pipeline = pipeline
+            self._watchdog = asyncio.create_task(self._watch(pipeline))
         except Exception as exc:
+            if pipeline is not None:
+                await asyncio.to_thread(pipeline.close)
             state.fault = str(exc)
             crash = None if isinstance(exc, (AsrError, ValueError)) else exc  # an expected error needs no traceback
             logs.error("cannot_start", crash, reason=str(exc))
-            self._on_fault()
+            self._on_fault(CANNOT_START)
+
+    async def _watch(self, pipeline: Pipeline) -> None:
+        await await_lost_decoding(pipeline)
+        logs.error("ends", reason=str(pipeline.fault))
+        self._on_fault(DECODING_LOST)
 
 
 async def _send_json(send: Send, status: int, content: dict[str, str] | None) -> None:

@@ -13,11 +13,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 from handler import logs
-from handler.audio.fetch import public_url
 from handler.audio.source import AudioSource
+from handler.audio.urls import public_url
 from handler.errors import AsrError, DeadlineExceeded, DeviceLost, Internal
 from handler.jobs.faster_whisper_compat import to_compat_fields
-from handler.jobs.job import Job, parse_job
+from handler.jobs.job import Job, job_id, parse_job
 from handler.jobs.job_stream import CHUNK_BYTES, STREAMED_FIELDS, StreamPartitioner
 from handler.jobs.progress import ListProgress, ProgressPublisher
 from handler.jobs.result_delivery import ENVELOPE_BYTES, deliver
@@ -42,17 +42,17 @@ class JobHandler:
     """Transcribes jobs on one pipeline and returns their answers."""
 
     def __init__(
-        self, pipeline: Pipeline, settings: Settings, post_update: PostUpdate, on_device_lost: Callable[[], None]
+        self, pipeline: Pipeline, settings: Settings, post_update: PostUpdate, on_fault: Callable[[], None]
     ) -> None:
         """Create a handler.
 
-        `post_update(job_id, content)` is called to send a progress update on a job. `on_device_lost` is called for each
-        job that fails because this process can no longer use the device.
+        `post_update(job_id, content)` is called to send a progress update on a job. `on_fault` is called for each
+        job that fails because this process can no longer use the device or decode audio.
         """
         self._pipeline = pipeline
         self._settings = settings
         self._post_update = post_update
-        self._on_device_lost = on_device_lost
+        self._on_fault = on_fault
         self._admission = asyncio.Semaphore(settings.max_requests)  # per file, so a long list waits instead of failing
 
     async def answer(self, event: Event) -> dict[str, Any]:
@@ -87,13 +87,13 @@ class JobHandler:
             yield {"error": str(self._refuse(event, exc))}
 
     def _refuse(self, event: Event, exc: Exception) -> AsrError:
-        """Log the exception that ends a job, and return it as an AsrError. Call `on_device_lost` for a DeviceLost."""
+        """Log the exception that ends a job, and return it as an AsrError. Call `on_fault` if no other job can succeed here."""
         if not isinstance(exc, AsrError):
-            logs.error("job_crashed", exc, job=event.get("id"))
+            logs.error("job_crashed", exc, job=job_id(event))
             exc = Internal(f"a fault of this worker: {type(exc).__name__}")
-        if isinstance(exc, DeviceLost):
-            self._on_device_lost()
-        logs.info("job_refused", job=event.get("id"), **exc.as_dict())
+        if isinstance(exc, DeviceLost) or self._pipeline.fault is not None:
+            self._on_fault()
+        logs.info("job_refused", job=job_id(event), **exc.as_dict())
         return exc
 
     @asynccontextmanager
@@ -162,7 +162,7 @@ class JobHandler:
             return
         fetcher = self._pipeline.fetcher
         spool = fetcher.spool()
-        self._pipeline.threads.submit(fetcher.fill, source.url, spool)
+        fetcher.start(source.url, spool)
         try:
             yield AudioSource(growing=spool)
         finally:
