@@ -1,8 +1,10 @@
 """`asr doctor`: examine this machine and its settings, and find what prevents a start. Knows no entry point."""
 
+import mmap
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         weights_bytes = max(weights_bytes, finding_bytes)
         yield finding
     yield from _examine_memory(settings, weights_bytes)
+    yield _examine_temporary_folder(settings)
 
 
 def try_start(settings: Settings, timeline: Timeline, build: Build) -> Iterator[Finding]:
@@ -123,6 +126,22 @@ def _examine_memory(settings: Settings, weights_bytes: int) -> Iterator[Finding]
     problem = f"the weights' files alone have {weights_bytes / GIB:.1f} GiB" if is_tight else ""
     yield Finding("free memory", f"{free_bytes / GIB:.1f} GiB", problem)
     yield _examine_cache(settings.cache_dir, has_weights=weights_bytes > 0)
+
+
+def _examine_temporary_folder(settings: Settings) -> Finding:
+    """Return how much room there is for files, which are kept in the temporary folder while they are transcribed."""
+    name = "temporary folder"
+    try:
+        folder = Path(tempfile.gettempdir())
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(mmap.PAGESIZE))
+            file.flush()
+            free_bytes = shutil.disk_usage(folder).free
+    except OSError as exc:
+        return Finding(name, os.environ.get("TMPDIR", ""), f"no file can be written: {exc.strerror} (TMPDIR)")
+    is_small = free_bytes < settings.max_bytes
+    problem = f"less than one file of MAX_BYTES, {settings.max_bytes / GIB:.1f} GiB (TMPDIR)" if is_small else ""
+    return Finding(name, f"{folder}: {free_bytes / GIB:.1f} GiB free", problem)
 
 
 def _examine_cache(folder: Path, has_weights: bool) -> Finding:

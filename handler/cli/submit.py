@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from handler.audio.fetch import public_url
+from handler.audio.urls import public_url
 from handler.errors import InvalidRequest, all_kinds
 from handler.exit_codes import FAILED, INTERRUPTED
 from handler.runpod_sdk import import_sdk
@@ -99,10 +99,13 @@ def read_manifest(path: Path, options: Mapping[str, Any]) -> list[Item]:
     """
     defaults = {name: value for name, value in options.items() if value is not None}
     items = []
-    with path.open(encoding="utf-8") as file:
-        for number, text in enumerate(file, 1):
-            if line := text.strip():
-                items.append(Item(number, {**defaults, **_parse_line(line, f"{path.name}:{number}")}))
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest(f"{path.name}: expected text in UTF-8; byte {exc.start + 1} is none of it") from None
+    for number, text in enumerate(lines, 1):
+        if line := text.strip():
+            items.append(Item(number, {**defaults, **_parse_line(line, f"{path.name}:{number}")}))
     for item in items:
         try:
             Options.parse({name: value for name, value in item.payload.items() if name in Options.json_schema()})
@@ -116,7 +119,7 @@ def _parse_line(line: str, position: str) -> dict[str, Any]:
         return {"url": line}
     try:
         payload = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         message = f"{position}: expected an address or a JSON object; got {short_repr(line)}"
         raise InvalidRequest(message) from None
     if not isinstance(payload.get("url"), str):

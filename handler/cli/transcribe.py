@@ -12,9 +12,9 @@ from typing import Any, BinaryIO, cast
 
 from tqdm import tqdm
 
-from handler.audio.fetch import public_url
 from handler.audio.source import AudioSource
 from handler.audio.spool import Spool
+from handler.audio.urls import public_url
 from handler.errors import AsrError, DownloadFailed
 from handler.exit_codes import FAILED, INTERRUPTED
 from handler.output.formats import render
@@ -127,4 +127,5 @@ def _format_output(transcript: Transcript, source: str, options: Options, is_onl
         return rendered
     if is_only_source:
         return json.dumps(rendered, ensure_ascii=False, indent=2) + "\n"
-    return json.dumps({"source": source, **rendered}, ensure_ascii=False) + "\n"
+    name = source.encode("utf-8", "backslashreplace").decode()  # that of a file may be no UTF-8
+    return json.dumps({"source": name, **rendered}, ensure_ascii=False) + "\n"

@@ -5,18 +5,18 @@ Errors of libraries are replaced by errors of this project. The libraries' messa
 contain credentials.
 """
 
+import io
 import re
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
-from handler.audio.fetch import GUARD, public_url, refusal
-from handler.errors import DownloadFailed, InvalidRequest, UploadFailed
-from handler.runpod_sdk import import_sdk
+from handler.audio.address_guard import resolve
+from handler.audio.transfer import Transfer
+from handler.audio.urls import public_url
+from handler.errors import AsrError, DownloadFailed, InvalidRequest, UploadFailed, UploadRefused
 
-CONNECT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 10.0, 60.0
+RESPONSE_TIMEOUT_S = 60.0  # longest wait for a connection, for room to send more, and for the next bytes of a response
 URL_LIFETIME_S = 7 * 24 * 3600  # of a signed URL; S3 allows no more
-MAX_RESPONSE_BYTES = 64 * 1024  # bytes of a response that are read, so that its connection closes cleanly
 DEFAULT_REGION = "us-east-1"
 _REGION = re.compile(r"\bs3[.-](?:dualstack\.)?([a-z]{2}(?:-[a-z]+)+-\d+)\.")
 _SUCCESS_STATUSES = (200, 201, 202, 204)
@@ -83,10 +83,14 @@ def parse_upload_url(url: str) -> UploadTarget:
     The target's `read_url` is `url` without its user name, password, query and fragment, because they may be
     credentials. Raises InvalidRequest if `url` is not a valid http or https URL.
     """
+    from requests import Request, RequestException
+
     try:
+        url.encode()  # half a character cannot be sent
+        Request("PUT", url).prepare()
         parts = urlsplit(url)
         is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
+    except (ValueError, RequestException):
         is_valid = False
     if not is_valid:
         raise InvalidRequest("upload_url must be an http:// or https:// address", "upload_url")
@@ -94,68 +98,44 @@ def parse_upload_url(url: str) -> UploadTarget:
     return UploadTarget(url, urlunsplit((parts.scheme, host, parts.path, "", "")), is_guarded=True)
 
 
-def upload(body: bytes, target: UploadTarget) -> None:
-    """PUT a JSON body to a target and wait for the response. Raises UploadFailed, or DownloadBlocked by the guard."""
-    import requests
+def upload(body: bytes, target: UploadTarget, transfer: Transfer) -> None:
+    """PUT a JSON body to a target over a connection of `transfer`, and wait for the status of the response.
+
+    Raises UploadFailed, UploadRefused, or DownloadBlocked by the address guard.
+    """
+    from requests import RequestException
     from urllib3.exceptions import HTTPError
 
-    guard = import_sdk(GUARD)
-    public_target = public_url(target.put_url)
-    failure = "no address answered"
-    for ip_address in _resolve(target, public_target):
-        try:
-            status = _put(requests, guard, body, target.put_url, ip_address)
-        except requests.ConnectionError as exc:  # the next address may be reachable
-            failure = type(exc).__name__
-        except (requests.RequestException, HTTPError, ValueError) as exc:
-            raise UploadFailed(f"{public_target} did not take the result: {type(exc).__name__}") from None
-        else:
-            if status not in _SUCCESS_STATUSES:
-                raise UploadFailed(f"{public_target} answered with status {status}; expected 200")
-            return
-    expected = "expected an address that takes the result by PUT"
-    raise UploadFailed(f"{public_target} could not be reached ({failure}); {expected}")
+    from handler.audio.http_client import send
 
-
-def _resolve(target: UploadTarget, public_target: str) -> list[str | None]:
-    """Return the IP addresses of a guarded target's host, which the guard has checked.
-
-    Return [None], which stands for the usual name lookup, if the target is not guarded. Raises DownloadBlocked or
-    UploadFailed.
-    """
-    if not target.is_guarded:
-        return [None]
-    guard = import_sdk(GUARD)
-    parts = urlsplit(target.put_url)
+    safe_url = public_url(target.put_url)
+    headers = {"Content-Type": "application/json"}
+    # The body is a file, because the time limit of a socket is for all bytes of one call, and a file is sent in blocks.
+    file = io.BytesIO(body)
     try:
-        return list(guard.resolve_and_validate(parts.hostname, _port_of(parts)))
-    except guard.SSRFError as exc:
-        error = refusal(str(exc), public_target, 0)
-        if isinstance(error, DownloadFailed):
-            raise UploadFailed(error.message) from None
-        raise error from None
-    except UnicodeError:
-        raise UploadFailed(f"{public_target}: its host is not known") from None
+        hosts = resolve(target.put_url, safe_url) if target.is_guarded else None
+        with send(transfer, "PUT", target.put_url, hosts, RESPONSE_TIMEOUT_S, headers, file) as response:
+            status = response.status_code  # the rest of the response says nothing more
+    except DownloadFailed as exc:
+        raise UploadFailed(exc.message) from None
+    except (RequestException, HTTPError, UnicodeError) as exc:
+        raise _transport_error(safe_url, exc) from None
+    if status not in _SUCCESS_STATUSES:
+        raise _status_error(safe_url, status)
 
 
-def _port_of(parts: SplitResult) -> int:
-    return parts.port or (443 if parts.scheme == "https" else 80)
+def _transport_error(safe_url: str, exc: Exception) -> AsrError:
+    """Return the error that replaces an exception of `requests` or `urllib3`, whose message may show credentials."""
+    from handler.audio.http_client import is_certificate_error
+
+    if is_certificate_error(exc):
+        return UploadRefused(f"{safe_url}: expected a certificate that is valid for its host")
+    expected = "expected an address that takes the result by PUT"
+    return UploadFailed(f"{safe_url} did not take the result ({type(exc).__name__}); {expected}")
 
 
-def _put(requests: Any, guard: Any, body: bytes, url: str, ip_address: str | None) -> int:
-    """PUT a body to a URL and return the status of the response.
+def _status_error(safe_url: str, status: int) -> AsrError:
+    from handler.audio.http_client import is_retryable
 
-    Connect to `ip_address` instead of looking up the URL's host name, unless `ip_address` is None.
-    """
-    with requests.Session() as session:
-        if ip_address is not None:
-            session.trust_env = False  # a proxy would resolve the name itself
-            for scheme in ("http://", "https://"):
-                session.mount(scheme, guard.PinnedIPAdapter(ip_address))
-        headers = {"Content-Type": "application/json"}
-        timeouts_s = (CONNECT_TIMEOUT_S, RESPONSE_TIMEOUT_S)
-        with session.put(
-            url, data=body, headers=headers, timeout=timeouts_s, allow_redirects=False, stream=True
-        ) as response:
-            response.raw.read(MAX_RESPONSE_BYTES)
-            return int(response.status_code)
+    kind = UploadFailed if is_retryable(status) else UploadRefused
+    return kind(f"{safe_url} answered with status {status}; expected 200")

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
+from handler.audio.transfer import Transfer
 from handler.errors import TooLarge, UploadFailed
 from handler.jobs.job import Job
 from handler.jobs.object_store import Bucket, UploadTarget, upload
@@ -69,8 +70,10 @@ def _without_bucket(job: Job, result_bytes: int, max_bytes: int) -> TooLarge:
 async def _upload_in_thread(body: bytes, target: UploadTarget, timeout_s: float) -> None:
     """Upload in a daemon thread, so that the process can exit during the upload.
 
-    Raises the errors of `upload`. After `timeout_s` seconds, abandons the thread and raises UploadFailed.
+    Raises the errors of `upload`. After `timeout_s` seconds, ends the upload and raises UploadFailed. Also ends the
+    upload when the job is cancelled.
     """
+    transfer = Transfer()
     loop = asyncio.get_running_loop()
     completion: asyncio.Future[None] = loop.create_future()
 
@@ -85,9 +88,10 @@ async def _upload_in_thread(body: bytes, target: UploadTarget, timeout_s: float)
     def run() -> None:
         error: Exception | None = None
         try:
-            upload(body, target)
+            upload(body, target, transfer)
         except Exception as exc:
             error = exc
+        transfer.close()
         with suppress(RuntimeError):  # the loop may have ended
             loop.call_soon_threadsafe(complete, error)
 
@@ -96,6 +100,8 @@ async def _upload_in_thread(body: bytes, target: UploadTarget, timeout_s: float)
         await asyncio.wait_for(completion, timeout_s)
     except TimeoutError:
         raise UploadFailed(f"the result was not taken within {timeout_s:g} s") from None
+    finally:
+        transfer.abort()
 
 
 def _choose_target(job: Job, settings: Settings) -> UploadTarget | None:

@@ -12,9 +12,11 @@ from collections.abc import Coroutine
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from handler import logs
 from handler.runpod_sdk import import_sdk
+from handler.validators import short_repr
 
 STOP_POLL_INTERVAL_S = 0.5  # during a drain, between polls for jobs to cancel, after a poll that returned none
 TAKE_RETRY_DELAY_S = 1.0  # before the next poll of a queue that could not be reached
@@ -42,6 +44,7 @@ class DrainingWorkerLoop(_scale.JobScaler):  # type: ignore[misc,name-defined]
         self._deadline_passed = False  # whether jobs are cancelled instead of run
         self._loop: asyncio.AbstractEventLoop | None = None
         self.jobs_fetcher: Any = partial(self._take_jobs, self.jobs_fetcher)
+        self.jobs_handler: Any = partial(_handle_by_quoted_id, self.jobs_handler)
         self.stop_signals_fetcher: Any = partial(self._fetch_stop_signals, self.stop_signals_fetcher)
         type(self).current = self
 
@@ -75,6 +78,7 @@ class DrainingWorkerLoop(_scale.JobScaler):  # type: ignore[misc,name-defined]
     async def _take_jobs(self, fetch: Any, session: Any, max_count: int) -> list[dict[str, Any]] | None:
         """Poll for at most `max_count` jobs with the SDK's function `fetch`. Return None if the worker stops first.
 
+        Leave out jobs whose id cannot be part of an address, because they cannot be answered.
         If the worker is already stopping, end the SDK's loops and do not poll. The loops do not end earlier, because
         jobs that the last poll has brought must still be run.
         """
@@ -82,10 +86,11 @@ class DrainingWorkerLoop(_scale.JobScaler):  # type: ignore[misc,name-defined]
             self.kill_worker()
             return None
         try:
-            return await _run_until(self._stopping, fetch(session, max_count), None)
+            jobs = await _run_until(self._stopping, fetch(session, max_count), None)
         except Exception:  # the SDK's loop logs it and polls again at once
             await _run_until(self._stopping, asyncio.sleep(TAKE_RETRY_DELAY_S), None)
             raise
+        return None if jobs is None else [job for job in jobs if _has_usable_id(job)]
 
     async def _fetch_stop_signals(self, fetch: Any, session: Any) -> list[str]:
         """Poll for the ids of jobs to cancel with the SDK's `fetch`. Return [] if the last job ends meanwhile."""
@@ -144,6 +149,28 @@ def serve(config: dict[str, Any], drain_s: float) -> None:
     import_sdk().serverless.start(config)
 
 
+def _has_usable_id(job: object) -> bool:
+    """Return whether the platform can be told about a job, by an address that ends in the job's id."""
+    job_id = job.get("id") if isinstance(job, dict) else None
+    is_usable = isinstance(job_id, str) and job_id not in ("", ".", "..")
+    try:
+        is_usable = is_usable and bool(quote(str(job_id)))
+    except UnicodeEncodeError:  # half a character
+        is_usable = False
+    if not is_usable:
+        logs.error("job_ignored", job=short_repr(job_id), expected="an id that can be part of an address")
+    return is_usable
+
+
+async def _handle_by_quoted_id(handle: Any, session: Any, config: dict[str, Any], job: dict[str, Any]) -> None:
+    """Call the SDK's function `handle` for a job whose id is quoted for addresses.
+
+    The SDK puts the id as it is into addresses, and into a header of its session, which control characters would make
+    unusable for all other jobs. The ids that the platform gives to jobs are not changed by this.
+    """
+    await handle(session, config, {**job, "id": quote(job["id"], safe="")})
+
+
 def ask_for_new_worker() -> None:
     """Take no further job. Let the answer to each running job ask the platform for a new worker."""
     worker_loop = DrainingWorkerLoop.current
@@ -155,6 +182,7 @@ def ask_for_new_worker() -> None:
 async def post_update(job_id: str, content: Any) -> None:
     """Send a progress update on a job to the platform. If that fails, log the failure and do not try again.
 
+    `job_id` is the id that the handler received, which is quoted for addresses.
     Do nothing if the current asyncio task does not belong to a job of the SDK's loop.
     """
     session = _session.get(None)

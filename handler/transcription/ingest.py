@@ -149,14 +149,10 @@ class WindowProducer:
         self._spool = spool = self._fetcher.spool()
         self._check_open()
         if source.url is not None:
-            self._threads.submit(self._download, source.url, spool)
+            self._fetcher.start(source.url, spool, self._timeline)
         else:
             _copy(source.file or self._fetcher.decode_base64(source.base64 or ""), spool)
         return spool
-
-    def _download(self, url: str, spool: Spool) -> None:
-        with self._timeline.span("download"):
-            self._fetcher.fill(url, spool)
 
     def _produce_windows(self, content: Spool | StoredFile, options: Options) -> None:
         """Decode a file to samples, and deliver the windows and watermarks of all channels."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from handler.cli.transcribe import _format_output
 from handler.output.formats import TEXT_FORMATS, render
 from handler.schema.options import FORMATS, Options
 from handler.schema.transcript import Coverage, Evidence, Gap, Segment, Transcript
@@ -101,6 +102,7 @@ def test_the_doctor_prints_facts_problems_and_the_time_of_each_stage_of_a_start(
         "weights",
         "free memory",
         "cache",
+        "temporary folder",
         "batch",
         "start: import_torch",
     } <= facts.keys()
@@ -174,6 +176,11 @@ def test_verbose_json_carries_the_evidence() -> None:
         "compression_ratio": 1.5,
         "no_speech_prob": 0.01,
     }
+
+
+def test_a_file_whose_name_is_no_utf_8_has_a_line_that_can_be_printed() -> None:
+    line = _format_output(TRANSCRIPT, "\udcff.wav", Options(), is_only_source=False)
+    assert json.loads(line.encode())["source"] == "\\udcff.wav"
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from handler.cli.submit import read_manifest
+from handler.errors import InvalidRequest
 from tests.conftest import ROOT
 from tests.support.endpoint import Endpoint
 from tests.support.queue_worker import Worker
@@ -50,7 +52,12 @@ def records(manifest: Path) -> list[dict[str, Any]]:
 def test_a_manifest_is_answered_line_by_line(endpoint: Endpoint, queue: Queue, web: Web, tmp_path: Path) -> None:
     manifest = tmp_path / "calls.txt"
     lines = [f"{web.url}/{number}" for number in range(6)]
-    lines += [json.dumps({"url": f"{web.url}/0?token=hunter2", "format": "srt"}), "", f"{web.url}/none"]
+    lines += [
+        json.dumps({"url": f"{web.url}/0?token=hunter2", "format": "srt"}),
+        "",
+        f"{web.url}/cut",
+        f"{web.url}/none",
+    ]
     manifest.write_text("\n".join(lines))
     endpoint.failures_left = 1
     with Worker(queue, tmp_path / "log", GPU_PRICE_PER_SECOND="0.5"):
@@ -58,18 +65,19 @@ def test_a_manifest_is_answered_line_by_line(endpoint: Endpoint, queue: Queue, w
         out, err = process.communicate(timeout=90)
     assert process.returncode == 1
     by_line = {record["line"]: record for record in records(manifest)}
-    assert sorted(by_line) == [1, 2, 3, 4, 5, 6, 7, 9]
+    assert sorted(by_line) == [1, 2, 3, 4, 5, 6, 7, 9, 10]
     for number, text in enumerate([FOX, *SENTENCES][:6], 1):
         assert word_error_rate(text, by_line[number]["output"]["text"]) <= 0.15
     assert by_line[7]["output"]["formatted"].startswith("1\n00:00:00,")
     assert by_line[7]["source"] == f"{web.url}/0"
     assert by_line[9]["error"].startswith("download_failed: ")  # tried twice
-    assert len(endpoint.payloads) == 9
+    assert by_line[10]["error"].startswith("download_refused: ")  # tried once
+    assert len(endpoint.payloads) == 10
     assert all(payload["language"] == "en" for payload in endpoint.payloads)
     assert endpoint.max_open_jobs <= 3
     table = dict(line.split(maxsplit=1) for line in out.replace("files ", "files_").splitlines())
     assert table["files_transcribed"] == "7"
-    assert table["files_failed"] == "1, 1 download_failed"
+    assert table["files_failed"] == "2, 1 download_failed, 1 download_refused"
     assert float(table["price"].split(",")[0]) > 0
     assert "100%" in err
     assert "hunter2" not in out + err + json.dumps([{**record, "output": 0} for record in by_line.values()])
@@ -124,3 +132,30 @@ def test_a_manifest_that_cannot_be_sent_says_why(
     assert process.returncode == code
     assert message in err
     assert "Traceback" not in err
+
+
+def test_a_manifest_may_have_a_byte_order_mark_and_lines_of_windows(tmp_path: Path) -> None:
+    (tmp_path / "calls").write_bytes('\ufeffhttp://a/é\r\n\r\n{"url": "http://a/2", "vad": false}\r\n'.encode())
+    items = read_manifest(tmp_path / "calls", {"language": "en", "prompt": None})
+    assert [(item.line, item.payload) for item in items] == [
+        (1, {"url": "http://a/é", "language": "en"}),
+        (3, {"url": "http://a/2", "language": "en", "vad": False}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b'{"url": ' + b"[" * 100_000, "calls:1: expected an address or a JSON object"),
+        (b'{"url": "http://a/b", "beam_size": ' + b"5" * 5000 + b"}", "calls:1: expected an address or a JSON object"),
+        (b'{"url": 5}', "calls:1: expected a JSON object with url"),
+        (b'{"url": "http://a/b", "suppress_tokens": "--5"}', "calls:1: suppress_tokens must be"),
+        (b"http://a/\xff", "calls: expected text in UTF-8; byte 10 is none of it"),
+    ],
+    ids=["deep", "digits", "url", "option", "bytes"],
+)
+def test_a_line_that_cannot_be_used_is_refused_by_its_number(tmp_path: Path, line: bytes, expected: str) -> None:
+    (tmp_path / "calls").write_bytes(line)
+    with pytest.raises(InvalidRequest) as refusal:
+        read_manifest(tmp_path / "calls", {})
+    assert refusal.value.message.startswith(expected)

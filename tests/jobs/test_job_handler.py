@@ -223,7 +223,7 @@ async def test_files_of_one_job_are_answered_in_order_and_fail_one_by_one(engine
     answer = await bench.handler.answer({"id": "many", "input": {"urls": urls, "vad": False}})
     results = answer["results"]
     assert [result.get("duration") for result in results] == [50, None, 10, 30]
-    assert results[1]["error"].startswith("download_failed: ")
+    assert results[1]["error"].startswith("download_refused: ")
     assert results[1]["url"] == f"{web.url}/none"
     assert answer["account"]["audio_s"] == 90
     assert answer["account"]["files"] == 4
@@ -464,3 +464,37 @@ async def test_refused_addresses_are_not_repeated_in_the_error(engine: FakeEngin
     error = (await make_bench(engine).handler.answer({"id": "1", "input": {"urls": urls}}))["error"]
     assert error.startswith("invalid_request: urls must be a list")
     assert "hunter2" not in error
+
+
+@pytest.mark.parametrize("event", [None, [], "job", 5, [{"input": {}}], {"input": None}, {"id": 7}])
+async def test_an_event_that_is_no_job_is_refused(engine: FakeEngine, event: Any) -> None:
+    bench = make_bench(engine)
+    assert (await bench.handler.answer(event))["error"].startswith("invalid_request: input must be an object")
+    (part,) = await bench.parts(event)
+    assert part["error"].startswith("invalid_request: input must be an object")
+
+
+def nested(depth: int) -> object:
+    value: object = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+MALFORMED = {"a deep object": nested(10_000), "thousands of digits": 10**5000, "half a character": "\ud800"}
+
+
+@pytest.mark.parametrize("field", ["url", "urls", "audio_base64", "prompt", "upload", "upload_url", "model", "audio"])
+@pytest.mark.parametrize("name", MALFORMED)
+async def test_a_field_that_cannot_be_written_out_is_refused(engine: FakeEngine, field: str, name: str) -> None:
+    payload = {**({"url": "http://a/b"} if field not in ("url", "urls", "audio_base64", "audio") else {})}
+    answer = await make_bench(engine).handler.answer({"id": "1", "input": {**payload, field: MALFORMED[name]}})
+    assert answer["error"].startswith("invalid_request: ")
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+async def test_an_id_that_cannot_be_written_out_stands_in_the_way_of_nothing(
+    engine: FakeEngine, web: Web, name: str
+) -> None:
+    answer = await make_bench(engine).handler.answer({**job(web, TWO_MINUTES), "id": MALFORMED[name]})
+    assert answer["account"]["audio_s"] == 120

@@ -51,6 +51,10 @@ def test_a_result_is_put_to_the_whole_address_and_read_without_what_may_be_secre
         "https://a:-1/b",
         "https://[::1/hunter2",
         "https://[hunter2]/b",
+        "https://a b/hunter2",
+        "https://a\0b/hunter2",
+        "https://.a/hunter2",
+        "https://a/\ud800hunter2",
     ],
 )
 def test_an_address_that_takes_no_put_is_refused_without_being_repeated(url: str) -> None:

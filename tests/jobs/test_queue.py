@@ -23,7 +23,7 @@ STORY_TEXT = " ".join(SENTENCES * REPEATS)
 JOB_COUNT, BURST = 200, 50
 BAD_EVERY = 5  # each fifth job is bad
 BAD_PATHS = [
-    ("/none", "download_failed"),
+    ("/none", "download_refused"),
     ("/hang", "download_failed"),
     ("/cut", "download_failed"),
     ("/trickle", "download_failed"),
@@ -56,7 +56,7 @@ BAD_INPUTS: list[tuple[dict[str, Any], str]] = [
     ({"audio": 7}, "invalid_request"),
     ({"audio_base64": "AA==", "model": "large-v9"}, "invalid_request"),
     ({"audio_base64": 5}, "invalid_request"),
-    ({"url": "http://a.invalid/a"}, "download_failed"),
+    ({"url": "http://a..invalid/a"}, "download_blocked"),
     ({"url": "http://127.0.0.1:1/a"}, "download_failed"),
     ({"url": "s3://nobody/a"}, "download_blocked"),
     ({"audio_base64": "AA==", "vad": "perhaps"}, "invalid_request"),
@@ -213,7 +213,7 @@ def test_a_stream_comes_in_order_and_its_aggregate_is_the_answer(queue: Queue, w
         queue.put("compatible", {"audio": f"{web.url}/fox", "model": TINY})
         parts = [part["output"] for part in queue.streams["story"]] if queue.answer("story") else []
         assert queue.answer("story")["output"] == parts
-        assert queue.answer("bad")["error"].startswith("download_failed: ")
+        assert queue.answer("bad")["error"].startswith("download_refused: ")
         (compatible,) = queue.answer("compatible")["output"]
     *texts, last = parts
     assert len(texts) > 3

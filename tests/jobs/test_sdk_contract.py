@@ -6,12 +6,14 @@ keep the pin in pyproject.toml below that version.
 
 import asyncio
 import inspect
+import socket
 import tomllib
 from types import FunctionType
 from typing import Any
 
 import pytest
 
+from handler.audio.address_guard import ALLOW_PRIVATE, GUARD
 from handler.jobs.worker_loop import DrainingWorkerLoop
 from handler.runpod_sdk import import_sdk
 from tests.conftest import ROOT
@@ -44,12 +46,14 @@ ATTRIBUTES: dict[str, type] = {
     "config": dict,
     "jobs_tasks": dict,
     "jobs_fetcher": FunctionType,
+    "jobs_handler": FunctionType,
     "stop_signals_fetcher": FunctionType,
 }
 FUNCTIONS = {
     "get_job": (["session", "num_jobs"], True),
     "get_stop_signals": (["session"], True),
     "_job_stop_url": ([], False),
+    "handle_job": (["session", "config", "job"], True),
 }
 
 
@@ -86,6 +90,7 @@ async def test_a_scaler_has_the_expected_attributes() -> None:
     scaler = await make_scaler()
     assert {name: type(getattr(scaler, name)) for name in ATTRIBUTES} == ATTRIBUTES
     assert scaler.jobs_fetcher is rp_job.get_job
+    assert scaler.jobs_handler is rp_job.handle_job
     assert scaler.stop_signals_fetcher is rp_job.get_stop_signals
 
 
@@ -104,6 +109,25 @@ def test_results_have_an_address_with_the_job_s_id_and_a_query() -> None:
     assert '.replace("$ID", job["id"])' in source
     assert "&isStream=" in source
     assert "X-Request-ID" in source
+
+
+def test_the_guard_looks_names_up_checks_them_and_says_why_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = import_sdk(GUARD)
+    assert parameters_of(guard.resolve_and_validate) == ["host", "port"]
+    assert guard.resolve_and_validate("1.1.1.1", 80) == ["1.1.1.1"]
+    with pytest.raises(guard.SSRFError) as caught:
+        guard.resolve_and_validate("127.0.0.1", 80)
+    assert caught.value.__cause__ is None
+
+    def lookup(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "no")
+
+    monkeypatch.setenv(ALLOW_PRIVATE, "true")
+    assert guard.resolve_and_validate("127.0.0.1", 80) == ["127.0.0.1"]
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    with pytest.raises(guard.SSRFError) as caught:
+        guard.resolve_and_validate("a.example", 80)
+    assert isinstance(caught.value.__cause__, socket.gaierror)
 
 
 def test_the_sdk_looks_its_scaler_up_when_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ BAD_JOBS = {
     "no source": ({"language": "en"}, "invalid_request"),
     "two sources": ({"url": "http://a/b", "audio_base64": "AA=="}, "invalid_request"),
     "a scheme": ({"url": "ftp://example.com/a.mp3"}, "invalid_request"),
-    "a missing file": ({"url": "WEB/none"}, "download_failed"),
+    "a missing file": ({"url": "WEB/none"}, "download_refused"),
     "a host that never answers": ({"url": "WEB/hang"}, "download_failed"),
     "a body over the cap": ({"url": "WEB/big"}, "too_large"),
     "a text named mp3": ({"url": "WEB/text.mp3"}, "unsupported_media"),
@@ -112,6 +112,22 @@ def test_a_bad_job_gets_its_error_as_a_string_and_the_next_job_works(worker: Wor
     assert error.startswith(f"{code}: ")
     worker.queue.put(f"after {name}", {"audio_base64": encode_speech(FOX)})
     assert word_error_rate(FOX, worker.queue.answer(f"after {name}")["output"]["text"]) == 0
+
+
+@pytest.mark.parametrize("job_id", ["a%41", "a?b&c=d#e", "a/../b", "a\r\nX-A: b", "\0\x7f", "jöb 1", "$ID"])
+def test_a_job_is_answered_whatever_its_id_and_the_next_job_works(worker: Worker, job_id: str) -> None:
+    worker.queue.put(job_id, {"audio_base64": encode_speech(FOX)})
+    assert word_error_rate(FOX, worker.queue.answer(job_id)["output"]["text"]) == 0
+    worker.queue.put(f"after {job_id}", {"audio_base64": "?"})
+    assert worker.queue.answer(f"after {job_id}")["error"].startswith("invalid_request: ")
+
+
+@pytest.mark.parametrize("job_id", ["", ".", "..", "\ud800"])
+def test_a_job_that_cannot_be_answered_is_left_out_and_the_next_job_works(worker: Worker, job_id: str) -> None:
+    worker.queue.put(job_id, {"audio_base64": encode_speech(FOX)})
+    worker.queue.put(f"after {job_id!a}", {"audio_base64": "?"})
+    assert worker.queue.answer(f"after {job_id!a}")["error"].startswith("invalid_request: ")
+    assert job_id not in worker.queue.answers
 
 
 def test_a_cancelled_job_gets_no_answer_and_the_others_do(worker: Worker) -> None:
