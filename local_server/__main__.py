@@ -15,19 +15,22 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from handler import logs
+from handler.audio.fetch import Fetcher
 from handler.exit_codes import CANNOT_START
 from handler.settings import Settings, SettingsError
 from handler.startup.bootstrap import build
 from handler.startup.process_tuning import fast_imports, freeze_garbage_collector
 from handler.transcription.pipeline import Pipeline
 from local_server.lifespan import Build, LifespanApp
+from local_server.protocol.connections import ConnectionRegistry, connection_limit, raise_descriptor_limit
+from local_server.protocol.http_protocol import HEAD_S, http_protocol
 from local_server.state import ServerState
 
 if TYPE_CHECKING:  # importing starlette would slow down the start
     from starlette.types import ASGIApp
 
 
-def create_app(settings: Settings, build: Build, on_fault: Callable[[], None] = lambda: None) -> LifespanApp:
+def create_app(settings: Settings, build: Build, on_fault: Callable[[int], None] = lambda _: None) -> LifespanApp:
     """Return the server as an ASGI application.
 
     The application calls `build` to make the pipeline, and `on_fault` if the pipeline cannot be built.
@@ -38,14 +41,17 @@ def create_app(settings: Settings, build: Build, on_fault: Callable[[], None] = 
 def _make_app(state: ServerState) -> ASGIApp:
     from local_server.app import make_app
 
+    Fetcher.prepare()
     return make_app(state)
 
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT.
 
-    Exits with CANNOT_START if the settings, a port or the model cannot be used.
+    Exits with CANNOT_START if the settings, a port or the model cannot be used, and with DECODING_LOST if audio can no
+    longer be decoded.
     """
+    descriptors = raise_descriptor_limit()
     try:
         settings = Settings.from_env(os.environ)
         ports = {settings.port, settings.port_health} - {None}
@@ -54,39 +60,51 @@ def main() -> None:
         print(f"cannot start: {exc}", file=sys.stderr)
         sys.exit(CANNOT_START)
     logs.configure(settings.log_level, "uvicorn.error")
-    has_failed = False
+    exit_code = 0
 
-    def on_fault() -> None:
-        nonlocal has_failed
-        has_failed = server.should_exit = True
+    def on_fault(code: int) -> None:
+        nonlocal exit_code
+        exit_code, server.should_exit = code, True
 
-    server = _uvicorn_server(create_app(settings, _start_pipeline, on_fault), settings.drain_timeout_s)
-    logs.info("listening", addresses=[list(listener.getsockname()[:2]) for listener in sockets])
+    app = create_app(settings, lambda _: _start_pipeline(settings, app), on_fault)
+    registry = ConnectionRegistry(connection_limit(descriptors, settings.max_requests))
+    server = uvicorn.Server(uvicorn_config(app, registry, settings.drain_timeout_s))
+    addresses = [list(listener.getsockname()[:2]) for listener in sockets]
+    logs.info("listening", addresses=addresses, connections=registry.limit)
     # On these signals uvicorn drains, and then raises them again. They are ignored then, so that the exit code is 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     server.run(sockets=sockets)
-    if has_failed:
-        sys.exit(CANNOT_START)
+    sys.exit(exit_code)
 
 
-def _start_pipeline(settings: Settings) -> Pipeline:
-    """Build the pipeline, and tune imports and garbage collection of this process, which does nothing else."""
+def _start_pipeline(settings: Settings, app: LifespanApp) -> Pipeline:
+    """Build the pipeline, and create all routes of `app` while the weights are loaded.
+
+    Imports and garbage collection of this process, which does nothing else, are tuned for that.
+    """
     with fast_imports():
-        pipeline = build(settings)
+        pipeline = build(settings, during_load=app.prepare_early)
         freeze_garbage_collector()
     return pipeline
 
 
-def _uvicorn_server(app: LifespanApp, drain_s: int) -> uvicorn.Server:
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=drain_s,
-        )
+def uvicorn_config(
+    app: ASGIApp, registry: ConnectionRegistry, drain_s: int | None = None, head_s: float = HEAD_S
+) -> uvicorn.Config:
+    """Return how uvicorn serves the application: on connections that `registry` keeps, without WebSockets.
+
+    A server that stops gives running requests `drain_s` seconds, or all the time that they need. A client has `head_s`
+    seconds to send the head of a request.
+    """
+    return uvicorn.Config(
+        app,
+        http=http_protocol(registry, head_s),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=drain_s,
     )
 
 

@@ -8,18 +8,20 @@ import re
 import time
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from handler import logs
 from handler.errors import Unauthorized
-from local_server.errors import error_response
+from local_server.errors import send_error
 from local_server.metrics import Metrics
+from local_server.middleware.key_failures import KeyFailures
 
 PUBLIC_PATHS = frozenset({"/", "/hc", "/metrics"})  # no key is needed for these and for the page's files
 PAGE_PREFIX = "/page/"
 UNLOGGED_PATHS = frozenset({"/hc", "/metrics"})  # monitors request them all the time
-_REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
 class AccessMiddleware:
@@ -29,13 +31,14 @@ class AccessMiddleware:
         self._app = app
         self._keys = [key.encode() for key in keys]
         self._metrics = metrics
+        self._failures = KeyFailures()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one HTTP request. Pass every other ASGI scope on unchanged."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = {name.lower(): value for name, value in scope["headers"]}
+        headers = {name.lower(): value for name, value in reversed(scope["headers"])}  # the first of a name counts
         request_id = _request_id(headers)
         scope["asr_request_id"] = request_id
         status = 0
@@ -53,18 +56,16 @@ class AccessMiddleware:
             if self._is_public(scope) or self._has_key(headers):
                 await self._app(scope, receive, send_with_id)
             else:
-                scope["asr_code"] = "unauthorized"
+                await self._failures.delay(_client_address(scope))
                 refusal = Unauthorized("expected a key, as Authorization: Bearer or X-API-Key")
-                await error_response(refusal, scope["path"])(scope, receive, send_with_id)
+                await send_error(refusal, scope, receive, send_with_id)
         finally:
             end = last_send if status else time.perf_counter()
             self._record(scope, status, end - start)
 
     def _is_public(self, scope: Scope) -> bool:
         path = scope["path"]
-        # A browser first sends OPTIONS without a key, to ask whether it may send a key.
-        is_preflight = scope["method"] == "OPTIONS"
-        return not self._keys or path in PUBLIC_PATHS or path.startswith(PAGE_PREFIX) or is_preflight
+        return not self._keys or path in PUBLIC_PATHS or path.startswith(PAGE_PREFIX)
 
     def _has_key(self, headers: dict[bytes, bytes]) -> bool:
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
@@ -74,24 +75,32 @@ class AccessMiddleware:
         return any(matches)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        """Log and count a response, unless its path is in UNLOGGED_PATHS."""
+        """Log and count a response, unless its path is in UNLOGGED_PATHS. Most refused keys of a flood have no line."""
         path = scope["path"]
         if path in UNLOGGED_PATHS:
             return
         code = scope.get("asr_code") or _default_code(status)
         kind = {"kind": scope["asr_kind"]} if "asr_kind" in scope else {}
-        logs.info(
-            "request",
-            id=scope["asr_request_id"],
-            method=scope["method"],
-            path=path,
-            status=status,
-            code=code,
-            seconds=round(seconds, 4),
-            **kind,
-        )
+        fields = {"id": scope["asr_request_id"], "method": scope["method"], "path": path, "status": status}
+        fields |= {"code": code, "seconds": round(seconds, 4), **kind}
+        if code == Unauthorized.code:
+            self._log_refusal(_client_address(scope), fields)
+        else:
+            logs.info("request", **fields)
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.count(route, code, scope.get("asr_kind", "none"), seconds)
+
+    def _log_refusal(self, address: str, fields: dict[str, Any]) -> None:
+        """Log a refused key with the address of the client, unless there are too many such lines already."""
+        unlogged = self._failures.unlogged_if_due(address)
+        if unlogged is not None:
+            logs.warning("key_refused", **fields, client=address, unlogged=unlogged)
+
+
+def _client_address(scope: Scope) -> str:
+    """Return the address of the client, or of the proxy if the server does not trust the proxy's headers."""
+    client = scope.get("client")
+    return str(client[0]) if client else "unknown"
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 # Source: nginx, lingering_timeout and lingering_time.
 MAX_SILENCE_S = 5.0  # seconds between two pieces of the rest of a body
 MAX_DRAIN_S = 30.0  # seconds for the whole rest of a body
+MAX_DRAIN_BYTES = 256 * 1024**2  # of the rest of a body
 
 
 class LingeringCloseMiddleware:
@@ -21,7 +22,7 @@ class LingeringCloseMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        headers = dict(scope.get("headers", ()))
+        headers = dict(reversed(scope.get("headers", ())))  # the first of a name counts
         has_length = headers.get(b"content-length", b"0") != b"0"
         is_complete = not has_length and b"transfer-encoding" not in headers  # no more of the body will come
         awaits_continue = headers.get(b"expect", b"").lower() == b"100-continue"  # the client waits to be asked
@@ -38,6 +39,7 @@ class LingeringCloseMiddleware:
                 message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
             elif _is_last(message) and not (is_complete or awaits_continue or _is_cancelled()):
                 await send({**message, "more_body": True})
+                scope["asr_is_answered"] = True  # the connection can be spared if there are too many
                 await _drain(receive_body)
                 message = {"type": "http.response.body"}
             await send(message)
@@ -56,13 +58,15 @@ def _is_cancelled() -> bool:
 
 
 async def _drain(receive: Receive) -> None:
-    """Discard the rest of a body until it ends, nothing arrives for MAX_SILENCE_S, or MAX_DRAIN_S has passed."""
+    """Discard the rest of a body until it ends or exceeds one of the limits above."""
+    num_bytes = 0
     try:
         async with asyncio.timeout(MAX_DRAIN_S):
-            while True:
+            while num_bytes <= MAX_DRAIN_BYTES:
                 async with asyncio.timeout(MAX_SILENCE_S):
                     message = await receive()
                 if not message.get("more_body", False):
                     return
+                num_bytes += len(message.get("body", b""))
     except TimeoutError:
         return

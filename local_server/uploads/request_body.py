@@ -19,8 +19,12 @@ from handler.errors import AsrError, Cancelled, DeadlineExceeded, Internal, Inva
 from handler.schema.options import Options
 from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
+from local_server.uploads.fields import join_arrays
 from local_server.uploads.multipart import FILE_FIELD, Form
+from local_server.uploads.pace import UploadPace
+from local_server.uploads.raw_samples import options_of_type
 
+MAX_LENGTH_DIGITS = 18  # of Content-Length; Python refuses to convert thousands
 MAX_JSON_BYTES = 1024**2  # a JSON body holds a URL and options
 SHUTTING_DOWN = "the server is shutting down"
 T = TypeVar("T")
@@ -34,13 +38,14 @@ class Superseded(Exception):
 class RequestBody:
     """The body of one request, which is received until its `async with` block ends."""
 
-    def __init__(self, request: Request, settings: Settings) -> None:
-        """Start to receive the body. Raises InvalidRequest if the content type is a form without a boundary."""
+    def __init__(self, request: Request, settings: Settings, spool: Spool) -> None:
+        """Start to receive the body into an empty spool. Raises InvalidRequest for a form without a boundary."""
         content_type = request.headers.get("content-type", "")
         content_length = request.headers.get("content-length", "")
+        self.content_type = content_type
         self.media_type = content_type.partition(";")[0].strip().lower()
         self.form = Form(content_type) if self.media_type == _FORM else None
-        self.spool = Spool(settings.max_bytes)  # the form's file, or the whole body if it is not a form
+        self.spool = spool  # the form's file, or the whole body if it is not a form
         self.scope = request.scope
         self._asgi_receive = request.receive
         self._work = AsyncExitStack()  # ends the tasks that `start_early` has left running
@@ -50,8 +55,9 @@ class RequestBody:
         self._silence_s = settings.upload_silence_s
         self._timeout_s = settings.request_timeout_s
         self._start_time = asyncio.get_running_loop().time()
-        self._content_length = int(content_length) if content_length.isascii() and content_length.isdigit() else None
+        self._content_length = _parse_length(content_length)
         self._received_bytes = 0
+        self._pace = UploadPace(settings.upload_min_rate, settings.upload_silence_s)
         self._failure: AsrError | None = None
         self._superseded = asyncio.Event()  # a field has arrived after transcribing started
         self._can_start = asyncio.Event()  # enough has arrived to start transcribing
@@ -181,16 +187,24 @@ class RequestBody:
             self._finish(Internal(f"a fault of this server: {type(exc).__name__}"))
 
     async def _receive_message(self) -> Message:
-        """Return the next ASGI message. Raises DeadlineExceeded if the client sends nothing for too long."""
+        """Return the next ASGI message. Raises DeadlineExceeded if the client sends nothing or too little for long."""
         # A JSON body and the fields before a file are short, so all of it must arrive within the limit for one silence.
         is_short = self.media_type == _JSON or (self.form is not None and not self.form.has_file)
-        start_time = self._start_time if is_short else asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        silence_end = (self._start_time if is_short else now) + self._silence_s
+        pace_end = now + self._pace.credit_s
         try:
-            async with asyncio.timeout_at(start_time + self._silence_s):
-                return await self._asgi_receive()
+            async with asyncio.timeout_at(min(silence_end, pace_end)):
+                message = await self._asgi_receive()
         except TimeoutError:
+            if pace_end < silence_end:
+                raise self._pace.error() from None
             limit = f"{self._silence_s:g} s (UPLOAD_SILENCE_S)"
             raise DeadlineExceeded(f"expected more of the body within {limit}") from None
+        # Only the time in which this server waits for the client counts, not the time in which it is busy itself.
+        waited_s = asyncio.get_running_loop().time() - now
+        self._pace.count(len(message.get("body", b"")), waited_s)
+        return message
 
     async def _store(self, piece: bytes) -> None:
         """Parse a piece of the body, and append the file's bytes in this piece to the spool. Raises AsrError."""
@@ -237,6 +251,11 @@ class RequestBody:
             raise TooLarge(f"expected a body of at most {self._max_bytes} bytes; got more")
 
 
+def _parse_length(text: str) -> int | None:
+    """Return the value of Content-Length, or None if it is not a number that a body can have."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_LENGTH_DIGITS else None
+
+
 @asynccontextmanager
 async def admitted_body(
     request: Request, pipeline: Pipeline, settings: Settings
@@ -250,7 +269,7 @@ async def admitted_body(
     try:
         async with AsyncExitStack() as stack:
             stack.enter_context(pipeline.admit())
-            yield await stack.enter_async_context(RequestBody(request, settings)), stack
+            yield await stack.enter_async_context(RequestBody(request, settings, pipeline.fetcher.spool())), stack
     except asyncio.CancelledError:
         raise Cancelled(SHUTTING_DOWN) from None
 
@@ -267,9 +286,10 @@ async def parse_asr_request(body: RequestBody, query: Mapping[str, str]) -> tupl
     if body.form is not None:
         if not body.form.has_file:
             raise InvalidRequest(f"the form must have a part named {FILE_FIELD}, with a file name")
-        return AudioSource(growing=body.spool), Options.parse({**query, **dict(body.form.fields)})
+        values = {**options_of_type(body.form.file_type), **query, **join_arrays(body.form.fields)}
+        return AudioSource(growing=body.spool), Options.parse(values)
     if not media_type or media_type == _BINARY or media_type.startswith(("audio/", "video/")):
-        return AudioSource(growing=body.spool), Options.parse(dict(query))
+        return AudioSource(growing=body.spool), Options.parse({**options_of_type(body.content_type), **query})
     expected = f"{_JSON}, {_FORM}, audio/*, video/* or {_BINARY}"
     raise InvalidRequest(f"content type {media_type[:60]!r}: expected {expected}")
 

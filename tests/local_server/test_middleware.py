@@ -123,7 +123,7 @@ async def test_the_id_of_a_client_is_kept(metrics: Metrics, request_id: str) -> 
     assert exchange.scope["asr_request_id"] == request_id
 
 
-@pytest.mark.parametrize("request_id", ["", "a b", "a/b", "a\n", '"a"', "x" * 129, "a\r\nSet-Cookie: b"])
+@pytest.mark.parametrize("request_id", ["", "a b", "a/b", "a\n", '"a"', "é", "١", "x" * 129, "a\r\nSet-Cookie: b"])
 async def test_an_id_that_could_not_be_repeated_safely_is_replaced(metrics: Metrics, request_id: str) -> None:
     exchange = await Exchange(x_request_id=request_id).run(AccessMiddleware(respond, (), metrics))
     assert len(bytes.fromhex(exchange.headers["x-request-id"])) == 16
@@ -164,13 +164,12 @@ async def test_monitors_and_the_page_need_no_key(metrics: Metrics, path: str) ->
 
 
 @pytest.mark.parametrize("path", ["/asr", "/page", "/hc/", "//hc", "/HC", "/metrics/x", "/v1/models", "/docs", ""])
-async def test_any_other_path_needs_a_key_except_to_ask_whether_one_may_be_sent(metrics: Metrics, path: str) -> None:
-    exchange = await Exchange(*PIECES, path=path).run(AccessMiddleware(unreachable, KEYS, metrics))
+@pytest.mark.parametrize("method", ["POST", "OPTIONS"])
+async def test_any_other_path_needs_a_key_whatever_the_method(metrics: Metrics, path: str, method: str) -> None:
+    exchange = await Exchange(*PIECES, path=path, method=method).run(AccessMiddleware(unreachable, KEYS, metrics))
     assert exchange.status == 401
     assert "receive" not in exchange.order
     assert exchange.headers["x-request-id"] == exchange.scope["asr_request_id"]
-    preflight = Exchange(path=path, method="OPTIONS")
-    assert (await preflight.run(AccessMiddleware(respond, KEYS, metrics))).status == 200
     assert (await Exchange(path=path).run(AccessMiddleware(respond, (), metrics))).status == 200
 
 
@@ -284,7 +283,10 @@ class EndlessClient(Exchange):
         return {"type": "http.request", "body": b"more", "more_body": True}
 
 
-@pytest.mark.parametrize(("limit", "client"), [("MAX_SILENCE_S", SilentClient), ("MAX_DRAIN_S", EndlessClient)])
+@pytest.mark.parametrize(
+    ("limit", "client"),
+    [("MAX_SILENCE_S", SilentClient), ("MAX_DRAIN_S", EndlessClient), ("MAX_DRAIN_BYTES", EndlessClient)],
+)
 async def test_a_client_that_is_silent_or_never_ends_still_gets_the_end_of_its_answer(
     monkeypatch: pytest.MonkeyPatch, limit: str, client: type[Exchange]
 ) -> None:

@@ -294,6 +294,22 @@ def test_json_that_arrives_bit_by_bit_is_ended(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.parametrize("kind", ["audio/wav", FORM])
+def test_an_upload_that_is_too_slow_is_ended(pipeline: Pipeline, kind: str) -> None:
+    body = form(("language", "en"), ("file", wav(STORY))) if kind == FORM else wav(STORY)
+    limits = {"upload_silence_s": 0.5, "upload_min_rate": 10**9}
+    with serving(pipeline, **limits) as server, Sender(server) as sender:
+        sender.head(len(body), Content_Type=kind)
+        position = 0
+        while not sender.is_answered():
+            sender.send(body[position : position + 1])
+            position += 1
+        assert sender.status() == 504
+        error = sender.content()["error"]
+        assert error["code"] == "deadline_exceeded"
+        assert "UPLOAD_MIN_RATE" in error["message"]
+
+
+@pytest.mark.parametrize("kind", ["audio/wav", FORM])
 def test_the_time_limit_of_a_request_includes_its_upload(pipeline: Pipeline, kind: str) -> None:
     body = form(("language", "en"), ("file", wav(STORY))) if kind == FORM else wav(STORY)
     with serving(pipeline, request_timeout_s=0.5) as server, Sender(server) as sender:

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 
 import httpx
 import uvicorn
+from starlette.types import ASGIApp
 
 from handler.audio.fetch import Fetcher
 from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
-from local_server.__main__ import create_app
-from local_server.lifespan import LifespanApp
+from local_server.__main__ import create_app, uvicorn_config
+from local_server.protocol.connections import ConnectionRegistry
 from tests.conftest import ROOT, TINY, settings
 
 TIMEOUT_S = 60.0  # after which a test that still waits fails
@@ -39,11 +40,14 @@ class Server:
 
 
 class RunningServer:
-    """Serve an application on a port of loopback for the time of a block."""
+    """Serve an application on a port of loopback for the time of a block.
 
-    def __init__(self, app: LifespanApp) -> None:
+    The server holds at most `max_connections`, and a client has `head_s` seconds to send a request head.
+    """
+
+    def __init__(self, app: ASGIApp, max_connections: int = 1000, head_s: float = TIMEOUT_S) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        self._server = uvicorn.Server(uvicorn_config(app, ConnectionRegistry(max_connections), head_s=head_s))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True)
         self.server = Server(f"http://127.0.0.1:{self._listener.getsockname()[1]}")
 
