@@ -1,10 +1,11 @@
-"""Log events to stderr, each as one line of JSON.
+"""Log events to stderr, each as one line of JSON that a terminal can show.
 
 Does not know what an event means. Callers pass only values without credentials.
 """
 
 import json
 import logging
+import math
 import sys
 import time
 
@@ -22,7 +23,25 @@ class _JsonLine(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return _escape(json.dumps(_finite(line), ensure_ascii=False, default=str))
+
+
+def _finite(value: object) -> object:
+    """Replace NaN and infinity, for which JSON has no numbers, by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _escape(line: str) -> str:
+    """Escape what cannot be printed, such as control characters, line separators and overrides of text direction."""
+    if line.isprintable():
+        return line
+    return "".join(character if character.isprintable() else json.dumps(character)[1:-1] for character in line)
 
 
 def configure(level: str, *libraries: str) -> None:

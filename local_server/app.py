@@ -16,7 +16,10 @@ from handler.errors import AsrError, Internal, InvalidRequest
 from local_server.errors import error_response
 from local_server.metrics import Metrics
 from local_server.middleware.access import AccessMiddleware
+from local_server.middleware.allowed_hosts import AllowedHostsMiddleware
+from local_server.middleware.cross_origin import CrossOriginMiddleware
 from local_server.middleware.lingering_close import LingeringCloseMiddleware
+from local_server.routers.api_docs import add_api_docs
 from local_server.routers.asr import add_asr
 from local_server.routers.health import add_health
 from local_server.routers.openai import add_openai
@@ -29,7 +32,10 @@ def make_app(state: ServerState) -> ASGIApp:
     settings, metrics = state.settings, Metrics(state)
     if not settings.api_keys:
         logs.warning("server_is_open", expected="API_KEY, where others can reach this server")
-    app: ASGIApp = LingeringCloseMiddleware(AccessMiddleware(_routes(state, metrics), settings.api_keys, metrics))
+    app: ASGIApp = CrossOriginMiddleware(_routes(state, metrics), settings.cors_origins)
+    if settings.allowed_hosts:
+        app = AllowedHostsMiddleware(app, settings.allowed_hosts)
+    app = LingeringCloseMiddleware(AccessMiddleware(app, settings.api_keys, metrics))
     if settings.cors_origins:
         app = CORSMiddleware(
             app,
@@ -42,7 +48,16 @@ def make_app(state: ServerState) -> ASGIApp:
 
 
 def _routes(state: ServerState, metrics: Metrics) -> FastAPI:
-    app = FastAPI(title="asr-handler", version=__version__, description="Speech to text.")
+    # FastAPI's own pages load scripts from other hosts, and its redirects lead to the Host that the client names.
+    app = FastAPI(
+        title="asr-handler",
+        version=__version__,
+        description="Speech to text.",
+        docs_url=None,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,
+    )
     app.add_exception_handler(AsrError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
@@ -51,6 +66,7 @@ def _routes(state: ServerState, metrics: Metrics) -> FastAPI:
     add_health(app, state, metrics)
     add_asr(app, state)
     add_openai(app, state)
+    add_api_docs(app)
     add_page(app)
     return app
 

@@ -103,3 +103,30 @@ def test_configuring_twice_writes_each_line_once_and_the_last_level_counts(
     logs.info("once")
     logging.getLogger(LIBRARY).error("once as well")
     assert [line["event"] for line in lines(capsys)] == ["once", "once as well"]
+
+
+UNPRINTABLE = "/\x9b31m \u202eover\u202c \u2066alone\u2069 \u2028 \u2029 \x7f \x85 \u200b \ud800 \U000e0041"
+
+
+def test_a_line_holds_nothing_that_a_terminal_or_a_viewer_would_act_on(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("INFO", LIBRARY)
+    logs.info(UNPRINTABLE, path=UNPRINTABLE, nested=[{UNPRINTABLE: "日本 größe"}])
+    logging.getLogger(LIBRARY).warning("of a library: %s", UNPRINTABLE)
+    written = capsys.readouterr().err
+    assert all(line.isprintable() for line in written.split("\n"))
+    assert "日本 größe" in written
+    ours, library = map(json.loads, written.splitlines())
+    assert ours["event"] == ours["path"] == UNPRINTABLE
+    assert ours["nested"] == [{UNPRINTABLE: "日本 größe"}]
+    assert library["event"] == f"of a library: {UNPRINTABLE}"
+
+
+def test_what_is_no_number_in_json_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    logs.configure("INFO")
+    nan, infinity = float("nan"), float("inf")
+    logs.info("odd", seconds=nan, more=[infinity, (-infinity, 1.5)], nested={"a": {"b": nan}})
+    line = json.loads(capsys.readouterr().err, parse_constant=refuse)
+    assert (line["seconds"], line["more"], line["nested"]) == (None, [None, [None, 1.5]], {"a": {"b": None}})

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from handler.output.line_text import to_cell, to_line, without_markup
 from handler.output.subtitles import cues
 from handler.schema.options import MULTI, Options
 from handler.schema.transcript import Coverage, Gap, Segment, Transcript, Word
@@ -95,15 +96,18 @@ def _rounded(value: float | None) -> float | None:
 
 
 def to_text(transcript: Transcript) -> str:
-    """Return the text of the transcript, followed by a newline."""
-    return transcript.text + "\n"
+    """Return the text of the transcript as one line, followed by a newline."""
+    return to_line(transcript.text) + "\n"
 
 
 def to_srt(transcript: Transcript) -> str:
-    """Return SubRip subtitles. Cues are numbered from 1, and times have a comma before the milliseconds."""
+    """Return SubRip subtitles, in which nothing of the text is read as markup.
+
+    Cues are numbered from 1, and times have a comma before the milliseconds.
+    """
     blocks = []
     for number, cue in enumerate(cues(transcript.segments, transcript.duration), 1):
-        lines = "".join(f"{line}\n" for line in cue.lines)
+        lines = "".join(f"{without_markup(line)}\n" for line in cue.lines)
         blocks.append(f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{lines}")
     return "\n".join(blocks)
 
@@ -123,9 +127,12 @@ def to_vtt(transcript: Transcript) -> str:
 
 
 def to_tsv(transcript: Transcript) -> str:
-    """Return a tab-separated table with the start and end of each segment in whole milliseconds, and with its text."""
+    """Return a tab-separated table with the start and end of each segment in whole milliseconds, and with its text.
+
+    The columns are those of openai-whisper.
+    """
     rows = (
-        f"{round(segment.start * 1000)}\t{round(segment.end * 1000)}\t{_to_cell(segment.text)}\n"
+        f"{round(segment.start * 1000)}\t{round(segment.end * 1000)}\t{to_cell(segment.text)}\n"
         for segment in transcript.segments
     )
     return "start\tend\ttext\n" + "".join(rows)
@@ -135,11 +142,6 @@ def _clock(seconds: float, decimal_mark: str) -> str:
     milliseconds = round(seconds * 1000)
     minutes, milliseconds = divmod(milliseconds, 60_000)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{milliseconds // 1000:02d}{decimal_mark}{milliseconds % 1000:03d}"
-
-
-def _to_cell(text: str) -> str:
-    """Replace line breaks and tabs by spaces, because a line break or tab would end the cell."""
-    return " ".join(text.split())
 
 
 def _escape_markup(text: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, chain, groupby, pairwise
 from unicodedata import east_asian_width
 
+from handler.output.line_text import without_controls
 from handler.schema.transcript import Segment, Word
 
 MAX_LINE_WIDTH = 42  # columns
@@ -49,8 +50,8 @@ def cues(segments: Iterable[Segment], duration: float) -> list[Cue]:
 
 
 def _words_of(segment: Segment) -> list[Word]:
-    """Return the words of a segment. A word that is wider than a line is split into several."""
-    words = segment.words or _spread_evenly(segment)
+    """Return the words of a segment without control characters. A word that is wider than a line is split."""
+    words = [replace(word, text=without_controls(word.text)) for word in segment.words or _spread_evenly(segment)]
     return list(chain.from_iterable(_split_wide_word(word) for word in words if word.text.strip()))
 
 

@@ -14,17 +14,27 @@ function stamp(seconds, point) {
   return `${two(Math.floor(ms / 3600000))}:${two(Math.floor(ms / 60000) % 60)}:${two(Math.floor(ms / 1000) % 60)}${point}${rest}`;
 }
 
+/** The text without control characters, overrides of its direction, and arrows, which would end a subtitle. */
+function plain(text) {
+  return text.replace(/[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]/g, "").replace(/-{2,}>/g, "->");
+}
+
+/** The text with nothing that a player of SubRip, which has no escapes, would read as markup. */
+function unmarked(text) {
+  return text.replace(/<(?=[\p{L}_/!?])([^<>]*)(>?)/gu, (_, tag, end) => `‹${tag}${end && "›"}`).replace(/\{(?=\\)/g, "(");
+}
+
 function escaped(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
 
 /** The media type of each format, and the function that makes its file from the segments and the server's response. */
 export const FORMATS = {
-  txt: ["text/plain", (segments) => segments.map((one) => one.text).join("\n") + "\n"],
+  txt: ["text/plain", (segments) => segments.map((one) => plain(one.text)).join("\n") + "\n"],
   srt: ["application/x-subrip", (segments) =>
-    segments.map((one, at) => `${at + 1}\n${stamp(one.start, ",")} --> ${stamp(one.end, ",")}\n${one.text}\n`).join("\n")],
+    segments.map((one, at) => `${at + 1}\n${stamp(one.start, ",")} --> ${stamp(one.end, ",")}\n${unmarked(plain(one.text))}\n`).join("\n")],
   vtt: ["text/vtt", (segments) =>
-    "WEBVTT\n" + segments.map((one) => `\n${stamp(one.start, ".")} --> ${stamp(one.end, ".")}\n${escaped(one.text)}\n`).join("")],
+    "WEBVTT\n" + segments.map((one) => `\n${stamp(one.start, ".")} --> ${stamp(one.end, ".")}\n${escaped(plain(one.text))}\n`).join("")],
   json: ["application/json", (segments, answer) => {
     const chunks = answer.chunks.map((chunk, at) => ({ ...chunk, text: segments[at].text }));
     return JSON.stringify({ ...answer, text: segments.some((one) => one.edited) ? segments.map((one) => one.text).join(" ") : answer.text, chunks }, null, 2) + "\n";

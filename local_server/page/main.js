@@ -166,6 +166,8 @@ async function start(source, playable) {
     at("told").textContent = `sending, ${Math.floor(100 * share)} %`;
   };
   if (player.src.startsWith("blob:")) URL.revokeObjectURL(player.src);
+  // The browser contacts another host only when the user plays its audio.
+  player.preload = source instanceof Blob ? "auto" : "none";
   player.src = playable;
   if (source instanceof Blob) outline(source, mine);
   const options = { timestamps: "word", task: at("task").value };

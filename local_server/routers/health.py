@@ -20,7 +20,7 @@ def add_health(app: FastAPI, state: ServerState, metrics: Metrics) -> None:
         status, content = state.health()
         return Response(status_code=status) if content is None else JSONResponse(content, status)
 
-    @app.get("/metrics", include_in_schema=False)
+    @app.api_route("/metrics", methods=["GET", "HEAD"], include_in_schema=False)
     async def prometheus() -> Response:
         """Return all metrics in Prometheus' text format."""
         return Response(await asyncio.to_thread(metrics.text), media_type=METRICS_TYPE)

@@ -75,6 +75,18 @@ def test_text_appears_before_the_end_of_the_audio(page: Browser, web: Web) -> No
     assert word_error_rate(" ".join(SENTENCES * 2), shown_text(page)) <= 0.05
 
 
+def test_the_browser_contacts_the_host_of_an_address_only_to_play_it(page: Browser, web: Web) -> None:
+    page.run(f"document.getElementById('url').value = '{web.put('/fox', SPEECH)}'")
+    page.click("#address button")
+    page.wait_until(IS_DONE)
+    page.click(".word:nth-child(5)")
+    assert page.run("document.getElementById('player').currentTime") > 0
+    assert web.counts["/fox"] == 1  # by the server
+    page.click("#play")
+    page.wait_until("document.getElementById('player').readyState > 0")
+    assert web.counts["/fox"] > 1
+
+
 def test_a_word_that_is_clicked_moves_the_player_and_lights_up(page: Browser) -> None:
     page.drop(SPEECH, "fox.flac")
     page.wait_until(IS_DONE)
@@ -144,6 +156,20 @@ def test_found_words_are_marked_and_edited_text_is_downloaded(page: Browser) -> 
     transcript = json.loads(page.read_download("transcript.json"))
     assert transcript["text"].startswith("That < quick")
     assert transcript["chunks"][0]["words"][1]["word"] == "quick"
+
+
+@pytest.mark.parametrize(
+    ("format", "text", "line"),
+    [
+        ("srt", "<i>I</i> <3 it ---> {\\an8}", "‹i›I‹/i› <3 it -> (\\an8}"),
+        ("vtt", "<i>I</i> --> it", "&lt;i&gt;I&lt;/i&gt; -&gt; it"),
+        ("txt", "\x1b[31mred\x9b0m \u202eover\u2066", "[31mred0m over"),
+    ],
+)
+def test_a_download_holds_no_markup_and_no_control_characters(page: Browser, format: str, text: str, line: str) -> None:
+    segments = json.dumps([{"start": 0, "end": 1, "text": text}])
+    content = page.run(f"import('/page/formats.js').then(f => f.FORMATS.{format}[1]({segments}, null))")
+    assert content.splitlines()[-1] == line
 
 
 def test_an_error_is_shown_for_a_file_without_sound(page: Browser, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_silence_is_a_success_in_every_format(client: httpx.Client, format: str)
         assert "-->" not in answer.text
 
 
-JSON = {"Content-Type": "application/json"}
+JSON, FORM = {"Content-Type": "application/json"}, {"Content-Type": "multipart/form-data; boundary=b"}
 INVALID: dict[str, tuple[dict[str, Any], int, str]] = {
     "an empty body": ({"content": b"", "headers": {"Content-Type": "audio/wav"}}, 415, "unsupported_media"),
     "json without url": ({"json": {"language": "en"}}, 400, "invalid_request"),
@@ -115,11 +115,25 @@ INVALID: dict[str, tuple[dict[str, Any], int, str]] = {
     "json that is sound": ({"content": SPEECH, "headers": JSON}, 400, "invalid_request"),
     "a scheme": ({"json": {"url": "ftp://example.com/a"}}, 400, "invalid_request"),
     "a local path": ({"json": {"url": "/etc/passwd"}}, 400, "invalid_request"),
-    "a missing file": ({"json": {"url": "WEB/none"}}, 502, "download_failed"),
+    "a missing file": ({"json": {"url": "WEB/none"}}, 422, "download_refused"),
     "a host that never answers": ({"json": {"url": "WEB/hang"}}, 502, "download_failed"),
     "a file over the limit": ({"json": {"url": "WEB/big"}}, 413, "too_large"),
     "half a file": ({"json": {"url": "WEB/cut"}}, 502, "download_failed"),
     "a bucket that is not allowed": ({"json": {"url": "s3://bucket/key"}}, 403, "download_blocked"),
+    "an option of one value with two": (
+        {"content": SPEECH, "params": [("vad", "0"), ("vad", "1")]},
+        400,
+        "invalid_request",
+    ),
+    "a file part without a file name": (
+        {
+            "content": b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\nRIFF\xff\r\n--b--\r\n',
+            "headers": FORM,
+        },
+        400,
+        "invalid_request",
+    ),
+    "a web page": ({"content": b"<!doctype html><p>Sign in"}, 415, "unsupported_media"),
     "a body over the limit": ({"content": bytes(4_000_001)}, 413, "too_large"),
     "a form over the limit": ({"files": {"file": ("a", bytes(4_000_001))}}, 413, "too_large"),
     "a form without file": ({"files": {"sound": ("a", SPEECH)}}, 400, "invalid_request"),
@@ -252,7 +266,7 @@ def test_a_model_that_cannot_be_loaded_is_a_fault_with_its_reason() -> None:
         raise ModelUnavailable("model.bin is cut")
 
     has_failed = threading.Event()
-    with RunningServer(create_app(settings(), build, has_failed.set)) as server:
+    with RunningServer(create_app(settings(), build, lambda _: has_failed.set())) as server:
         assert has_failed.wait(10)
         answer = httpx.get(f"{server.url}/hc")
     assert answer.status_code == 503

@@ -26,6 +26,7 @@ FLAGS = (
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
     "--remote-debugging-port=0",
+    "--host-resolver-rules=MAP *.test 127.0.0.1",
 )
 WAIT_S = 60.0
 POLL_S = 0.05
@@ -46,9 +47,10 @@ class Browser:
             page = next(target for target in json.load(response) if target["type"] == "page")
         self._socket = self._resources.enter_context(connect(page["webSocketDebuggerUrl"], max_size=None))
         self._numbers = itertools.count(1)
-        self.errors: list[str] = []  # what the page's scripts threw
-        self.send("Page.enable")
-        self.send("Runtime.enable")
+        self.errors: list[str] = []  # what the page's scripts threw, and what its policy did not let it load
+        self.requests: list[str] = []  # addresses that pages have requested
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.send(f"{domain}.enable")
         self.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(self.downloads))
 
     def _start(self, profile: Path, microphone: Path | None) -> "subprocess.Popen[bytes]":
@@ -77,12 +79,19 @@ class Browser:
         self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
         while True:
             message = json.loads(self._socket.recv(WAIT_S))
-            if message.get("method") == "Runtime.exceptionThrown":
-                details = message["params"]["exceptionDetails"]
-                self.errors.append(details.get("exception", {}).get("description") or details["text"])
+            self._note_event(message.get("method"), message.get("params", {}))
             if message.get("id") == number:
                 assert "error" not in message, message
                 return dict(message["result"])
+
+    def _note_event(self, name: str | None, params: dict[str, Any]) -> None:
+        if name == "Runtime.exceptionThrown":
+            details = params["exceptionDetails"]
+            self.errors.append(details.get("exception", {}).get("description") or details["text"])
+        elif name == "Log.entryAdded" and params["entry"]["source"] == "security":
+            self.errors.append(params["entry"]["text"])
+        elif name == "Network.requestWillBeSent":
+            self.requests.append(params["request"]["url"])
 
     def run(self, code: str) -> Any:
         """Return the value of an expression; of a promise, the value that it is fulfilled with."""
