@@ -3,6 +3,8 @@
 Source: openai/whisper, whisper/tokenizer.py. The last language was added with large-v3.
 """
 
+import re
+
 LANGUAGES: dict[str, str] = {
     "en": "english",
     "zh": "chinese",
@@ -119,16 +121,29 @@ _ALIASES = {
     "sinhalese": "si",
     "castilian": "es",
     "mandarin": "zh",
+    "cmn": "zh",
+    "fil": "tl",
+    "filipino": "tl",
+    "in": "id",
+    "iw": "he",
+    "ji": "yi",
     "jv": "jw",
-}  # code by alternative name
+    "nb": "no",
+}  # code by alternative name, or by another code of the same language
 
 _BY_NAME = {**{name: code for code, name in LANGUAGES.items()}, **_ALIASES}
 
 
 def language_code(text: str) -> str | None:
-    """Return the code of the language whose code or English name is `text`, in upper or lower case.
+    """Return the code of the language whose code, tag or English name is `text`, in upper or lower case.
 
-    Return None if `text` names no known language.
+    Of a tag such as en-US, zh_CN or pt_BR.UTF-8, the part before the first hyphen or underscore counts. Return None if
+    `text` names no known language.
     """
     key = text.strip().lower()
-    return key if key in LANGUAGES else _BY_NAME.get(key)
+    for candidate in (key, re.split("[-_]", key, maxsplit=1)[0]):
+        if candidate in LANGUAGES:
+            return candidate
+        if candidate in _BY_NAME:
+            return _BY_NAME[candidate]
+    return None

@@ -67,8 +67,17 @@ def integer(low: int, high: int) -> Callable[[str, object], int]:
 
 
 def short_repr(value: object) -> str:
-    """Return the repr of a value for an error message, shortened to 60 characters."""
-    text = repr(value)
+    """Return the repr of a value for an error message, shortened to 60 characters.
+
+    A value that Python does not write out, because it is nested too deeply or is a number of thousands of digits, is
+    described by its type.
+    """
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a {type(value).__name__} that is nested too deeply"
+    except ValueError:
+        return f"a {type(value).__name__} with a number of too many digits"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -74,3 +74,29 @@ def test_a_long_value_is_shown_by_its_beginning() -> None:
     assert len(shown) == 60
     assert shown.startswith("['xxx")
     assert shown.endswith("...")
+
+
+def nested(depth: int) -> object:
+    value: object = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+UNPRINTABLE = {
+    "a deep object": nested(10_000),
+    "a list of a deep object": [nested(10_000)],
+    "a number of thousands of digits": 10**5000,
+    "a list of such a number": [10**5000],
+    "an object of such a number": {"a": -(10**5000)},
+}
+
+
+@pytest.mark.parametrize("name", UNPRINTABLE)
+@pytest.mark.parametrize("validator", [one_of(("a", "b")), string, boolean, number(0, 1), integer(1, 8)])
+def test_a_value_that_python_does_not_write_out_is_refused_like_any_other(validator: Validator, name: str) -> None:
+    value = UNPRINTABLE[name]
+    with pytest.raises(InvalidRequest) as refusal:
+        validator("field", value)
+    assert refusal.value.message.startswith("field must be ")
+    assert type(value).__name__ in refusal.value.message

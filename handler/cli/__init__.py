@@ -123,6 +123,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _parse_count(text: str) -> int:
-    if not text.isdigit() or not 0 < int(text) <= MAX_COUNT:
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(MAX_COUNT))
+    if not is_number or not 0 < int(text) <= MAX_COUNT:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MAX_COUNT}")
     return int(text)

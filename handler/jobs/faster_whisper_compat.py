@@ -9,6 +9,7 @@ from typing import Any
 
 from handler.errors import InvalidRequest
 from handler.output.formats import to_srt, to_verbose_json, to_vtt
+from handler.output.line_text import to_line
 from handler.schema.model_names import check_model
 from handler.schema.transcript import Transcript, Word
 from handler.validators import boolean, one_of, string
@@ -107,4 +108,4 @@ def _format_text(transcript: Transcript, format: str) -> str:
     if format == "vtt":
         return to_vtt(transcript)
     separator = "\n" if format == "formatted_text" else " "
-    return separator.join(segment.text.strip() for segment in transcript.segments)
+    return separator.join(to_line(segment.text) for segment in transcript.segments)

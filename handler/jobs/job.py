@@ -42,13 +42,13 @@ class Job:
 
 def parse_job(event: Mapping[str, Any], settings: Settings) -> Job:
     """Parse the job object that the platform sends. Raises InvalidRequest."""
-    payload = event.get("input")
+    payload = event.get("input") if isinstance(event, Mapping) else None
     if not isinstance(payload, Mapping):
         raise InvalidRequest("input must be an object with url, urls or audio_base64")
     fields, compat_format = translate_input(payload, settings.model_id, settings.model_aliases)
     sources, is_list = _parse_sources(fields)
     return Job(
-        id=str(event.get("id", "")),
+        id=job_id(event),
         sources=sources,
         is_list=is_list,
         options=Options.parse({name: value for name, value in fields.items() if name not in _NON_OPTION_FIELDS}),
@@ -58,6 +58,14 @@ def parse_job(event: Mapping[str, Any], settings: Settings) -> Job:
         upload_target=_parse_upload_target(fields.get("upload_url")),
         bucket=_parse_bucket(event.get("s3Config")),
     )
+
+
+def job_id(event: object) -> str:
+    """Return the id of a job object, or "" if it has none. A malformed id is shortened, because it is only logged."""
+    value = event.get("id") if isinstance(event, Mapping) else None
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else short_repr(value)
 
 
 def _parse_sources(fields: Mapping[str, Any]) -> tuple[tuple[AudioSource, ...], bool]:

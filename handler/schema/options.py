@@ -3,6 +3,7 @@
 Knows no entry point and no model.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -17,13 +18,23 @@ TIMESTAMPS = ("segment", "word")
 CHANNELS = ("mix", "split")
 MIN_TEMPERATURE_STEP = 0.05  # smallest difference between two fallback temperatures
 MULTI = "multi"  # the language is detected for every window
+AUTO = "auto"  # as a language: the same as none
+LIST_OPTIONS = ("hotwords", "suppress_tokens")  # options of several values, which a string separates by commas
+# Encodings of samples without a header, by their names in FFmpeg: the two of telephone lines, and 16-bit samples.
+COMPANDED = ("pcm_mulaw", "pcm_alaw")
+INPUT_FORMATS = (*COMPANDED, "pcm_s16le", "pcm_s16be")
+TELEPHONE_RATE = 8000  # Hz
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1000, 768_000  # Hz
+MAX_TRACK, MAX_CHANNELS = 255, 64
+_TOKEN_ID = re.compile(r"-1|[0-9]{1,9}")
 
 
 def _language(name: str, value: object) -> str | None:
     text = string(name, value)
-    code = MULTI if text.strip().lower() == MULTI else language_code(text)
-    if code is None and text.strip():
-        expected = "a language's code or English name such as 'de' or 'german', or 'multi'"
+    key = text.strip().lower()
+    code = MULTI if key == MULTI else language_code(key)
+    if code is None and key not in ("", AUTO):
+        expected = "a code, tag or English name such as 'de', 'de-AT' or 'german', or 'multi'; left out, it is detected"
         raise InvalidRequest(f"{name} must be {expected}; got {short_repr(value)}", name)
     return code
 
@@ -36,18 +47,17 @@ def _temperature_step(name: str, value: object) -> float:
 
 
 def _token_ids(name: str, value: object) -> tuple[int, ...]:
-    items = [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
-    if isinstance(items, list | tuple):
-        ids = [int(item) if isinstance(item, str) and item.lstrip("-").isdecimal() else item for item in items]
-        has_strings = isinstance(value, list) and any(isinstance(item, str) for item in value)
-        if not has_strings and all(map(_is_token_id, ids)):
-            return tuple(ids)
+    items: Any = [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+    if isinstance(value, str):
+        items = [int(item) if _TOKEN_ID.fullmatch(item) else item for item in items]
+    if isinstance(items, list | tuple) and all(map(_is_token_id, items)):
+        return tuple(items)
     expected = "token ids, comma-separated or as a list; -1 stands for the usual ones"
     raise InvalidRequest(f"{name} must be {expected}; got {short_repr(value)}", name)
 
 
 def _is_token_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= -1
+    return isinstance(value, int) and not isinstance(value, bool) and -1 <= value < 10**9
 
 
 def _option(default: Any, description: str, parse: Callable[[str, object], Any], schema: dict[str, Any]) -> Any:
@@ -57,7 +67,7 @@ def _option(default: Any, description: str, parse: Callable[[str, object], Any],
     return field(default=default, metadata={"parse": parse, "schema": full_schema})
 
 
-def _choice(default: str, description: str, values: tuple[str, ...]) -> Any:
+def _choice(default: str | None, description: str, values: tuple[str, ...]) -> Any:
     return _option(default, description, one_of(values), {"type": "string", "enum": list(values)})
 
 
@@ -79,10 +89,10 @@ class Options:
 
     language: str | None = _option(
         None,
-        "Language spoken, as a code or an English name. `multi` detects it for every window. "
-        "If not given, it is detected once for the whole audio.",
+        "Language spoken, as a code, a tag or an English name. `multi` detects it for every window. "
+        "If not given, or `auto`, it is detected once for the whole audio.",
         _language,
-        {"type": "string", "examples": ["en", "german", "multi"]},
+        {"type": "string", "examples": ["en", "de-AT", "german", "multi"]},
     )
     task: str = _choice(
         "transcribe",
@@ -201,11 +211,52 @@ class Options:
         "If the request runs out of time, answer with the text finished so far and with `resume_at`, "
         "instead of an error.",
     )
+    audio_track: int | None = _integer(
+        None,
+        "Number of the audio track to transcribe, from 0. If not given, the one that a player would choose.",
+        0,
+        MAX_TRACK,
+    )
+    input_format: str | None = _choice(
+        None,
+        "Encoding of the samples of a file without a header, such as a telephone call. "
+        "If not given, the file has a header that tells.",
+        INPUT_FORMATS,
+    )
+    sample_rate: int | None = _integer(
+        None,
+        "With input_format: samples a second. If not given, 8000 for `pcm_mulaw` and `pcm_alaw`; "
+        "it must be given for the others.",
+        MIN_SAMPLE_RATE,
+        MAX_SAMPLE_RATE,
+    )
+    input_channels: int | None = _integer(
+        None,
+        "With input_format: number of channels, whose samples take turns. If not given, 1.",
+        1,
+        MAX_CHANNELS,
+    )
     format: str = _choice(
         "json",
         "Format of the answer.",
         FORMATS,
     )
+
+    def __post_init__(self) -> None:
+        """Fill in what a file without a header needs. Raises InvalidRequest if options contradict each other."""
+        if self.input_format is None:
+            for name in ("sample_rate", "input_channels"):
+                if getattr(self, name) is not None:
+                    raise InvalidRequest(f"{name} must come with input_format, for a file without a header", name)
+            return
+        if self.audio_track:
+            raise InvalidRequest("audio_track must be left out with input_format: there are no tracks", "audio_track")
+        if self.sample_rate is None:
+            if self.input_format not in COMPANDED:
+                raise InvalidRequest(f"sample_rate must be given with input_format {self.input_format}", "sample_rate")
+            object.__setattr__(self, "sample_rate", TELEPHONE_RATE)
+        if self.input_channels is None:
+            object.__setattr__(self, "input_channels", 1)
 
     @classmethod
     def parse(cls, values: Mapping[str, object]) -> "Options":
@@ -215,7 +266,7 @@ class Options:
         missing option. Raises InvalidRequest if an option is unknown or a value is invalid.
         """
         options = {option.name: option for option in fields(cls)}
-        unknown = sorted(set(values) - set(options))
+        unknown = sorted(set(values) - set(options), key=str)
         if unknown:
             raise InvalidRequest(f"unknown option {short_repr(unknown[0])}; expected one of {', '.join(options)}")
         parsed = {

@@ -64,13 +64,15 @@ class Window:
     def part(self, start: int, end: int) -> "Window":
         """Return the part of the window from `start` to `end` (exclusive), with the speech in that part.
 
-        Positions are counted in samples from the beginning of the audio. Those outside the window are clipped to it.
+        Positions are counted in samples from the beginning of the audio. Those outside the window are clipped to it,
+        so a part that lies wholly outside of the window is empty.
         """
-        start, end = max(start, self.start), min(end, self.end)
+        start = min(max(start, self.start), self.end)
+        end = max(start, min(end, self.end))
         speech = tuple(
             (max(span_start, start), min(span_end, end))
             for span_start, span_end in self.speech
-            if span_start < end and span_end > start
+            if max(span_start, start) < min(span_end, end)
         )
         samples = self.samples[start - self.start : end - self.start]
         return replace(self, start=start, samples=samples, speech=speech)

@@ -8,6 +8,7 @@ the best result if none is accepted).
 
 from collections.abc import Iterator
 from enum import Enum
+from math import inf, isfinite
 
 from handler.schema.options import Options
 from handler.schema.transcript import Evidence
@@ -40,14 +41,24 @@ def check_thresholds(evidence: Evidence, options: Options) -> Verdict:
     """Compare a result's evidence with the thresholds of the request, and return the verdict.
 
     DROP means that the model hears no speech and is unsure of the text. RETRY means that the text is unlikely, looped
-    or too repetitive.
+    or too repetitive. A number that is not finite comes from a fault of the device, and passes no threshold.
     """
-    is_unsure = evidence.avg_logprob < options.logprob_threshold
-    if is_unsure and evidence.no_speech_prob > options.no_speech_threshold:
+    is_unsure = is_unlikely(evidence, options)
+    if is_unsure and isfinite(evidence.avg_logprob) and evidence.no_speech_prob > options.no_speech_threshold:
         return Verdict.DROP
-    if is_unsure or evidence.looped or evidence.compression_ratio > options.compression_ratio_threshold:
+    if is_unsure or evidence.looped or is_repetitive(evidence, options):
         return Verdict.RETRY
     return Verdict.ACCEPT
+
+
+def is_unlikely(evidence: Evidence, options: Options) -> bool:
+    """Return whether the mean log-probability of a text's tokens fails the threshold of the request."""
+    return not isfinite(evidence.avg_logprob) or evidence.avg_logprob < options.logprob_threshold
+
+
+def is_repetitive(evidence: Evidence, options: Options) -> bool:
+    """Return whether the compression ratio of a text fails the threshold of the request."""
+    return not evidence.compression_ratio <= options.compression_ratio_threshold
 
 
 def rank_key(evidence: Evidence, options: Options) -> tuple[bool, float, float]:
@@ -55,7 +66,7 @@ def rank_key(evidence: Evidence, options: Options) -> tuple[bool, float, float]:
 
     Results that began to loop and were cut off rank below all others. Ties are broken by less repetition, then by
     higher likelihood. All results whose compression ratio is within the request's threshold count as equally
-    repetitive.
+    repetitive. A log-probability that is not finite counts as the lowest.
     """
     repetition = max(evidence.compression_ratio, options.compression_ratio_threshold)
-    return not evidence.looped, -repetition, evidence.avg_logprob
+    return not evidence.looped, -repetition, evidence.avg_logprob if isfinite(evidence.avg_logprob) else -inf

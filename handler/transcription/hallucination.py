@@ -45,12 +45,12 @@ def _find_repeats(words: Sequence[Word], spellings: Sequence[str], start: int) -
         num_repeats = 1
         while spellings[start + num_repeats * length : start + (num_repeats + 1) * length] == phrase:
             num_repeats += 1
-        if num_repeats > MAX_REPEATS and not _is_speakable(words[start : start + num_repeats * length]):
+        if num_repeats > MAX_REPEATS and not is_speakable(words[start : start + num_repeats * length]):
             return length, num_repeats
     return 1, 1
 
 
-def _is_speakable(words: Sequence[Word]) -> bool:
+def is_speakable(words: Sequence[Word]) -> bool:
     """Return whether a person could have spoken the words in their summed duration."""
     return spoken_length(words) <= MAX_WORDS_PER_S * sum(word.end - word.start for word in words)
 
@@ -98,6 +98,10 @@ def is_spoken_in(run: Sequence[Word], segments: Sequence[Segment]) -> bool:
     """
     start, end = run[0].start - WORD_TIME_TOLERANCE_S, run[-1].end + WORD_TIME_TOLERANCE_S
     words = [word for word in all_words(segments) if start <= (word.start + word.end) / 2 <= end]
-    run_spelling = "".join(normalize_word(word) for word in run)
-    spelling = "".join(normalize_word(word) for word in words)
-    return SequenceMatcher(None, run_spelling, spelling, autojunk=False).ratio() >= MIN_SIMILARITY
+    return similarity(run, words) >= MIN_SIMILARITY
+
+
+def similarity(first: Sequence[Word], second: Sequence[Word]) -> float:
+    """Return the share of letters and digits, from 0 to 1, that two runs of words have in common. 0 if one is empty."""
+    spellings = ["".join(normalize_word(word) for word in words) for words in (first, second)]
+    return SequenceMatcher(a=spellings[0], b=spellings[1], autojunk=False).ratio() if all(spellings) else 0.0

@@ -12,15 +12,24 @@ from handler.schema.transcript import Segment, Word
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 from handler.transcription.coverage import WORD_MARGIN_S, describe_interval, find_gaps, plausible_span
 from handler.transcription.decoded_window import DecodedWindow
-from handler.transcription.fallback import Verdict, check_thresholds, fallback_temperatures, rank_key
+from handler.transcription.fallback import (
+    Verdict,
+    check_thresholds,
+    fallback_temperatures,
+    is_repetitive,
+    is_unlikely,
+    rank_key,
+)
 from handler.transcription.hallucination import (
     MAX_WORDS_PER_S,
     find_prompt_echo,
+    is_speakable,
     is_spoken_in,
     remove_repeats,
     spoken_length,
 )
-from handler.transcription.word_edits import all_words, keep_words, normalize_word, to_audio_time
+from handler.transcription.timeless_words import ends_timeless, remove_timeless_repeats
+from handler.transcription.word_edits import all_words, keep_words, letters_and_digits, normalize_word, to_audio_time
 
 MAX_CONTEXT_CHARS = 2000  # limit for the prompt and for the hotwords, which is more than a model reads
 DEFAULT_BEST_OF = 5  # hypotheses sampled at a temperature above 0, if the request sets no number
@@ -112,27 +121,55 @@ class WindowDecoder:
         best: WindowResult | None = None
         for temperature in fallback_temperatures(self._options):
             result = await self._decode_once(window, temperature)
-            verdict = Verdict.ACCEPT
-            if result.evidence is not None:
-                verdict = check_thresholds(result.evidence, self._options)
+            verdict = self._judge(result)
             if verdict is Verdict.DROP:
                 return replace(result, segments=(), seek_s=None), True
             if verdict is Verdict.ACCEPT:
                 return await self._without_prompt_echo(window, result, is_accepted=True)
+            is_confirmed = best is not None and self._confirms(best, result)
             if best is None or self._rank_key(window, result) > self._rank_key(window, best):
                 best = result
+            if is_confirmed:
+                break
         assert best is not None
-        is_unsure = best.evidence is not None and best.evidence.avg_logprob < self._options.logprob_threshold
+        is_unsure = best.evidence is not None and is_unlikely(best.evidence, self._options)
         if is_unsure and not window.speech:  # voice activity detection found no speech either
             return replace(best, segments=(), seek_s=None), False
         return await self._without_prompt_echo(window, best, is_accepted=False)
 
+    def _judge(self, result: WindowResult) -> Verdict:
+        """Return whether to accept a result, by its evidence and by the times of its words."""
+        if result.evidence is None:
+            return Verdict.ACCEPT
+        verdict = check_thresholds(result.evidence, self._options)
+        return Verdict.RETRY if verdict is Verdict.ACCEPT and ends_timeless(result.segments) else verdict
+
+    def _confirms(self, best: WindowResult, result: WindowResult) -> bool:
+        """Return whether a result has the same repetitive but likely text as the best result of lower temperatures.
+
+        What is repeated was then said again and again, and higher temperatures would find the same.
+        """
+        if not all(self._is_only_repetitive(each) for each in (best, result)):
+            return False
+        texts = ["".join(segment.text for segment in each.segments) for each in (best, result)]
+        return letters_and_digits(texts[0]) == letters_and_digits(texts[1])
+
+    def _is_only_repetitive(self, result: WindowResult) -> bool:
+        evidence = result.evidence
+        if evidence is None or evidence.looped or is_unlikely(evidence, self._options):
+            return False
+        return is_repetitive(evidence, self._options) and is_speakable(all_words(result.segments))
+
     async def _decode_once(self, window: Window, temperature: float) -> WindowResult:
-        """Decode a window with beam search at temperature 0, or with sampling above 0."""
+        """Decode a window with beam search at temperature 0, or with sampling above 0.
+
+        A phrase that was said once and written twice is written once in the result.
+        """
         num_hypotheses = self._options.beam_size if temperature == 0 else self._best_of
-        return await self._submit(
+        result = await self._submit(
             window.with_params(temperature=temperature, num_hypotheses=num_hypotheses, **self._search_params)
         )
+        return replace(result, segments=tuple(remove_timeless_repeats(result.segments)))
 
     def _rank_key(self, window: Window, result: WindowResult) -> tuple[object, ...]:
         """Return a key that sorts rejected results from worst to best.

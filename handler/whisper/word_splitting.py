@@ -1,5 +1,6 @@
 """Split text tokens into words, even in scripts without spaces. Knows no time and no audio."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from unicodedata import category
@@ -52,21 +53,38 @@ def split_words(tokens: Sequence[int], tokenizer: Tokenizer) -> list[WordTokens]
 def _fragments(tokens: Sequence[int], tokenizer: Tokenizer) -> Iterator[WordTokens]:
     """Split tokens into the shortest runs that decode to complete characters, and yield each run's text with its span.
 
-    A run of several characters of a script without spaces is split further: each character gets an equal share of the
+    Bytes that are no character, such as one that was cut, are a replacement character, as `Tokenizer.decode` has it. A
+    run of several characters of a script without spaces is split further: each character gets an equal share of the
     run's span.
     """
-    full_text = tokenizer.decode(tokens)
-    offset = 0  # number of characters in the earlier runs
-    run: list[int] = []
-    for index, token in enumerate(tokens):
-        run.append(token)
-        text = tokenizer.decode(run)
-        is_complete = "\ufffd" not in text or full_text[offset : offset + len(text)] == text
-        if not is_complete and index + 1 < len(tokens):
-            continue
-        yield from _split_run(text, index + 1 - len(run), len(run))
-        offset += len(text)
-        run = []
+    pieces = [tokenizer.token_bytes(token) if token < tokenizer.specials.eot else b"" for token in tokens]
+    characters = deque(_characters(b"".join(pieces)))
+    position = 0  # of the end of the current token, in bytes
+    first, text, text_end = 0, "", 0  # first token of the current run, its text so far and the end of that text
+    for index, piece in enumerate(pieces):
+        position += len(piece)
+        while characters and characters[0][1] <= position:
+            character, text_end = characters.popleft()
+            text += character
+        if text_end == position:
+            yield from _split_run(text, first, index + 1 - first)
+            first, text = index + 1, ""
+
+
+def _characters(data: bytes) -> Iterator[tuple[str, int]]:
+    """Yield the characters that UTF-8 bytes decode to, each with the position of its end in bytes."""
+    position = 0
+    while position < len(data):
+        try:
+            valid, invalid_bytes = data[position:].decode(), 0
+        except UnicodeDecodeError as exc:
+            valid, invalid_bytes = data[position : position + exc.start].decode(), exc.end - exc.start
+        for character in valid:
+            position += len(character.encode())
+            yield character, position
+        if invalid_bytes:
+            position += invalid_bytes
+            yield "\ufffd", position
 
 
 def _split_run(text: str, first: int, count: int) -> Iterator[WordTokens]:

@@ -181,17 +181,17 @@ def error_schema(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def error_responses(
-    schema: dict[str, Any], to_content: Callable[[AsrError], dict[str, Any]]
+    schema: dict[str, Any], to_content: Callable[[AsrError], dict[str, Any]], status_of: Callable[[str], int]
 ) -> dict[int | str, dict[str, Any]]:
     """Return the responses of all error statuses, by status.
 
     Each response has an example for the first of its error codes in alphabetical order. `schema` is the schema of the
-    body, and `to_content` makes the body of an error.
+    body, `to_content` makes the body of an error, and `status_of` returns the status of a code.
     """
     kinds_by_status: dict[int, list[type[AsrError]]] = {}
     for kind in sorted(all_kinds(), key=lambda kind: kind.code):
         if "code" in vars(kind) and kind is not AsrError:
-            kinds_by_status.setdefault(STATUS[kind.code], []).append(kind)
+            kinds_by_status.setdefault(status_of(kind.code), []).append(kind)
     return {
         status: {
             "description": " or ".join(kind.code for kind in kinds),
@@ -239,6 +239,7 @@ ASR_RESPONSES: dict[int | str, dict[str, Any]] = {
             }
         ),
         lambda error: {"error": error.as_dict()},
+        STATUS.__getitem__,
     ),
 }
 HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {

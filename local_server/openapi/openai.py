@@ -5,8 +5,10 @@ Source: the types of the public `openai` package.
 
 from typing import Any
 
-from local_server.errors import STATUS, openai_error
+from handler.schema.options import Options
+from local_server.errors import STATUS, openai_error, openai_status
 from local_server.openapi.asr import error_responses, error_schema
+from local_server.routers.openai_request import OPTION_FIELDS
 
 _ERROR = error_schema(
     {
@@ -90,11 +92,13 @@ _FIELDS: dict[str, Any] = {
     },
     "response_format": {"type": "string", "enum": ["json", "text", "srt", "verbose_json", "vtt"], "default": "json"},
     "temperature": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
+    **{name: Options.json_schema()[name] for name in OPTION_FIELDS},
+    "vad_filter": {"type": "boolean", "description": "The option vad, under the name that Speaches has for it."},
 }
 _TRANSCRIPTION_FIELDS: dict[str, Any] = {
     "language": {
         "type": "string",
-        "description": "A code or an English name. If not given, the language is detected.",
+        "description": "A code, a tag or an English name. If not given, the language is detected.",
         "examples": ["en"],
     },
     "languages": {
@@ -118,7 +122,7 @@ _TRANSCRIPTION_FIELDS: dict[str, Any] = {
     "chunking_strategy": {
         "type": "string",
         "enum": ["auto"],
-        "description": "Accepted for compatibility; speech is always detected.",
+        "description": "Accepted for compatibility; speech is detected unless vad is false.",
     },
 }
 _MODEL = {
@@ -135,7 +139,7 @@ def _form(fields: dict[str, Any]) -> dict[str, Any]:
 
 TRANSCRIPTION_REQUEST = _form({**_FIELDS, **_TRANSCRIPTION_FIELDS})
 TRANSLATION_REQUEST = _form(_FIELDS)
-_FAILURES = error_responses(_ERROR, openai_error)
+_FAILURES = error_responses(_ERROR, openai_error, openai_status)
 TRANSCRIPTION_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The text.",

@@ -16,6 +16,7 @@ from handler.settings import Settings
 from local_server.openapi.asr import ASR_REQUEST, ASR_RESPONSES
 from local_server.state import ServerState
 from local_server.streaming import TranscriptStream, event, stream_events, transcript_stream
+from local_server.uploads.fields import join_arrays
 from local_server.uploads.request_body import admitted_body, parse_asr_request
 
 
@@ -35,7 +36,8 @@ async def _respond(request: Request, state: ServerState) -> Response:
         wants_events = "text/event-stream" in request.headers.get("accept", "")
 
         async def start(work: AsyncExitStack) -> tuple[TranscriptStream | Transcript, Options]:
-            source, options = await parse_asr_request(request_body, request.query_params)
+            query = join_arrays(request.query_params.multi_items())
+            source, options = await parse_asr_request(request_body, query)
             request.scope["asr_kind"] = "url" if source.url else "file"
             if wants_events:
                 return transcript_stream(pipeline, source, options, work), options

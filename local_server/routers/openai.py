@@ -31,6 +31,7 @@ from local_server.openapi.openai import (
 from local_server.routers.openai_request import OpenAIRequest, parse_openai_request
 from local_server.state import ServerState
 from local_server.streaming import TranscriptStream, event, stream_events, transcript_stream
+from local_server.uploads.raw_samples import options_of_type
 from local_server.uploads.request_body import RequestBody, admitted_body
 
 CREATED_S = int(time.time())  # Unix time of this process's start, reported as the creation time of the model
@@ -94,7 +95,10 @@ def _headers(settings: Settings) -> dict[str, str]:
 
 
 def _split_source(request_body: RequestBody) -> tuple[AudioSource, list[tuple[str, str]]]:
-    """Return the audio source of a form, and all fields that do not name the source. Raises InvalidRequest."""
+    """Return the audio source of a form, and all fields that do not name the source. Raises InvalidRequest.
+
+    If the file's content type is one of samples without a header, the fields include what it says about them.
+    """
     form = request_body.form
     if form is None:
         raise InvalidRequest("the body must be multipart/form-data with one part named file, or with url")
@@ -102,7 +106,9 @@ def _split_source(request_body: RequestBody) -> tuple[AudioSource, list[tuple[st
     if form.has_file == bool(urls) or len(urls) > 1:
         raise InvalidRequest("file must be there, as a file with a name, or url instead of it", "file")
     source = AudioSource(url=urls[0]) if urls else AudioSource(growing=request_body.spool)
-    return source, [(name, value) for name, value in form.fields if name != "url"]
+    fields = [(name, value) for name, value in form.fields if name != "url"]
+    of_type = options_of_type(form.file_type)
+    return source, fields + [(name, of_type[name]) for name in of_type.keys() - dict(fields).keys()]
 
 
 def _usage(transcript: Transcript) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Parse the form fields of OpenAI's audio API into options. Knows no route and no audio.
 
-Every field of the API's specification is supported, or refused with an error that names the field. Source:
-platform.openai.com/docs/api-reference/audio.
+Every field of the API's specification is supported, or refused with an error that names the field. Beyond them, a form
+may have the options of this server, and `vad_filter`, which is Speaches' name of the option `vad`. Sources:
+platform.openai.com/docs/api-reference/audio; speaches-ai/speaches, routers/stt.py.
 """
 
 import json
@@ -11,9 +12,10 @@ from typing import Any
 
 from handler.errors import InvalidRequest
 from handler.schema.model_names import check_model
-from handler.schema.options import Options
+from handler.schema.options import LIST_OPTIONS, Options
 from handler.settings import Settings
-from handler.validators import boolean, number, one_of
+from handler.validators import boolean, number, one_of, string
+from local_server.uploads.fields import split_array_name
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 GRANULARITIES = ("segment", "word")
@@ -21,8 +23,12 @@ _UNSUPPORTED = {
     "known_speaker_names": "speakers are not told apart here",
     "known_speaker_references": "speakers are not told apart here",
 }
-_ARRAY_FIELDS = ("include", "timestamp_granularities", "languages", "keywords", *_UNSUPPORTED)
-_TRANSLATION_FIELDS = {"file", "url", "model", "prompt", "response_format", "temperature"}
+# Options that OpenAI's API expresses by routes and fields of its own, or whose result its answers cannot hold.
+_OTHERWISE_EXPRESSED = {"task", "language", "timestamps", "format", "prompt", "temperature", "partial"}
+OPTION_FIELDS = tuple(name for name in Options.json_schema() if name not in _OTHERWISE_EXPRESSED)
+VAD_FILTER = "vad_filter"
+_ARRAY_FIELDS = ("include", "timestamp_granularities", "languages", "keywords", *_UNSUPPORTED, *LIST_OPTIONS)
+_TRANSLATION_FIELDS = {"file", "url", "model", "prompt", "response_format", "temperature", VAD_FILTER, *OPTION_FIELDS}
 _TRANSCRIPTION_FIELDS = _TRANSLATION_FIELDS | {"language", "stream", "chunking_strategy", *_ARRAY_FIELDS}
 _STRATEGY_PREFIX = "chunking_strategy["  # as in `chunking_strategy[type]`
 
@@ -66,38 +72,42 @@ def parse_openai_request(fields: Sequence[tuple[str, str]], task: str, settings:
 def _collect(fields: Sequence[tuple[str, str]], task: str) -> dict[str, Any]:
     """Return the values of a form's fields by name.
 
-    The value of an array field, whose name may end with `[]`, is a list. The value of `chunking_strategy` is a
-    dictionary if it comes as fields such as `chunking_strategy[type]`. All remaining values are strings. Raises
-    InvalidRequest.
+    The value of an array field, whose name may end with `[]` or an index such as `[0]`, is a list. The value of
+    `chunking_strategy` is a dictionary if it comes as fields such as `chunking_strategy[type]`. All remaining values
+    are strings. Raises InvalidRequest.
     """
     supported = _TRANSCRIPTION_FIELDS if task == "transcribe" else _TRANSLATION_FIELDS
     values: dict[str, Any] = {}
     strategy: dict[str, str] = {}
-    for field, value in fields:
+    for field, value in sorted(fields, key=_item_index):
         if field.startswith(_STRATEGY_PREFIX) and task == "transcribe":
             strategy[field.removeprefix(_STRATEGY_PREFIX).removesuffix("]")] = value
             values["chunking_strategy"] = strategy
             continue
-        name = field.removesuffix("[]")
+        name, index = split_array_name(field)
         if name not in supported:
             raise InvalidRequest(f"{field[:60]} is not known here; expected one of {', '.join(sorted(supported))}")
         if name in _ARRAY_FIELDS:
             values.setdefault(name, []).extend(_array_items(value))
-        elif name in values or name != field:
+        elif name in values or index is not None:
             raise InvalidRequest(f"{name} must be given once", name)
         else:
             values[name] = value
     return values
 
 
+def _item_index(field: tuple[str, str]) -> int:
+    """Return the index of the array's item that a field is, or 0. Fields with equal indices keep their order."""
+    return split_array_name(field[0])[1] or 0
+
+
 def _array_items(value: str) -> list[str]:
     """Return the items of `value`, a single item or a JSON array of items. Return [] if `value` is empty."""
     if value.startswith("["):
         try:
-            items = json.loads(value)
+            return [str(item) for item in json.loads(value)]
         except (ValueError, RecursionError):
             return [value]
-        return [str(item) for item in items]
     return [value] if value else []
 
 
@@ -121,33 +131,46 @@ def _options(values: Mapping[str, Any], task: str) -> Options:
     if len(set(languages)) > 1:
         raise InvalidRequest("languages must name one language at most; without any, it is found out", "languages")
     temperature = values.get("temperature")
+    own_options = {name: values[name] for name in OPTION_FIELDS if values.get(name)}
+    own_options |= {name: ",".join(own_options[name]) for name in LIST_OPTIONS if name in own_options}
     return Options.parse(
         {
+            **own_options,
             "task": task,
             "language": languages[0] if languages else None,
             "prompt": values.get("prompt"),
             "temperature": number(0, 1)("temperature", temperature) if temperature else None,
             "timestamps": "word",
-            "hotwords": ", ".join(values.get("keywords", ())),
-            "vad": _vad(values.get("chunking_strategy")),
+            "hotwords": _hotwords(values),
+            "vad": _vad(values),
         }
     )
 
 
-def _vad(strategy: object) -> bool:
-    """Return True if the chunking strategy is supported, else raise InvalidRequest.
+def _hotwords(values: Mapping[str, Any]) -> str:
+    """Return the items of `hotwords`, this server's and Speaches' field, and of `keywords`, OpenAI's, in one text."""
+    return ", ".join(string(name, item) for name in ("hotwords", "keywords") for item in values.get(name, ()))
 
-    Speech detection is always on, and a request cannot set its thresholds.
-    """
+
+def _vad(values: Mapping[str, Any]) -> bool:
+    """Return whether to leave out what is not speech, which `vad` or `vad_filter` may say. The default is True."""
+    _check_strategy(values.get("chunking_strategy"))
+    given = [boolean(name, values[name]) for name in ("vad", VAD_FILTER) if values.get(name)]
+    if len(set(given)) > 1:
+        raise InvalidRequest(f"{VAD_FILTER} and vad are the same; got different values", VAD_FILTER)
+    return given[0] if given else True
+
+
+def _check_strategy(strategy: object) -> None:
+    """Raise InvalidRequest unless the chunking strategy is supported. A request cannot set thresholds of speech."""
     if strategy in (None, "", "auto"):
-        return True
+        return
     if isinstance(strategy, str):
         try:
             strategy = json.loads(strategy)
         except (ValueError, RecursionError):
             strategy = None
-    if strategy == {"type": "server_vad"}:
-        return True
-    raise InvalidRequest(
-        "chunking_strategy must be auto, or server_vad without any of its thresholds", "chunking_strategy"
-    )
+    if strategy != {"type": "server_vad"}:
+        raise InvalidRequest(
+            "chunking_strategy must be auto, or server_vad without any of its thresholds", "chunking_strategy"
+        )

@@ -3,6 +3,7 @@
 Knows no request and no audio, and accepts fields of any name. Source of the format: RFC 7578.
 """
 
+import re
 from collections.abc import Sequence
 
 from python_multipart.exceptions import FormParserError
@@ -14,13 +15,15 @@ MAX_FIELDS = 1000
 MAX_FIELD_BYTES = 1024**2  # of all fields together
 FILE_FIELD = "file"  # the name of the part that is a file
 MAX_CONTENT_TYPE = 1000  # characters
+_ENCODED_FILE_NAME = re.compile(rb";\s*filename\*", re.IGNORECASE)  # a file name in the form of RFC 5987
 
 
 class Form:
     """A form whose body is passed to `feed` piece by piece.
 
     `fields` has the name and value of each field received so far. `has_file` is True as soon as the file has begun to
-    arrive. `has_leading_fields` is True if any field came before the file.
+    arrive, and `file_type` is then the content type that the form gives for it, or "". `has_leading_fields` is True if
+    any field came before the file.
     """
 
     def __init__(self, content_type: str) -> None:
@@ -31,13 +34,15 @@ class Form:
         boundary = options.get(b"boundary", b"")
         self.fields: list[tuple[str, str]] = []
         self.has_file = self.has_leading_fields = False
+        self.file_type = ""
         self._has_ended = False
         self._field_bytes = 0
         self._file_pieces: list[bytes] = []  # bytes of the file in the piece that `feed` is parsing
-        self._name = ""  # of the current part, like the next four
+        self._name = ""  # of the current part, like the next three
         self._is_file = False
         self._value = bytearray()
-        self._header, self._disposition = bytearray(), bytearray()
+        self._headers: dict[bytes, bytearray] = {}
+        self._header = bytearray()  # name of the current header
         try:
             if not boundary:
                 raise FormParserError("its content type has no boundary")
@@ -73,24 +78,29 @@ class Form:
 
     def _begin_part(self) -> None:
         self._value.clear()
-        self._disposition.clear()
+        self._headers = {}
 
     def _add_header(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
 
     def _add_header_value(self, data: bytes, start: int, end: int) -> None:
-        if self._header.lower() == b"content-disposition":
-            self._disposition += data[start:end]
+        self._headers.setdefault(bytes(self._header).lower(), bytearray()).extend(data[start:end])
 
     def _end_headers(self) -> None:
-        _, options = parse_options_header(bytes(self._disposition))
+        disposition = bytes(self._headers.get(b"content-disposition", b""))
+        _, options = parse_options_header(disposition)
         if b"name" not in options:
             raise _malformed("a part has no name")
         self._name = _text(options[b"name"])
         self._is_file = b"filename" in options
+        if self._name == FILE_FIELD and not self._is_file:
+            if not _ENCODED_FILE_NAME.search(disposition):
+                raise _malformed(f"the part named {FILE_FIELD} has no filename, which tells it from a text field")
+            self._is_file = True
         if self._is_file:
             self._begin_file()
-        self._count_field(0)
+        else:
+            self._check_limits()
 
     def _begin_file(self) -> None:
         if self._name != FILE_FIELD:
@@ -99,12 +109,14 @@ class Form:
             raise InvalidRequest(f"the form must have one {FILE_FIELD}; got another")
         self.has_file = True
         self.has_leading_fields = bool(self.fields)
+        self.file_type = self._headers.get(b"content-type", bytearray())[:MAX_CONTENT_TYPE].decode("latin-1")
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         if self._is_file:
             self._file_pieces.append(data[start:end])
         else:
-            self._count_field(end - start)
+            self._field_bytes += end - start
+            self._check_limits()
             self._value += data[start:end]
 
     def _end_part(self) -> None:
@@ -114,9 +126,8 @@ class Form:
     def _end_form(self) -> None:
         self._has_ended = True
 
-    def _count_field(self, size: int) -> None:
-        """Add `size` bytes to those of all fields. Raises InvalidRequest if there are too many bytes or fields."""
-        self._field_bytes += size
+    def _check_limits(self) -> None:
+        """Raise InvalidRequest if the fields have too many bytes together, or if there is no room for the current."""
         if self._field_bytes > MAX_FIELD_BYTES or len(self.fields) >= MAX_FIELDS:
             limit = f"{MAX_FIELDS} at most, of {MAX_FIELD_BYTES} bytes together"
             raise InvalidRequest(f"the form's fields must be {limit}")

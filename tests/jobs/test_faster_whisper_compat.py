@@ -152,7 +152,7 @@ async def test_a_translation_is_added_to_the_text_and_the_file_is_downloaded_onc
 
 
 @pytest.mark.parametrize(
-    ("path", "code"), [("/none", "download_failed"), ("/text", "unsupported_media"), ("/broken", "download_failed")]
+    ("path", "code"), [("/none", "download_refused"), ("/text", "unsupported_media"), ("/broken", "download_failed")]
 )
 async def test_a_translation_of_an_unreadable_file_has_the_error_of_the_download(
     base: Pipeline, web: Web, path: str, code: str

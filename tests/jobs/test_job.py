@@ -108,6 +108,7 @@ def test_an_event_without_input_is_refused_and_an_id_is_always_a_string() -> Non
         parse_job({"id": "1"}, settings())
     assert parse_job({"input": {"url": URL}}, settings()).id == ""
     assert parse_job({"id": 7, "input": {"url": URL}}, settings()).id == "7"
+    assert parse_job({"id": None, "input": {"url": URL}}, settings()).id == ""
 
 
 def test_options_are_those_of_the_input_without_the_fields_of_a_job() -> None:

@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 
-from handler.errors import AsrError, InvalidRequest, Overloaded, Unauthorized, all_kinds
+from handler.errors import AsrError, CorruptMedia, InvalidRequest, Overloaded, Unauthorized, UnsupportedMedia, all_kinds
 from local_server.errors import STATUS, error_response
 
 KINDS = sorted({kind.code: kind for kind in all_kinds() if kind is not AsrError}.values(), key=lambda kind: kind.code)
@@ -18,11 +18,13 @@ CLIENT_ERRORS: dict[str, tuple[type[openai.APIStatusError], str]] = {
     "download_blocked": (openai.PermissionDeniedError, "permission_error"),
     "model_not_found": (openai.NotFoundError, "invalid_request_error"),
     "too_large": (openai.APIStatusError, "invalid_request_error"),
-    "unsupported_media": (openai.APIStatusError, "invalid_request_error"),
-    "no_audio_stream": (openai.UnprocessableEntityError, "invalid_request_error"),
-    "corrupt_media": (openai.UnprocessableEntityError, "invalid_request_error"),
-    "too_long": (openai.UnprocessableEntityError, "invalid_request_error"),
+    "unsupported_media": (openai.BadRequestError, "invalid_request_error"),
+    "no_audio_stream": (openai.BadRequestError, "invalid_request_error"),
+    "corrupt_media": (openai.BadRequestError, "invalid_request_error"),
+    "too_long": (openai.BadRequestError, "invalid_request_error"),
     "overloaded": (openai.RateLimitError, "rate_limit_error"),
+    "download_refused": (openai.UnprocessableEntityError, "invalid_request_error"),
+    "upload_refused": (openai.UnprocessableEntityError, "invalid_request_error"),
     "cancelled": (openai.APIStatusError, "invalid_request_error"),
 }
 
@@ -46,7 +48,8 @@ def test_openais_package_raises_the_class_of_each_error_with_its_code_and_type(k
     raised = raised_by_openai(kind("expected sound; got “silence”", "language"))
     expected = CLIENT_ERRORS.get(kind.code, (openai.InternalServerError, "server_error"))
     assert (type(raised), raised.type) == expected
-    assert raised.status_code == STATUS[kind.code]
+    if type(raised) is not openai.BadRequestError:
+        assert raised.status_code == STATUS[kind.code]
     assert raised.code == ("invalid_api_key" if kind is Unauthorized else kind.code)
     assert raised.param == "language"
     assert isinstance(raised.body, dict)
@@ -57,7 +60,7 @@ def test_openais_package_raises_the_class_of_each_error_with_its_code_and_type(k
 @pytest.mark.parametrize(
     ("field", "param"),
     [
-        ("hotwords", "keywords"),
+        ("hotwords", "hotwords"),
         ("task", None),
         (None, None),
         ("prompt", "prompt"),
@@ -67,6 +70,11 @@ def test_openais_package_raises_the_class_of_each_error_with_its_code_and_type(k
 )
 def test_a_field_has_the_name_that_it_has_in_openais_api(field: str | None, param: str | None) -> None:
     assert raised_by_openai(InvalidRequest("expected another", field)).param == param
+
+
+def test_a_file_that_cannot_be_read_is_the_field_file() -> None:
+    assert raised_by_openai(UnsupportedMedia("expected sound")).param == "file"
+    assert raised_by_openai(CorruptMedia("expected sound", "url")).param == "url"
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.code)

@@ -124,10 +124,10 @@ def test_names_of_headers_and_parameters_have_any_case_and_quotes_are_optional(c
         (field("") + END, [("", "")], b""),
         (part('form-data; name="a\\"b"', b"1") + END, [('a"b', "1")], b""),
         (part('form-data; name="file"; filename=""') + END, [], b""),
-        (field("file", b"text") + END, [("file", "text")], b""),
+        (part("form-data; name=\"file\"; filename*=UTF-8''%C3%A9.wav", b"1") + END, [], b"1"),
         (field("a", b"1") + END + b"what follows is not part of it", [("a", "1")], b""),
     ],
-    ids=["no part", "an empty name", "an escaped quote", "an empty file", "a file field of text", "an epilogue"],
+    ids=["no part", "an empty name", "an escaped quote", "an empty file", "an encoded file name", "an epilogue"],
 )
 def test_an_unusual_form_is_read_all_the_same(body: bytes, fields: list[tuple[str, str]], data: bytes) -> None:
     assert read([body]) == (fields, data)
@@ -171,6 +171,24 @@ def test_fields_may_be_as_many_and_as_long_as_the_limits_and_no_more() -> None:
     assert f"of {MAX_FIELD_BYTES} bytes together" in refusal(half, half, field("a", b"1") + END)
 
 
+@pytest.mark.parametrize("index", [0, MAX_FIELDS // 2, MAX_FIELDS])
+def test_as_many_fields_as_the_limit_may_come_before_and_after_the_file(index: int) -> None:
+    form = [field("a")] * MAX_FIELDS
+    form.insert(index, part(FILE_HEAD, b"1"))
+    fields, file = read([*form, END])
+    assert (len(fields), file) == (MAX_FIELDS, b"1")
+
+
+def test_a_file_has_the_content_type_of_its_part_and_fields_have_none() -> None:
+    form = Form(CONTENT_TYPE)
+    disposition = f"Content-Disposition: {FILE_HEAD}"
+    form.feed(b"--b--b\r\nContent-Type: text/plain\r\nContent-Disposition: form-data; name=a\r\n\r\n1\r\n")
+    assert form.file_type == ""
+    form.feed(f"--b--b\r\ncontent-type: audio/L16; rate=8000\r\n{disposition}\r\n\r\n1\r\n".encode())
+    form.feed(END)
+    assert form.file_type == "audio/L16; rate=8000"
+
+
 def test_a_file_is_not_counted_with_the_fields() -> None:
     data = bytes(MAX_FIELD_BYTES + 1)
     full = field("a", bytes(MAX_FIELD_BYTES))
@@ -199,6 +217,8 @@ def test_a_field_over_the_limit_is_refused_before_its_end() -> None:
         ((field("a") + END).replace(b"b--b", b"c--c"), "boundary"),
         (b'{"url": "http://a/b"}', "boundary"),
         (part('form-data; name="sound"; filename="a"') + END, "must be named file; got 'sound'"),
+        (field("file", b"RIFF\xff\xfe") + END, "the part named file has no filename"),
+        (part(FILE_HEAD) + field("file") + END, "the part named file has no filename"),
         (part(FILE_HEAD) + part('form-data; name="file"; filename="b"') + END, "one file; got another"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 import srt
@@ -19,7 +20,7 @@ from local_server.__main__ import create_app
 from tests.conftest import TINY, settings
 from tests.support.asking import STORY
 from tests.support.serving import RunningServer, Server, read_metrics, serving
-from tests.support.speech import FOX, say, silence, wav
+from tests.support.speech import FOX, SENTENCES, container, say, silence, wav
 from tests.support.web import Web
 from tests.support.word_errors import word_error_rate
 
@@ -146,7 +147,19 @@ INVALID: list[tuple[dict[str, Any], str | None]] = [
     ({"extra_body": {"languages": ["en", "de"]}}, "languages"),
     ({"extra_body": {"colour": "red"}}, None),
     ({"extra_body": {"url": "http://a/b"}}, "file"),
+    ({"extra_body": {"hotwords": "\0", "beam_size": 99}}, "beam_size"),
+    ({"extra_body": {"vad_filter": "perhaps"}}, "vad_filter"),
+    ({"extra_body": {"vad_filter": "true", "vad": "false"}}, "vad_filter"),
+    ({"extra_body": {"sample_rate": 8000}}, "sample_rate"),
+    ({"extra_body": {"partial": "true"}}, None),
 ]  # fields of a request, and the field that its error names
+
+
+UNREADABLE = [
+    (b"no sound" * 99, "unsupported_media"),
+    (container(None, "mp4", picture=True), "no_audio_stream"),
+    (container(say(FOX), "ipod", "aac", 44_100)[:9000], "corrupt_media"),
+]  # files, and the codes of their errors
 
 
 def test_an_option_with_another_name_at_openai_is_called_by_that_name(server: Server) -> None:
@@ -165,9 +178,11 @@ def test_an_error_has_the_right_class_code_and_field(client: openai.OpenAI) -> N
         with pytest.raises(openai.BadRequestError) as caught:
             create(**{"file": file(), "model": "whisper-1", **fields})
         assert (caught.value.code, caught.value.param) == ("invalid_request", param), fields
-    with pytest.raises(openai.APIStatusError) as media:
-        create(file=file(b"no sound" * 99), model="whisper-1")
-    assert (media.value.status_code, media.value.code) == (415, "unsupported_media")
+    for data, code in UNREADABLE:
+        with pytest.raises(openai.BadRequestError) as media:
+            create(file=file(data), model="whisper-1")
+        assert (media.value.type, media.value.code) == ("invalid_request_error", code)
+        assert media.value.param == "file"
     with pytest.raises(openai.APIStatusError) as large:
         create(file=file(bytes(4_000_001)), model="whisper-1")
     assert (large.value.status_code, large.value.code) == (413, "too_large")
@@ -192,7 +207,7 @@ def test_audio_without_speech_has_an_empty_transcript_or_the_documented_error(
 ) -> None:
     create: Any = client.audio.transcriptions.create
     if not samples:
-        with pytest.raises(openai.UnprocessableEntityError) as caught:
+        with pytest.raises(openai.BadRequestError) as caught:
             create(file=("a.wav", wav(silence(0), format="WAV")), model="whisper-1", response_format=format)
         assert caught.value.code == "no_audio_stream"
         return
@@ -314,3 +329,51 @@ def test_a_client_that_leaves_before_the_first_event_is_noticed(server: Server, 
         raw.post("/asr", json={"url": web.url + "/hang"})
     while pipeline.stats().requests:
         pass
+
+
+def create_with(server: Server, *fields: tuple[str, str], data: bytes = SPEECH) -> dict[str, Any]:
+    """Return the answer to a form with these fields, which may repeat a name."""
+    parts = [("model", (None, "whisper-1")), *((name, (None, value)) for name, value in fields)]
+    with httpx.Client(base_url=server.url, headers={"X-API-Key": KEY}, timeout=60) as raw:
+        response = raw.post("/v1/audio/transcriptions", files=[*parts, ("file", ("a.flac", data))])
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("timestamp_granularities[0]", "timestamp_granularities[1]"),
+        ("timestamp_granularities[1]", "timestamp_granularities[0]"),
+        ("timestamp_granularities[]", "timestamp_granularities[]"),
+        ("timestamp_granularities", "timestamp_granularities"),
+    ],
+)
+def test_an_array_is_taken_in_each_way_that_clients_write_it(server: Server, names: tuple[str, str]) -> None:
+    granularities = [(name, value) for name, value in zip(names, ("word", "segment"), strict=True)]
+    answer = create_with(server, ("response_format", "verbose_json"), *granularities)
+    assert {"words", "segments"} <= answer.keys()
+
+
+def test_a_field_of_speaches_leaves_speech_detection_out(server: Server) -> None:
+    quiet = wav((0.001 * np.random.default_rng(0).standard_normal(32_000)).astype(np.float32), format="FLAC")
+    with_detection, without = (
+        create_with(server, ("response_format", "verbose_json"), *fields, data=quiet)
+        for fields in ([("vad_filter", "true")], [("vad_filter", "false"), ("temperature_increment_on_fallback", "0")])
+    )
+    assert with_detection["segments"] == []
+    assert without["duration"] == with_detection["duration"]
+
+
+def test_options_of_this_server_act_beside_the_fields_of_openai(server: Server) -> None:
+    fox_token = "21831"
+    for fields in (
+        [("suppress_tokens", f"-1,{fox_token}")],
+        [("suppress_tokens[0]", "-1"), ("suppress_tokens[1]", fox_token)],
+    ):
+        assert " fox" not in create_with(server, *fields)["text"]
+    plain = create_with(server, ("beam_size", "2"), ("hotwords", "fox, dog"), ("language", "en-US"))
+    assert word_error_rate(FOX, plain["text"]) == 0
+    late = wav(np.concatenate((say(SENTENCES[0]), silence(2.0), say(FOX))), format="FLAC")
+    start_at = str(len(say(SENTENCES[0])) / 16_000 + 1.0)
+    assert word_error_rate(FOX, create_with(server, ("start_at", start_at), data=late)["text"]) == 0

@@ -63,9 +63,30 @@ def test_options_that_are_not_given_have_their_defaults() -> None:
 
 @pytest.mark.parametrize(
     ("text", "code"),
-    [("de", "de"), ("German", "de"), (" FRENCH ", "fr"), ("mandarin", "zh"), ("", None), ("xx", None)],
+    [
+        ("de", "de"),
+        ("German", "de"),
+        (" FRENCH ", "fr"),
+        ("mandarin", "zh"),
+        ("", None),
+        ("xx", None),
+        ("en-US", "en"),
+        ("zh_CN", "zh"),
+        ("ZH-Hant-TW", "zh"),
+        ("yue-HK", "yue"),
+        ("pt_BR.UTF-8", "pt"),
+        ("de_DE@euro", "de"),
+        ("nb-NO", "no"),
+        ("fil-PH", "tl"),
+        ("cmn-Hans-CN", "zh"),
+        ("iw_IL", "he"),
+        ("xx-DE", None),
+        ("-", None),
+        ("-en", None),
+        ("deutsch", None),
+    ],
 )
-def test_a_language_may_be_given_by_code_or_name(text: str, code: str | None) -> None:
+def test_a_language_may_be_given_by_code_tag_or_name(text: str, code: str | None) -> None:
     assert language_code(text) == code
 
 
@@ -106,3 +127,64 @@ def test_the_reference_has_the_values_and_the_default_of_an_option(field: "datac
         assert field.default in (None, "")
     else:
         assert field.metadata["parse"](field.name, code_in(default)) == field.default
+
+
+@pytest.mark.parametrize("value", ["auto", "AUTO", " Auto ", "", None])
+def test_a_language_that_is_to_be_detected_may_be_called_auto(value: str | None) -> None:
+    assert Options.parse({"language": value}) == Options()
+
+
+def test_an_unknown_language_is_refused_with_how_to_have_it_detected() -> None:
+    with pytest.raises(InvalidRequest, match="left out, it is detected; got 'tlh-QS'"):
+        Options.parse({"language": "tlh-QS"})
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"input_format": "pcm_mulaw"}, (8000, 1)),
+        ({"input_format": "pcm_alaw", "sample_rate": "16000"}, (16_000, 1)),
+        ({"input_format": "pcm_s16le", "sample_rate": 44_100, "input_channels": 2}, (44_100, 2)),
+        ({"input_format": "pcm_s16be", "sample_rate": "24000", "audio_track": 0}, (24_000, 1)),
+        ({"input_format": None, "sample_rate": None, "audio_track": 3}, (None, None)),
+    ],
+)
+def test_a_file_without_a_header_has_all_that_a_header_would_tell(
+    values: dict[str, object], expected: tuple[int | None, int | None]
+) -> None:
+    options = Options.parse(values)
+    assert (options.sample_rate, options.input_channels) == expected
+    assert dataclasses.replace(options, task="translate") == Options.parse({**values, "task": "translate"})
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"sample_rate": 8000}, "sample_rate"),
+        ({"input_channels": 1}, "input_channels"),
+        ({"input_format": "pcm_s16le"}, "sample_rate"),
+        ({"input_format": "pcm_s16be", "input_channels": 2}, "sample_rate"),
+        ({"input_format": "pcm_mulaw", "audio_track": 1}, "audio_track"),
+        ({"input_format": "pcm_f32le", "sample_rate": 8000}, "input_format"),
+        ({"input_format": "pcm_mulaw", "sample_rate": 999}, "sample_rate"),
+        ({"input_format": "pcm_mulaw", "sample_rate": 768_001}, "sample_rate"),
+        ({"input_format": "pcm_mulaw", "input_channels": 65}, "input_channels"),
+        ({"audio_track": -1}, "audio_track"),
+        ({"audio_track": 256}, "audio_track"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused_by_one_of_them(values: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        Options.parse(values)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("value", ["--5", "1,--2", "-", "9" * 5000, [10**400], [10**9], "\u0663", "1_0", "+1", "-1-1"])
+def test_a_token_id_that_python_cannot_read_is_refused(value: object) -> None:
+    with pytest.raises(InvalidRequest, match="suppress_tokens must be token ids"):
+        Options.parse({"suppress_tokens": value})
+
+
+def test_an_option_whose_name_is_no_text_is_unknown() -> None:
+    with pytest.raises(InvalidRequest, match="unknown option 5"):
+        Options.parse({5: 1, "colour": 2})  # type: ignore[dict-item]

@@ -61,6 +61,14 @@ def test_two_halves_have_all_samples_and_all_speech(seed: int) -> None:
     assert left.speech_s + right.speech_s == pytest.approx(window.speech_s)
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "place"), [(0, 10, START), (5_000, 6_000, START + LENGTH), (1_020, 1_010, 1_020)]
+)
+def test_a_part_outside_of_a_window_is_empty(start: int, end: int, place: int) -> None:
+    part = some_window(random.Random(6)).part(start, end)
+    assert (part.start, part.end, part.seconds, part.speech) == (place, place, 0.0, ())
+
+
 def test_the_whole_of_a_window_is_a_part_and_so_is_nothing_of_it() -> None:
     window = some_window(random.Random(1))
     whole, nothing = window.part(0, 10**9), window.part(START + 5, START + 5)

@@ -1,6 +1,7 @@
 """Judging a window by its evidence, repeated phrases, echoes of the prompt."""
 
 from dataclasses import replace
+from math import inf, nan
 
 import pytest
 
@@ -26,6 +27,13 @@ GOOD = Evidence(-0.3, 0.01, 1.5, 0.0, 30, looped=False)
         ({"no_speech_prob": 0.7, "avg_logprob": -1.2}, Options(), Verdict.DROP),
         ({"no_speech_prob": 0.7, "avg_logprob": -1.2}, Options(no_speech_threshold=0.8), Verdict.RETRY),
         ({"exhausted": True}, Options(), Verdict.ACCEPT),
+        ({"avg_logprob": nan}, Options(), Verdict.RETRY),
+        ({"avg_logprob": inf}, Options(), Verdict.RETRY),
+        ({"avg_logprob": -inf}, Options(), Verdict.RETRY),
+        ({"avg_logprob": nan, "no_speech_prob": 0.9}, Options(), Verdict.RETRY),
+        ({"avg_logprob": nan}, Options(logprob_threshold=-1000), Verdict.RETRY),
+        ({"compression_ratio": nan}, Options(), Verdict.RETRY),
+        ({"compression_ratio": inf}, Options(), Verdict.RETRY),
     ],
 )
 def test_evidence_decides_by_the_thresholds_of_the_request(
@@ -37,6 +45,12 @@ def test_evidence_decides_by_the_thresholds_of_the_request(
 def test_temperature_0_falls_back_to_higher_ones_and_any_other_is_alone() -> None:
     assert list(fallback_temperatures(Options())) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert list(fallback_temperatures(Options(temperature=0.4))) == [0.4]
+
+
+@pytest.mark.parametrize("logprob", [nan, inf, -inf])
+def test_of_rejected_texts_one_whose_probability_is_no_number_ranks_below_an_unlikely_one(logprob: float) -> None:
+    broken, unlikely = replace(GOOD, avg_logprob=logprob), replace(GOOD, avg_logprob=-900.0)
+    assert rank_key(broken, Options()) < rank_key(unlikely, Options())
 
 
 def test_of_rejected_texts_one_without_a_loop_ranks_first_then_the_most_likely() -> None:

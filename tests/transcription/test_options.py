@@ -1,7 +1,9 @@
 """Options that steer decoding, on real weights and by their rules alone."""
 
 import asyncio
+import io
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -109,3 +111,31 @@ async def test_a_start_within_the_audio_leaves_out_what_is_before_it(pipeline: P
 def test_a_step_that_would_try_hundreds_of_times_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="temperature_increment_on_fallback must be 0, or at least"):
         Options.parse({"temperature_increment_on_fallback": 1e-9})
+
+
+def two_tracks(*texts: str) -> bytes:
+    """Return a Matroska file with a track of speech for each text."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as container:
+        streams = [container.add_stream("pcm_s16le", rate=16_000, layout="mono") for _ in texts]
+        for stream, text in zip(streams, texts, strict=True):
+            samples = np.round(say(text) * 32_767).astype(np.int16)[None]
+            frame = av.AudioFrame.from_ndarray(samples, "s16", "mono")
+            frame.sample_rate, frame.pts = 16_000, 0
+            container.mux([*stream.encode(frame), *stream.encode()])
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("track", [0, 1])
+async def test_the_audio_track_may_be_chosen(pipeline: Pipeline, track: int) -> None:
+    texts = (FOX, SENTENCES[0])
+    transcript = await pipeline.transcribe(upload(two_tracks(*texts)), Options(audio_track=track))
+    assert word_error_rate(texts[track], transcript.text) <= 0.1
+
+
+@pytest.mark.parametrize("data", [wav(say(FOX)), wav(say(FOX), format="FLAC")], ids=["wav", "flac"])
+async def test_an_audio_track_that_is_not_there_is_refused(pipeline: Pipeline, data: bytes) -> None:
+    transcript = await pipeline.transcribe(upload(data), Options(audio_track=0))
+    assert word_error_rate(FOX, transcript.text) == 0
+    with pytest.raises(InvalidRequest, match="audio_track"):
+        await pipeline.transcribe(upload(data), Options(audio_track=1))

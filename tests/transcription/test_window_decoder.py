@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from handler.schema.options import Options
 from handler.schema.transcript import Evidence, Segment
@@ -138,3 +139,71 @@ async def test_a_remainder_with_hardly_any_speech_is_dropped() -> None:
     engine = Engine(answer)
     await decode(engine)
     assert len(engine.windows) == 1
+
+
+def timeless(text: str, start: float) -> Segment:
+    return make_segment(text, start, word_s=0.0)
+
+
+async def test_a_phrase_that_is_written_twice_but_was_said_once_is_written_once() -> None:
+    once = "a b c d e f g h i j k l m n o p q r s t u v w x y z a b c d e f g h i j k l m n"
+    repeat = timeless(once, 20.0)
+    engine = Engine(lambda window: result(make_segment(once), repeat))
+    text, decoded = await decode(engine)
+    assert (text, decoded.is_accepted, len(engine.windows)) == (once, True, 1)
+
+
+async def test_a_text_that_ends_in_words_without_time_is_decoded_again() -> None:
+    once = make_segment("a b c d e f g h i j k l m n o p q r s t u v w x y z a b c d e f g h i j k l m n")
+
+    def answer(window: Window) -> WindowResult:
+        invented = timeless("we met her on monday", 20.0)
+        return result(once) if window.params.temperature >= 0.4 else result(once, invented)
+
+    engine = Engine(answer)
+    text, decoded = await decode(engine)
+    assert (text, decoded.is_accepted) == (text_of([once]), True)
+    assert [window.params.temperature for window in engine.windows] == [0.0, 0.2, 0.4]
+
+
+REPETITIVE = replace(GOOD, compression_ratio=3.0)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "word_s", "num_windows"),
+    [
+        (REPETITIVE, 0.5, 2),  # said again and again
+        (REPETITIVE, 0.1, 6),  # faster than anybody speaks
+        (replace(REPETITIVE, looped=True), 0.5, 6),
+        (replace(REPETITIVE, avg_logprob=-2.0), 0.5, 6),
+    ],
+)
+async def test_a_likely_text_that_comes_again_is_what_was_said_however_often_it_repeats_itself(
+    evidence: Evidence, word_s: float, num_windows: int
+) -> None:
+    sentence = " ".join(["one two three four five six seven eight"] * 5)
+    engine = Engine(lambda window: result(make_segment(sentence, word_s=word_s), evidence=evidence))
+    await decode(engine, Options(vad=False), replace(window(), speech=()))
+    assert len(engine.windows) == num_windows
+
+
+async def test_a_text_that_changes_with_the_temperature_is_no_proof_that_it_was_said() -> None:
+    def answer(window: Window) -> WindowResult:
+        word = f"t{window.params.temperature:.1f}".replace(".", "")
+        return result(make_segment(" ".join([word] * 40)), evidence=REPETITIVE)
+
+    engine = Engine(answer)
+    await decode(engine)
+    assert len(engine.windows) == 6
+
+
+async def test_a_text_whose_probability_is_no_number_is_decoded_again() -> None:
+    full = make_segment(" ".join("abcdefghijklmnopqrstuvwxyzabcdefghijklmn"))
+
+    def answer(window: Window) -> WindowResult:
+        broken = replace(GOOD, avg_logprob=float("nan"))
+        return result(full, evidence=GOOD if window.params.temperature else broken)
+
+    engine = Engine(answer)
+    _, decoded = await decode(engine)
+    assert (len(engine.windows), decoded.is_accepted) == (2, True)

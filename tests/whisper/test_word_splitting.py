@@ -134,3 +134,23 @@ def test_the_english_vocabulary_splits_the_same_from_a_folder_and_from_the_packa
     for text in (" 10:30 — “hello”, 😀 café!", "東京です", " " + SENTENCES[0]):
         tokens = of_folder.encode(text)
         assert split_words(tokens, of_folder) == split_words(tokens, of_package)
+
+
+def test_words_after_a_character_without_its_last_tokens_stay_apart(tokenizer: Tokenizer) -> None:
+    pieces = tokenizer.encode("𠮷")
+    assert len(pieces) > 2
+    tokens = [*tokenizer.encode(" one"), *pieces[:2], *tokenizer.encode(" two three 東京")]
+    words = split_words(tokens, tokenizer)
+    assert texts(words)[-4:] == [" two", " three", " 東", "京"]
+    assert_complete(words, tokens, tokenizer)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_tokens_lose_nothing(tokenizer: Tokenizer, seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(100):  # half of the tokens are single bytes
+        tokens = [rng.randrange(rng.choice((256, tokenizer.specials.eot))) for _ in range(rng.randint(1, 20))]
+        words = split_words(tokens, tokenizer)
+        assert "".join(texts(words)) == tokenizer.decode(tokens)
+        assert (words[0].start, words[-1].end) == (0, len(tokens))
+        assert all(first.end == pytest.approx(second.start) for first, second in pairwise(words))
