@@ -14,6 +14,7 @@ from handler.errors import ModelUnavailable
 PROGRESS_S = 5.0  # seconds between two progress reports
 MAIN = "main"  # the default revision
 _WEIGHT_LAYOUTS = (r"model\.safetensors", r"model-\d+-of-\d+\.safetensors", r"model\.bin", r"[^/]+\.pt")
+_COMMIT = re.compile("[0-9a-f]{40,64}")
 _SMALL_FILES = ["*.json", "merges.txt", "vocabulary.txt", "*.tiktoken"]
 
 
@@ -33,6 +34,8 @@ def download_snapshot(model_id: str, cache_dir: Path, revision: str | None) -> P
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         patterns = [*_SMALL_FILES, *_weight_names(model_id, list(sizes))]
         repo, commit = cache_dir / folder_name(model_id), str(info.sha)
+        if not _COMMIT.fullmatch(commit):  # it names a folder
+            raise ModelUnavailable(f"MODEL_ID={model_id}: the Hub named no commit: {commit[:100]!r}")
         folder = repo / "snapshots" / commit
         total = sum(size for name, size in sizes.items() if any(fnmatch(name, pattern) for pattern in patterns))
         with _progress(model_id, folder, total):
@@ -68,7 +71,10 @@ def _progress(model_id: str, folder: Path, total: int) -> Iterator[None]:
 
     def report() -> None:
         while not stop.wait(PROGRESS_S):
-            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            try:
+                size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            except OSError:  # a finished part was renamed meanwhile
+                continue
             percent = round(100 * min(1.0, size / max(1, total)), 1)
             logs.info("model_download_progress", model=model_id, bytes=size, total=total, percent=percent)
 

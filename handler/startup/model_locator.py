@@ -8,6 +8,7 @@ order. Knows no layout of weights beyond the names of their files.
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,12 @@ BAKED = Path("/opt/models")  # models that are part of the container image
 VOLUME = Path("/runpod-volume")  # RunPod mounts a network volume here
 PLATFORM_CACHE = VOLUME / "huggingface-cache/hub"  # models that the endpoint's settings name
 SEARCH_PATHS = (BAKED, PLATFORM_CACHE)  # in the Hub's cache layout; searched in this order, before CACHE_DIR
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
+_MAX_HUB_ID = 96  # characters; the Hub allows no more
+# What git allows in the name of a branch or tag; no part is "..".
+_REVISION = re.compile(r"(?!.*(\.\.|//))[^/\s~^:?*\[\\\x00-\x1f\x7f][^\s~^:?*\[\\\x00-\x1f\x7f]{0,199}")
+_COMMIT = re.compile(r"[\w-]{1,64}", re.ASCII)
+_MAX_INDEX_BYTES = 16 * 1024**2
 _SINGLE_FILES = ("model.safetensors", "model.bin")
 
 
@@ -46,14 +52,18 @@ def find_local(
 ) -> Path | None:
     """Return a model's folder on this machine, or None if a Hub model is not on this machine.
 
-    Raises ModelUnavailable if the package or folder that `model_id` names does not exist.
+    Raises ModelUnavailable if the package or folder that `model_id` names does not exist, or if `model_id` or
+    `revision` cannot be that of a Hub model.
     """
     if model_id.startswith("pkg:"):
         return _package_folder(model_id)
     if os.path.isdir(model_id):
         return Path(model_id)
-    if model_id.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(model_id):
-        raise ModelUnavailable(f"MODEL_ID={model_id}: expected a Hub id, an existing folder, or pkg:PACKAGE/FOLDER")
+    if ".." in model_id or len(model_id) > _MAX_HUB_ID or not _HUB_ID.fullmatch(model_id):
+        expected = f"a Hub id of at most {_MAX_HUB_ID} characters, an existing folder, or pkg:PACKAGE/FOLDER"
+        raise ModelUnavailable(f"MODEL_ID={model_id[:200]}: expected {expected}")
+    if revision is not None and not _REVISION.fullmatch(revision):
+        raise ModelUnavailable(f"MODEL_REVISION={revision[:200]}: expected a branch, a tag or a commit")
     revision = None if revision == MAIN else revision
     snapshots = (_find_snapshot(model_id, hub, revision) for hub in (*search_paths, cache_dir))
     return next((folder for folder in snapshots if folder is not None), None)
@@ -62,7 +72,7 @@ def find_local(
 def weight_files(folder: Path) -> list[Path]:
     """Return the sorted weight files in a folder, or an empty list. If there are several layouts, one is chosen."""
     for pattern in ("model.safetensors", "model-*-of-*.safetensors", "model.bin", "*.pt"):
-        if files := sorted(folder.glob(pattern)):
+        if files := sorted(file for file in folder.glob(pattern) if file.is_file()):
             return files
     return []
 
@@ -82,14 +92,31 @@ def revision(folder: Path) -> str:
 def _package_folder(model_id: str) -> Path:
     """Return the folder that a `model_id` of the form `pkg:PACKAGE/FOLDER` names. Raises ModelUnavailable."""
     package, _, inner = model_id.removeprefix("pkg:").partition("/")
-    spec = find_spec(package) if package.isidentifier() else None
-    if spec is None or spec.origin is None:
-        raise ModelUnavailable(f"MODEL_ID={model_id}: no package {package!r} is installed")
-    root = Path(spec.origin).parent
-    folder = (root / inner).resolve()
-    if not folder.is_dir() or not folder.is_relative_to(root.resolve()):
-        raise ModelUnavailable(f"MODEL_ID={model_id}: package {package} has no folder {inner!r}")
+    root = _package_root(package)
+    if root is None:
+        raise ModelUnavailable(f"MODEL_ID={model_id[:200]}: no package {package[:100]!r} with folders is installed")
+    try:
+        folder = (root / inner).resolve()
+        is_found = folder.is_dir() and folder.is_relative_to(root.resolve())
+    except (OSError, ValueError):  # the name is too long, or has a null byte
+        is_found = False
+    if not is_found:
+        raise ModelUnavailable(f"MODEL_ID={model_id[:200]}: package {package} has no folder {inner[:100]!r}")
     return folder
+
+
+def _package_root(package: str) -> Path | None:
+    """Return the folder of an installed package.
+
+    Return None if there is no such package, or if it has no folder of its own, such as `os`, which is a single module.
+    """
+    try:
+        spec = find_spec(package) if package.isidentifier() else None
+    except (ImportError, ValueError):  # such as `__main__`, which has no spec
+        return None
+    if spec is None or not spec.has_location or spec.origin is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.origin).parent
 
 
 def _find_snapshot(model_id: str, hub: Path, revision: str | None) -> Path | None:
@@ -100,18 +127,30 @@ def _find_snapshot(model_id: str, hub: Path, revision: str | None) -> Path | Non
     more than one snapshot.
     """
     repo = hub / folder_name(model_id)
-    ref = repo / "refs" / (revision or MAIN)
-    commit = ref.read_text().strip() if ref.is_file() else revision
-    snapshots = [repo / "snapshots" / commit] if commit else sorted((repo / "snapshots").glob("*/"))
+    commit = _read_ref(repo / "refs" / (revision or MAIN)) or revision
+    snapshots = sorted((repo / "snapshots").glob("*/"))
+    if commit:
+        snapshots = [repo / "snapshots" / commit] if _COMMIT.fullmatch(commit) else []
     return snapshots[0] if len(snapshots) == 1 and _is_complete(snapshots[0]) else None
+
+
+def _read_ref(ref: Path) -> str | None:
+    """Return the commit that the file `ref` records, or None if there is no such file or it cannot be read."""
+    with suppress(OSError):
+        if ref.is_file():
+            with ref.open("rb") as file:
+                return file.read(100).decode(errors="replace").strip()
+    return None
 
 
 def _is_complete(folder: Path) -> bool:
     """Return whether a snapshot has all of its weight files. An interrupted download leaves only some."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = re.findall(r'"([^"]+\.safetensors)"', index.read_text())
-        return bool(shards) and all((folder / name).is_file() for name in shards)
+        shards = set()
+        with suppress(OSError), index.open("rb") as file:
+            shards |= set(re.findall(rb'"([\w.-]{1,200}\.safetensors)"', file.read(_MAX_INDEX_BYTES)))
+        return bool(shards) and all((folder / name.decode()).is_file() for name in shards)
     has_config = (folder / "config.json").is_file()
     return (has_config and any((folder / name).is_file() for name in _SINGLE_FILES)) or any(folder.glob("*.pt"))
 

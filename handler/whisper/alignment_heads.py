@@ -38,10 +38,13 @@ _PUBLISHED: dict[tuple[int, int, bool], str] = {
 def alignment_heads(dims: Dims, multilingual: bool) -> Heads:
     """Return the alignment heads of the published checkpoint that matches `dims` and `multilingual`.
 
-    If no published checkpoint matches, return all heads in the upper half of the decoder layers.
+    If no published checkpoint matches, or if the network has fewer heads than the one that does, return all heads in
+    the upper half of the decoder layers.
     """
-    if published := _PUBLISHED.get((dims.n_text_layer, dims.n_mels, multilingual)):
-        pairs = (pair.split(".") for pair in published.split())
-        return tuple((int(layer), int(head)) for layer, head in pairs)
+    published = _PUBLISHED.get((dims.n_text_layer, dims.n_mels, multilingual), "")
+    pairs = (pair.split(".") for pair in published.split())
+    heads = tuple((int(layer), int(head)) for layer, head in pairs)
+    if heads and all(head < dims.n_text_head for _, head in heads):
+        return heads
     upper_layers = range(dims.n_text_layer // 2, dims.n_text_layer)
     return tuple(product(upper_layers, range(dims.n_text_head)))

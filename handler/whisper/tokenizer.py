@@ -21,6 +21,9 @@ _MULTILINGUAL_VOCAB = 51_865  # size of the smallest multilingual vocabulary
 _SYMBOLS = '"#()*+/:;<=>@[\\]^_`{|}~「」『』'
 _SYMBOL_RUNS = "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪"
 _MUSIC = "♩♪♫♬♭♮♯"
+_CHECK_TEXT = " the quick brown fox, naïve"
+_MAX_BYTES = 16 * 1024**2  # of a file; that of Whisper large takes 4 MB
+_MAX_TOKEN_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +111,28 @@ class Tokenizer:
                 "(the package openai-whisper carries the last one)"
             )
         try:
-            tokenizer = cls(_read_vocabulary(file), specials)
-            is_whisper = tokenizer.encode("a") and max(tokenizer.encode(" the quick brown fox")) < specials.eot
-        except Exception as exc:  # `tokenizers` raises a bare Exception for files that it cannot read
-            raise ModelUnavailable(f"{file.name} is not a vocabulary of Whisper: {exc}") from exc
-        if not is_whisper:
-            raise ModelUnavailable(
-                f"{file.name} is not a vocabulary of Whisper: its text ids do not end at {specials.eot}"
-            )
-        return tokenizer
+            return cls(_read_vocabulary(file), specials).checked()
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as exc:  # `tokenizers` raises a bare Exception for files that it cannot read, or panics
+            raise ModelUnavailable(f"{file.name} is not a vocabulary of Whisper: {str(exc)[:200]}") from exc
+
+    def checked(self) -> "Tokenizer":
+        """Return self. Raises ValueError if a text does not survive its conversion to text tokens and back."""
+        ids = self._backend.encode(_CHECK_TEXT, add_special_tokens=False).ids
+        if not ids or max(ids) >= self.specials.eot:
+            raise ValueError(f"its text ids do not end at {self.specials.eot}")
+        if self.decode(ids) != _CHECK_TEXT:
+            raise ValueError(f"it turns {_CHECK_TEXT!r} into {self.decode(ids)[:100]!r}")
+        return self
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of a text. A special token written out in the text is encoded as plain text."""
-        return list(self._backend.encode(text, add_special_tokens=False).ids)
+        """Return the token ids of a text. A special token written out in the text is encoded as plain text.
+
+        What the vocabulary has no text token for is left out. Only a damaged vocabulary lacks any.
+        """
+        ids = self._backend.encode(text, add_special_tokens=False).ids
+        return [token for token in ids if token < self.specials.eot]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids. Special tokens and timestamps are left out."""
@@ -128,11 +140,12 @@ class Tokenizer:
 
     def token_bytes(self, token: int) -> bytes:
         """Return the UTF-8 bytes of a text token, which may be only part of a character."""
-        return bytes(map(self._bytes.__getitem__, self._backend.id_to_token(token) or ""))
+        characters = self._backend.id_to_token(token) or ""
+        return b"".join(self._bytes.get(character) or character.encode() for character in characters)
 
     @cached_property
-    def _bytes(self) -> dict[str, int]:
-        return {character: byte for byte, character in enumerate(visible_bytes())}
+    def _bytes(self) -> dict[str, bytes]:
+        return {character: bytes([byte]) for byte, character in enumerate(visible_bytes())}
 
     def prompt(
         self, language: str | None, task: str, previous: str = "", hotwords: str = "", *, max_context: int
@@ -162,11 +175,11 @@ class Tokenizer:
 
         Source: openai/whisper, whisper/tokenizer.py (non_speech_tokens).
         """
-        tokens = {self.encode(" -")[0], self.encode(" '")[0]}
+        tokens = {*self.encode(" -")[:1], *self.encode(" '")[:1]}
         for symbol in (*_SYMBOLS, *_SYMBOL_RUNS.split(), *_MUSIC):
             for ids in (self.encode(symbol), self.encode(" " + symbol)):
                 if len(ids) == 1 or symbol in _MUSIC:
-                    tokens.add(ids[0])
+                    tokens.update(ids[:1])
         return tuple(sorted(tokens))
 
 
@@ -178,14 +191,24 @@ def _package_folder(package: str) -> Path:
 
 
 def _read_vocabulary(path: Path) -> FastTokenizer:
+    """Read a vocabulary of one of three formats, by the name of its file.
+
+    Raises OSError, ValueError, and whatever `tokenizers` raises for a file that it cannot read.
+    """
+    merges = path.with_name("merges.txt")
+    for file in (path, merges) if path.name == "vocab.json" else (path,):
+        if not file.is_file() or file.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"{file.name} is missing, or has more than {_MAX_BYTES} bytes")
     if path.name == "tokenizer.json":
         return FastTokenizer.from_file(str(path))
     if path.name == "vocab.json":
-        return _byte_level(models.BPE.from_file(str(path), str(path.with_name("merges.txt"))))
+        return _byte_level(models.BPE.from_file(str(path), str(merges)))
     ranks: dict[bytes, int] = {}
     for line in path.read_text().splitlines():
         token, rank = line.split()
         ranks[base64.b64decode(token)] = int(rank)
+    if max(map(len, ranks)) > _MAX_TOKEN_BYTES:
+        raise ValueError(f"expected tokens of at most {_MAX_TOKEN_BYTES} bytes")
     return _byte_level(models.BPE(*_merges(ranks)))
 
 

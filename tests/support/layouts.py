@@ -18,6 +18,8 @@ from handler.whisper.checkpoint import ctranslate2, openai, transformers
 from handler.whisper.checkpoint.layout import Checkpoint, TensorNames
 from handler.whisper.checkpoint.reader import open_checkpoint
 from handler.whisper.dims import Dims
+from handler.whisper.model import Whisper
+from handler.whisper.tokenizer import visible_bytes
 
 _MODULES_WITHOUT_BIAS = ("k_proj", "key")
 _MULTILINGUAL_VOCAB = 51_865
@@ -169,11 +171,38 @@ def write_ctranslate2(source: Path, target: Path, dtype: torch.dtype) -> Path:
             variables[f"{name}_scale"] = scale
         else:
             variables[name] = tensor.float()
-    _write_model_bin(variables, target / "model.bin")
+    write_model_bin(variables, target / "model.bin")
     return target
 
 
-def _write_model_bin(variables: Mapping[str, Tensor], path: Path) -> None:
+def write_random(target: Path, dims: Dims) -> Path:
+    """Write a folder with a random network in CTranslate2's layout, and with a vocabulary of the 256 bytes."""
+    target.mkdir(parents=True)
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        network = Whisper(dims)
+    variables: dict[str, Tensor] = {}
+    for name, parameter in network.state_dict().items():
+        module, _, kind = name.rpartition(".")
+        stored = ctranslate2.NAMES.tensors.get(name)
+        if stored is None:
+            (stored_module,) = ctranslate2.NAMES.modules_of(module)
+            stored = ctranslate2.NAMES.parameter(stored_module, kind)
+        variables[stored] = torch.randn(parameter.shape) * 0.05
+    for side, num_heads in (("encoder", dims.n_audio_head), ("decoder", dims.n_text_head)):
+        variables[f"{side}/num_heads"] = torch.tensor(num_heads, dtype=torch.int16)
+    write_model_bin(variables, target / "model.bin")
+    heads = [[dims.n_text_layer - 1, head] for head in range(dims.n_text_head)]
+    config = {"suppress_ids": [1, 2], "suppress_ids_begin": [3], "alignment_heads": heads}
+    (target / "config.json").write_text(json.dumps(config))
+    vocabulary = {"type": "BPE", "vocab": {byte: token for token, byte in enumerate(visible_bytes())}, "merges": []}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    content = {"model": vocabulary, "pre_tokenizer": byte_level, "decoder": byte_level, "added_tokens": []}
+    (target / "tokenizer.json").write_text(json.dumps(content))
+    return target
+
+
+def write_model_bin(variables: Mapping[str, Tensor], path: Path) -> None:
     """Write variables in CTranslate2's format, version 6."""
     with path.open("wb") as file:
         file.write(struct.pack("<I", 6) + _string("WhisperSpec") + struct.pack("<II", 3, len(variables)))

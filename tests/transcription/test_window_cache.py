@@ -2,7 +2,10 @@
 
 import json
 import os
+import socket
+import stat
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from handler.schema.window import DecodingParams, Window
 from handler.transcription.decoded_window import DecodedWindow
 from handler.transcription.pipeline import Pipeline
 from handler.transcription.window_cache import EVICT_EVERY, WindowCache
+from handler.transcription.window_entry import MAX_ENTRY_BYTES
 from tests.conftest import settings
 from tests.support.asking import STORY, upload
 from tests.support.fake_engine import FakeEngine
@@ -24,7 +28,7 @@ from tests.support.speech import wav
 
 MODEL_INFO = {"model": "m", "revision": "1", "dtype": "float32", "version": "0"}
 WINDOW = Window(16_000, np.arange(16_000, dtype=np.float32), ((16_000, 20_000),), params=DecodingParams(language="en"))
-SEGMENT = replace(make_segment("decoded before"), tokens=(1, 2), evidence=Evidence(-0.1, 0, 1, 0, 3, False))
+SEGMENT = replace(make_segment("decoded before", 1.0), tokens=(1, 2), evidence=Evidence(-0.1, 0, 1, 0, 3, False))
 DECODED = DecodedWindow(16_000, 32_000, ((16_000, 20_000),), None, [SEGMENT], False, [(1.0, "cut")])
 
 
@@ -35,9 +39,9 @@ def cache_in(folder: Path, max_bytes: int = 10**9, max_age_s: float = 10**6) -> 
 def test_a_decoded_window_comes_back_as_it_was(tmp_path: Path) -> None:
     first, second = cache_in(tmp_path), cache_in(tmp_path)
     key = first.key(WINDOW, Options(), MODEL_INFO)
-    assert first.get(key) is None
+    assert first.get(key, WINDOW) is None
     first.put(key, DECODED)
-    assert second.get(second.key(WINDOW, Options(), MODEL_INFO)) == DECODED
+    assert second.get(second.key(WINDOW, Options(), MODEL_INFO), WINDOW) == DECODED
 
 
 @pytest.mark.parametrize(
@@ -62,15 +66,121 @@ def test_the_format_of_an_answer_does_not_matter(tmp_path: Path) -> None:
     assert cache_in(tmp_path).key(WINDOW, options, MODEL_INFO) == cache_in(tmp_path).key(WINDOW, Options(), MODEL_INFO)
 
 
-BAD_SEGMENT = json.dumps({**asdict(DECODED), "segments": [{}]})
+def entry_in(folder: Path) -> Path:
+    """Store a window under the key abcd, and return its file."""
+    cache_in(folder).put("abcd", DECODED)
+    return folder / "ab" / "abcd"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", BAD_SEGMENT, "null"])
-def test_a_file_that_is_damaged_counts_as_none(tmp_path: Path, content: str) -> None:
+OLD_FORMAT = json.dumps(asdict(DECODED)).encode()  # without a checksum
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda entry: b"",
+        lambda entry: entry[:-1],
+        lambda entry: entry + b" ",
+        lambda entry: entry.replace(b"decoded before", b"decoded behind"),
+        lambda entry: OLD_FORMAT,
+        lambda entry: b"[" * 100_000,
+    ],
+)
+def test_a_damaged_file_counts_as_none_and_is_removed(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    file = entry_in(tmp_path)
+    file.write_bytes(damage(file.read_bytes()))
+    assert cache_in(tmp_path).get("abcd", WINDOW) is None
+    assert not file.exists()
+
+
+def test_the_file_of_another_window_counts_as_none(tmp_path: Path) -> None:
+    file = entry_in(tmp_path)
+    file.rename(file.with_name("abce"))
+    assert cache_in(tmp_path).get("abce", WINDOW) is None
+
+
+def write_link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def write_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def write_socket(path: Path) -> None:
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+def write_huge_file(path: Path) -> None:
+    os.truncate(path, 10**12)
+
+
+@pytest.mark.parametrize("replace_file", [write_link, write_pipe, write_socket, write_huge_file])
+def test_what_is_no_file_of_a_sensible_size_is_removed_unread(
+    tmp_path: Path, replace_file: Callable[[Path], None]
+) -> None:
+    file = entry_in(tmp_path)
+    replace_file(file)
+    assert cache_in(tmp_path).get("abcd", WINDOW) is None
+    assert not os.path.lexists(file)
+    assert cache_in(tmp_path).get("abcd", WINDOW) is None
+    cache_in(tmp_path).put("abcd", DECODED)
+    assert cache_in(tmp_path).get("abcd", WINDOW) == DECODED
+
+
+def test_a_folder_in_the_place_of_a_file_counts_as_none(tmp_path: Path) -> None:
+    (tmp_path / "ab" / "abcd" / "content").mkdir(parents=True)
     cache = cache_in(tmp_path)
+    assert cache.get("abcd", WINDOW) is None
     cache.put("abcd", DECODED)
-    (tmp_path / "ab" / "abcd").write_text(content)
-    assert cache.get("abcd") is None
+    assert cache.get("abcd", WINDOW) is None
+
+
+def test_a_link_to_another_folder_is_not_followed(tmp_path: Path) -> None:
+    file = entry_in(tmp_path / "other")
+    cache = cache_in(tmp_path / "kept", max_bytes=0)
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "ab").symlink_to(file.parent)
+    assert cache.get("abcd", WINDOW) is None
+    cache.put("abce", DECODED)
+    cache.evict()
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_use_counts_only_if_the_content_is_good(tmp_path: Path) -> None:
+    file = entry_in(tmp_path)
+    os.utime(file, (1000, 1000))
+    moved = replace(WINDOW, start=0)
+    assert cache_in(tmp_path).get("abcd", WINDOW) == DECODED
+    assert file.stat().st_mtime > 1000
+    os.utime(file, (1000, 1000))
+    file.chmod(0o400)
+    with file.open("rb") as content:  # its words lie outside of this window
+        assert cache_in(tmp_path).get("abcd", moved.part(0, 8_000)) is None
+        assert os.fstat(content.fileno()).st_mtime == 1000
+
+
+def test_nobody_else_may_look_into_the_folder(tmp_path: Path) -> None:
+    file = entry_in(tmp_path / "kept")
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (file, file.parent, file.parent.parent)]
+    assert modes == [0o600, 0o700, 0o700]
+
+
+@pytest.mark.parametrize("text", ["a" * MAX_ENTRY_BYTES, "\ud800"])
+def test_what_could_not_be_read_back_is_not_kept(tmp_path: Path, text: str) -> None:
+    cache = cache_in(tmp_path)
+    cache.put("abcd", replace(DECODED, segments=[replace(SEGMENT, text=text)]))
+    assert cache.get("abcd", WINDOW) is None
+
+
+def test_numbers_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
+    evidence = Evidence(float("-inf"), 0, 1, 0, 3, False)
+    cache_in(tmp_path).put("abcd", replace(DECODED, segments=[replace(SEGMENT, evidence=evidence)]))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_too_old_or_too_large_is_evicted_the_oldest_first(tmp_path: Path) -> None:
@@ -81,13 +191,13 @@ def test_what_is_too_old_or_too_large_is_evicted_the_oldest_first(tmp_path: Path
         os.utime(tmp_path / f"{number:02d}" / f"{number:02d}", (used_at, used_at))
     size = (tmp_path / "00" / "00").stat().st_size
     cache_in(tmp_path, max_bytes=4 * size).evict()
-    is_evicted = [cache.get(f"{number:02d}") is None for number in range(6)]
+    is_evicted = [cache.get(f"{number:02d}", WINDOW) is None for number in range(6)]
     assert is_evicted == [True, True, False, False, False, False]
     old = time.time() - 5000
     os.utime(tmp_path / "02" / "02", (old, old))
     cache_in(tmp_path, max_age_s=3000).evict()
-    assert cache.get("02") is None
-    assert cache.get("03") is not None
+    assert cache.get("02", WINDOW) is None
+    assert cache.get("03", WINDOW) is not None
 
 
 def test_writing_many_windows_evicts_by_itself(tmp_path: Path) -> None:
@@ -101,7 +211,7 @@ def test_a_folder_that_cannot_be_written_changes_nothing(tmp_path: Path, capsys:
     (tmp_path / "file").write_text("")
     cache = cache_in(tmp_path / "file")
     cache.put("abcd", DECODED)
-    assert cache.get("abcd") is None
+    assert cache.get("abcd", WINDOW) is None
 
 
 async def test_the_same_audio_is_not_decoded_twice_by_two_processes_that_share_a_folder(tmp_path: Path) -> None:

@@ -141,6 +141,8 @@ def test_the_alignment_heads_of_published_checkpoints_are_those_of_the_field(
 def test_a_shape_that_is_not_published_has_the_heads_of_its_upper_layers() -> None:
     dims = Dims(80, 1500, 384, 6, 4, 51_865, 448, 384, 2, 2)
     assert alignment_heads(dims, multilingual=True) == ((1, 0), (1, 1))
+    fewer_heads_than_tiny = replace(dims, n_text_layer=4)
+    assert alignment_heads(fewer_heads_than_tiny, multilingual=True) == ((2, 0), (2, 1), (3, 0), (3, 1))
 
 
 @pytest.fixture(scope="module")

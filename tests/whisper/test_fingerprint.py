@@ -12,14 +12,9 @@ import torch
 
 from handler.errors import ModelUnavailable
 from handler.whisper.checkpoint import ctranslate2, openai, transformers
+from handler.whisper.checkpoint.config_values import MAX_JSON_BYTES
 from handler.whisper.checkpoint.fingerprint import SAMPLE_BYTES, fingerprint
-from handler.whisper.checkpoint.layout import (
-    TensorNames,
-    checkpoint_errors,
-    head_pairs,
-    read_config,
-    summarize_error,
-)
+from handler.whisper.checkpoint.layout import TensorNames, checkpoint_errors, read_config, summarize_error
 from handler.whisper.model import Whisper
 from tests.whisper.test_model import SMALL
 
@@ -183,7 +178,17 @@ def test_a_configuration_is_read_and_may_be_missing_only_where_it_is_optional(tm
         read_config(tmp_path, "generation_config.json")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"null", b'"text"', b'{"a": "\xff"}'])
+STRANGE_JSON = [
+    b'{"a": NaN}',
+    b'{"a": ' + b"9" * 5000 + b"}",
+    b"[" * 100_000,
+    b'{"a":' * 100_000,
+    b'{"a": 1, "a": 2}',
+    b'{"a": "' + b" " * MAX_JSON_BYTES + b'"}',
+]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"null", b'"text"', b'{"a": "\xff"}', *STRANGE_JSON])
 @pytest.mark.parametrize("required", [True, False])
 def test_a_configuration_that_is_no_object_is_refused_by_its_name(
     tmp_path: Path, content: bytes, required: bool
@@ -191,18 +196,3 @@ def test_a_configuration_that_is_no_object_is_refused_by_its_name(
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(ModelUnavailable, match=r"config\.json is cut, damaged"):
         read_config(tmp_path, "config.json", required)
-
-
-@pytest.mark.parametrize(
-    ("heads", "pairs"), [([[3, 1], [4, 2]], ((3, 1), (4, 2))), ([(0, 5)], ((0, 5),)), ([], ()), (None, ()), ("all", ())]
-)
-def test_alignment_heads_are_pairs_and_anything_but_a_list_has_none(
-    heads: object, pairs: tuple[tuple[int, int], ...]
-) -> None:
-    assert head_pairs(heads) == pairs
-
-
-@pytest.mark.parametrize("item", [3, [1], [1, 2, 3], ["a", "b"], [None, 1], None])
-def test_a_head_that_is_no_pair_of_numbers_is_refused(item: object) -> None:
-    with pytest.raises((ValueError, TypeError)):
-        head_pairs([[0, 0], item])

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from handler import logs
+from handler.whisper.checkpoint.config_values import read_json
 from handler.whisper.checkpoint.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -74,11 +75,11 @@ class ConversionCache:
         if not (weights.is_file() and sums.is_file()):
             return False
         try:
-            expected = json.loads(sums.read_text())
+            expected = read_json(sums)
             if weights.stat().st_size != expected["size"]:
                 return False
             return _map_blocks(weights, self._stop, _sha256) == expected["sha256"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError):
             return False
 
     def file(self, dtype: str) -> Path | None:

@@ -3,10 +3,7 @@
 A layout is the file format of a checkpoint together with the names of its tensors.
 """
 
-import json
-import pickle
-import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handler.errors import ModelUnavailable
+from handler.errors import AsrError, ModelUnavailable
+from handler.whisper.checkpoint.config_values import read_json
 from handler.whisper.dims import Dims
 
 KINDS = "Whisper checkpoints of transformers (safetensors), openai-whisper (.pt) and CTranslate2 (model.bin)"
@@ -58,6 +56,7 @@ class Checkpoint:
     file: str  # name of the file or of the index of several files, for messages
     names: TensorNames
     dims: Dims
+    size: int  # bytes of all weight files
     read: Callable[
         [str], Tensor | None
     ]  # returns the tensor of a name in the layout, or None if there is no such tensor
@@ -65,31 +64,63 @@ class Checkpoint:
     alignment_heads: tuple[tuple[int, int], ...] = ()  # (layer, head) pairs that time words; empty if not listed
 
 
-# What readers raise for a file that is incomplete, damaged or not a Whisper checkpoint.
-_READ_ERRORS = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    IndexError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    pickle.UnpicklingError,
-)
+# Fields of Dims, each with the tensor of the network whose shape shows it, and the axis.
+_SHAPES = {
+    "n_mels": ("encoder.conv1.weight", 1),
+    "n_audio_ctx": ("encoder.positions", 0),
+    "n_audio_state": ("encoder.positions", 1),
+    "n_vocab": ("decoder.tokens.weight", 0),
+    "n_text_ctx": ("decoder.positions", 0),
+    "n_text_state": ("decoder.positions", 1),
+}
+
+
+def check_dims(
+    checkpoint: Checkpoint,
+    shapes: Mapping[str, Sequence[int]],
+    file: str,
+    fields: Mapping[str, str] | None = None,
+) -> Checkpoint:
+    """Return the checkpoint if the sizes that `file` states match its tensors.
+
+    `shapes` has the shape of each tensor by its name in the layout. `fields` leads from each field of Dims to its name
+    in `file`; None if the names are the same. A tensor that is missing is left for the loader to report. Raises
+    ModelUnavailable.
+    """
+    fields, names = fields or {}, checkpoint.names
+    for field, (target, axis) in _SHAPES.items():
+        name = names.tensors.get(target) or names.parameter(names.modules[target.rpartition(".")[0]], "weight")
+        size, shape = getattr(checkpoint.dims, field), list(shapes.get(name, ()))
+        if name in shapes and shape[axis : axis + 1] != [size]:
+            weights = f"{name} in {checkpoint.file} is {shape}"
+            raise ModelUnavailable(f"{file}: {fields.get(field, field)} is {size}, but {weights}")
+    for field, side in (("n_audio_layer", "encoder"), ("n_text_layer", "decoder")):
+        stated, found = getattr(checkpoint.dims, field), layer_numbers(names, side, shapes)
+        if found != set(map(str, range(stated))):
+            weights = f"{checkpoint.file} has the tensors of {len(found)} layers"
+            raise ModelUnavailable(f"{file}: {fields.get(field, field)} is {stated}, but {weights}")
+    return checkpoint
+
+
+def layer_numbers(names: TensorNames, side: str, tensors: Iterable[str]) -> set[str]:
+    """Return the numbers, as written in the names of tensors, of the layers of `side`, "encoder" or "decoder"."""
+    prefix = names.layer.format(side=side)
+    inner = (name.removeprefix(prefix) for name in tensors if name.startswith(prefix))
+    return {number for number in (name.partition(names.separator)[0] for name in inner) if number.isdecimal()}
 
 
 @contextmanager
 def checkpoint_errors(file: str) -> Iterator[None]:
     """Raise ModelUnavailable, with the file's name in its message, if the block fails to read the file.
 
-    Errors that have nothing to do with the file, such as torch.OutOfMemoryError, are raised unchanged.
+    PyTorch raises errors of any type for a file that is damaged. Those that have nothing to do with the file, such as
+    torch.OutOfMemoryError, are raised unchanged, and so is an error that is already a ModelUnavailable.
     """
     try:
         yield
-    except torch.OutOfMemoryError:  # a RuntimeError, but no fault of the file
+    except (AsrError, MemoryError, torch.OutOfMemoryError):
         raise
-    except _READ_ERRORS as exc:
+    except Exception as exc:
         reason = summarize_error(exc)
         raise ModelUnavailable(f"{file} is cut, damaged or not a Whisper checkpoint: {reason}") from exc
 
@@ -107,22 +138,9 @@ def read_config(folder: Path, name: str, required: bool = True) -> dict[str, Any
     missing. Also raises ModelUnavailable if the file cannot be read or holds no JSON object.
     """
     path = folder / name
-    if not path.is_file() and not required:
+    if not path.exists() and not required:
         return {}
+    if not path.is_file():
+        raise ModelUnavailable(f"{name} is missing from model folder {folder.name}, or is no file")
     with checkpoint_errors(name):
-        if not path.is_file():
-            raise ModelUnavailable(f"{name} is missing from model folder {folder.name}")
-        content = json.loads(path.read_text())
-        if not isinstance(content, dict):
-            raise ValueError("expected a JSON object")
-        return content
-
-
-def head_pairs(heads: object) -> tuple[tuple[int, int], ...]:
-    """Return the (layer, head) pairs in a configuration's list of heads, or an empty tuple if `heads` is no list.
-
-    Raises ValueError or TypeError if an item is no pair of numbers.
-    """
-    if not isinstance(heads, list):
-        return ()
-    return tuple((int(layer), int(head)) for layer, head in heads)
+        return read_json(path)

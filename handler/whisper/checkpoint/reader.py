@@ -19,7 +19,7 @@ from handler.engine.cpu_tuning import use_one_thread
 from handler.errors import ModelUnavailable
 from handler.whisper.checkpoint.conversion_cache import READERS, ConversionCache
 from handler.whisper.checkpoint.ctranslate2 import open_ctranslate2
-from handler.whisper.checkpoint.layout import KINDS, Checkpoint, checkpoint_errors, summarize_error
+from handler.whisper.checkpoint.layout import KINDS, Checkpoint, checkpoint_errors
 from handler.whisper.checkpoint.openai import open_openai
 from handler.whisper.checkpoint.safetensors_file import SafetensorsFile
 from handler.whisper.checkpoint.transformers import open_transformers
@@ -43,7 +43,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise ModelUnavailable(f"model folder {folder.name} does not exist")
     for pattern, opener in LAYOUTS:
-        if files := sorted(folder.glob(pattern)):
+        if files := sorted(file for file in folder.glob(pattern) if file.is_file()):
             with checkpoint_errors(files[0].name):
                 return opener(files[0])
     raise ModelUnavailable(
@@ -65,6 +65,9 @@ def load(
     """
     with torch.device("meta"):
         model = Whisper(checkpoint.dims)
+    num_weights = sum(tensor.numel() for tensor in model.state_dict().values())
+    if num_weights > checkpoint.size:  # a weight takes a byte or more
+        raise ModelUnavailable(f"{checkpoint.file} has {checkpoint.size} bytes, too few for {num_weights} weights")
     dtype_name = str(dtype).removeprefix("torch.")
     file = conversion_cache.file(dtype_name) if conversion_cache else None
     tensors = _read_conversion(model, file, device, dtype) if file else None
@@ -84,9 +87,10 @@ def _read_conversion(model: Whisper, file: Path, device: torch.device, dtype: to
     None.
     """
     try:
-        return _read_tensors(model, SafetensorsFile(file).tensor, device, dtype)
-    except (OSError, ValueError, KeyError) as exc:
-        logs.warning("kept_checkpoint_unreadable", folder=str(file.parent), reason=summarize_error(exc))
+        with checkpoint_errors(file.name):
+            return _read_tensors(model, SafetensorsFile(file).tensor, device, dtype)
+    except ModelUnavailable as exc:
+        logs.warning("kept_checkpoint_unreadable", folder=str(file.parent), reason=exc.message)
         return None
 
 

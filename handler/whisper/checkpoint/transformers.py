@@ -1,16 +1,20 @@
 """Open a checkpoint of transformers, which is a config.json with safetensors files. Knows no other layout."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from handler.errors import ModelUnavailable
-from handler.whisper.checkpoint.layout import KINDS, Checkpoint, TensorNames, checkpoint_errors, head_pairs, read_config
+from handler.whisper.checkpoint.config_values import describe, file_names, head_pairs, network_dims, token_ids
+from handler.whisper.checkpoint.layout import (
+    KINDS,
+    Checkpoint,
+    TensorNames,
+    check_dims,
+    checkpoint_errors,
+    read_config,
+)
 from handler.whisper.checkpoint.safetensors_file import SafetensorsFile
-from handler.whisper.dims import Dims
 
 NAMES = TensorNames(
     layer="model.{side}.layers.",
@@ -40,66 +44,68 @@ NAMES = TensorNames(
 )
 
 
+_CONFIG, _GENERATION = "config.json", "generation_config.json"
+_SIZES = {
+    "n_mels": "num_mel_bins",
+    "n_audio_ctx": "max_source_positions",
+    "n_audio_state": "d_model",
+    "n_audio_head": "encoder_attention_heads",
+    "n_audio_layer": "encoder_layers",
+    "n_vocab": "vocab_size",
+    "n_text_ctx": "max_target_positions",
+    "n_text_state": "d_model",
+    "n_text_head": "decoder_attention_heads",
+    "n_text_layer": "decoder_layers",
+}  # fields of Dims, and their names in config.json
+
+
 def open_transformers(path: Path) -> Checkpoint:
     """Open the checkpoint whose safetensors file, or index of several files, is at `path`.
 
-    Raises ModelUnavailable if a file is missing or damaged or the model is not Whisper. Raises KeyError, ValueError or
-    TypeError if a configuration or an index lacks an entry or has a malformed one.
+    Raises ModelUnavailable if a file is missing or damaged, if a configuration has a malformed entry or does not match
+    the tensors, or if the model is not Whisper.
     """
-    config = read_config(path.parent, "config.json")
+    config = read_config(path.parent, _CONFIG)
     if config.get("model_type") != "whisper":
-        raise ModelUnavailable(f"config.json names a model of type {config.get('model_type')!r}; {KINDS} work")
-    readers = _open_files(path)
+        raise ModelUnavailable(f"{_CONFIG} names a model of type {describe(config.get('model_type'))}; {KINDS} work")
+    dims = network_dims(_CONFIG, config, _SIZES)
+    files = _open_files(path)
     # WhisperForConditionalGeneration writes model.encoder…, WhisperModel writes encoder…
-    has_prefix = any(name.startswith("model.") for name in readers)
+    prefix = "" if any(name.startswith("model.") for file in files for name in file.shapes()) else "model."
+    readers = {f"{prefix}{name}": file for file in files for name in file.shapes()}
 
     def read(name: str) -> Tensor | None:
-        stored_name = name if has_prefix else name.removeprefix("model.")
-        return readers[stored_name].tensor(stored_name) if stored_name in readers else None
+        return readers[name].tensor(name.removeprefix(prefix)) if name in readers else None
 
-    generation = read_config(path.parent, "generation_config.json", required=False)
-    suppress = tuple(generation.get("suppress_tokens", config.get("suppress_tokens")) or ())
-    return Checkpoint(
+    generation = read_config(path.parent, _GENERATION, required=False)
+    file, values = (_GENERATION, generation) if "suppress_tokens" in generation else (_CONFIG, config)
+    suppress = token_ids(file, "suppress_tokens", values.get("suppress_tokens"), dims.n_vocab)
+    checkpoint = Checkpoint(
         file=path.name,
         names=NAMES,
-        dims=_dims(config),
+        dims=dims,
+        size=sum(file.size for file in files),
         read=read,
         suppress=suppress or None,
-        alignment_heads=head_pairs(generation.get("alignment_heads")),
+        alignment_heads=head_pairs(_GENERATION, "alignment_heads", generation.get("alignment_heads"), dims),
     )
+    shapes = {f"{prefix}{name}": shape for file in files for name, shape in file.shapes().items()}
+    return check_dims(checkpoint, shapes, _CONFIG, _SIZES)
 
 
-def _open_files(path: Path) -> dict[str, SafetensorsFile]:
-    """Open a safetensors file, or all files that an index lists. Return the file of each tensor, by tensor name.
+def _open_files(path: Path) -> list[SafetensorsFile]:
+    """Open a safetensors file, or all files that an index lists.
 
-    Raises ModelUnavailable if a safetensors file is missing or damaged. Raises OSError, ValueError or KeyError if the
-    index is damaged.
+    Raises ModelUnavailable if the index or a safetensors file is missing or damaged.
     """
-    files = {path.name: path}
+    names = [path.name]
     if path.name.endswith(".index.json"):
-        file_names = sorted(set(json.loads(path.read_text())["weight_map"].values()))
-        files = {file_name: path.parent / file_name for file_name in file_names}
-    readers: dict[str, SafetensorsFile] = {}
-    for file_name, file in files.items():
-        if not file.is_file():
-            raise ModelUnavailable(f"{file_name} is missing from model folder {path.parent.name}")
-        with checkpoint_errors(file_name):
-            reader = SafetensorsFile(file)
-        readers |= dict.fromkeys(reader.names(), reader)
-    return readers
-
-
-def _dims(config: Mapping[str, Any]) -> Dims:
-    """Return the sizes of the network that a config.json states. Raises KeyError if one is missing."""
-    return Dims(
-        n_mels=config["num_mel_bins"],
-        n_audio_ctx=config["max_source_positions"],
-        n_audio_state=config["d_model"],
-        n_audio_head=config["encoder_attention_heads"],
-        n_audio_layer=config["encoder_layers"],
-        n_vocab=config["vocab_size"],
-        n_text_ctx=config["max_target_positions"],
-        n_text_state=config["d_model"],
-        n_text_head=config["decoder_attention_heads"],
-        n_text_layer=config["decoder_layers"],
-    )
+        weight_map = read_config(path.parent, path.name).get("weight_map")
+        names = file_names(path.name, "weight_map", weight_map, ".safetensors")
+    files = []
+    for name in names:
+        if not (path.parent / name).is_file():
+            raise ModelUnavailable(f"{name} is missing from model folder {path.parent.name}")
+        with checkpoint_errors(name):
+            files.append(SafetensorsFile(path.parent / name))
+    return files
