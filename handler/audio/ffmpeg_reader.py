@@ -1,28 +1,42 @@
 """Read media files with FFmpeg, through PyAV. Knows no network and no window."""
 
-import io
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
-from handler.audio.media_file import MediaFile
-from handler.audio.media_report import BLOCK_S, CUT_OFF, DAMAGED, DecodeOptions, MediaReport, Planes
-from handler.errors import CorruptMedia, NoAudioStream, UnsupportedMedia
-
-_MP3_HEAD = 256 * 1024  # bytes at the start of an MP3 file, cover picture included, that may state the duration
-_OGG_PAGE = 65_307  # bytes of the longest possible Ogg page
-_MIN_GAP_S = 0.1  # a longer gap in the timestamps is filled with silence
-_MAX_GAP_S = 3600.0  # a longer gap means that the clock of the timestamps was reset
-_FULL_SCALE = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31}
-# Demuxers of FFmpeg that read a single media file. Those for playlists, lists of files, devices and text are left out.
-_DEMUXERS = (
-    "aac,ac3,act,aea,aiff,amr,amrnb,amrwb,ape,asf,ast,au,avi,caf,dsf,dts,dtshd,dv,eac3,flac,flv,g722,gsm,gxf,iff,"
-    "ircam,ivf,latm,loas,m4v,matroska,mlp,mov,mp3,mpc,mpc8,mpeg,mpegts,mxf,nut,ogg,oma,qcp,rm,shn,sox,tak,truehd,tta,"
-    "voc,w64,wav,wtv,wv,xa,xwma"
+from handler.audio.audio_tracks import check_track_number, describe_choice, find_sounding_track, rank_tracks
+from handler.audio.container_length import is_cut
+from handler.audio.ffmpeg_file import FFmpegFile
+from handler.audio.ffmpeg_formats import (
+    FLV,
+    MATROSKA,
+    audio_decoders,
+    demuxers,
+    is_common_container,
+    is_mp4,
+    is_mpeg_audio,
 )
-_COMMON_MAGIC = (b"RIFF", b"OggS", b"fLaC", b"ID3", b"\x1aE\xdf\xa3", b"#!AMR", b"FORM")
+from handler.audio.frames import Clock, read_blocks
+from handler.audio.media_file import MediaFile
+from handler.audio.media_report import CUT_OFF, DAMAGED, DecodeOptions, MediaReport, Planes
+from handler.audio.mp3_length import is_mp3_cut, read_stated_duration
+from handler.audio.mp4_boxes import Mp4Boxes
+from handler.audio.sample_format import check_sample_format
+from handler.audio.sniff import unreadable_file
+from handler.errors import CorruptMedia, NoAudioStream, UnsupportedMedia
+from handler.schema.window import SAMPLE_RATE
+
 _MAX_FAILURES = 100  # packets in a row that may fail before decoding stops
+_TAGS = (b"ID3", b"TAG", b"APETAGEX")  # between MP3 files that were joined, FFmpeg takes them for audio
+_PROBE_BYTES = 512 * 1024  # read to find out about streams that the header of the file lists
+# Demuxers that read a duration from the file. Others estimate it from the bit rate.
+_STATING = frozenset(
+    ("ape", "asf", "avi", "caf", "dsf", "flac", "flv", "matroska", "mov", "mpc", "mpc8", "nut", "ogg", "smjpeg", "tak")
+) | {"tta", "wav", "wtv", "wv"}
+# Demuxers that read the time of the end on the clock of the file, which need not begin at 0.
+_STATING_END = frozenset(("asf", "flv", "matroska", "nut", "ogg", "smjpeg", "wtv"))
+# Demuxers that read the number of samples.
+_EXACT_TOLERANCE_S = 0.1
+_EXACT = frozenset(("ape", "flac", "tak", "tta", "wv"))
 
 
 class FFmpegReader:
@@ -36,173 +50,232 @@ class FFmpegReader:
         self._head = head
         self._options = options
         self._report = report
+        self._boxes = Mp4Boxes(file) if is_mp4(head) else None
+        # With the size of an MP3 file, FFmpeg would cut its end differently from one that is still arriving.
+        self._source = FFmpegFile(file, self._boxes, states_size=not is_mpeg_audio(head))
+        self._demuxer = ""
+        self._clock = Clock(None, report)
+        self._tick_s: dict[int, float] = {}  # seconds of a unit of the timestamps of each stream
         self._last_packet_s = 0.0  # latest end of a packet of any stream, in seconds
+        self._failures = 0  # packets in a row that could not be decoded
 
     def blocks(self) -> Iterator[tuple[Planes, int]]:
-        """Yield blocks of samples, each with its sample rate in Hz. Raises MediaError."""
-        import av
-
-        with self._open() as container:
-            stream = next(iter(container.streams.audio), None)
-            if stream is None or not stream.codec_context:
-                raise NoAudioStream("expected a file with audio; it has other streams only")
-            stream.codec_context.thread_count = 1  # the other processor cores are for the model
-            start_s = (container.start_time or 0) / av.time_base
-            self._last_packet_s = start_s
-            if container.duration and self._states_duration(container.format.name):
-                self._report.duration = container.duration / av.time_base
-            yield from _merge_blocks(_fill_gaps(self._decode_frames(container, stream), start_s))
-            length_s = self._last_packet_s - start_s
-            is_short = self._report.duration is not None and length_s < self._report.duration - max(
-                1.0, 0.02 * length_s
-            )
-            if is_short or (self._head.startswith(b"OggS") and not self._has_last_ogg_page()):
-                self._report.warn(CUT_OFF)
+        """Yield blocks of samples, each with its sample rate in Hz. Raises MediaError and InvalidRequest."""
+        container = self._open()
+        try:
+            self._demuxer = container.format.name.split(",")[0]
+            track, has_read = self._choose_track(container)
+            if has_read:
+                container.close()
+                container = self._open()
+            stream = container.streams.audio[track]
+            _prepare(stream)
+            self._start_clock(container)
+            seconds = 0.0
+            for planes, rate in read_blocks(self._decode_frames(container, stream), self._clock):
+                seconds += len(planes) / rate
+                yield planes, rate
+        finally:
+            container.close()
+        self._source.check()
+        self._check_end(seconds)
+        if self._report.duration is not None:
+            self._report.duration = seconds
 
     def _open(self) -> Any:
         import av
         import av.error
 
+        if self._boxes is not None:
+            self._boxes.check_movie()
+        self._file.seek(0)
+        options = {"format_whitelist": demuxers(self._head), "codec_whitelist": audio_decoders()}
+        if self._boxes is not None and not self._boxes.applies_edits:
+            options["advanced_editlist"] = "0"
+        if self._head.startswith((MATROSKA, FLV)):
+            options["probesize"] = str(_PROBE_BYTES)
         try:
-            return av.open(
-                _FFmpegFile(self._file), "r", metadata_errors="ignore", options={"format_whitelist": _DEMUXERS}
-            )
+            container = av.open(self._source, "r", metadata_errors="ignore", options=options)
+        except MemoryError:
+            raise
         except (av.error.FFmpegError, UnicodeDecodeError) as exc:
-            if _is_common_container(self._head):
-                raise CorruptMedia("expected a whole file; what is there of it has no beginning or no index") from exc
-            raise UnsupportedMedia("expected an audio or video file that FFmpeg or libsndfile can read") from exc
+            self._source.check()
+            raise unreadable_file(self._file, is_common_container(self._head)) from exc
+        self._source.check()
+        return container
 
-    def _states_duration(self, demuxer: str) -> bool:
-        """Return whether the container states its duration. If not, FFmpeg only estimates it from the bit rate."""
-        if demuxer == "mp3":
-            position = self._file.tell()
-            self._file.seek(0)
-            head = self._file.read(_MP3_HEAD)
-            self._file.seek(position)
-            return b"Xing" in head or b"Info" in head
-        return demuxer.split(",")[0] in ("flac", "matroska", "mov", "asf", "avi", "ogg", "wav", "caf")
-
-    def _has_last_ogg_page(self) -> bool:
-        """Return whether the last Ogg page of the file is marked as the end of a stream."""
-        self._file.seek(max(0, self._file.seek(0, 2) - _OGG_PAGE))
-        end = self._file.read(_OGG_PAGE)
-        page = end.rfind(b"OggS")
-        return page >= 0 and bool(end[page + 5 : page + 6] > b"\x03")
+    def _choose_track(self, container: Any) -> tuple[int, bool]:
+        """Return the number of the audio track to read, and whether packets were read to choose it."""
+        count = len(container.streams.audio)
+        try:
+            ranked = rank_tracks(container)
+        except (NoAudioStream, UnsupportedMedia) as exc:
+            if self._file.is_complete and self._is_cut():
+                raise CorruptMedia("expected a whole file; it ends before its audio is described") from exc
+            raise
+        track = self._options.track
+        if track is not None:
+            check_track_number(track, count)
+            if track not in ranked:
+                raise UnsupportedMedia(f"expected an audio codec that FFmpeg decodes; track {track} has another")
+            return track, False
+        if len(ranked) > 1:
+            tracks = [container.streams.audio[number] for number in ranked]
+            for stream in tracks:
+                _prepare(stream)
+            track = ranked[find_sounding_track(container.demux(), tracks)]
+        else:
+            track = ranked[0]
+        if count > 1:
+            self._report.warn(describe_choice(track, count))
+        return track, len(ranked) > 1
 
     def _decode_frames(self, container: Any, stream: Any) -> Iterator[Any]:
+        has_frames = False
+        for packet in self._read_packets(container):
+            if packet.stream.index != stream.index or (not packet.size and packet.dts is not None):
+                continue  # without bytes and with a timestamp, it carries a change of the codec's parameters
+            self._clock.add_bytes(packet.size)
+            for frame in self._decode_packet(packet):
+                if not has_frames:
+                    self._report.duration = self._stated_duration(container, frame)
+                    has_frames = True
+                yield frame
+            if self._failures > _MAX_FAILURES:
+                break
+        self._source.check()
+        if self._failures and not has_frames:
+            raise CorruptMedia("expected audio that can be decoded; every part of it is damaged")
+        if not has_frames and self._demuxer in _EXACT and container.duration:
+            raise CorruptMedia("expected a whole file; it ends before its first sample")
+
+    def _read_packets(self, container: Any) -> Iterator[Any]:
+        """Yield the packets of all streams, because any of them may show how long the file is."""
         import av.error
 
-        failures = 0  # packets in a row that could not be decoded
-        has_frames = False
-        packets = container.demux()  # of all streams, because any of them may show how long the file is
-        while True:
+        packets = container.demux()
+        while self._failures <= _MAX_FAILURES:
             try:
                 packet = next(packets, None)
-                if packet is None:
-                    break
-                if packet.pts is not None:
-                    end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base)
-                    self._last_packet_s = max(self._last_packet_s, end_s)
-                if packet.stream.index != stream.index:
-                    continue
-                for frame in packet.decode():
-                    has_frames, failures = True, 0
-                    yield frame
-            except av.error.EOFError:
-                break
-            except av.error.FFmpegError as exc:
-                failures += 1
-                self._report.warn(DAMAGED)
-                if failures > _MAX_FAILURES:
-                    if has_frames:
-                        break
-                    raise CorruptMedia(f"expected audio that can be decoded: {exc.strerror}") from exc
-        if failures and not has_frames:
-            raise CorruptMedia("expected audio that can be decoded; every part of it is damaged")
+            except (av.error.EOFError, StopIteration):
+                return
+            except MemoryError:
+                raise
+            except av.error.FFmpegError:
+                self._failures += 1
+                continue
+            if packet is None:
+                return
+            self._note_time(packet)
+            yield packet
 
+    def _decode_packet(self, packet: Any) -> list[Any]:
+        """Return the frames of a packet, or [] if it is damaged."""
+        import av.error
 
-def _is_common_container(head: bytes) -> bool:
-    """Return whether the first bytes of a file are those of a common media format such as MP4, MP3, Ogg or Matroska."""
-    return head[4:8] == b"ftyp" or head.startswith(_COMMON_MAGIC)
+        try:
+            frames = list(packet.decode())
+        except av.error.EOFError:
+            return []
+        except MemoryError:
+            raise
+        except av.error.FFmpegError:
+            if not bytes(packet).startswith(_TAGS):
+                self._failures += 1
+            return []
+        if frames and self._failures:
+            self._report.warn(DAMAGED)
+            self._failures = 0
+        return frames
 
+    def _start_clock(self, container: Any) -> None:
+        """Let the recording begin when its first stream does, or, if there is one stream only, with its first frame.
 
-def _fill_gaps(frames: Iterator[Any], start_s: float) -> Iterator[tuple[Planes, int]]:
-    """Yield the samples and the sample rate in Hz of each frame, and fill gaps in the timestamps with silence.
-
-    A gap is left by a pause of the recorder, by lost packets, or by audio that starts later than the container, which
-    starts at `start_s` seconds. Only gaps longer than _MIN_GAP_S and shorter than _MAX_GAP_S are filled.
-    """
-    expected_s = start_s
-    for frame in frames:
-        planes, rate = _to_planes(frame), frame.sample_rate
-        time_s = frame.time if frame.time is not None else expected_s
-        gap_s = time_s - expected_s
-        if _MIN_GAP_S < gap_s < _MAX_GAP_S:
-            for _ in range(int(gap_s / BLOCK_S)):
-                yield np.zeros((int(BLOCK_S * rate), planes.shape[1]), np.float32), rate
-            yield np.zeros((round(gap_s % BLOCK_S * rate), planes.shape[1]), np.float32), rate
-            expected_s += gap_s
-        yield planes, rate
-        expected_s += len(planes) / rate
-        if gap_s >= _MAX_GAP_S or gap_s < -_MAX_GAP_S:  # the clock was reset: follow it
-            expected_s = time_s + len(planes) / rate
-
-
-def _merge_blocks(blocks: Iterator[tuple[Planes, int]]) -> Iterator[tuple[Planes, int]]:
-    """Merge small blocks into blocks of at least BLOCK_S seconds, and yield each with its sample rate in Hz.
-
-    A block is shorter if the audio ends, or if the sample rate or the number of channels changes after it.
-    """
-    batch: list[Planes] = []
-    batch_rate = count = 0
-    for planes, rate in blocks:
-        is_full = count >= BLOCK_S * rate
-        if batch and (rate != batch_rate or planes.shape[1] != batch[0].shape[1] or is_full):
-            yield np.concatenate(batch), batch_rate
-            batch, count = [], 0
-        batch.append(planes)
-        batch_rate = rate
-        count += len(planes)
-    if batch:
-        yield np.concatenate(batch), batch_rate
-
-
-def _to_planes(frame: Any) -> Planes:
-    """Return the samples of a PyAV frame as float32, scaled such that full scale is 1. [n, channels]"""
-    if frame.format.name.startswith("s64"):  # PyAV cannot convert such a frame to numpy
-        from av import AudioResampler
-
-        (frame,) = AudioResampler(format="dbl").resample(frame)
-    raw = frame.to_ndarray()  # [channels, n] if planar, else [1, n * channels]
-    planes = raw.T if frame.format.is_planar else raw.reshape(-1, frame.layout.nb_channels)
-    kind = planes.dtype.str[1:]
-    samples: Planes = planes.astype(np.float32)
-    if kind in _FULL_SCALE:
-        zero = 128.0 if kind == "u1" else 0.0
-        return (samples - zero) / np.float32(_FULL_SCALE[kind])
-    return np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
-
-
-class _FFmpegFile:
-    """A file object for FFmpeg.
-
-    A read returns as soon as any bytes have arrived. A seek relative to the end fails until the whole file has arrived.
-    """
-
-    def __init__(self, file: MediaFile) -> None:
-        self.tell = file.tell
-        self._file = file
-
-    def read(self, size: int) -> bytes:
-        """Wait for at least one byte, and return at most `size` bytes. Return b"" at the end of the file."""
-        return self._file.read_available(size)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position, and return that position as counted from the start of the file.
-
-        With io.SEEK_END, return −1 without moving if the file has not arrived completely. Demuxers seek to the end to
-        measure the length of a file, and work without knowing the length.
+        Some demuxers do not know when that is before they have read it.
         """
-        if whence == io.SEEK_END and not self._file.is_complete:
-            return -1
-        return self._file.seek(offset, whence)
+        import av
+        from av.stream import Disposition
+
+        streams = [stream for stream in container.streams if stream.type in ("audio", "video")]
+        num_streams = sum(not stream.disposition & Disposition.attached_pic for stream in streams)
+        start_s = (container.start_time or 0) / av.time_base
+        self._clock = Clock(start_s if num_streams > 1 else None, self._report, fills_gaps=not _is_ogg_flac(container))
+        self._last_packet_s = start_s
+
+    def _note_time(self, packet: Any) -> None:
+        if packet.pts is not None:
+            index = packet.stream.index
+            if index not in self._tick_s:
+                self._tick_s[index] = float(packet.time_base)
+            end_s = (packet.pts + (packet.duration or 0)) * self._tick_s[index]
+            self._last_packet_s = max(self._last_packet_s, end_s)
+        duration = self._report.duration
+        if duration is not None and self._clock.now_s - (self._clock.start_s or 0.0) > duration + _tolerance(duration):
+            self._report.duration = None  # another file follows, and the header is that of the first
+
+    def _stated_duration(self, container: Any, first_frame: Any) -> float | None:
+        """Return the duration in seconds that the container states, if it does."""
+        import av
+
+        duration = (container.duration or 0) / av.time_base
+        if _is_ogg_flac(container):
+            return None
+        if self._demuxer == "mp3":
+            return read_stated_duration(self._file, first_frame.sample_rate)
+        if self._demuxer in _STATING_END:
+            start_s = self._clock.start_s
+            if start_s is None:
+                start_s = first_frame.time or 0.0
+            duration -= start_s if start_s <= duration else 0.0
+        return duration if duration > 0 and self._demuxer in _STATING else None
+
+    def _is_cut(self) -> bool | None:
+        """Return whether the file, which is complete, ends too early, or None if its structure does not show it."""
+        if self._boxes is not None:
+            return self._boxes.is_cut() or None  # whole boxes may hold less than the index says
+        return is_mp3_cut(self._file) if self._demuxer == "mp3" else is_cut(self._file, self._head)
+
+    def _check_end(self, seconds: float) -> None:
+        """Warn if the file is cut off, or damaged at its end. Raises CorruptMedia if that left no samples."""
+        cut = self._is_cut()
+        duration = self._report.duration
+        is_exact = duration is not None and self._demuxer in _EXACT
+        if cut is None and duration is not None:
+            length_s = seconds if is_exact else self._last_packet_s - (self._clock.start_s or 0.0)
+            cut = length_s < duration - (_EXACT_TOLERANCE_S if is_exact else _tolerance(length_s))
+        if cut and not seconds:
+            raise CorruptMedia("expected a whole file; it ends before its first sample")
+        if cut:
+            self._report.warn(CUT_OFF)
+        elif self._failures and not is_exact:
+            self._report.warn(DAMAGED)
+
+
+def _tolerance(duration: float) -> float:
+    """Return the seconds by which a stated duration may be wrong."""
+    return max(1.0, 0.02 * duration)
+
+
+def _is_ogg_flac(container: Any) -> bool:
+    """Return whether FFmpeg gives timestamps from 0 to the first page of a track, whatever those of the others are."""
+    return container.format.name == "ogg" and any(track.codec.name == "flac" for track in container.streams.audio)
+
+
+def _prepare(stream: Any) -> None:
+    """Set up the decoder of an audio stream before its first packet.
+
+    A layout with channels in an order of its own holds memory that PyAV 18 frees once for each object that it makes of
+    the layout, and it makes one for every frame. A layout that is made of a name has no such memory, so the decoder is
+    given one, and its own layout is looked at only once. Raises UnsupportedMedia.
+    """
+    context = stream.codec_context
+    context.thread_count = 1  # the other processor cores are for the model
+    layout = context.layout
+    channels = layout.nb_channels
+    if channels:
+        try:
+            name = layout.name
+        except (ValueError, RuntimeError):  # the name is longer than PyAV's buffer
+            name = "("
+        context.layout = f"{channels} channels" if "(" in name else name
+    check_sample_format(context.sample_rate or SAMPLE_RATE, channels or 1)  # zero if the first packet will tell
