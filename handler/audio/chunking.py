@@ -43,18 +43,15 @@ def speech_spans(probabilities: NDArray[np.float32], frame_s: float, speaking: b
 
 
 class Detector(Protocol):
-    """A voice activity detector for one stream of samples."""
+    """A voice activity detector for one stream of samples, which may need the samples after a frame to judge it."""
 
     frame: int  # samples per probability
 
     def push(self, samples: Samples) -> NDArray[np.float32]:
-        """Add samples, and return the probability of speech in each frame that is now complete. [frames]"""
+        """Add samples, and return the probability of speech in each frame for which it is now final. [frames]"""
 
     def finish(self) -> NDArray[np.float32]:
-        """End the stream, and return the probability of speech in the incomplete last frame.
-
-        Return an empty array if no samples are left over.
-        """
+        """End the stream, and return the probabilities of all remaining frames, the incomplete last one included."""
 
 
 class SpeechChunker:

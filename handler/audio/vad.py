@@ -1,128 +1,112 @@
-"""Compute the probability of speech in each frame of samples with Silero's voice activity detection.
+"""Detect speech in a stream of samples, frame by frame, with Silero's network. Knows no window and no file.
 
-The published weights are applied to many frames at once. Dense matrix products compute the features of all frames in a
-block, and the state of the recurrent layer is carried on from block to block. Knows no window and no file.
-Source: snakers4/silero-vad, version 6.
+The network adapts to what it hears. At the start of a stream, and even more after music or noise, it needs up to
+several seconds until it takes speech for speech, and the first words would be lost. Therefore the seconds before an
+onset are heard again by the network as it is after silence, which detects speech at once. Only these seconds are: a
+network after silence also takes the beginning of a hum or of music for speech, which a second pass before detected
+speech cannot turn into a window.
 """
-
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from handler.audio.torchscript import tensors_in
+from handler.audio.chunking import SPEECH_ON
+from handler.audio.leveling import Leveler
+from handler.audio.silero import CONTEXT, FEATURES, FRAME, State, load_silero
+from handler.schema.window import SAMPLE_RATE, Samples
 
-FRAME = 512  # samples at 16 kHz: 32 ms
-_CONTEXT = 64  # samples before a frame that the network sees as well
-_REFLECTED = 64  # samples that are appended to a frame by reflection
-_N_FFT = 256
-_HOP = 128
-_POSITIONS = (FRAME + _CONTEXT + _REFLECTED - _N_FFT) // _HOP + 1  # spectra per frame: 4
-_STRIDES = (1, 2, 2, 1)  # of the four convolutions
 _BLOCK = 256  # frames processed together, few enough for the cache of a processor
-
-assert _POSITIONS == 4
+_ONSET_FRAMES = SAMPLE_RATE // 4 // FRAME + 1  # frames of speech in a row that are no chance: a quarter of a second
+_ADAPTED_FRAMES = 2 * SAMPLE_RATE // FRAME  # frames without speech after which the network detects speech late: 2 s
+_PASS_STEP = SAMPLE_RATE // 2 // FRAME  # frames between the starts of two second passes: half a second
+_PASSES = 6
+_LOOK_BACK = _PASSES * _PASS_STEP  # frames before an onset that are heard again: 3 s
+DELAY = _LOOK_BACK + _ONSET_FRAMES  # frames whose probabilities are held back because an onset may follow
 
 
 class VoiceActivity:
-    """Detects speech in one stream of samples, with one probability for every `frame` samples."""
+    """Detects speech in one stream of samples, with one probability for every `frame` samples.
+
+    The probability of a frame is final, and returned, DELAY frames later.
+    """
 
     frame = FRAME
 
     def __init__(self) -> None:
-        self._network = _load()
-        # The last _CONTEXT samples before the incomplete frame, followed by the samples of the incomplete frame.
-        self._buffer: NDArray[np.float32] = np.zeros(_CONTEXT, np.float32)
-        self._state: tuple[Tensor, Tensor] | None = None
+        self._network = load_silero()
+        self._leveler = Leveler(FRAME)
+        # The last CONTEXT samples before the incomplete frame, followed by the samples of the incomplete frame.
+        self._buffer: Samples = np.zeros(CONTEXT, np.float32)
+        self._state: State | None = None
+        self._features = torch.zeros(0, FEATURES)  # of the frames whose probabilities are held back
+        self._held: NDArray[np.float32] = np.zeros(0, np.float32)  # probabilities that a second pass may raise
+        self._run = 0  # frames of speech in a row, up to the last frame
+        self._since_speech = _ADAPTED_FRAMES  # frames since the last one of a run of _ONSET_FRAMES
 
-    def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Add samples [n], and return the probability of speech in each frame that is now complete. [frames]"""
+    def push(self, samples: Samples) -> NDArray[np.float32]:
+        """Add samples, and return the probability of speech in each frame for which it is now final. [frames]"""
         buffer = np.concatenate((self._buffer, samples))
-        frames = (len(buffer) - _CONTEXT) // FRAME
+        frames = (len(buffer) - CONTEXT) // FRAME
         self._buffer = buffer[frames * FRAME :]
-        blocks = [self._run(buffer[at * FRAME :], min(_BLOCK, frames - at)) for at in range(0, frames, _BLOCK)]
-        return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+        final = [np.zeros(0, np.float32)]
+        for start in range(0, frames, _BLOCK):
+            self._hear(buffer[start * FRAME :], min(_BLOCK, frames - start))
+            final.append(self._release(len(self._held) - DELAY))
+        return np.concatenate(final)
 
     def finish(self) -> NDArray[np.float32]:
-        """End the stream, pad the incomplete last frame with silence, and return the frame's probability of speech. [1]
+        """End the stream, pad the incomplete last frame with silence, and return the probabilities held back. [frames]
 
-        Return an empty array if no samples are left over.
+        Return an empty array if there were no samples.
         """
-        padding = -(len(self._buffer) - _CONTEXT) % FRAME
-        return self.push(np.zeros(padding, np.float32))
+        padding = -(len(self._buffer) - CONTEXT) % FRAME
+        return np.concatenate((self.push(np.zeros(padding, np.float32)), self._release(len(self._held))))
 
-    def _run(self, samples: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    def _hear(self, samples: Samples, count: int) -> None:
+        """Append the probabilities of `count` frames to those held back. samples [CONTEXT + at least count * FRAME]"""
+        gains = self._leveler.gains(samples[CONTEXT : CONTEXT + count * FRAME].reshape(count, FRAME))
         with torch.inference_mode():
-            frames = torch.from_numpy(samples).unfold(0, _CONTEXT + FRAME, FRAME)[:count]  # [count, _CONTEXT + FRAME]
-            probabilities, self._state = self._network(frames, self._state)
-            return probabilities.numpy()
+            frames = torch.from_numpy(samples).unfold(0, CONTEXT + FRAME, FRAME)[:count]
+            features = self._network.features(frames * torch.from_numpy(gains)[:, None])
+            probabilities, self._state = self._network.probabilities(features[None], self._state)
+            self._features = torch.cat((self._features, features))
+            first = len(self._held)
+            self._held = np.concatenate((self._held, probabilities[0].numpy()))
+            for onset in self._find_onsets(first):
+                if onset > 0:
+                    self._hear_again(onset)
 
+    def _find_onsets(self, first: int) -> list[int]:
+        """Return the frames at which speech begins after a time without, seen from the frames from `first` on."""
+        onsets: list[int] = []
+        for index, is_speech in enumerate((self._held[first:] >= SPEECH_ON).tolist(), first):
+            self._run = self._run + 1 if is_speech else 0
+            self._since_speech += 1
+            if self._run >= _ONSET_FRAMES:
+                if self._since_speech - self._run >= _ADAPTED_FRAMES:
+                    onsets.append(index + 1 - self._run)
+                self._since_speech = 0
+        return onsets
 
-class _Network(nn.Module):
-    """Silero's network for 16 kHz, which processes many frames at once.
+    def _hear_again(self, onset: int) -> None:
+        """Raise the probabilities before the frame `onset` to those of a network that heard only silence before.
 
-    A frame has only 4 spectra (positions), so each convolution over them is computed as a product with a dense matrix.
-    """
-
-    def __init__(self, weights: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.taper = nn.Buffer(torch.hann_window(_N_FFT))
-        self.layers = []
-        positions = _POSITIONS
-        for index, stride in enumerate(_STRIDES):
-            kernel, bias = (weights[f"encoder.{index}.reparam_conv.{kind}"] for kind in ("weight", "bias"))
-            matrix = _to_matrix(kernel, positions, stride)
-            positions = matrix.shape[1] // len(bias)
-            self.layers.append((matrix, bias.repeat(positions)))
-        self.recurrent = nn.LSTM(128, 128, batch_first=True)
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        self.recurrent.load_state_dict({f"{name}_l0": weights[f"decoder.rnn.{name}"] for name in names})
-        self.output = weights["decoder.decoder.2.weight"].flatten(), weights["decoder.decoder.2.bias"]
-
-    def forward(self, frames: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return the probability of speech in each frame, and the state of the recurrent layer after the last frame.
-
-        frames [n, _CONTEXT + FRAME] → probabilities [n]. `state` is the state that the previous call returned, or None
-        at the start of a stream.
+        A pass that begins shortly before the speech detects it best, but where the speech begins is not known.
+        Therefore several passes begin at different frames, and the highest probability counts.
         """
-        reflected = frames[:, -_REFLECTED - 1 : -1].flip(1)
-        pieces = torch.cat((frames, reflected), 1).unfold(1, _N_FFT, _HOP)  # [n, 4, _N_FFT]
-        real, imaginary = torch.view_as_real(torch.fft.rfft(pieces * self.taper)).square_().unbind(-1)
-        x = (real + imaginary).sqrt_().flatten(1)  # [n, 4 * 129]; torch.abs takes four times as long
-        for matrix, bias in self.layers:
-            x = torch.addmm(bias, x, matrix).relu_()
-        hidden, state = self.recurrent(x[None], state)  # [1, n, 128]
-        weight, bias = self.output
-        return (hidden[0].relu() @ weight + bias).sigmoid(), state
+        starts = sorted({max(0, onset - _LOOK_BACK + number * _PASS_STEP) for number in range(_PASSES)})
+        features = torch.zeros(len(starts), onset - starts[0], FEATURES)  # what follows a shorter pass is not used
+        for row, start in zip(features, starts, strict=True):
+            row[: onset - start] = self._features[start:onset]
+        hidden, cell = (part.repeat(1, len(starts), 1) for part in self._network.state_after_silence)
+        probabilities, _ = self._network.probabilities(features, (hidden, cell))
+        for row, start in zip(probabilities.numpy(), starts, strict=True):
+            np.maximum(self._held[start:onset], row[: onset - start], out=self._held[start:onset])
 
-
-def _to_matrix(kernel: Tensor, positions: int, stride: int) -> Tensor:
-    """Return the matrix of a convolution over `positions` positions with a padding of one.
-
-    kernel [out, in, 3] → matrix [positions * in, output positions * out].
-    """
-    outputs = (positions - 1) // stride + 1
-    matrix = torch.zeros(positions, kernel.shape[1], outputs, kernel.shape[0])
-    for output in range(outputs):
-        for tap in range(3):
-            if 0 <= (position := output * stride + tap - 1) < positions:
-                matrix[position, :, output] = kernel[:, :, tap].T
-    return matrix.reshape(positions * kernel.shape[1], -1)
-
-
-@cache
-def _load() -> _Network:
-    """Return the network with the weights from the package silero-vad."""
-    spec = find_spec("silero_vad")
-    assert spec is not None
-    assert spec.origin is not None
-    tensors = tensors_in(Path(spec.origin).parent / "data" / "silero_vad.jit")
-    prefix = "_model."  # names of the network for 16 kHz begin with this
-    weights = {
-        name.removeprefix(prefix): torch.from_numpy(array) for name, array in tensors.items() if name.startswith(prefix)
-    }
-    return _Network(weights).requires_grad_(False).eval()
+    def _release(self, count: int) -> NDArray[np.float32]:
+        """Return the first `count` probabilities held back, and hold them back no longer; none if not positive."""
+        count = max(0, count)
+        released, self._held = self._held[:count], self._held[count:]
+        self._features = self._features[count:]
+        return released
