@@ -4,6 +4,7 @@ No other module reads settings from the environment. Knows no other package.
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,7 +14,9 @@ from handler.logs import LEVELS
 
 GIB = 1024**3  # bytes
 _DAY_S = 24 * 3600
+_MAX_DIGITS = 18  # of a whole number; Python refuses to convert thousands
 _FLAGS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_HOST = re.compile(r"\*|(\*\.)?[\w.-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
 
 
 class SettingsError(ValueError):
@@ -35,6 +38,13 @@ def _comma_separated(name: str, raw: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in raw.split(",") if part.strip())
 
 
+def _hosts(name: str, raw: str) -> tuple[str, ...]:
+    hosts = _comma_separated(name, raw)
+    if not all(map(_HOST.fullmatch, hosts)):
+        raise SettingsError(name, raw, "names or addresses without ports, such as a.example, *.a.example or [::1]")
+    return hosts
+
+
 def _flag(name: str, raw: str) -> bool:
     if raw.lower() not in _FLAGS:
         raise SettingsError(name, raw, f"one of {', '.join(_FLAGS)}")
@@ -52,7 +62,7 @@ def _one_of(*values: str) -> Callable[[str, str], str]:
 
 def _integer(low: int, high: int) -> Callable[[str, str], int]:
     def parse(name: str, raw: str) -> int:
-        if not (raw.isascii() and raw.isdigit() and low <= int(raw) <= high):
+        if not (raw.isascii() and raw.isdigit() and len(raw) <= _MAX_DIGITS and low <= int(raw) <= high):
             raise SettingsError(name, raw, f"a whole number from {low} to {high}")
         return int(raw)
 
@@ -165,6 +175,12 @@ class Settings:
         "MAX_REQUESTS", 128, _integer(1, 4096), "requests in work at once; more are `overloaded`"
     )
     max_bytes: int = _variable("MAX_BYTES", 4 * GIB, _integer(1, 1024 * GIB), "largest file, bytes")
+    max_spool_bytes: int = _variable(
+        "MAX_SPOOL_BYTES",
+        16 * GIB,
+        _integer(1, 1024 * GIB),
+        "largest size of the files of all requests together, bytes; more are `storage_full`",
+    )
     max_duration_s: float = _variable("MAX_DURATION_S", _DAY_S, _seconds(1, 100 * _DAY_S), "longest audio, seconds")
     download_timeout_s: float = _variable(
         "DOWNLOAD_TIMEOUT_S", 600.0, _seconds(0.01, _DAY_S), "time for one complete download, seconds"
@@ -174,6 +190,12 @@ class Settings:
         60.0,
         _seconds(0.01, _DAY_S),
         "longest time between two pieces of an upload, and for everything that precedes its file, seconds",
+    )
+    upload_min_rate: int = _variable(
+        "UPLOAD_MIN_RATE",
+        50,
+        _integer(0, GIB),
+        "bytes a second that an upload must average after its first UPLOAD_SILENCE_S; `0`: any",
     )
     request_timeout_s: float = _variable(
         "REQUEST_TIMEOUT_S",
@@ -235,6 +257,12 @@ class Settings:
         (),
         _comma_separated,
         "origins whose pages may call the server, comma-separated; `*` for all",
+    )
+    allowed_hosts: tuple[str, ...] = _variable(
+        "ALLOWED_HOSTS",
+        (),
+        _hosts,
+        "hosts by which requests may address the HTTP server, comma-separated, without ports; unset: all",
     )
     model_aliases: tuple[str, ...] = _variable(
         "MODEL_ALIASES", ("whisper-1",), _comma_separated, "further names that requests may use for the model"

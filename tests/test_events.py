@@ -38,6 +38,7 @@ CODES = {
     "unauthorized",
     "download_failed",
     "download_blocked",
+    "download_refused",
     "too_large",
     "too_long",
     "unsupported_media",
@@ -51,7 +52,9 @@ CODES = {
     "internal",
     "device_lost",
     "upload_failed",
+    "upload_refused",
     "model_not_found",
+    "storage_full",
 }
 RETRYABLE = {
     "download_failed",
@@ -61,6 +64,7 @@ RETRYABLE = {
     "out_of_memory",
     "device_lost",
     "upload_failed",
+    "storage_full",
 }
 
 

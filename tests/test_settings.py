@@ -26,9 +26,11 @@ VALID = {
     "STARTUP_CHECK": ("0", "startup_check", False),
     "MAX_REQUESTS": ("7", "max_requests", 7),
     "MAX_BYTES": ("1000", "max_bytes", 1000),
+    "MAX_SPOOL_BYTES": ("1000", "max_spool_bytes", 1000),
     "MAX_DURATION_S": ("60", "max_duration_s", 60.0),
     "DOWNLOAD_TIMEOUT_S": ("1.5", "download_timeout_s", 1.5),
     "UPLOAD_SILENCE_S": ("0.5", "upload_silence_s", 0.5),
+    "UPLOAD_MIN_RATE": ("0", "upload_min_rate", 0),
     "REQUEST_TIMEOUT_S": ("90", "request_timeout_s", 90.0),
     "DRAIN_TIMEOUT_S": ("5", "drain_timeout_s", 5),
     "EXECUTION_TIMEOUT_S": ("90", "execution_timeout_s", 90.0),
@@ -43,6 +45,7 @@ VALID = {
     "RESUME_AGE_S": ("60", "resume_age_s", 60.0),
     "API_KEY": ("one, two", "api_keys", ("one", "two")),
     "CORS_ORIGINS": ("https://a.example", "cors_origins", ("https://a.example",)),
+    "ALLOWED_HOSTS": ("a.example, *.b.example", "allowed_hosts", ("a.example", "*.b.example")),
     "MODEL_ALIASES": ("turbo, whisper-1", "model_aliases", ("turbo", "whisper-1")),
     "GPU_PRICE_PER_SECOND": ("0.0002", "gpu_price_per_second", 0.0002),
     "S3_BUCKETS": ("one, two", "s3_buckets", ("one", "two")),
@@ -71,6 +74,7 @@ BAD = {
     "PROGRESS_INTERVAL_S": "-1",
     "MAX_RESULT_BYTES": "10",
     "UPLOAD_SILENCE_S": "0",
+    "UPLOAD_MIN_RATE": "-1",
     "RESUME_BYTES": "all",
     "RESUME_AGE_S": "0",
     "GPU_PRICE_PER_SECOND": "free",
@@ -78,6 +82,7 @@ BAD = {
     "DOWNLOAD_TIMEOUT_S": "soon",
     "REQUEST_TIMEOUT_S": "0",
     "DRAIN_TIMEOUT_S": "-1",
+    "ALLOWED_HOSTS": "https://a.example",
     "LOG_LEVEL": "loud",
 }
 
@@ -157,3 +162,16 @@ def test_the_reference_has_the_default_of_a_variable(field: "dataclasses.Field[o
         assert field.default in (None, False, ())
     else:
         assert field.metadata["parse"](field.metadata["name"], code_in(cell)) == field.default
+
+
+@pytest.mark.parametrize("hosts", ["*", "a.example", "*.a.example", "10.0.0.7", "[::1]", "a_b", "a.example, localhost"])
+def test_a_host_is_a_name_or_an_address(hosts: str) -> None:
+    assert ", ".join(Settings.from_env({"ALLOWED_HOSTS": hosts}).allowed_hosts) == hosts
+
+
+@pytest.mark.parametrize(
+    "hosts", ["a.example:8000", "::1", "a.*.example", "*a.example", "a b", "a/b", "[::1", "ä.example"]
+)
+def test_a_host_with_a_port_or_an_odd_pattern_is_refused(hosts: str) -> None:
+    with pytest.raises(SettingsError, match=r"^ALLOWED_HOSTS=.*without ports"):
+        Settings.from_env({"ALLOWED_HOSTS": hosts})

@@ -65,7 +65,7 @@ def server() -> None:
     request.add_header("Content-Type", "audio/ogg")
     with urllib.request.urlopen(request) as response:
         _check_text(json.load(response)["text"])
-    for path in ("/", "/page/main.js", "/metrics", "/openapi.json"):
+    for path in ("/", "/page/main.js", "/metrics", "/docs", "/docs/swagger/swagger-ui-bundle.js", "/openapi.json"):
         with urllib.request.urlopen(f"http://127.0.0.1:{PORT}{path}") as response:
             assert response.read(), f"{path} is empty"
     process.send_signal(signal.SIGTERM)
