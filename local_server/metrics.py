@@ -29,6 +29,10 @@ _GAUGES: dict[str, tuple[str, Callable[[PipelineStats], float]]] = {
     "asr_windows_waiting": ("Windows that wait for the device.", lambda stats: stats.waiting_windows),
     "asr_rows": ("Rows of the batch.", lambda stats: stats.max_batch_size),
     "asr_rows_busy": ("Rows of the batch that are in use.", lambda stats: stats.active_sequences),
+    "asr_downloads_abandoned": (
+        "Threads that outlive their download, of at most MAX_REQUESTS; further downloads are refused.",
+        lambda stats: stats.abandoned_downloads,
+    ),
     "asr_cold_start_seconds": (
         "Seconds from the process's start until it was ready.",
         lambda stats: stats.ready_s,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from handler.audio.frames import FrameConverter
+from handler.audio.media_report import Planes
 from handler.audio.sample_format import FloatScaler, check_sample_format
 from handler.errors import InvalidRequest, NoAudioStream, UnsupportedMedia
 
@@ -58,44 +59,53 @@ def find_sounding_track(packets: Iterable[Any], tracks: list[Any]) -> int:
     """Return the index of the first of some tracks that is not silent at the start of the file.
 
     Return 0 if all are silent. `packets` are those of all streams; they are read until the first track sounds, for a
-    minute of audio at most.
+    minute of audio at most. Raises UnsupportedMedia.
     """
-    import av.error
-
-    index_of = {track.index: index for index, track in enumerate(tracks)}
-    decoded_s = [0.0] * len(tracks)
-    sounding: set[int] = set()
-    try:
-        for packet in packets:
-            index = index_of.get(packet.stream.index)
-            if index is None:
-                continue
-            frames = _decode(packet)
-            decoded_s[index] += sum(frame.samples / max(1, frame.sample_rate) for frame in frames)
-            if index not in sounding and any(_peak(frame) > _SILENT for frame in frames):
-                sounding.add(index)
-            if 0 in sounding or max(decoded_s) > _LISTEN_S:
+    listeners = {track.index: _Listener() for track in tracks}
+    first = listeners[tracks[0].index]
+    for packet in packets:
+        listener = listeners.get(packet.stream.index)
+        if listener is not None:
+            listener.listen(packet)
+            if first.is_sounding or listener.seconds > _LISTEN_S:
                 break
-    except av.error.MemoryError:
-        raise
-    except av.error.FFmpegError:
-        pass  # what is damaged is found again, and reported, when the track is read
-    return min(sounding, default=0)
+    for listener in listeners.values():
+        listener.finish()
+    return next((index for index, track in enumerate(tracks) if listeners[track.index].is_sounding), 0)
 
 
-def _decode(packet: Any) -> list[Any]:
-    import av.error
+class _Listener:
+    """Listens to one track, of which it has heard `seconds`."""
 
-    try:
-        return list(packet.decode())
-    except av.error.MemoryError:
-        raise
-    except av.error.FFmpegError:
-        return []
+    def __init__(self) -> None:
+        self.is_sounding = False
+        self.seconds = 0.0
+        self._converter: FrameConverter | None = None
 
+    def listen(self, packet: Any) -> None:
+        """Decode a packet of the track. Raises UnsupportedMedia."""
+        import av.error
 
-def _peak(frame: Any) -> float:
-    check_sample_format(frame.sample_rate, frame.layout.nb_channels)
-    converter = FrameConverter(frame, FloatScaler())
-    blocks = [*converter.convert(frame), *converter.finish()]
-    return max((float(np.abs(planes).max(initial=0.0)) for planes, _ in blocks), default=0.0)
+        try:
+            frames = packet.decode()
+        except MemoryError:
+            raise
+        except av.error.FFmpegError:
+            return  # what is damaged is found again, and reported, when the track is read
+        for frame in frames:
+            check_sample_format(frame.sample_rate, frame.layout.nb_channels)
+            self.seconds += frame.samples / frame.sample_rate
+            if self._converter is None or not self._converter.takes(frame):
+                self.finish()
+                self._converter = FrameConverter(frame, FloatScaler())
+            self._judge(self._converter.convert(frame))
+
+    def finish(self) -> None:
+        """Judge the samples that do not fill a block."""
+        if self._converter is not None:
+            self._judge(self._converter.finish())
+            self._converter = None
+
+    def _judge(self, blocks: Iterable[tuple[Planes, int]]) -> None:
+        peaks = [float(np.abs(planes).max(initial=0.0)) for planes, _ in blocks]
+        self.is_sounding = self.is_sounding or max(peaks, default=0.0) > _SILENT

@@ -1,5 +1,6 @@
 """Read media files with FFmpeg, through PyAV. Knows no network and no window."""
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,7 +8,6 @@ from handler.audio.audio_tracks import check_track_number, describe_choice, find
 from handler.audio.container_length import is_cut
 from handler.audio.ffmpeg_file import FFmpegFile
 from handler.audio.ffmpeg_formats import (
-    FLV,
     MATROSKA,
     audio_decoders,
     demuxers,
@@ -20,6 +20,7 @@ from handler.audio.media_file import MediaFile
 from handler.audio.media_report import CUT_OFF, DAMAGED, DecodeOptions, MediaReport, Planes
 from handler.audio.mp3_length import is_mp3_cut, read_stated_duration
 from handler.audio.mp4_boxes import Mp4Boxes
+from handler.audio.packets import read_packets
 from handler.audio.sample_format import check_sample_format
 from handler.audio.sniff import unreadable_file
 from handler.errors import CorruptMedia, NoAudioStream, UnsupportedMedia
@@ -27,7 +28,7 @@ from handler.schema.window import SAMPLE_RATE
 
 _MAX_FAILURES = 100  # packets in a row that may fail before decoding stops
 _TAGS = (b"ID3", b"TAG", b"APETAGEX")  # between MP3 files that were joined, FFmpeg takes them for audio
-_PROBE_BYTES = 512 * 1024  # read to find out about streams that the header of the file lists
+_PROBE_BYTES = 512 * 1024  # read to find out about streams, where the header of the file lists them
 # Demuxers that read a duration from the file. Others estimate it from the bit rate.
 _STATING = frozenset(
     ("ape", "asf", "avi", "caf", "dsf", "flac", "flv", "matroska", "mov", "mpc", "mpc8", "nut", "ogg", "smjpeg", "tak")
@@ -72,12 +73,14 @@ class FFmpegReader:
             _prepare(stream)
             self._start_clock(container)
             seconds = 0.0
-            for planes, rate in read_blocks(self._decode_frames(container, stream), self._clock):
+            frames = self._decode_frames(container, stream)
+            for planes, rate in read_blocks(frames, self._clock, self._options.split):
                 seconds += len(planes) / rate
                 yield planes, rate
         finally:
             container.close()
         self._source.check()
+        self._file.await_bytes(sys.maxsize)  # FFmpeg does not read what follows the audio
         self._check_end(seconds)
         if self._report.duration is not None:
             self._report.duration = seconds
@@ -92,7 +95,7 @@ class FFmpegReader:
         options = {"format_whitelist": demuxers(self._head), "codec_whitelist": audio_decoders()}
         if self._boxes is not None and not self._boxes.applies_edits:
             options["advanced_editlist"] = "0"
-        if self._head.startswith((MATROSKA, FLV)):
+        if self._head.startswith(MATROSKA):
             options["probesize"] = str(_PROBE_BYTES)
         try:
             container = av.open(self._source, "r", metadata_errors="ignore", options=options)
@@ -123,7 +126,7 @@ class FFmpegReader:
             tracks = [container.streams.audio[number] for number in ranked]
             for stream in tracks:
                 _prepare(stream)
-            track = ranked[find_sounding_track(container.demux(), tracks)]
+            track = ranked[find_sounding_track(read_packets(container, lambda: None), tracks)]
         else:
             track = ranked[0]
         if count > 1:
@@ -132,7 +135,9 @@ class FFmpegReader:
 
     def _decode_frames(self, container: Any, stream: Any) -> Iterator[Any]:
         has_frames = False
-        for packet in self._read_packets(container):
+        # Packets of all streams are read, because any of them may show how long the file is.
+        for packet in read_packets(container, self._note_failure):
+            self._note_time(packet)
             if packet.stream.index != stream.index or (not packet.size and packet.dts is not None):
                 continue  # without bytes and with a timestamp, it carries a change of the codec's parameters
             self._clock.add_bytes(packet.size)
@@ -149,26 +154,6 @@ class FFmpegReader:
         if not has_frames and self._demuxer in _EXACT and container.duration:
             raise CorruptMedia("expected a whole file; it ends before its first sample")
 
-    def _read_packets(self, container: Any) -> Iterator[Any]:
-        """Yield the packets of all streams, because any of them may show how long the file is."""
-        import av.error
-
-        packets = container.demux()
-        while self._failures <= _MAX_FAILURES:
-            try:
-                packet = next(packets, None)
-            except (av.error.EOFError, StopIteration):
-                return
-            except MemoryError:
-                raise
-            except av.error.FFmpegError:
-                self._failures += 1
-                continue
-            if packet is None:
-                return
-            self._note_time(packet)
-            yield packet
-
     def _decode_packet(self, packet: Any) -> list[Any]:
         """Return the frames of a packet, or [] if it is damaged."""
         import av.error
@@ -181,12 +166,15 @@ class FFmpegReader:
             raise
         except av.error.FFmpegError:
             if not bytes(packet).startswith(_TAGS):
-                self._failures += 1
+                self._note_failure()
             return []
         if frames and self._failures:
             self._report.warn(DAMAGED)
             self._failures = 0
         return frames
+
+    def _note_failure(self) -> None:
+        self._failures += 1
 
     def _start_clock(self, container: Any) -> None:
         """Let the recording begin when its first stream does, or, if there is one stream only, with its first frame.

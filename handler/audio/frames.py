@@ -61,16 +61,17 @@ class Clock:
         return gap_s
 
 
-def read_blocks(frames: Iterator[Any], clock: Clock) -> Iterator[tuple[Planes, int]]:
+def read_blocks(frames: Iterator[Any], clock: Clock, splits: bool = True) -> Iterator[tuple[Planes, int]]:
     """Yield blocks of samples, each with its sample rate in Hz. Gaps in the timestamps become silence.
 
     A block is as long as `count_block_frames` says; it is shorter if the audio ends, or if the sample rate or the
-    number of channels changes after it. Raises UnsupportedMedia.
+    number of channels changes after it. If the caller does not split the channels, long silences have only one.
+    Raises UnsupportedMedia.
     """
-    return _merge_blocks(_convert(frames, clock))
+    return _merge_blocks(_convert(frames, clock, splits))
 
 
-def _convert(frames: Iterator[Any], clock: Clock) -> Iterator[tuple[Planes, int]]:
+def _convert(frames: Iterator[Any], clock: Clock, splits: bool) -> Iterator[tuple[Planes, int]]:
     scaler = FloatScaler()
     converter: FrameConverter | None = None
     for frame in frames:
@@ -79,7 +80,7 @@ def _convert(frames: Iterator[Any], clock: Clock) -> Iterator[tuple[Planes, int]
         if converter is None or not converter.takes(frame):
             if converter is not None:
                 yield from converter.finish()
-            converter = FrameConverter(frame, scaler)
+            converter = FrameConverter(frame, scaler, splits)
         yield from converter.convert(frame, gap_s)
     if converter is not None:
         yield from converter.finish()
@@ -93,12 +94,13 @@ class FrameConverter:
     planes that has none, and the process crashes.
     """
 
-    def __init__(self, frame: Any, scaler: FloatScaler) -> None:
+    def __init__(self, frame: Any, scaler: FloatScaler, splits: bool = True) -> None:
         from av import AudioResampler
 
         self._signature = _signature_of(frame)
         self._rate, self._channels = frame.sample_rate, frame.layout.nb_channels
         self._block_frames = count_block_frames(self._rate, self._channels)
+        self._splits = splits
         self._scaler = scaler if frame.format.name.startswith(("flt", "dbl")) else None
         self._resampler = AudioResampler("flt", frame.layout, self._rate, self._block_frames)
         self._samples_in = self._samples_out = 0
@@ -132,9 +134,10 @@ class FrameConverter:
             before, planes = np.split(planes, [position - self._samples_out])
             self._samples_out = position
             yield before, self._rate
-            for start in range(0, count, self._block_frames):
-                size = min(self._block_frames, count - start)
-                yield np.zeros((size, self._channels), np.float32), self._rate
+            channels = self._channels if self._splits or count <= self._block_frames else 1
+            block_frames = count_block_frames(self._rate, channels)
+            for start in range(0, count, block_frames):
+                yield np.zeros((min(block_frames, count - start), channels), np.float32), self._rate
         self._samples_out += len(planes)
         yield planes, self._rate
 
@@ -148,13 +151,15 @@ def _merge_blocks(blocks: Iterator[tuple[Planes, int]]) -> Iterator[tuple[Planes
     batch: list[Planes] = []
     batch_rate = count = 0
     for planes, rate in blocks:
-        is_full = batch and count >= count_block_frames(batch_rate, batch[0].shape[1])
-        if batch and (is_full or rate != batch_rate or planes.shape[1] != batch[0].shape[1]):
+        if batch and (rate != batch_rate or planes.shape[1] != batch[0].shape[1]):
             yield _join(batch), batch_rate
             batch, count = [], 0
         batch.append(planes)
         batch_rate = rate
         count += len(planes)
+        if count >= count_block_frames(rate, planes.shape[1]):
+            yield _join(batch), rate
+            batch, count = [], 0
     if batch:
         yield _join(batch), batch_rate
 

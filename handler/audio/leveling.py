@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from handler.schema.window import SAMPLE_RATE, Samples
 
-TARGET_RMS = 10 ** (-35 / 20)  # −35 dBFS: the level of the loudest frames of the quietest speech that needs no gain
-MAX_GAIN = 10 ** (40 / 20)  # 40 dB; speech that needs more is hardly above the noise of 24-bit samples and converters
+TARGET_DB = -35.0  # level in dBFS of the loudest frames of the quietest speech that needs no gain
+MAX_GAIN_DB = 40.0  # speech that needs more is hardly above the noise of converters and of 24-bit samples
 FALL_DB_PER_S = 1.0  # slow: in the pauses of a near voice, a far one or crosstalk keeps its distance
-SUSTAINED_FRAMES = 3  # a sound that is shorter than this is a click, and the frames after it keep their gain
+SUSTAINED_FRAMES = 3  # a shorter sound is a click, and the frames after it keep their gain
+_SILENCE = 1e-10  # lowest root mean square of a frame, so that it has a logarithm
 
 
 class Leveler:
@@ -25,18 +26,25 @@ class Leveler:
 
     def __init__(self, frame: int) -> None:
         """Create a follower for frames of `frame` samples."""
-        self._fall = 10 ** (-FALL_DB_PER_S * frame / SAMPLE_RATE / 20)  # factor per frame
-        self._level = 0.0
-        self._recent = [0.0] * SUSTAINED_FRAMES  # root mean square of the last frames
+        self._fall_db = FALL_DB_PER_S * frame / SAMPLE_RATE  # per frame
+        self._level_db = -np.inf  # after the last frame
+        self._recent_db = np.full(SUSTAINED_FRAMES - 1, -np.inf)  # root mean square of the last frames
 
     def gains(self, frames: Samples) -> NDArray[np.float32]:
-        """Return the factor, from 1 to MAX_GAIN, for each of the frames that follow. frames [n, frame] → [n]"""
-        levels = np.sqrt(np.einsum("ij,ij->i", frames, frames) / frames.shape[1])
-        followed = [self._follow(level) for level in levels.tolist()]
-        return np.clip(TARGET_RMS / np.maximum(followed, TARGET_RMS / MAX_GAIN), 1, MAX_GAIN).astype(np.float32)
+        """Return the factors to multiply the frames that follow by, at least 1. frames [n, frame] → [n], n ≥ 1"""
+        rms = np.sqrt(np.einsum("ij,ij->i", frames, frames) / frames.shape[1])
+        rms_db = 20 * np.log10(np.maximum(rms, _SILENCE))
+        level_db = np.maximum(self._follow(rms_db), rms_db)  # a click is not amplified, either
+        gains: NDArray[np.float32] = (10 ** (np.clip(TARGET_DB - level_db, 0, MAX_GAIN_DB) / 20)).astype(np.float32)
+        return gains
 
-    def _follow(self, level: float) -> float:
-        """Return the level to amplify a frame by: its own, or that of louder frames shortly before it."""
-        self._recent = [*self._recent[1:], level]
-        self._level = max(self._level * self._fall, min(self._recent))
-        return max(self._level, level)
+    def _follow(self, rms_db: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the level after each frame: it rises at once to that of a sustained sound, and falls slowly. [n]"""
+        recent_db = np.concatenate((self._recent_db, rms_db))
+        self._recent_db = recent_db[len(rms_db) :]
+        sustained_db = np.lib.stride_tricks.sliding_window_view(recent_db, SUSTAINED_FRAMES).min(1)
+        fallen_db = self._fall_db * np.arange(1, len(rms_db) + 1)
+        peaks_db = np.maximum.accumulate(np.append(self._level_db, sustained_db + fallen_db))
+        levels_db: NDArray[np.float64] = peaks_db[1:] - fallen_db
+        self._level_db = levels_db[-1]
+        return levels_db

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Planes = NDArray[np.float32]  # samples [n, channels] at the sample rate of the file
 
 MAX_CHANNELS = 8  # largest number of channels that can be split
-BLOCK_S = 2.0  # seconds of audio read at a time
+BLOCK_S = 0.5  # seconds of audio read at a time; fixed, so that samples do not depend on when bytes arrive
 CUT_OFF = "the file is cut off or damaged: what could be heard of it was transcribed"
 DAMAGED = "parts of the file are damaged and were left out"
 

@@ -94,7 +94,7 @@ class Mp4Boxes:
         finally:
             self._file.seek(start)
         self._position = -1 if end is None else end
-        return end is not None and not (self._file.is_complete and end >= self._file.available)
+        return end is not None and not (end >= self._file.available and self._file.is_complete)
 
     def _read_at(self, position: int, count: int) -> bytes:
         self._file.seek(position)

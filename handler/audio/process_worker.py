@@ -10,7 +10,7 @@ import resource
 import socket
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Never
 
@@ -27,6 +27,7 @@ from handler.schema.window import SAMPLE_RATE
 
 MAX_MEMORY_BYTES = 1024**3  # address space of an audio process, libraries included
 MAX_OPEN_FILES = 32
+PIECE_S = 2.0  # seconds of audio sent at a time
 BASE_CPU_S = 4.0  # processor seconds that any file may take
 CPU_S_PER_MB = 0.2  # processor seconds that each megabyte of the file adds
 CPU_S_PER_AUDIO_S = 0.1  # processor seconds that each second of decoded audio adds
@@ -68,6 +69,7 @@ class RemoteBytes:
         self._channel = channel
         self._parts = parts
         self._budget = budget
+        self.before_wait: Callable[[], None] = lambda: None  # called before each wait for bytes
         self._head_bytes: int = state["head_bytes"]
         self._size = 0
         self._has_ended = False
@@ -97,13 +99,17 @@ class RemoteBytes:
 
     def await_bytes(self, count: int) -> bool:
         """Wait for `count` bytes or the end, and return whether no more bytes will arrive."""
-        if self._size < count and not self._has_ended:
+        if self._size < count and not self.has_ended and self._size < count:
+            self.before_wait()
             self._ask({"bytes": count})
         return self._has_ended
 
     def length(self) -> int:
         """Wait until the total number of bytes is known, and return this number."""
-        return self._size if self._has_ended else int(self._ask({"length": True})["length"])
+        if self.has_ended:
+            return self._size
+        self.before_wait()
+        return int(self._ask({"length": True})["length"])
 
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         """Ask the serving process how much has arrived, and return its answer. Raises Disconnected."""
@@ -129,19 +135,54 @@ def _limit_resources() -> None:
         file.write(OOM_SCORE)
 
 
+class _BlockSender:
+    """Sends samples to the serving process in pieces of PIECE_S seconds, which fit into the shared memory.
+
+    A piece is shorter at the end of the file, and where the decoder has to wait for bytes.
+    """
+
+    def __init__(self, channel: socket.socket, memory: int, report: MediaReport, budget: _CpuBudget) -> None:
+        self._channel = channel
+        self._memory = memory
+        self._report = report
+        self._budget = budget
+        self._blocks: list[Samples] = []  # not sent yet
+        self._started = time.process_time()
+
+    def add(self, block: Samples) -> None:
+        """Send a block [n, channels], or keep it for a longer piece. Raises Disconnected."""
+        self._blocks.append(block)
+        self._budget.add(len(block) / SAMPLE_RATE * CPU_S_PER_AUDIO_S)
+        if sum(map(len, self._blocks)) >= PIECE_S * SAMPLE_RATE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is kept. Raises Disconnected."""
+        blocks, self._blocks = self._blocks, []
+        for piece in _split(np.concatenate(blocks)) if blocks else ():
+            os.pwrite(self._memory, piece.tobytes(), 0)
+            send(self._channel, {"block": piece.shape, **self.describe()})
+            receive(self._channel)  # the serving process has copied the piece
+
+    def describe(self) -> dict[str, Any]:
+        """Return what is known of the file, and the processor seconds that it has taken."""
+        warnings = [text[:MAX_TEXT_CHARS] for text in self._report.warnings[:MAX_WARNINGS]]
+        cpu_s = time.process_time() - self._started
+        return {"duration": self._report.duration, "warnings": warnings, "cpu_s": cpu_s}
+
+
 def _decode(
     channel: socket.socket, content: RemoteBytes, options: DecodeOptions, block_memory: int, budget: _CpuBudget
 ) -> None:
-    """Send a message for each block of samples, and then the end or the error. Raises Disconnected."""
+    """Send a message for each piece of the audio, and then the end or the error. Raises Disconnected."""
     decoder = AudioDecoder(MediaFile(content), options)
-    started = time.process_time()
+    sender = _BlockSender(channel, block_memory, decoder.report, budget)
+    content.before_wait = sender.flush
     end: dict[str, Any] = {"end": True}
     try:
-        for samples in _in_pieces(decoder.blocks()):
-            os.pwrite(block_memory, samples.tobytes(), 0)
-            budget.add(len(samples) / SAMPLE_RATE * CPU_S_PER_AUDIO_S)
-            send(channel, {"block": samples.shape, **_describe(decoder.report, started)})
-            receive(channel)  # the serving process has copied the block
+        for block in decoder.blocks():
+            sender.add(block)
+        sender.flush()
     except MemoryError:
         end = _describe_error(CorruptMedia("expected a file that can be decoded within 1 GB of memory"))
     except AsrError as exc:
@@ -150,22 +191,14 @@ def _decode(
         raise
     except Exception as exc:  # a fault of this program, which a file brought to light
         end = {"crash": "".join(traceback.format_exception(exc))[-MAX_TRACEBACK_CHARS:]}
-    send(channel, {**end, **_describe(decoder.report, started)})
+    send(channel, {**end, **sender.describe()})
     receive(channel)  # the serving process ends this one, and may ask how much has arrived no more
 
 
-def _in_pieces(blocks: Iterator[Samples]) -> Iterator[Samples]:
-    """Yield blocks [n, channels] in pieces that fit into the shared memory."""
-    for block in blocks:
-        size = MAX_BLOCK_SAMPLES // block.shape[1]
-        for at in range(0, len(block), size):
-            yield np.ascontiguousarray(block[at : at + size], np.float32)
-
-
-def _describe(report: MediaReport, started: float) -> dict[str, Any]:
-    """Return what is known of the file, and the processor seconds since `started`."""
-    warnings = [text[:MAX_TEXT_CHARS] for text in report.warnings[:MAX_WARNINGS]]
-    return {"duration": report.duration, "warnings": warnings, "cpu_s": time.process_time() - started}
+def _split(block: Samples) -> Iterator[Samples]:
+    size = MAX_BLOCK_SAMPLES // block.shape[1]
+    for at in range(0, len(block), size):
+        yield np.ascontiguousarray(block[at : at + size], np.float32)
 
 
 def _describe_error(error: AsrError) -> dict[str, Any]:

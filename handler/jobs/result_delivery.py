@@ -19,6 +19,7 @@ from handler.output.json_encoding import encode_json, to_jsonable
 from handler.settings import Settings
 
 UPLOAD_TIMEOUT_S = 300.0  # for one result
+MAX_NAME_CHARS = 500  # of an object in a bucket; a longer one is replaced by its hash
 MAX_WARNINGS = 20  # and as many gaps, in a truncated summary
 ENVELOPE_BYTES = 1000  # more than the SDK adds around an answer
 GROWING_FIELDS = (
@@ -111,7 +112,7 @@ def _choose_target(job: Job, settings: Settings) -> UploadTarget | None:
     """
     if job.upload_target is not None:
         return job.upload_target
-    key = f"results/{quote(job.id, safe='') or 'job'}.json"
+    key = _object_key(job.id)
     if job.bucket is not None:
         return job.bucket.sign_target(key, is_guarded=True)
     url, name = settings.bucket_endpoint_url, settings.bucket_name
@@ -119,6 +120,14 @@ def _choose_target(job: Job, settings: Settings) -> UploadTarget | None:
     if url is None or name is None or key_id is None or secret is None:  # the settings have either all of them or none
         return None
     return Bucket(url, name, key_id, secret, settings.bucket_region).sign_target(key, is_guarded=False)
+
+
+def _object_key(job_id: str) -> str:
+    """Return the key under which the result of a job is stored. S3 allows 1024 bytes."""
+    name = quote(job_id, safe="", errors="backslashreplace") or "job"
+    if len(name) > MAX_NAME_CHARS:
+        name = hashlib.sha256(name.encode()).hexdigest()
+    return f"results/{name}.json"
 
 
 def truncate_to(summary: dict[str, Any], max_bytes: int) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class PipelineStats:
     admitted_requests: int  # requests that are being transcribed, or whose audio is still arriving
     waiting_windows: int
     active_sequences: int  # sequences that the engine is decoding now
+    abandoned_downloads: int  # threads that outlive their download, because they look a name up
     max_batch_size: int  # sequences
     ready_s: float  # seconds from the start of the process until it was ready; 0 if unknown
     counters: dict[str, float]  # totals by name, see Counters
@@ -145,6 +146,7 @@ class Pipeline:
             admitted_requests=self._num_admitted,
             waiting_windows=waiting_windows,
             active_sequences=active_sequences,
+            abandoned_downloads=self.fetcher.num_abandoned,
             max_batch_size=self.engine.max_batch_size,
             ready_s=self._ready_s,
             counters=self._resources.counters.totals(),

@@ -14,7 +14,7 @@ from handler import logs
 
 MAX_DESCRIPTORS = 65_536  # the soft limit is raised as far as this, and no farther than the hard limit
 DESCRIPTORS_OF_PROCESS = 96  # files of the model and of late imports, pipes, and connections above the limit
-DESCRIPTORS_PER_REQUEST = 4  # a spool, its reader, a download, and a pipe
+DESCRIPTORS_PER_REQUEST = 6  # two parts of a spool, a channel and shared memory of its process, a download, a pipe
 MIN_CONNECTIONS = 2048  # allowed if descriptors suffice; each may hold 64 KiB of an incomplete request head
 CONNECTIONS_PER_REQUEST = 4
 MAX_SURPLUS = 32  # connections above the limit, which get nothing but a refusal or the answer of a health check

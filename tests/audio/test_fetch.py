@@ -5,6 +5,7 @@ import errno
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import boto3
 import pytest
@@ -15,7 +16,8 @@ from handler.audio.spool import IN_MEMORY, Spool
 from handler.audio.urls import public_url
 from handler.errors import AsrError, Cancelled, DownloadFailed, InvalidRequest, StorageFull, TooLarge
 from tests.conftest import settings
-from tests.support.loopback import RawServer
+from tests.support.loopback import Loopback, QuietHandler, RawServer
+from tests.support.tls import make_certificate, server_context
 from tests.support.web import Web
 
 
@@ -143,6 +145,36 @@ def test_a_file_in_no_encoding_arrives(web: Web, head: bytes) -> None:
 def test_an_answer_that_is_broken_off_or_malformed_is_a_failed_download(answer: bytes) -> None:
     error = refusal_of(answer)
     assert (error.code, error.retryable) == ("download_failed", True)
+
+
+@contextmanager
+def tls_server(certificate: Path) -> Iterator[str]:
+    """Serve one file by https with a certificate, and yield its URL."""
+
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(self.headers["Host"].encode())
+
+    server = Loopback(Handler)
+    server.socket = server_context(certificate).wrap_socket(server.socket, server_side=True)
+    server.start()
+    yield f"https://localhost:{server.server_port}/a"
+    server.stop()
+
+
+def test_a_certificate_is_checked_for_the_name_of_the_host(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = make_certificate(tmp_path)
+    with tls_server(certificate) as url:
+        error = refusal(url)
+        assert (error.code, error.retryable) == ("download_refused", False)
+        assert "certificate" in error.message
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        assert fetch(url) == url.removeprefix("https://").removesuffix("/a").encode()
+        assert refusal(url.replace("localhost", "127.0.0.1")).code == "download_refused"
 
 
 def test_a_redirect_to_no_address_is_refused(web: Web) -> None:

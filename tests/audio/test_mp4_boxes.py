@@ -87,12 +87,19 @@ def test_an_hour_of_pcm_is_counted_in_frames() -> None:
     assert report.warnings == [CUT_OFF]
 
 
-@pytest.mark.parametrize("flags", ["", "faststart", "frag_keyframe+empty_moov", "frag_keyframe+default_base_moof"])
-def test_boxes_of_real_files_pass(flags: str) -> None:
-    options = {"movflags": flags, "frag_duration": "200000"} if flags else {}
+LAYOUTS: dict[str, dict[str, str]] = {
+    "index at the end": {},
+    "index in front": {"moov_size": "6000"},
+    "fragments": {"movflags": "frag_keyframe+empty_moov", "frag_duration": "200000"},
+    "fragments as in DASH": {"movflags": "frag_keyframe+default_base_moof", "frag_duration": "200000"},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_boxes_of_real_files_pass(layout: str) -> None:
     expected, _ = decode(encode("matroska", "pcm_s16le"))
     for format, codec in (("mp4", "aac"), ("mov", "pcm_s16le"), ("mp4", "pcm_s16le"), ("mp4", "alac")):
-        data = encode(format, codec, muxer_options=options)
+        data = encode(format, codec, muxer_options=LAYOUTS[layout])
         boxes = Mp4Boxes(MediaFile(TwoPieces(data)))
         boxes.check_movie()
         assert boxes.has_movie

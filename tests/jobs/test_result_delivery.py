@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 import pytest
+import requests
 
 from handler.audio.fetch import Fetcher
 from handler.audio.transfer import Transfer
@@ -41,6 +42,15 @@ def private_addresses_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
 async def send_result(url: str) -> dict[str, object]:
     event = {"id": "1", "input": {"audio_base64": "AA==", "upload": "always", "upload_url": url}}
     return await deliver({"text": "a"}, parse_job(event, settings()), settings())
+
+
+@pytest.mark.parametrize("job_id", ["", "..", "a/../b?c#d", "\r\n", "\ud800", "ü" * 1000])
+async def test_a_result_is_stored_whatever_the_id_of_its_job(s3: str, job_id: str) -> None:
+    config = {"endpointUrl": s3, "bucketName": "calls", "accessId": "test", "accessSecret": "hunter2"}
+    event = {"id": job_id, "input": {"audio_base64": "AA==", "upload": "always"}, "s3Config": config}
+    summary = await deliver({"text": "a"}, parse_job(event, settings()), settings())
+    response = await asyncio.to_thread(requests.get, summary["result"]["url"], timeout=30)
+    assert response.json() == {"text": "a"}
 
 
 @pytest.mark.parametrize("answer", [silence, drip])

@@ -264,6 +264,7 @@ def test_a_request_has_an_id_and_is_counted(server: Server, capfd: pytest.Captur
     assert increase["asr_tokens_total"] > 5
     assert increase["asr_windows_total"] >= 1
     assert metrics["asr_rows"] == 16
+    assert metrics["asr_downloads_abandoned"] == 0
     assert metrics["asr_rows_busy"] == metrics["asr_windows_waiting"] == metrics["asr_requests_in_work"] == 0
     assert metrics["asr_ready"] == 1
     assert metrics["process_resident_memory_bytes"] > 10**8

@@ -114,6 +114,26 @@ def file_of(kind: tuple[str, str, int], start_s: float = 0.0) -> bytes:
     return encode(*kind, start_s=start_s)
 
 
+class Trickle(TwoPieces):
+    """The bytes of a file, of which so many more arrive whenever one that is not there is asked for."""
+
+    def __init__(self, data: bytes, step: int) -> None:
+        super().__init__(data, 0)
+        self._step = step
+
+    def read_at(self, position: int, count: int) -> bytes:
+        self._arrive(position + 1)
+        return super().read_at(position, count)
+
+    def await_bytes(self, count: int) -> bool:
+        self._arrive(count)
+        return self.has_ended
+
+    def _arrive(self, count: int) -> None:
+        while self.size < min(count, len(self._data)):
+            self.size = min(len(self._data), self.size + self._step)
+
+
 def decode(data: bytes, first: int | None = None, options: DecodeOptions | None = None) -> tuple[Samples, MediaReport]:
     """Return the samples of a file, [n, channels] at 16 kHz, and the report.
 
