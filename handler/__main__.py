@@ -16,8 +16,8 @@ JOBS_PER_SEQUENCE = 4  # concurrent jobs per sequence of the batch, if CONCURREN
 def main() -> None:
     """Load the model, then serve the queue until the platform ends the process.
 
-    Exits with CANNOT_START if the model cannot be loaded, with DEVICE_LOST if the device can no longer be used, and with
-    DECODING_LOST if audio can no longer be decoded.
+    Exits with CANNOT_START if the model cannot be loaded, with DEVICE_LOST if the device can no longer be used, and
+    with DECODING_LOST if audio can no longer be decoded.
     """
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")  # the SDK's own default logs complete results
     try:

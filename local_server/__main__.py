@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from handler import logs
-from handler.audio.fetch import Fetcher
 from handler.exit_codes import CANNOT_START
 from handler.settings import Settings, SettingsError
 from handler.startup.bootstrap import build
@@ -41,7 +40,6 @@ def create_app(settings: Settings, build: Build, on_fault: Callable[[int], None]
 def _make_app(state: ServerState) -> ASGIApp:
     from local_server.app import make_app
 
-    Fetcher.prepare()
     return make_app(state)
 
 

@@ -97,8 +97,6 @@ class LifespanApp:
             pipeline = await asyncio.to_thread(self._build, state.settings)
             if self._app is None and not self._is_stopping:
                 await asyncio.to_thread(self._prepare)
-            state.pipeline = pipeline
-            self._watchdog = asyncio.create_task(self._watch(pipeline))
         except Exception as exc:
             if pipeline is not None:
                 await asyncio.to_thread(pipeline.close)
@@ -106,11 +104,24 @@ class LifespanApp:
             crash = None if isinstance(exc, (AsrError, ValueError)) else exc  # an expected error needs no traceback
             logs.error("cannot_start", crash, reason=str(exc))
             self._on_fault(CANNOT_START)
+            return
+        state.pipeline = pipeline
+        self._watchdog = asyncio.create_task(self._watch(pipeline))
+        if not self._is_stopping:
+            await asyncio.to_thread(_prepare_downloads, pipeline)
 
     async def _watch(self, pipeline: Pipeline) -> None:
         await await_lost_decoding(pipeline)
         logs.error("ends", reason=str(pipeline.fault))
         self._on_fault(DECODING_LOST)
+
+
+def _prepare_downloads(pipeline: Pipeline) -> None:
+    """Import what the first download needs. Uploads do not wait for it, and a download tries again if it fails."""
+    try:
+        pipeline.fetcher.prepare()
+    except Exception as exc:
+        logs.warning("downloads_delayed", reason=f"{type(exc).__name__}: {exc}")
 
 
 async def _send_json(send: Send, status: int, content: dict[str, str] | None) -> None:

@@ -35,14 +35,15 @@ class Leveler:
         rms = np.sqrt(np.einsum("ij,ij->i", frames, frames) / frames.shape[1])
         rms_db = 20 * np.log10(np.maximum(rms, _SILENCE))
         level_db = np.maximum(self._follow(rms_db), rms_db)  # a click is not amplified, either
-        gains: NDArray[np.float32] = (10 ** (np.clip(TARGET_DB - level_db, 0, MAX_GAIN_DB) / 20)).astype(np.float32)
+        gain_db = np.minimum(np.maximum(TARGET_DB - level_db, 0), MAX_GAIN_DB)
+        gains: NDArray[np.float32] = (10 ** (gain_db / 20)).astype(np.float32)
         return gains
 
     def _follow(self, rms_db: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the level after each frame: it rises at once to that of a sustained sound, and falls slowly. [n]"""
         recent_db = np.concatenate((self._recent_db, rms_db))
         self._recent_db = recent_db[len(rms_db) :]
-        sustained_db = np.lib.stride_tricks.sliding_window_view(recent_db, SUSTAINED_FRAMES).min(1)
+        sustained_db = np.minimum(np.minimum(recent_db[:-2], recent_db[1:-1]), rms_db)  # of SUSTAINED_FRAMES frames
         fallen_db = self._fall_db * np.arange(1, len(rms_db) + 1)
         peaks_db = np.maximum.accumulate(np.append(self._level_db, sustained_db + fallen_db))
         levels_db: NDArray[np.float64] = peaks_db[1:] - fallen_db

@@ -11,6 +11,7 @@ from typing import Any
 
 from handler.audio.aiff import is_aiff, read_aiff_header
 from handler.audio.au_and_sphere import is_au, is_sphere, read_au_header, read_sphere_header
+from handler.audio.ffmpeg_formats import is_common_container
 from handler.audio.media_file import MediaFile
 from handler.audio.media_report import CUT_OFF, DecodeOptions, MediaReport, Planes
 from handler.audio.riff import is_wave, read_wave_header
@@ -55,7 +56,7 @@ def _read_header(file: MediaFile, head: bytes, options: DecodeOptions) -> SoundH
         return read_au_header(file, head)
     if is_sphere(head):
         return read_sphere_header(file)
-    return None if options.encoding is None else header_of_raw_samples(options)
+    return None if options.encoding is None or is_common_container(head) else header_of_raw_samples(options)
 
 
 def _open_samples(file: MediaFile, header: SoundHeader, report: MediaReport) -> Blocks | None:

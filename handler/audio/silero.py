@@ -51,18 +51,20 @@ class SileroNetwork(nn.Module):
         self.recurrent.load_state_dict({f"{name}_l0": weights[f"decoder.rnn.{name}"] for name in names})
         self.output = weights["decoder.decoder.2.weight"].flatten(), weights["decoder.decoder.2.bias"]
         with torch.inference_mode():
-            features = self.features(torch.zeros(_SILENT_FRAMES, CONTEXT + FRAME))
+            silence = torch.zeros(_SILENT_FRAMES, CONTEXT + FRAME)
+            features = self.features(silence, torch.ones(_SILENT_FRAMES))
             self.state_after_silence = self.probabilities(features[None], None)[1]
 
-    def features(self, frames: Tensor) -> Tensor:
-        """Return the features of frames, each with the CONTEXT samples before it.
+    def features(self, frames: Tensor, gains: Tensor) -> Tensor:
+        """Return the features of frames, each with the CONTEXT samples before it, amplified by a factor for each frame.
 
-        frames [n, CONTEXT + FRAME] → features [n, FEATURES]
+        frames [n, CONTEXT + FRAME], gains [n] → features [n, FEATURES]
         """
         reflected = frames[:, -_REFLECTED - 1 : -1].flip(1)
         pieces = torch.cat((frames, reflected), 1).unfold(1, _N_FFT, _HOP)  # [n, 4, _N_FFT]
         real, imaginary = torch.view_as_real(torch.fft.rfft(pieces * self.taper)).square_().unbind(-1)
         x = (real + imaginary).sqrt_().flatten(1)  # [n, 4 * 129]; torch.abs takes four times as long
+        x *= gains[:, None]  # the same as amplified samples
         for products in self.layers:
             x = torch.cat([torch.addmm(bias, x[:, inputs], matrix) for inputs, matrix, bias in products], 1).relu_()
         return x

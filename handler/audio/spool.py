@@ -186,7 +186,7 @@ class Spool:
             if self._is_stopped:
                 return b""
             count = min(count, self._size - position)
-            return read_parts([self._head, self._tail], self.head_bytes, position, count)
+            return read_parts([self._head, self._tail], self.head_bytes, position, count) if count > 0 else b""
 
     def descriptors(self) -> list[int]:
         """Return copies of the descriptors of the file's parts, which the caller closes: in memory, then on disk.

@@ -22,13 +22,13 @@ _ADAPTED_FRAMES = 2 * SAMPLE_RATE // FRAME  # frames without speech after which 
 _PASS_STEP = SAMPLE_RATE // 2 // FRAME  # frames between the starts of two second passes: half a second
 _PASSES = 6
 _LOOK_BACK = _PASSES * _PASS_STEP  # frames before an onset that are heard again: 3 s
-DELAY = _LOOK_BACK + _ONSET_FRAMES  # frames whose probabilities are held back because an onset may follow
+DELAY = _LOOK_BACK + _ONSET_FRAMES  # most frames whose probabilities are held back because an onset may follow
 
 
 class VoiceActivity:
     """Detects speech in one stream of samples, with one probability for every `frame` samples.
 
-    The probability of a frame is final, and returned, DELAY frames later.
+    The probability of a frame is returned once it is final: while somebody speaks, a second later, else DELAY frames.
     """
 
     frame = FRAME
@@ -52,7 +52,7 @@ class VoiceActivity:
         final = [np.zeros(0, np.float32)]
         for start in range(0, frames, _BLOCK):
             self._hear(buffer[start * FRAME :], min(_BLOCK, frames - start))
-            final.append(self._release(len(self._held) - DELAY))
+            final.append(self._release(self._next_onset() - _LOOK_BACK))
         return np.concatenate(final)
 
     def finish(self) -> NDArray[np.float32]:
@@ -68,7 +68,7 @@ class VoiceActivity:
         gains = self._leveler.gains(samples[CONTEXT : CONTEXT + count * FRAME].reshape(count, FRAME))
         with torch.inference_mode():
             frames = torch.from_numpy(samples).unfold(0, CONTEXT + FRAME, FRAME)[:count]
-            features = self._network.features(frames * torch.from_numpy(gains)[:, None])
+            features = self._network.features(frames, torch.from_numpy(gains))
             probabilities, self._state = self._network.probabilities(features[None], self._state)
             self._features = torch.cat((self._features, features))
             first = len(self._held)
@@ -88,6 +88,11 @@ class VoiceActivity:
                     onsets.append(index + 1 - self._run)
                 self._since_speech = 0
         return onsets
+
+    def _next_onset(self) -> int:
+        """Return the first frame, counted from the first one held back, that may turn out to be an onset."""
+        count = len(self._held)
+        return max(count - self._run, count - self._since_speech + _ADAPTED_FRAMES)
 
     def _hear_again(self, onset: int) -> None:
         """Raise the probabilities before the frame `onset` to those of a network that heard only silence before.

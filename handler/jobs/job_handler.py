@@ -87,7 +87,10 @@ class JobHandler:
             yield {"error": str(self._refuse(event, exc))}
 
     def _refuse(self, event: Event, exc: Exception) -> AsrError:
-        """Log the exception that ends a job, and return it as an AsrError. Call `on_fault` if no other job can succeed here."""
+        """Log the exception that ends a job, and return it as an AsrError.
+
+        Call `on_fault` if no other job can succeed in this process.
+        """
         if not isinstance(exc, AsrError):
             logs.error("job_crashed", exc, job=job_id(event))
             exc = Internal(f"a fault of this worker: {type(exc).__name__}")

@@ -43,7 +43,7 @@ async def test_there_is_text_long_before_the_last_byte(pipeline: Pipeline, web: 
         assert 0 < progress.done_s < len(STORY) / SAMPLE_RATE or web.released.is_set()
         progressed.set()
 
-    task = asyncio.create_task(pipeline.transcribe(AudioSource(url=f"{web.url}/half?/story"), Options(), on_progress))
+    task = asyncio.create_task(pipeline.transcribe(AudioSource(url=f"{web.url}/partly?/story"), Options(), on_progress))
     await asyncio.wait_for(progressed.wait(), FAIL_S)
     assert not task.done()
     web.released.set()
@@ -61,7 +61,7 @@ async def test_a_request_that_waits_for_bytes_delays_no_other(pipeline: Pipeline
     web.put("/story", wav(STORY))
     waiting_tasks = []
     for _ in range(os.cpu_count() or 1):  # more than may decode at a time
-        task, progressed = start_request(pipeline, AudioSource(url=f"{web.url}/half?/story"))
+        task, progressed = start_request(pipeline, AudioSource(url=f"{web.url}/partly?/story"))
         waiting_tasks.append(task)
         await asyncio.wait_for(progressed.wait(), FAIL_S)
     upload = AudioSource(file=io.BytesIO(wav(say(FOX))))
@@ -99,7 +99,7 @@ async def test_a_file_that_needs_seeking_leaves_no_trace(
     if end == "failure":
         data = data[: len(data) // 2]
     web.put("/story", data)
-    task = asyncio.create_task(pipeline.transcribe(AudioSource(url=f"{web.url}/half?/story"), Options()))
+    task = asyncio.create_task(pipeline.transcribe(AudioSource(url=f"{web.url}/partly?/story"), Options()))
     await asyncio.to_thread(web.request_received.wait)
     await asyncio.to_thread(wait_for_more_files_than, len(files_before))
     if end == "cancel":

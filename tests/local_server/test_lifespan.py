@@ -16,11 +16,16 @@ from tests.support.serving import RunningServer, wait_until
 
 
 class FakePipeline:
-    """A pipeline that can only be asked about its device, and closed."""
+    """A pipeline that has no fault, cannot prepare downloads, and can be closed."""
 
     def __init__(self) -> None:
         self.fault = None
-        self.is_closed = False
+        self.fetcher = self
+        self.is_closed = self.was_prepared = False
+
+    def prepare(self) -> None:
+        self.was_prepared = True
+        raise OSError(24, "Too many open files")
 
     def close(self) -> None:
         self.is_closed = True
@@ -55,15 +60,17 @@ def start(routes: Routes, pipeline: FakePipeline, has_failed: threading.Event) -
 
 @pytest.mark.parametrize("failures", [0, 1])
 def test_the_server_is_ready_once_its_routes_are_there(failures: int) -> None:
-    routes, has_failed = Routes(failures), threading.Event()
+    routes, pipeline, has_failed = Routes(failures), FakePipeline(), threading.Event()
     with (
-        RunningServer(start(routes, FakePipeline(), has_failed)) as server,
+        RunningServer(start(routes, pipeline, has_failed)) as server,
         httpx.Client(base_url=server.url) as client,
     ):
         assert client.get("/hc").status_code == 503
         routes.may_finish.set()
         wait_until(lambda: client.get("/hc").status_code == 200)
         assert client.get("/any").text == "a route"
+        wait_until(lambda: pipeline.was_prepared)
+        assert client.get("/hc").status_code == 200  # downloads that cannot be prepared do not end a server
     assert routes.calls == failures + 1
     assert not has_failed.is_set()
 

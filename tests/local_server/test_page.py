@@ -63,7 +63,7 @@ def test_a_dropped_file_is_transcribed_and_the_page_loads_nothing_from_other_hos
 
 def test_text_appears_before_the_end_of_the_audio(page: Browser, web: Web) -> None:
     web.put("/story", wav(STORY, format="FLAC"))
-    page.run(f"document.getElementById('url').value = '{web.url}/half?/story'")
+    page.run(f"document.getElementById('url').value = '{web.url}/partly?/story'")
     page.click("#address button")
     page.wait_until("document.querySelectorAll('.said').length > 0")
     assert not page.run("document.getElementById('status').hidden")
@@ -192,7 +192,7 @@ def test_a_recording_of_the_microphone_is_transcribed(page: Browser) -> None:
 
 def test_a_cancelled_request_ends_in_the_server(page: Browser, web: Web, pipeline: Pipeline) -> None:
     web.put("/story", wav(STORY, format="FLAC"))
-    page.run(f"document.getElementById('url').value = '{web.url}/half?/story'")
+    page.run(f"document.getElementById('url').value = '{web.url}/partly?/story'")
     page.click("#address button")
     page.wait_until("document.querySelectorAll('.said').length > 0")
     page.click("#cancel")

@@ -71,6 +71,7 @@ REQUESTS: dict[str, tuple[bytes, str, dict[str, str]]] = {
     "options alone": (raw("PCM_16", 24_000), "", {"input_format": "pcm_s16le", "sample_rate": "24000"}),
     "au after all": (wav(say(FOX), 8000, "ULAW", "AU"), "audio/basic", {}),
     "wav after all": (wav(say(FOX)), "", {"input_format": "pcm_mulaw"}),
+    "flac after all": (wav(say(FOX), format="FLAC"), "audio/PCMA", {}),
 }  # body, content type and query
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import select
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -95,12 +96,12 @@ def test_text_is_streamed_long_before_the_last_byte_arrives(server: Server, form
     data = FORMATS[format]()
     with Sender(server) as sender:
         sender.head(len(data), Accept="text/event-stream")
-        sender.send(data[: len(data) // 2])
+        sender.send(data[: len(data) * 3 // 5])
         assert sender.status() == 200
         name, content = sender.event()
         assert name == "progress"
         assert word_error_rate(STORY_TEXT[: len(content["text"])], content["text"]) < 0.2
-        sender.send(data[len(data) // 2 :])
+        sender.send(data[len(data) * 3 // 5 :])
         while name != "done":
             name, content = sender.event()
     assert word_error_rate(STORY_TEXT, content["text"]) <= 0.05
@@ -112,19 +113,19 @@ def decoded_windows(server: Server) -> float:
 
 
 class HaltingFile(io.BytesIO):
-    """A file whose second half cannot be read before the server has decoded a window of the first."""
+    """A file whose rest cannot be read before the server has decoded a window of its first three fifths."""
 
     def __init__(self, data: bytes, server: Server) -> None:
         super().__init__(data)
-        self._half = len(data) // 2
+        self._first = len(data) * 3 // 5
         self._decoded_windows = partial(decoded_windows, server)
         self._initial_windows = decoded_windows(server)
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if self.tell() >= self._half:
+        if self.tell() >= self._first:
             wait_until(lambda: self._decoded_windows() > self._initial_windows)
         if size and size > 0:
-            size = min(size, self._half)
+            size = min(size, self._first)
         return super().read(size)
 
 
@@ -164,9 +165,9 @@ def test_a_wav_file_of_unknown_length_is_decoded_before_its_end(server: Server, 
     initial_windows = decoded_windows(server)
 
     def pieces() -> Iterator[bytes]:
-        yield data[: len(data) // 2]
+        yield data[: len(data) * 3 // 5]
         wait_until(lambda: decoded_windows(server) > initial_windows)
-        yield data[len(data) // 2 :]
+        yield data[len(data) * 3 // 5 :]
 
     answer = httpx.post(f"{server.url}/asr", content=pieces(), timeout=TIMEOUT_S)
     assert word_error_rate(STORY_TEXT, answer.json()["text"]) <= 0.05
@@ -251,7 +252,7 @@ def test_an_upload_that_breaks_off_leaves_no_file_and_no_request(
     accept = {"Accept": "text/event-stream"} if kind == "events" else {}
     with Sender(server) as sender:
         sender.head(len(body), Content_Type=content_type, **accept)
-        sender.send(body[: len(body) // 2])
+        sender.send(body[: len(body) * 3 // 5])
         wait_until(lambda: decoded_windows(server) > initial_windows and temporary_files() != files)
     wait_until(lambda: not read_metrics(server)["asr_requests_open"] and temporary_files() == files)
     assert word_error_rate(FOX, httpx.post(f"{server.url}/asr", content=SPEECH, timeout=60).json()["text"]) == 0
@@ -351,7 +352,8 @@ def test_a_terminated_server_reports_it_to_clients_that_still_send() -> None:
             assert senders[name].content()["error"]["code"] == "cancelled"
 
 
-def test_uploads_count_as_open_requests(pipeline: Pipeline) -> None:
+def test_uploads_count_as_open_requests(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handler.transcription.pipeline.STARVED_S", math.inf)  # both requests have just begun
     with serving(pipeline, max_requests=1) as server, Sender(server) as sender:
         sender.head(len(SPEECH), Content_Type="audio/flac", Expect="100-continue")
         assert sender.status() == 100
@@ -365,6 +367,17 @@ def test_uploads_count_as_open_requests(pipeline: Pipeline) -> None:
         sender.send(SPEECH)
         assert sender.status() == 200
         assert word_error_rate(FOX, sender.content()["text"]) == 0
+
+
+def test_uploads_that_wait_for_their_clients_hold_no_place(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handler.transcription.pipeline.STARVED_S", 0.0)
+    with serving(pipeline, max_requests=1) as server, Sender(server) as sender:
+        sender.head(len(SPEECH), Content_Type="audio/flac", Expect="100-continue")
+        assert sender.status() == 100
+        answer = httpx.post(f"{server.url}/asr", content=SPEECH)
+        assert answer.status_code == 200
+        sender.send(SPEECH)
+        assert sender.status() == 200
 
 
 COMPLETE_FORM = form(("a", "é"), ("file", b"\r\n--a-bound\r\n--a-boundary\n" * 9), ("b[]", ""), ("b[]", "2"))

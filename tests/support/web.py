@@ -11,8 +11,8 @@ from tests.support.loopback import Loopback, QuietHandler
 class Web:
     """Serves `files` by path, and on its own paths misbehaves until `released` is set.
 
-    /redirect?TARGET redirects, /hang does not answer, /cut ends half-way, /trickle sends byte by byte, and /half?PATH
-    stops half-way through the file at PATH.
+    /redirect?TARGET redirects, /hang does not answer, /cut ends half-way, /trickle sends byte by byte, and /partly?PATH
+    stops after three fifths of the file at PATH.
     """
 
     def __init__(self) -> None:
@@ -58,8 +58,8 @@ class _Handler(QuietHandler):
             self.wfile.write(bytes(500))
         elif path == "/trickle":
             self._trickle()
-        elif path == "/half":
-            self._send_in_halves(self._web.files[query])
+        elif path == "/partly":
+            self._send_in_two_parts(self._web.files[query])
         elif path in self._web.files:
             self._send_file(path, query)
         else:
@@ -70,11 +70,11 @@ class _Handler(QuietHandler):
         while not self._web.released.wait(0.01):
             self.wfile.write(b"\0")
 
-    def _send_in_halves(self, body: bytes) -> None:
+    def _send_in_two_parts(self, body: bytes) -> None:
         self._send_head(200, len(body))
-        self.wfile.write(body[: len(body) // 2])
+        self.wfile.write(body[: len(body) * 3 // 5])
         self._web.released.wait()
-        self.wfile.write(body[len(body) // 2 :])
+        self.wfile.write(body[len(body) * 3 // 5 :])
 
     def _send_file(self, path: str, query: str) -> None:
         body = self._web.files[path]

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import gc
-import io
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
