@@ -51,6 +51,7 @@ CODES = {
     "out_of_memory",
     "internal",
     "device_lost",
+    "decoding_lost",
     "upload_failed",
     "upload_refused",
     "model_not_found",
@@ -63,6 +64,7 @@ RETRYABLE = {
     "deadline_exceeded",
     "out_of_memory",
     "device_lost",
+    "decoding_lost",
     "upload_failed",
     "storage_full",
 }
