@@ -22,13 +22,12 @@ _ADAPTED_FRAMES = 2 * SAMPLE_RATE // FRAME  # frames without speech after which 
 _PASS_STEP = SAMPLE_RATE // 2 // FRAME  # frames between the starts of two second passes: half a second
 _PASSES = 6
 _LOOK_BACK = _PASSES * _PASS_STEP  # frames before an onset that are heard again: 3 s
-DELAY = _LOOK_BACK + _ONSET_FRAMES  # most frames whose probabilities are held back because an onset may follow
 
 
 class VoiceActivity:
     """Detects speech in one stream of samples, with one probability for every `frame` samples.
 
-    The probability of a frame is returned once it is final: while somebody speaks, a second later, else DELAY frames.
+    The probability of a frame is returned once it is final: a second later while somebody speaks, else about 3 s later.
     """
 
     frame = FRAME

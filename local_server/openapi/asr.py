@@ -12,11 +12,14 @@ from handler.output.formats import TEXT_FORMATS
 from handler.schema.options import Options
 from local_server.errors import STATUS
 
-_OPTIONS = Options.json_schema()
+
+def text_option(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an option in a query or a form, where a number or a boolean is text, such as `1`."""
+    return schema if schema.get("type") in (None, "string") else {**schema, "type": [schema["type"], "string"]}
 
 
 def _json_option(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of an option in a JSON body, made from its schema in a form.
+    """Return the schema of an option in a JSON body.
 
     In JSON, an option may also be null, which stands for the default. A number or a boolean may also be given as a
     string.
@@ -33,6 +36,7 @@ def _json_option(schema: dict[str, Any]) -> dict[str, Any]:
     return json_option
 
 
+_TEXT_OPTIONS = {name: text_option(schema) for name, schema in Options.json_schema().items()}
 _EXAMPLE = {
     "text": "The quick brown fox jumps over the lazy dog.",
     "chunks": [{"timestamp": [0.0, 2.6], "text": "The quick brown fox jumps over the lazy dog."}],
@@ -153,7 +157,7 @@ _JSON_BODY = {
         "additionalProperties": False,
         "properties": {
             "url": {"type": "string", "description": "http, https or s3 URL of an audio or video file."},
-            **{name: _json_option(schema) for name, schema in _OPTIONS.items()},
+            **{name: _json_option(schema) for name, schema in Options.json_schema().items()},
         },
     },
     "example": {"url": "https://example.com/audio.mp3", "language": "en"},
@@ -162,7 +166,7 @@ _FORM_BODY = {
     "schema": {
         "type": "object",
         "required": ["file"],
-        "properties": {"file": {"type": "string", "format": "binary"}, **_OPTIONS},
+        "properties": {"file": {"type": "string", "format": "binary"}, **_TEXT_OPTIONS},
     }
 }
 
@@ -209,7 +213,7 @@ ASR_REQUEST: dict[str, Any] = {
             "description": f"If the body is a file: {schema['description']}",
             "schema": schema,
         }
-        for name, schema in _OPTIONS.items()
+        for name, schema in _TEXT_OPTIONS.items()
     ],
     "requestBody": {
         "required": True,

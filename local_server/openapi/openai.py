@@ -7,7 +7,7 @@ from typing import Any
 
 from handler.schema.options import Options
 from local_server.errors import STATUS, openai_error, openai_status
-from local_server.openapi.asr import error_responses, error_schema
+from local_server.openapi.asr import error_responses, error_schema, text_option
 from local_server.routers.openai_request import OPTION_FIELDS
 
 _ERROR = error_schema(
@@ -91,9 +91,11 @@ _FIELDS: dict[str, Any] = {
         "description": "Text assumed to precede every window, to guide names, spelling and style.",
     },
     "response_format": {"type": "string", "enum": ["json", "text", "srt", "verbose_json", "vtt"], "default": "json"},
-    "temperature": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
-    **{name: Options.json_schema()[name] for name in OPTION_FIELDS},
-    "vad_filter": {"type": "boolean", "description": "The option vad, under the name that Speaches has for it."},
+    "temperature": text_option({"type": "number", "minimum": 0, "maximum": 1, "default": 0}),
+    **{name: text_option(Options.json_schema()[name]) for name in OPTION_FIELDS},
+    "vad_filter": text_option(
+        {"type": "boolean", "description": "The option vad, under the name that Speaches has for it."}
+    ),
 }
 _TRANSCRIPTION_FIELDS: dict[str, Any] = {
     "language": {
@@ -114,11 +116,13 @@ _TRANSCRIPTION_FIELDS: dict[str, Any] = {
         "items": {"type": "string", "enum": ["logprobs"]},
         "description": "With json: the log-probability of each token.",
     },
-    "stream": {
-        "type": "boolean",
-        "default": False,
-        "description": "With json and text: respond with server-sent events.",
-    },
+    "stream": text_option(
+        {
+            "type": "boolean",
+            "default": False,
+            "description": "With json and text: respond with server-sent events.",
+        }
+    ),
     "chunking_strategy": {
         "type": "string",
         "enum": ["auto"],

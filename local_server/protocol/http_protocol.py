@@ -84,9 +84,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     @property
     def is_expendable(self) -> bool:
-        """Whether all requests of the connection are answered, or its client does not read."""
+        """Whether all requests of the connection are answered, or its client does not read or wait for answers."""
         is_answered = self.cycle is not None and self.cycle.scope.get("asr_is_answered", False)
-        return bool(is_answered or self._is_discarding or self.flow.write_paused or self.transport.is_closing())
+        is_ending = self._is_discarding or self.transport.is_closing()
+        is_stalled = self.flow.write_paused and not self._is_reading_body
+        return bool(is_answered or is_ending or is_stalled or self.pipeline)
 
     def evict(self) -> None:
         """Close the connection in favour of another one."""
@@ -318,7 +320,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def _on_write_timeout(self) -> None:
-        if self.transport.get_write_buffer_size() < self._stalled_bytes:
+        # Many clients read nothing before they have sent their whole request, which has limits of its own.
+        if self._is_reading_body or self.transport.get_write_buffer_size() < self._stalled_bytes:
             self._watch_writes()
         else:
             self.transport.abort()

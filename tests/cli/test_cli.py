@@ -144,7 +144,7 @@ TRANSCRIPT = Transcript(
 
 def test_srt_is_numbered_and_rounds_milliseconds() -> None:
     assert render(TRANSCRIPT, "srt") == (
-        "1\n00:00:01,000 --> 00:00:03,999\nOne & two <b>.\n\n2\n01:01:01,001 --> 01:01:02,500\nThree -> four.\n"
+        "1\n00:00:01,000 --> 00:00:03,999\nOne & two ‹b›.\n\n2\n01:01:01,001 --> 01:01:02,500\nThree -> four.\n"
     )
 
 

@@ -170,7 +170,7 @@ def test_jobs_unfinished_at_the_drain_deadline_are_left_to_another_worker(
     with Worker(queue, tmp_path / "first", "first", DRAIN_TIMEOUT_S="0", PROGRESS_INTERVAL_S="0.05") as first:
         queue.put("fox", {"url": f"{web.url}/fox"})
         queue.answer("fox")
-        queue.put("story", {"url": f"{web.url}/half?/story"})
+        queue.put("story", {"url": f"{web.url}/partly?/story"})
         queue.update("story")
         assert first.stop() == 0
         assert first.events("drain_cut")[0]["jobs"] == ["story"]
@@ -185,7 +185,7 @@ def test_updates_have_the_progress_of_a_job_and_none_comes_after_its_answer(
     queue: Queue, web: Web, tmp_path: Path
 ) -> None:
     with Worker(queue, tmp_path / "log", PROGRESS_INTERVAL_S="0.05"):
-        queue.put("half", {"url": f"{web.url}/half?/story"})
+        queue.put("half", {"url": f"{web.url}/partly?/story"})
         first = queue.update("half", lambda update: bool(update["text"]))
         assert 0 < first["percent"] < 100
         assert first["seconds_left"] > 0
@@ -236,7 +236,7 @@ def inodes(resume_dir: Path) -> dict[Path, int]:
 def test_a_worker_resumes_the_job_of_a_killed_one(queue: Queue, web: Web, tmp_path: Path) -> None:
     resume_dir = tmp_path / "resume"
     variables = {"RESUME_DIR": str(resume_dir), "PROGRESS_INTERVAL_S": "0.05"}
-    payload = {"url": f"{web.url}/half?/story", "timestamps": "word"}
+    payload = {"url": f"{web.url}/partly?/story", "timestamps": "word"}
     with Worker(queue, tmp_path / "first", "first", **variables):  # is killed at the end of the block
         queue.put("story", payload)
         queue.update("story")

@@ -109,7 +109,7 @@ def test_a_full_server_is_logged_once_and_not_for_idle_connections(caplog: pytes
 @pytest.mark.parametrize(
     ("descriptors", "max_requests", "limit", "is_low"),
     [
-        (1024, 128, 1024 - DESCRIPTORS_OF_PROCESS - 128 * DESCRIPTORS_PER_REQUEST, False),
+        (1024, 64, 1024 - DESCRIPTORS_OF_PROCESS - 64 * DESCRIPTORS_PER_REQUEST, False),
         (MAX_DESCRIPTORS, 128, MIN_CONNECTIONS, False),
         (MAX_DESCRIPTORS, 4096, 4 * 4096, False),
         (1024, 1024, 256, True),

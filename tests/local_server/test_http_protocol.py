@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from local_server.protocol import http_protocol
 from local_server.protocol.connections import MAX_SURPLUS
-from local_server.protocol.http_protocol import MAX_LINGER_BYTES
+from local_server.protocol.http_protocol import MAX_LINGER_BYTES, HttpProtocol
 from local_server.protocol.request_head import MAX_FIELDS, MAX_HEAD_BYTES
 from tests.support.raw_client import RawClient
 from tests.support.serving import RunningServer, Server, wait_until
@@ -312,6 +312,29 @@ def test_a_client_that_does_not_read_is_disconnected(
     with RawClient(echo_server, receive_buffer=4096) as client:
         client.send(REQUEST.replace(b"/a", b"/big") + REQUEST.replace(b"/a", b"/wait"))
         wait_until(lambda: not client.can_send())
+
+
+def test_a_client_that_still_sends_need_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 32 * 1024**2
+    checks: list[HttpProtocol] = []
+
+    class CheckedProtocol(HttpProtocol):
+        def _on_write_timeout(self) -> None:
+            checks.append(self)
+            super()._on_write_timeout()
+
+    async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+            await send({"type": "http.response.body", "body": bytes(size), "more_body": True})
+            await send({"type": "http.response.body"})
+
+    monkeypatch.setattr(http_protocol, "WRITE_STALL_S", 0.05)
+    monkeypatch.setattr(http_protocol, "HttpProtocol", CheckedProtocol)
+    with RunningServer(stream) as server, RawClient(server, receive_buffer=4096) as client:
+        client.send(POST + b"Content-Length: 2\r\n\r\na")
+        wait_until(lambda: len(checks) > 3)
+        assert client.receive().body == bytes(size)
 
 
 def test_silent_connections_do_not_keep_others_out(echo: Echo) -> None:

@@ -302,7 +302,7 @@ def test_a_terminated_server_finishes_its_requests_within_the_drain_time(
     web.put("/fox", wav(say(FOX)))
 
     def transcribe(server: Server) -> httpx.Response:
-        return httpx.post(f"{server.url}/asr", json={"url": f"{web.url}/half?/fox"}, timeout=60)
+        return httpx.post(f"{server.url}/asr", json={"url": f"{web.url}/partly?/fox"}, timeout=60)
 
     variables = {"DRAIN_TIMEOUT_S": drain_s, "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": "true", "DTYPE": "float32"}
     with spawn_server(**variables) as (process, server), ThreadPoolExecutor(1) as pool:

@@ -233,7 +233,8 @@ HEAVY = (
 START = "import os; from handler.settings import Settings; settings = Settings.from_env(os.environ); "
 READY = {  # the start of each entry point
     "handler.worker": "import handler.worker",
-    "local_server": f"{START}from local_server.__main__ import _start_pipeline; _start_pipeline(settings)",
+    "local_server": f"{START}from local_server.__main__ import _start_pipeline, create_app; "
+    "_start_pipeline(settings, create_app(settings, None))",
     "handler.cli": f"{START}from handler.timeline import Timeline; from handler.cli.transcribe import start_pipeline; "
     "start_pipeline(settings, Timeline.of_process())",
 }
@@ -247,7 +248,9 @@ def output_when_ready(entry_point: str, code: str) -> str:
     return process.stdout.strip()
 
 
-@pytest.mark.parametrize(("entry_point", "expected"), [("handler.worker", []), ("local_server", ["uvicorn"])])
+@pytest.mark.parametrize(
+    ("entry_point", "expected"), [("handler.worker", []), ("local_server", ["fastapi", "uvicorn"])]
+)
 def test_a_ready_process_has_imported_no_unnecessary_library(entry_point: str, expected: list[str]) -> None:
     code = f"import sys; print([name for name in {HEAVY} if name in sys.modules])"
     assert output_when_ready(entry_point, code) == repr(expected)
