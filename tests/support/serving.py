@@ -100,7 +100,9 @@ def spawn_server(**variables: str) -> Iterator[tuple["subprocess.Popen[bytes]", 
         assert process.stderr is not None
         while b'"ready"' not in (line := process.stderr.readline()):
             assert line, "the server ended"
-        yield process, Server(f"http://127.0.0.1:{port}")
+        server = Server(f"http://127.0.0.1:{port}")
+        wait_until(lambda: httpx.get(f"{server.url}/hc").status_code == 200)
+        yield process, server
 
 
 def read_metrics(server: Server) -> dict[str, float]:
