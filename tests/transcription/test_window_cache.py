@@ -153,15 +153,16 @@ def test_a_link_to_another_folder_is_not_followed(tmp_path: Path) -> None:
 
 def test_a_use_counts_only_if_the_content_is_good(tmp_path: Path) -> None:
     file = entry_in(tmp_path)
-    os.utime(file, (1000, 1000))
+    an_hour_ago = int(time.time()) - 3600
+    os.utime(file, (an_hour_ago, an_hour_ago))
     moved = replace(WINDOW, start=0)
     assert cache_in(tmp_path).get("abcd", WINDOW) == DECODED
-    assert file.stat().st_mtime > 1000
-    os.utime(file, (1000, 1000))
+    assert file.stat().st_mtime > an_hour_ago
+    os.utime(file, (an_hour_ago, an_hour_ago))
     file.chmod(0o400)
     with file.open("rb") as content:  # its words lie outside of this window
         assert cache_in(tmp_path).get("abcd", moved.part(0, 8_000)) is None
-        assert os.fstat(content.fileno()).st_mtime == 1000
+        assert os.fstat(content.fileno()).st_mtime == an_hour_ago
 
 
 def test_nobody_else_may_look_into_the_folder(tmp_path: Path) -> None:
