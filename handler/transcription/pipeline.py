@@ -5,7 +5,6 @@ event loop never blocks.
 """
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from handler import __version__, logs
 from handler.audio.fetch import Fetcher
 from handler.audio.process_pool import shared_pool
 from handler.audio.source import AudioSource
+from handler.engine.processors import available_processors
 from handler.engine.runner import Runner
 from handler.errors import AsrError, DecodingLost, Internal, InvalidRequest, OutOfMemory, Overloaded
 from handler.schema.options import MULTI, Options
@@ -84,7 +84,7 @@ class Pipeline:
             runner=self.runner,
             fetcher=self.fetcher,
             threads=self.threads,
-            decode_turns=DecodeTurns(max(1, (os.cpu_count() or 1) // 2)),
+            decode_turns=DecodeTurns(max(1, available_processors() // 2)),
             audio_processes=shared_pool(),
             # Each request can detect its language; the pool lets a single request fill the whole batch meanwhile.
             window_quota=WindowQuota(LANGUAGE_WINDOWS, engine.max_batch_size),
