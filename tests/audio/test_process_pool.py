@@ -20,6 +20,7 @@ from handler.audio.spool import Spool
 from handler.errors import Cancelled, CorruptMedia
 from handler.schema.window import SAMPLE_RATE, Samples
 from tests.support.asking import growing_file
+from tests.support.processes import children_of
 from tests.support.speech import wav
 
 SECONDS = 600  # of a file that is still being decoded when a test looks
@@ -66,10 +67,6 @@ def process(pool: AudioProcessPool, spool: Spool, **options: object) -> AudioPro
 def decode(pool: AudioProcessPool, data: bytes) -> Samples:
     with growing_file(data) as spool:
         return np.concatenate(list(process(pool, spool).blocks()))[:, 0]
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def supervisor_of(pool: AudioProcessPool) -> int:

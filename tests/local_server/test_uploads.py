@@ -3,7 +3,9 @@
 import io
 import json
 import math
+import os
 import select
+import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -20,6 +22,7 @@ from handler.transcription.pipeline import Pipeline
 from local_server.uploads.multipart import MAX_FIELD_BYTES, Form
 from tests.audio.test_streaming import temporary_files
 from tests.support.asking import STORY
+from tests.support.processes import children_of
 from tests.support.serving import TIMEOUT_S, Server, read_metrics, serving, spawn_server, wait_until
 from tests.support.speech import FOX, SENTENCES, container, say, wav
 from tests.support.word_errors import word_error_rate
@@ -350,6 +353,24 @@ def test_a_terminated_server_reports_it_to_clients_that_still_send() -> None:
         for name in requests.keys() - {"stream"}:
             assert senders[name].status() == 499
             assert senders[name].content()["error"]["code"] == "cancelled"
+
+
+def test_an_audio_process_that_is_killed_costs_one_of_ten_requests() -> None:
+    with spawn_server() as (process, server), ExitStack() as stack:
+        (supervisor,) = children_of(process.pid)
+        senders = [stack.enter_context(Sender(server)) for _ in range(10)]
+        for sender in senders:
+            sender.head(len(SPEECH))
+            sender.send(SPEECH[: len(SPEECH) // 2])
+        wait_until(lambda: len(children_of(supervisor)) == len(senders))
+        os.kill(children_of(supervisor)[4], signal.SIGKILL)
+        for sender in senders:
+            sender.send(SPEECH[len(SPEECH) // 2 :])
+        answers = [(sender.status(), sender.content()) for sender in senders]
+        process.terminate()
+    refused = [(status, content["error"]["code"]) for status, content in answers if status != 200]
+    assert refused == [(422, "corrupt_media")]
+    assert [content["text"] for status, content in answers if status == 200] == [FOX] * 9
 
 
 def test_uploads_count_as_open_requests(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

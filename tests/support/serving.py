@@ -97,12 +97,16 @@ def spawn_server(**variables: str) -> Iterator[tuple["subprocess.Popen[bytes]", 
     environment = {**os.environ, "MODEL_ID": TINY, "PYTHONPATH": str(ROOT), **address, **variables}
     command = [sys.executable, "-m", "local_server"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        while b'"ready"' not in (line := process.stderr.readline()):
-            assert line, "the server ended"
-        server = Server(f"http://127.0.0.1:{port}")
-        wait_until(lambda: httpx.get(f"{server.url}/hc").status_code == 200)
-        yield process, server
+        try:
+            assert process.stderr is not None
+            while b'"ready"' not in (line := process.stderr.readline()):
+                assert line, "the server ended"
+            server = Server(f"http://127.0.0.1:{port}")
+            wait_until(lambda: httpx.get(f"{server.url}/hc").status_code == 200)
+            yield process, server
+        except BaseException:
+            process.kill()  # a test that failed does not wait for its server
+            raise
 
 
 def read_metrics(server: Server) -> dict[str, float]:
