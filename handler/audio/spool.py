@@ -11,7 +11,6 @@ import errno
 import os
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 
@@ -61,8 +60,6 @@ class Spool:
         self._is_complete = False
         self._is_stopped = False
         self._is_closed = False
-        self._deadline: float | None = None
-        self._deadline_error: AsrError | None = None
         self._interrupt: Callable[[], None] | None = None
 
     def expect(self, size: int) -> None:
@@ -71,28 +68,14 @@ class Spool:
         with self._changed:
             self._expected_size = size
 
-    def set_deadline(self, seconds: float, error: AsrError) -> None:
-        """Set a deadline for the writer, `seconds` from now.
-
-        Every `write` after the deadline raises `error`. The file ends at the first such write, or at the deadline if a
-        reader is waiting then. From then on, `check` raises `error`.
-        """
-        with self._changed:
-            self._deadline, self._deadline_error = time.monotonic() + seconds, error
-            self._changed.notify_all()
-
     def write(self, data: bytes) -> None:
         """Append bytes.
 
         Raises TooLarge if the spool would exceed its limit, and StorageFull if the disk or all spools together would
-        exceed theirs. Raises Cancelled if the spool is stopped or marked as complete. After the deadline, raises the
-        error given to `set_deadline`.
+        exceed theirs. Raises Cancelled if the spool is stopped or marked as complete.
         """
         self._check_size(self._size + len(data))
         with self._changed:
-            if self._deadline_error is not None and self._remaining_s() == 0:
-                self.finish(self._deadline_error)
-                raise self._deadline_error
             if self._is_stopped or self._is_complete:
                 raise Cancelled("nobody reads any more")
             self._budget.reserve(len(data))
@@ -215,16 +198,9 @@ class Spool:
         return self._size > position or self.has_ended
 
     def _wait_for(self, is_satisfied: Callable[[], bool]) -> None:
-        """Wait until the condition is met or the file has ended. End the file if the deadline passes meanwhile."""
+        """Wait until the condition is met or the file has ended."""
         while not (self._is_stopped or self._is_complete or is_satisfied()):
-            if self._remaining_s() == 0:
-                self.finish(self._deadline_error)
-            else:
-                self._changed.wait(self._remaining_s())
-
-    def _remaining_s(self) -> float | None:
-        """Return the seconds until the deadline, 0 if it has passed, or None if no deadline is set."""
-        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+            self._changed.wait()
 
     def length(self) -> int:
         """Wait until the total number of bytes is known, and return this number.

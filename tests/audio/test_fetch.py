@@ -14,7 +14,7 @@ from handler.audio.address_guard import resolve
 from handler.audio.fetch import Fetcher
 from handler.audio.spool import IN_MEMORY, Spool
 from handler.audio.urls import public_url
-from handler.errors import AsrError, Cancelled, DownloadFailed, InvalidRequest, StorageFull, TooLarge
+from handler.errors import AsrError, Cancelled, InvalidRequest, StorageFull, TooLarge
 from tests.conftest import settings
 from tests.support.loopback import Loopback, QuietHandler, RawServer
 from tests.support.tls import make_certificate, server_context
@@ -348,18 +348,6 @@ def test_a_file_too_big_for_memory_reads_the_same() -> None:
         reader = spool.reader()
         reader.seek(11 * len(piece))
         assert reader.read() == piece
-
-
-def test_a_waiting_reader_ends_at_a_deadline_that_is_set_later() -> None:
-    with Spool(10) as spool:
-        reads = list[bytes]()
-        waiting_reader = threading.Thread(target=lambda: reads.append(spool.reader().read()))
-        waiting_reader.start()
-        spool.set_deadline(0.05, DownloadFailed("late"))
-        waiting_reader.join()
-        assert reads == [b""]
-        with pytest.raises(DownloadFailed):
-            spool.check()
 
 
 def test_closing_ends_a_waiting_reader_and_stops_the_writer() -> None:
