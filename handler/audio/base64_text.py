@@ -25,6 +25,12 @@ def decode_base64(text: str, field: str) -> bytes:
         raise InvalidRequest(f"{field} must be a file's bytes in base64; {_fault(text, start)}", field) from None
 
 
+def decoded_size(text: str) -> int:
+    """Return how many bytes `decode_base64` would return at most, without decoding the text."""
+    start = text.find(",") + 1 if text.startswith("data:") else 0
+    return (len(text) - start - sum(text.count(character, start) for character in " \t\r\n=")) * 3 // 4
+
+
 def _fault(text: str, start: int) -> str:
     """Say why text from position `start` on is not base64."""
     unexpected = _UNEXPECTED.search(text, start)

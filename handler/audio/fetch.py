@@ -10,7 +10,7 @@ from contextlib import closing
 from typing import BinaryIO
 
 from handler import logs
-from handler.audio.base64_text import decode_base64
+from handler.audio.base64_text import decode_base64, decoded_size
 from handler.audio.download_threads import DownloadThreads
 from handler.audio.http_source import download_http
 from handler.audio.s3_source import S3Source
@@ -24,7 +24,6 @@ from handler.timeline import Timeline
 
 CHUNK = 256 * 1024  # largest number of bytes read at a time
 READ_TIMEOUT_S = 30.0  # longest wait for a connection, and for the next bytes
-WHITESPACE = b" \t\r\n"
 
 
 class Fetcher:
@@ -52,8 +51,7 @@ class Fetcher:
 
         Raises InvalidRequest, TooLarge.
         """
-        body = text.partition(",")[2] if text.startswith("data:") else text
-        if len(body) * 3 // 4 > self._settings.max_bytes + len(WHITESPACE):
+        if decoded_size(text) > self._settings.max_bytes:
             raise TooLarge(f"expected at most {self._settings.max_bytes} bytes; got more")
         return io.BytesIO(decode_base64(text, "audio_base64"))
 

@@ -1,11 +1,10 @@
 """The file that a decoder reads, which may still be arriving. Knows no format."""
 
 import io
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-ENDLESS = 2**60  # length in bytes that is assumed for a file of unknown length
 PART = 8 * 1024**2  # bytes read at a time where all remaining bytes are asked for
 Idle = Callable[[], AbstractContextManager[None]]
 
@@ -43,7 +42,6 @@ class MediaFile(io.RawIOBase):
         self._content = content
         self._idle = idle
         self._position = 0
-        self._waits = True
 
     def readable(self) -> bool:
         """Return True."""
@@ -83,10 +81,7 @@ class MediaFile(io.RawIOBase):
 
         Return b"" at the end of the file.
         """
-        is_ready = self._content.is_ready(self._position)
-        if not is_ready and not self._waits:
-            return b""
-        with nullcontext() if is_ready else self._idle():
+        with nullcontext() if self._content.is_ready(self._position) else self._idle():
             part = self._content.read_at(self._position, max_bytes)
         self._position += len(part)
         return part
@@ -111,26 +106,11 @@ class MediaFile(io.RawIOBase):
         With io.SEEK_END, wait until the length of the file is known.
         """
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: 0}[whence]
-        if whence == io.SEEK_END and not self._waits:
-            base = ENDLESS
-        elif whence == io.SEEK_END:
+        if whence == io.SEEK_END:
             with self._idle():
                 base = self._content.length()
         self._position = max(0, base + offset)
         return self._position
-
-    @contextmanager
-    def without_waiting(self) -> Iterator[None]:
-        """Keep reads and seeks from waiting while the block runs.
-
-        A read then treats the last byte that has arrived as the end of the file. A seek relative to the end assumes
-        that the file has ENDLESS bytes.
-        """
-        self._waits = False
-        try:
-            yield
-        finally:
-            self._waits = True
 
     def await_bytes(self, count: int) -> bool:
         """Wait for `count` bytes or the end of the file, and return whether the file has ended."""

@@ -51,7 +51,7 @@ class ChannelMixer:
         covariance = (channels @ channels.T).astype(np.float64) - np.outer(total, total) / channels.shape[1]
         energy = covariance.diagonal().clip(0.0)
         norm = np.sqrt(np.outer(energy, energy))
-        inverted = covariance < _INVERTED * norm
+        inverted = (norm > 0) & (covariance < _INVERTED * norm)  # rounding makes silence vary with itself
         kept = np.ones(len(energy), bool)
         if inverted.any():
             was_kept = np.zeros(len(energy), bool) if self._weights is None else self._weights > 0

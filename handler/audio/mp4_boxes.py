@@ -20,7 +20,7 @@ from handler.errors import CorruptMedia, UnsupportedMedia
 MAX_TRACKS = 64
 # Samples of all tracks together, of 35 bytes each in FFmpeg's index: 24 hours of AAC and of 60 pictures a second.
 MAX_INDEX_ENTRIES = 12_000_000
-_MAX_BOXES = 4_000_000  # of 24 hours in fragments of 0.1 seconds
+_MAX_BOXES = 8_000_000  # of 24 hours in fragments of 0.1 seconds, with seven boxes each
 _MAX_MOVIE_BYTES = 16 * 1024**2  # of a compressed movie box
 _MAX_DEPTH = 10  # as in FFmpeg
 _HARMLESS = 2**16  # a smaller count costs little, even if it is wrong

@@ -12,7 +12,7 @@ from typing import Any
 
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_DESCRIPTORS = 4  # largest number of file descriptors in one message
-MAX_BLOCK_SAMPLES = 256 * 1024  # samples in the shared memory of an audio process, all channels together
+MAX_PIECE_SAMPLES = 256 * 1024  # samples in the shared memory of an audio process, all channels together
 
 
 class Disconnected(Exception):
@@ -36,14 +36,19 @@ def send(channel: socket.socket, message: Mapping[str, Any], descriptors: Sequen
         raise Disconnected from exc
 
 
-def receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
+def receive(channel: socket.socket, max_descriptors: int = 0) -> tuple[dict[str, Any], list[int]]:
     """Wait for a message, and return it with its file descriptors, which the caller closes.
 
+    The system closes the descriptors of a message that has more than `max_descriptors`, or any if that is 0.
     Raises Disconnected if the other end is gone or sends anything else than a message, and TimeoutError if the channel
     has a timeout and nothing arrives within it.
     """
+    descriptors: list[int] = []
     try:
-        data, descriptors, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
+        if max_descriptors:
+            data, descriptors, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, max_descriptors)
+        else:
+            data = channel.recv(MAX_MESSAGE_BYTES)
     except TimeoutError:
         raise
     except OSError as exc:

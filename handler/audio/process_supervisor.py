@@ -11,12 +11,14 @@ import signal
 import socket
 import sys
 
-from handler.audio.process_messages import Disconnected, close_all, receive, send
+from handler.audio.process_messages import MAX_DESCRIPTORS, Disconnected, close_all, receive, send
 
 
 def main() -> None:
     """Answer requests on the channel with the given descriptor until the serving process is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the serving process, which may still drain
+    # Signals to the whole group are for the serving process, which may still finish its work. Its end ends this one.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     channel = socket.socket(fileno=int(sys.argv[1]))
     supervisor = Supervisor(channel)
     try:
@@ -51,7 +53,7 @@ class Supervisor:
 
     def answer(self) -> None:
         """Wait for a request and answer it. Raises Disconnected."""
-        message, descriptors = receive(self._channel)
+        message, descriptors = receive(self._channel, MAX_DESCRIPTORS)
         self._reap()
         if "fork" in message:
             self._fork(descriptors)

@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 from handler.audio.decode import AudioDecoder
 from handler.audio.media_file import MediaFile
 from handler.audio.media_report import DecodeOptions, MediaReport
-from handler.audio.process_messages import MAX_BLOCK_SAMPLES, Disconnected, close_all, receive, send
+from handler.audio.process_messages import (
+    MAX_DESCRIPTORS,
+    MAX_PIECE_SAMPLES,
+    Disconnected,
+    close_all,
+    receive,
+    send,
+)
 from handler.audio.spool import read_parts
 from handler.errors import AsrError, CorruptMedia
 from handler.schema.window import SAMPLE_RATE
@@ -40,11 +47,16 @@ Samples = NDArray[np.float32]
 def run(channel: socket.socket) -> Never:
     """Wait for a file, decode it, and end the process."""
     try:
-        state, (block_memory, *parts) = receive(channel)
+        state, (block_memory, *parts) = receive(channel, MAX_DESCRIPTORS)
         _limit_resources()
         budget = _CpuBudget(BASE_CPU_S)
         content = RemoteBytes(channel, state, parts, budget)
         _decode(channel, content, DecodeOptions(**state["options"]), block_memory, budget)
+    except Disconnected:
+        pass
+    except Exception as exc:  # a fault of this program or of its surroundings, not of the file
+        with suppress(Disconnected):
+            send(channel, _describe_crash(exc))
     finally:
         os._exit(0)  # nothing of the supervisor's, such as its handlers at exit, may run in this process
 
@@ -114,7 +126,7 @@ class RemoteBytes:
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         """Ask the serving process how much has arrived, and return its answer. Raises Disconnected."""
         send(self._channel, question)
-        state, parts = receive(self._channel)
+        state, parts = receive(self._channel, MAX_DESCRIPTORS)
         if parts:
             close_all(self._parts)
             self._parts = parts
@@ -190,15 +202,19 @@ def _decode(
     except Disconnected:
         raise
     except Exception as exc:  # a fault of this program, which a file brought to light
-        end = {"crash": "".join(traceback.format_exception(exc))[-MAX_TRACEBACK_CHARS:]}
+        end = _describe_crash(exc)
     send(channel, {**end, **sender.describe()})
     receive(channel)  # the serving process ends this one, and may ask how much has arrived no more
 
 
 def _split(block: Samples) -> Iterator[Samples]:
-    size = MAX_BLOCK_SAMPLES // block.shape[1]
+    size = MAX_PIECE_SAMPLES // block.shape[1]
     for at in range(0, len(block), size):
         yield np.ascontiguousarray(block[at : at + size], np.float32)
+
+
+def _describe_crash(exc: Exception) -> dict[str, Any]:
+    return {"crash": "".join(traceback.format_exception(exc))[-MAX_TRACEBACK_CHARS:]}
 
 
 def _describe_error(error: AsrError) -> dict[str, Any]:

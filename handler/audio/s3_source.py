@@ -12,8 +12,10 @@ from typing import Any
 from handler.audio.http_source import check_encoding
 from handler.audio.spool import Spool
 from handler.audio.transfer import Transfer
+from handler.audio.urls import public_url
 from handler.errors import AsrError, DownloadBlocked, DownloadFailed, DownloadRefused, InvalidRequest
 from handler.settings import Settings
+from handler.validators import short_repr
 
 RETRIES = 2
 # Codes of S3 that concern this worker's clock, credentials or connection, although their status is in the 400s.
@@ -40,8 +42,8 @@ class S3Source:
         bucket, _, key = url.partition("://")[2].partition("/")
         bucket = bucket.rpartition("@")[2]
         if bucket not in self._settings.s3_buckets:
-            raise DownloadBlocked(f"bucket {bucket!r} is not among those that S3_BUCKETS names")
-        safe_url = f"s3://{bucket}/{key}"
+            raise DownloadBlocked(f"bucket {short_repr(bucket)} is not among those that S3_BUCKETS names")
+        safe_url = public_url(url)
         try:
             with ExitStack() as stack:
                 client = stack.enter_context(closing(self._new_client()))

@@ -47,10 +47,9 @@ class Spool:
 
     def __init__(self, max_bytes: int, budget: SpoolBudget | None = None) -> None:
         """Create an empty spool, whose bytes count towards `budget`. Raises StorageFull."""
+        self._is_closed = True  # as long as there is nothing to close
         self._max_bytes = max_bytes
         self._budget = budget or SpoolBudget()
-        with _full_disk_as_storage_full():
-            self._head = os.memfd_create("spool")
         self._tail: int | None = None  # descriptor of the file with the bytes behind those in memory
         self.head_bytes = IN_MEMORY  # number of bytes kept in memory
         self._changed = threading.Condition(threading.RLock())
@@ -59,8 +58,10 @@ class Spool:
         self._error: AsrError | None = None
         self._is_complete = False
         self._is_stopped = False
-        self._is_closed = False
         self._interrupt: Callable[[], None] | None = None
+        with full_disk_as_storage_full():
+            self._head = os.memfd_create("spool")
+        self._is_closed = False
 
     def expect(self, size: int) -> None:
         """Announce the total number of bytes, so that `length` need not wait for the last byte. Raises TooLarge."""
@@ -80,7 +81,7 @@ class Spool:
                 raise Cancelled("nobody reads any more")
             self._budget.reserve(len(data))
             try:
-                with _full_disk_as_storage_full():
+                with full_disk_as_storage_full():
                     self._append(data)
             except BaseException:
                 self._budget.give_back(len(data))
@@ -179,7 +180,7 @@ class Spool:
         with self._changed:
             if self._is_closed:
                 return []
-            with _full_disk_as_storage_full():
+            with full_disk_as_storage_full():
                 return [os.dup(part) for part in (self._head, self._tail) if part is not None]
 
     def await_bytes(self, count: int) -> bool:
@@ -218,11 +219,6 @@ class Spool:
         """Return the number of bytes that have arrived."""
         return self._size
 
-    @property
-    def is_complete(self) -> bool:
-        """Return whether no more bytes will arrive."""
-        return self._is_complete
-
     def reader(self, idle: Idle = nullcontext) -> MediaFile:
         """Return a new reader at the first byte. Each wait of the reader is inside the context manager `idle()`."""
         return MediaFile(self, idle)
@@ -250,7 +246,7 @@ def _write_all(descriptor: int, data: bytes, position: int) -> None:
 
 
 @contextmanager
-def _full_disk_as_storage_full() -> Iterator[None]:
+def full_disk_as_storage_full() -> Iterator[None]:
     """Raise StorageFull for an OSError in the block that says that nothing more can be stored."""
     try:
         yield

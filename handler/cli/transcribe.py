@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from tqdm import tqdm
 
@@ -92,7 +92,7 @@ def _open_source(source: str, max_bytes: int) -> Iterator[AudioSource]:
         with Spool(max_bytes) as spool:
             threading.Thread(target=_copy_to_spool, args=(sys.stdin.fileno(), spool), daemon=True).start()
             try:
-                yield AudioSource(file=cast(BinaryIO, spool.reader()))
+                yield AudioSource(growing=spool)
             finally:
                 spool.check()  # an error while copying is the cause of the decoder's error
     else:

@@ -17,6 +17,7 @@ class DecodeTurns:
     def __init__(self, count: int) -> None:
         self._num_free = count
         self._waiting: deque[tuple[threading.Event, float]] = deque()  # with the time at which each began to wait
+        self._given_at = time.monotonic()  # when somebody last got a turn
         self._lock = threading.Lock()
 
     def acquire(self) -> None:
@@ -24,6 +25,7 @@ class DecodeTurns:
         with self._lock:
             if self._num_free and not self._waiting:
                 self._num_free -= 1
+                self._given_at = time.monotonic()
                 return
             given = threading.Event()
             self._waiting.append((given, time.monotonic()))
@@ -34,6 +36,7 @@ class DecodeTurns:
         with self._lock:
             if self._waiting:
                 self._waiting.popleft()[0].set()
+                self._given_at = time.monotonic()
             else:
                 self._num_free += 1
 
@@ -44,9 +47,11 @@ class DecodeTurns:
             self.acquire()
 
     def waiting_s(self) -> float:
-        """Return for how many seconds the thread that waits longest has waited, or 0 if none waits."""
+        """Return for how many seconds somebody has waited while nobody got a turn, or 0 if nobody waits."""
         with self._lock:
-            return time.monotonic() - self._waiting[0][1] if self._waiting else 0.0
+            if not self._waiting:
+                return 0.0
+            return time.monotonic() - max(self._given_at, self._waiting[0][1])
 
     @contextmanager
     def released(self) -> Iterator[None]:

@@ -14,10 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from handler.audio.audio_process import AudioProcess
 from handler.audio.chunking import MAX_PAUSE_S, SpeechChunker
 from handler.audio.fetch import Fetcher
 from handler.audio.media_report import DecodeOptions
-from handler.audio.process_pool import AudioProcess, AudioProcessPool
+from handler.audio.process_pool import AudioProcessPool
 from handler.audio.source import AudioSource
 from handler.audio.spool import IN_MEMORY, Spool
 from handler.audio.stored_file import StoredFile
@@ -70,7 +71,9 @@ class WindowProducer:
         self._threads = threads
         self._timeline = timeline
         self._deliver = deliver
-        self._spool: Spool | None = None
+        self._spool: Spool | None = None  # of the bytes that this producer fetches
+        self._growing: Spool | None = None  # of the bytes that somebody else receives
+        self._file: StoredFile | None = None
         self._decoder: AudioProcess | None = None
         self._vad_s = 0.0  # processor seconds that this thread spent on detecting speech and cutting windows
         self._is_closed = threading.Event()
@@ -86,9 +89,15 @@ class WindowProducer:
 
     @property
     def starved_s(self) -> float:
-        """Return for how many seconds there has been nothing to decode, because no more bytes have arrived."""
-        since = self._decoder.waiting_since if self._decoder else self._start_time
-        return 0.0 if since is None else time.monotonic() - since
+        """Return for how many seconds there has been nothing to decode, because no more bytes have arrived.
+
+        A request that waits for its turn has something to decode.
+        """
+        if self._decoder is not None:
+            return self._decoder.starved_s
+        spool = self._spool or self._growing
+        is_starved = spool is not None and not spool.size and not spool.has_ended
+        return time.monotonic() - self._start_time if is_starved else 0.0
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -122,15 +131,18 @@ class WindowProducer:
         error: BaseException | None = None
         started = time.thread_time()
         try:
+            content = self._open(source)
             with self._turns:
-                self._produce_windows(self._open(source), options)
+                self._produce_windows(content, options)
         except BaseException as exc:
             error = exc
         try:
-            if (growing := self._spool or source.growing) is not None:
+            if (growing := self._spool or self._growing) is not None:
                 growing.check()  # the download's error explains more than the decoder's, which it caused
         except BaseException as exc:
             error = exc
+        if self._file is not None:
+            self._file.close()
         decoder_s = 0.0 if self._decoder is None else self._decoder.cpu_s
         self._timeline.add("decode", time.thread_time() - started - self._vad_s + decoder_s)
         self._timeline.add("vad", self._vad_s)
@@ -142,10 +154,12 @@ class WindowProducer:
     def _open(self, source: AudioSource) -> Spool | StoredFile:
         """Return the bytes of the source. A download continues in another thread while they are read."""
         if source.growing is not None:
+            self._growing = source.growing
             return source.growing
         if source.file is not None:
-            with suppress(OSError):  # the file lies in memory
-                return StoredFile(source.file)
+            with suppress(OSError):  # the file lies in memory, or is a pipe
+                self._file = StoredFile(source.file)
+                return self._file
         self._spool = spool = self._fetcher.spool()
         self._check_open()
         if source.url is not None:

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from handler.audio.base64_text import decode_base64
+from handler.audio.base64_text import decode_base64, decoded_size
 from handler.errors import InvalidRequest
 
 DATA = bytes(range(256))  # has every digit of both alphabets
@@ -57,3 +57,14 @@ def test_a_refusal_says_what_is_wrong_and_where(text: str, fault: str) -> None:
     assert refusal.value.field == "audio"
     assert refusal.value.message.startswith("audio must be a file's bytes in base64; ")
     assert fault in refusal.value.message
+
+
+def test_only_the_bytes_count_towards_the_limit_and_not_line_breaks() -> None:
+    data = bytes(range(256)) * 40
+    for text in (base64.encodebytes(data).decode(), f"data:audio/wav;base64,{base64.b64encode(data).decode()}\r\n"):
+        assert decoded_size(text) == len(data)
+
+
+@pytest.mark.parametrize("length", range(7))
+def test_no_bytes_are_missed_in_the_count(length: int) -> None:
+    assert decoded_size(base64.b64encode(bytes(length)).decode()) == length

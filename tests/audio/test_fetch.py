@@ -91,11 +91,12 @@ def test_only_a_status_that_may_change_is_a_reason_to_try_again(status: int, is_
     assert f"status {status}" in error.message
 
 
-def test_endless_redirects_are_a_failed_download(web: Web) -> None:
+def test_endless_redirects_are_refused(web: Web) -> None:
     url = web.url + "/a"
     for _ in range(8):
         url = f"{web.url}/redirect?{url}"
-    assert "5 redirects" in refusal(url).message
+    error = refusal(url)
+    assert (error.code, "5 redirects" in error.message) == ("download_refused", True)
 
 
 def test_a_host_that_never_answers_is_abandoned(web: Web) -> None:

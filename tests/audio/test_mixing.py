@@ -76,6 +76,13 @@ def test_silence_and_a_change_of_channels_are_mixed() -> None:
     assert mixer.mix(np.zeros((0, 2), np.float32), RATE).shape == (0, 1)
 
 
+@pytest.mark.parametrize("level", [1 + 2**-23, 1 / 3, 0.1, 1e-30])
+@pytest.mark.parametrize("frames", [1, 7, 4001])
+def test_channels_that_do_not_vary_are_mixed_to_numbers(level: float, frames: int) -> None:
+    planes = np.full((frames, 2), level, np.float32)
+    np.testing.assert_allclose(ChannelMixer().mix(planes, 16_000), planes[:, :1], rtol=1e-5)
+
+
 def test_missing_channels_are_silent() -> None:
     planes = np.ones((3, 2), np.float32)
     assert pad_channels(planes, 3).tolist() == [[1, 1, 0]] * 3

@@ -6,16 +6,24 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from handler.audio import process_worker
+from handler.audio.audio_process import AudioProcess
 from handler.audio.media_report import DecodeOptions
-from handler.audio.process_messages import Disconnected, new_channel, receive, send
-from handler.audio.process_pool import AudioProcess, AudioProcessPool, shared_pool
+from handler.audio.process_messages import (
+    MAX_DESCRIPTORS,
+    MAX_MESSAGE_BYTES,
+    Disconnected,
+    new_channel,
+    receive,
+    send,
+)
+from handler.audio.process_pool import AudioProcessPool, shared_pool
 from handler.audio.spool import Spool
 from handler.errors import Cancelled, CorruptMedia
 from handler.schema.window import SAMPLE_RATE, Samples
@@ -45,6 +53,9 @@ LIES = (
     b'{"bytes": "many"}',
     b'{"bytes": 1e999}',
     b'{"error": ["internal"], "message": {}, "duration": null, ' + END,
+    b'{"error": "device_lost", "message": "", "duration": null, ' + END,
+    b'{"error": "out_of_memory", "message": "", "duration": null, ' + END,
+    b'{"block": [4000, 2], "duration": null, ' + END,  # two channels, although none were asked for apart
 )
 
 
@@ -185,11 +196,13 @@ def test_a_process_has_limits_on_memory_and_processor_time(pool: AudioProcessPoo
 
 
 class Liar(AudioProcessPool):
-    """Gives a file to a thread that sends one message, in the place of an audio process."""
+    """Gives a file to a thread that sends one message, in the place of an audio process, and then a good end."""
 
-    def __init__(self, message: bytes) -> None:
+    def __init__(self, message: bytes, samples: bytes = b"", descriptors: int = 0) -> None:
         super().__init__()
         self._message = message
+        self._samples = samples
+        self._descriptors = descriptors
 
     def fork(self, channel: socket.socket) -> int:
         threading.Thread(target=self._lie, args=(os.dup(channel.fileno()),)).start()
@@ -197,10 +210,15 @@ class Liar(AudioProcessPool):
 
     def _lie(self, descriptor: int) -> None:
         with socket.socket(fileno=descriptor) as channel:
-            _, descriptors = receive(channel)
+            _, descriptors = receive(channel, MAX_DESCRIPTORS)
+            os.pwrite(descriptors[0], self._samples, 0)
             for given in descriptors:
                 os.close(given)
-            channel.send(self._message)
+            with suppress(OSError):  # the other end has heard enough
+                socket.send_fds(channel, [self._message], [channel.fileno()] * self._descriptors)
+                channel.send(b'{"end": true, "duration": 1.0, ' + END)
+                while channel.recv(MAX_MESSAGE_BYTES):
+                    pass
 
     def end(self, pid: int) -> None:
         """Do nothing: there is no process."""
@@ -212,8 +230,51 @@ class Liar(AudioProcessPool):
 @pytest.mark.parametrize("message", LIES)
 def test_nothing_that_a_process_sends_can_harm_the_serving_process(message: bytes) -> None:
     """Whoever has taken over an audio process can send what they like. It fails the file of this process alone."""
-    with growing_file(b"?") as spool, pytest.raises(CorruptMedia):
+    with growing_file(b"?") as spool, pytest.raises(CorruptMedia) as caught:
         list(process(Liar(message), spool).blocks())
+    assert type(caught.value) is CorruptMedia
+
+
+@pytest.mark.parametrize("sample", [np.nan, np.inf])
+def test_samples_that_are_no_numbers_are_refused(sample: float) -> None:
+    block = np.array([[0.5], [sample]], np.float32)
+    message = b'{"block": [2, 1], "duration": null, ' + END
+    with growing_file(b"?") as spool, pytest.raises(CorruptMedia):
+        list(process(Liar(message, block.tobytes()), spool).blocks())
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_descriptors_that_a_process_sends_are_not_kept(pool: AudioProcessPool) -> None:
+    before = open_descriptors()
+    with growing_file(b"?") as spool:
+        list(process(Liar(b'{"state": true}', descriptors=4), spool).blocks())
+    assert open_descriptors() == before
+
+
+def test_a_process_that_cannot_prepare_itself_says_why(
+    pool: AudioProcessPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, theirs = new_channel()
+    with ours:
+        with theirs:
+            pool.fork(theirs)
+        send(ours, {"options": {"unknown": 1}, "size": 1, "head_bytes": 1, "has_ended": True}, [ours.fileno()] * 2)
+        message, _ = receive(ours)
+    assert "unknown" in message["crash"]
+
+
+def test_signals_to_the_group_leave_decoding_to_those_who_finish_their_work(pool: AudioProcessPool) -> None:
+    with growing_file(LONG) as spool:
+        blocks = process(pool, spool).blocks()
+        count = len(next(blocks))
+        for pid in (supervisor_of(pool), *children_of(supervisor_of(pool))):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                os.kill(pid, number)
+        count += sum(len(block) for block in blocks)
+    assert count == SECONDS * SAMPLE_RATE
 
 
 def test_a_channel_whose_other_end_is_gone_says_so() -> None:

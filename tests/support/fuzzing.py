@@ -15,8 +15,9 @@ import av
 import numpy as np
 import soundfile
 
+from handler.audio.audio_process import AudioProcess
 from handler.audio.media_report import DecodeOptions
-from handler.audio.process_pool import AudioProcess, AudioProcessPool
+from handler.audio.process_pool import AudioProcessPool
 from handler.audio.spool import Spool
 from handler.errors import MediaError
 from handler.schema.window import SAMPLE_RATE
