@@ -39,7 +39,7 @@ def _comma_separated(name: str, raw: str) -> tuple[str, ...]:
 
 
 def _hosts(name: str, raw: str) -> tuple[str, ...]:
-    hosts = _comma_separated(name, raw)
+    hosts = tuple(host.removesuffix(".") for host in _comma_separated(name, raw))  # as in requests
     if not all(map(_HOST.fullmatch, hosts)):
         raise SettingsError(name, raw, "names or addresses without ports, such as a.example, *.a.example or [::1]")
     return hosts
@@ -140,7 +140,10 @@ class Settings:
         "FLASH_ATTENTION_2", False, _flag, "`1` selects FlashAttention-2 if GPU and dtype allow it"
     )
     batch_size: int | None = _variable(
-        "BATCH_SIZE", 16, _batch_size, "windows decoded together; `auto`: as many as the free memory holds"
+        "BATCH_SIZE",
+        None,
+        _batch_size,
+        "windows decoded together; `auto`: as many as the free memory holds, at most 64, or 16 on a CPU",
     )
     max_new_tokens: int = _variable(
         "MAX_NEW_TOKENS",
@@ -195,7 +198,7 @@ class Settings:
         "UPLOAD_MIN_RATE",
         50,
         _integer(0, GIB),
-        "bytes a second that an upload must average after its first UPLOAD_SILENCE_S; `0`: any",
+        "bytes a second that an upload must average; it may fall behind by UPLOAD_SILENCE_S; `0`: any",
     )
     request_timeout_s: float = _variable(
         "REQUEST_TIMEOUT_S",

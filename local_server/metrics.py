@@ -47,6 +47,10 @@ _COUNTERS = {
     "gaps": ("asr_coverage_gaps", "Stretches of speech without text."),
     "windows": ("asr_windows", "Windows decoded; one that is decoded again counts again."),
     "tokens": ("asr_tokens", "Tokens decoded."),
+    "not_finite": (
+        "asr_results_not_finite",
+        "Results of windows with numbers that are not finite, which a faulty device computes.",
+    ),
     "fallbacks": ("asr_fallbacks", "Windows decoded again at a higher temperature."),
 }
 

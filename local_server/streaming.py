@@ -34,7 +34,7 @@ def transcript_stream(
     AsrError if the transcription fails.
     """
     queue: asyncio.Queue[Progress | None] = asyncio.Queue()
-    task = asyncio.create_task(pipeline.transcribe(source, options, queue.put_nowait))
+    task = asyncio.create_task(pipeline.transcribe(source, options, queue.put_nowait, is_admitted=True))
     task.add_done_callback(lambda _: queue.put_nowait(None))
     stack.push_async_callback(_cancel, task)
 

@@ -23,3 +23,5 @@ async def await_lost_decoding(pipeline: Pipeline, check_s: float = CHECK_S, pati
         lost_since = clock() if lost_since is None else lost_since
         logs.warning("decoding_lost", reason=fault.message)
         await asyncio.to_thread(pipeline.mend)
+        if not isinstance(pipeline.fault, DecodingLost):
+            lost_since = None

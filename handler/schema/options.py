@@ -249,7 +249,7 @@ class Options:
                 if getattr(self, name) is not None:
                     raise InvalidRequest(f"{name} must come with input_format, for a file without a header", name)
             return
-        if self.audio_track:
+        if self.audio_track is not None:
             raise InvalidRequest("audio_track must be left out with input_format: there are no tracks", "audio_track")
         if self.sample_rate is None:
             if self.input_format not in COMPANDED:

@@ -107,15 +107,19 @@ class Pipeline:
         options: Options,
         progress: ProgressCallback | None = None,
         limit_s: float | None = None,
+        is_admitted: bool = False,
     ) -> Transcript:
         """Transcribe one source. Cancelling the call stops the download and the decoding.
+
+        `is_admitted` says that the call is made inside `admit`. Otherwise Overloaded is raised if there is no room.
 
         `progress` is called in the event loop after every window and at the end. `limit_s` is the number of seconds
         within which the caller needs an answer. Unless the request accepts a partial transcript, TooLong is raised as
         soon as it is clear that `limit_s` will not suffice. Raises AsrError, of which TooLong is a subclass.
         """
         self._check_options(options)
-        self._check_capacity(len(self._requests))
+        if not is_admitted:
+            self._check_capacity(len(self._requests))
         request = Request(self._resources, options, progress, limit_s)
         self._requests.add(request)
         try:

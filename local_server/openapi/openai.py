@@ -124,8 +124,15 @@ _TRANSCRIPTION_FIELDS: dict[str, Any] = {
         }
     ),
     "chunking_strategy": {
-        "type": "string",
-        "enum": ["auto"],
+        "oneOf": [
+            {"type": "string", "enum": ["auto"]},
+            {
+                "type": "object",
+                "required": ["type"],
+                "properties": {"type": {"type": "string", "enum": ["server_vad"]}},
+                "additionalProperties": False,
+            },
+        ],
         "description": "Accepted for compatibility; speech is detected unless vad is false.",
     },
 }

@@ -16,7 +16,8 @@ function stamp(seconds, point) {
 
 /** The text without control characters, overrides of its direction, and arrows, which would end a subtitle. */
 function plain(text) {
-  return text.replace(/[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]/g, "").replace(/-{2,}>/g, "->");
+  const lines = text.replace(/[\t-\r\x1c-\x1f\x85\u2028\u2029]+/g, " ");
+  return lines.replace(/[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g, "").replace(/-{2,}>/g, "->");
 }
 
 /** The text with nothing that a player of SubRip, which has no escapes, would read as markup. */

@@ -1,7 +1,8 @@
 """Bound the connections of a server, so that it never runs out of file descriptors. Knows no HTTP.
 
 If no more connections fit, an older one that does no work is closed for each new one: first one that waits between two
-requests, then one whose response is already sent, then the one that has waited longest to send a whole request head.
+requests, then one whose response is already sent, then the one that has waited longest to send a whole request head,
+and at last one whose client reads slowly or has sent requests ahead.
 """
 
 import resource
@@ -35,23 +36,28 @@ def raise_descriptor_limit() -> int:
 def connection_limit(descriptors: int, max_requests: int) -> int:
     """Return how many connections a process with `descriptors` file descriptors may hold.
 
-    The rest is left to files and downloads of `max_requests` requests. If the descriptors suffice for fewer than two
-    connections for each request, a warning is logged.
+    Each may bring a request, with its files and its download. If the descriptors suffice for fewer than two connections
+    for each of `max_requests`, a warning is logged.
     """
-    reserved = DESCRIPTORS_OF_PROCESS + DESCRIPTORS_PER_REQUEST * max_requests
-    expected = reserved + 2 * max_requests
+    per_connection = 1 + DESCRIPTORS_PER_REQUEST
+    expected = DESCRIPTORS_OF_PROCESS + 2 * max_requests * per_connection
     if descriptors < expected:
         logs.warning("few_descriptors", limit=descriptors, expected=f"at least {expected}, as `ulimit -n` shows it")
     wanted = max(MIN_CONNECTIONS, CONNECTIONS_PER_REQUEST * max_requests)
-    return min(max(descriptors - reserved, descriptors // 4), wanted)
+    possible = (descriptors - DESCRIPTORS_OF_PROCESS) // per_connection
+    return max(MAX_SURPLUS, min(possible, wanted))
 
 
 class Connection(Protocol):
     """What a ConnectionRegistry needs to know of a connection."""
 
     @property
-    def is_expendable(self) -> bool:
-        """Whether the connection has no request in work."""
+    def is_answered(self) -> bool:
+        """Whether all requests of the connection are answered."""
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the client does not read its answer just now, or does not wait for it."""
 
     def evict(self) -> None:
         """Close the connection at once."""
@@ -114,9 +120,10 @@ class ConnectionRegistry:
     def _spare_connections(self) -> Iterator[Connection]:
         """Yield connections that can be evicted, the one that is missed least first."""
         yield from self._idle
-        yield from (connection for connection in self._busy if connection.is_expendable)
+        yield from (connection for connection in self._busy if connection.is_answered)
         if len(self._reading_head) >= MAX_SURPLUS:  # the youngest are given the time to send their heads
             yield from self._reading_head
+        yield from (connection for connection in self._busy if connection.is_stalled)
 
     def _evict(self, connection: Connection) -> None:
         if connection not in self._idle:

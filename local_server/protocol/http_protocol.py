@@ -83,12 +83,15 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     @property
-    def is_expendable(self) -> bool:
-        """Whether all requests of the connection are answered, or its client does not read or wait for answers."""
+    def is_answered(self) -> bool:
+        """Whether all requests of the connection are answered."""
         is_answered = self.cycle is not None and self.cycle.scope.get("asr_is_answered", False)
-        is_ending = self._is_discarding or self.transport.is_closing()
-        is_stalled = self.flow.write_paused and not self._is_reading_body
-        return bool(is_answered or is_ending or is_stalled or self.pipeline)
+        return bool(is_answered or self._is_discarding or self.transport.is_closing())
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the client does not read what is sent to it just now, or has sent requests ahead of the answers."""
+        return bool((self.flow.write_paused and not self._is_reading_body) or self.pipeline)
 
     def evict(self) -> None:
         """Close the connection in favour of another one."""
@@ -266,6 +269,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.pipeline:
             self.pipeline.popleft()  # the youngest
         self.cycle.disconnected = True
+        self.cycle.waiting_for_100_continue = False  # nothing may be written any more
         self.cycle.message_event.set()
         self._open_requests.pop()
 
@@ -296,6 +300,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _watch_writes(self) -> None:
         """Disconnect a client that has read nothing of what is to be sent to it in WRITE_STALL_S seconds."""
+        self._timers.cancel(self._on_write_timeout)  # what it has compared with is no longer so
         self._stalled_bytes = self.transport.get_write_buffer_size()
         if self._stalled_bytes:
             self._timers.start(self._on_write_timeout, WRITE_STALL_S)
@@ -311,7 +316,9 @@ class HttpProtocol(HttpToolsProtocol):
             self.registry.mark_reading_head(self)
 
     def _on_head_timeout(self) -> None:
-        if self._is_reading_head:
+        if self.flow.read_paused:  # by this server: the client cannot send the rest
+            self._timers.start(self._on_head_timeout, self.head_s)
+        elif self._is_reading_head:
             self._refuse(head_too_slow(self.head_s))
         else:
             self.transport.close()

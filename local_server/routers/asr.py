@@ -41,7 +41,7 @@ async def _respond(request: Request, state: ServerState) -> Response:
             request.scope["asr_kind"] = "url" if source.url else "file"
             if wants_events:
                 return transcript_stream(pipeline, source, options, work), options
-            return await pipeline.transcribe(source, options), options
+            return await pipeline.transcribe(source, options, is_admitted=True), options
 
         result, options = await request_body.start_early(start)
         if not isinstance(result, Transcript):

@@ -80,7 +80,7 @@ async def _respond(request: Request, state: ServerState, task: str) -> Response:
             request.scope["asr_kind"] = "url" if source.url else "file"
             if openai_request.stream:
                 return transcript_stream(pipeline, source, openai_request.options, work), openai_request
-            return await pipeline.transcribe(source, openai_request.options), openai_request
+            return await pipeline.transcribe(source, openai_request.options, is_admitted=True), openai_request
 
         result, openai_request = await request_body.start_early(start)
         if not isinstance(result, Transcript):

@@ -89,7 +89,9 @@ def _collect(fields: Sequence[tuple[str, str]], task: str) -> dict[str, Any]:
             raise InvalidRequest(f"{field[:60]} is not known here; expected one of {', '.join(sorted(supported))}")
         if name in _ARRAY_FIELDS:
             values.setdefault(name, []).extend(_array_items(value))
-        elif name in values or index is not None:
+        elif index is not None:
+            raise InvalidRequest(f"{name} must be one value, not an array", name)
+        elif name in values:
             raise InvalidRequest(f"{name} must be given once", name)
         else:
             values[name] = value

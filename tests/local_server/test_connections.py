@@ -6,8 +6,6 @@ import resource
 import pytest
 
 from local_server.protocol.connections import (
-    DESCRIPTORS_OF_PROCESS,
-    DESCRIPTORS_PER_REQUEST,
     MAX_DESCRIPTORS,
     MAX_SURPLUS,
     MIN_CONNECTIONS,
@@ -20,16 +18,17 @@ from local_server.protocol.connections import (
 class FakeConnection:
     """A connection that only notes that it was closed."""
 
-    def __init__(self, is_expendable: bool = False) -> None:
-        self.is_expendable = is_expendable
+    def __init__(self, is_answered: bool = False, is_stalled: bool = False) -> None:
+        self.is_answered = is_answered
+        self.is_stalled = is_stalled
         self.is_evicted = False
 
     def evict(self) -> None:
         self.is_evicted = True
 
 
-def add(registry: ConnectionRegistry, count: int, is_expendable: bool = False) -> list[FakeConnection]:
-    connections = [FakeConnection(is_expendable) for _ in range(count)]
+def add(registry: ConnectionRegistry, count: int, **state: bool) -> list[FakeConnection]:
+    connections = [FakeConnection(**state) for _ in range(count)]
     for connection in connections:
         registry.add(connection)
     return connections
@@ -42,7 +41,7 @@ def evicted(connections: list[FakeConnection]) -> list[int]:
 def test_idle_connections_give_way_before_answered_ones_and_those_before_unfinished_heads() -> None:
     registry = ConnectionRegistry(MAX_SURPLUS + 6)
     unfinished = add(registry, MAX_SURPLUS)
-    idle, answered, busy = add(registry, 2), add(registry, 2, is_expendable=True), add(registry, 2)
+    idle, answered, busy = add(registry, 2), add(registry, 2, is_answered=True), add(registry, 2)
     for connection in idle:
         registry.mark_idle(connection)
     for connection in answered + busy:
@@ -58,6 +57,19 @@ def test_idle_connections_give_way_before_answered_ones_and_those_before_unfinis
         assert evicted(unfinished) == expected
     assert evicted(busy) == []
     assert len(registry) == MAX_SURPLUS + 6
+
+
+def test_a_client_that_reads_slowly_keeps_its_answer_as_long_as_there_are_silent_connections() -> None:
+    registry = ConnectionRegistry(2 * MAX_SURPLUS)
+    (slow,) = add(registry, 1, is_stalled=True)
+    registry.mark_busy(slow)
+    silent = add(registry, 8 * MAX_SURPLUS)
+    assert not slow.is_evicted
+    assert len(evicted(silent)) == 6 * MAX_SURPLUS + 1
+    for connection in silent:
+        registry.mark_busy(connection)  # now they all have requests in work
+    add(registry, 1)
+    assert slow.is_evicted
 
 
 def test_a_connection_that_begins_another_request_counts_as_young_again() -> None:
@@ -109,11 +121,11 @@ def test_a_full_server_is_logged_once_and_not_for_idle_connections(caplog: pytes
 @pytest.mark.parametrize(
     ("descriptors", "max_requests", "limit", "is_low"),
     [
-        (1024, 64, 1024 - DESCRIPTORS_OF_PROCESS - 64 * DESCRIPTORS_PER_REQUEST, False),
+        (1024, 64, 132, False),
         (MAX_DESCRIPTORS, 128, MIN_CONNECTIONS, False),
-        (MAX_DESCRIPTORS, 4096, 4 * 4096, False),
-        (1024, 1024, 256, True),
-        (64, 128, 16, True),
+        (MAX_DESCRIPTORS, 1024, 4 * 1024, False),
+        (1024, 1024, 132, True),
+        (64, 128, MAX_SURPLUS, True),
     ],
 )
 def test_connections_leave_descriptors_to_files(
@@ -127,7 +139,7 @@ def test_connections_leave_descriptors_to_files(
 def test_the_soft_limit_of_descriptors_is_raised() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, MAX_DESCRIPTORS) // 2, hard))
         assert raise_descriptor_limit() == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(hard, MAX_DESCRIPTORS)
     finally:

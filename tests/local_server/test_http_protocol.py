@@ -2,15 +2,19 @@
 
 import asyncio
 import json
+import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
 
+from local_server.__main__ import uvicorn_config
 from local_server.protocol import http_protocol
-from local_server.protocol.connections import MAX_SURPLUS
+from local_server.protocol.connections import MAX_SURPLUS, ConnectionRegistry
 from local_server.protocol.http_protocol import MAX_LINGER_BYTES, HttpProtocol
 from local_server.protocol.request_head import MAX_FIELDS, MAX_HEAD_BYTES
 from tests.support.raw_client import RawClient
@@ -312,6 +316,62 @@ def test_a_client_that_does_not_read_is_disconnected(
     with RawClient(echo_server, receive_buffer=4096) as client:
         client.send(REQUEST.replace(b"/a", b"/big") + REQUEST.replace(b"/a", b"/wait"))
         wait_until(lambda: not client.can_send())
+
+
+class SlowTransport(asyncio.Transport):
+    """A transport whose client reads when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unsent = 0
+        self.aborted = asyncio.Event()
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+
+async def test_a_client_that_has_read_one_answer_has_the_whole_time_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_protocol, "WRITE_STALL_S", 0.01)
+    registry = ConnectionRegistry(1)
+    config = uvicorn_config(Echo(), registry)
+    config.load()
+    protocol = http_protocol.http_protocol(registry)(config, ServerState(), {})
+    protocol.transport = transport = SlowTransport()
+    transport.unsent = 10
+    protocol._watch_writes()
+    transport.unsent = 0
+    protocol._watch_writes()  # after the next answer, which was read at once
+    assert protocol._timers._pending == {}
+    transport.unsent = 10
+    protocol._watch_writes()
+    await asyncio.wait_for(transport.aborted.wait(), 60)
+
+
+def test_a_head_that_this_server_does_not_read_is_not_late(echo: Echo) -> None:
+    with RunningServer(echo, head_s=0.05) as server, RawClient(server) as client:
+        client.send(REQUEST.replace(b"/a", b"/wait"))
+        wait_until(lambda: echo.waiting)
+        client.send(REQUEST + REQUEST[:20])  # the server reads no further while two requests are open
+        began = time.monotonic()
+        wait_until(lambda: time.monotonic() > began + 0.2)
+        client.send(REQUEST[20:])
+        echo.may_answer.set()
+        assert [client.receive().status for _ in range(3)] == [200] * 3
+
+
+def test_nothing_is_written_to_a_request_that_was_given_up(
+    echo_server: Server, echo: Echo, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING), RawClient(echo_server) as client:
+        client.send(CHUNKED.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n") + b"zz\r\n")
+        assert client.receive().status == 400
+        wait_until(lambda: echo.left)
+    assert caplog.messages == []
 
 
 def test_a_client_that_still_sends_need_not_read(monkeypatch: pytest.MonkeyPatch) -> None:

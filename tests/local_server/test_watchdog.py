@@ -81,3 +81,22 @@ async def test_the_watch_ends_only_if_nothing_helps(broken: Pipeline, pool: Brok
         await asyncio.to_thread(lambda: None)
     assert not watch.done()
     watch.cancel()
+
+
+async def test_a_server_that_was_mended_at_the_last_moment_goes_on(broken: Pipeline, pool: BrokenPool) -> None:
+    await error_of(broken, upload(SILENCE))
+    mends = list[bool]()
+
+    def mend() -> None:
+        pool.is_broken = False
+        mends.append(True)
+        Pipeline.mend(broken)
+
+    broken.mend = mend  # type: ignore[method-assign]
+    watch = asyncio.create_task(await_lost_decoding(broken, 0.0, 0.0))
+    while not mends or broken.fault is not None:
+        await asyncio.to_thread(lambda: None)
+    for _ in range(10):
+        await asyncio.to_thread(lambda: None)
+    assert not watch.done()
+    watch.cancel()
