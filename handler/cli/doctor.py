@@ -18,7 +18,6 @@ from handler.transcription.pipeline import Pipeline
 
 MEMORY_FACTOR = 1.2  # memory that loading takes, relative to the size of the weight files
 MAX_FILE_NAMES = 3  # printed; an ellipsis stands for the remaining names
-NVIDIA_VERSION_FILE = Path("/proc/driver/nvidia/version")  # exists if a driver is loaded
 Build = Callable[[Settings, Timeline], Pipeline]
 
 
@@ -84,14 +83,13 @@ def _examine_device(settings: Settings) -> Iterator[Finding]:
 def _examine_driver() -> Finding:
     import torch
 
-    if not NVIDIA_VERSION_FILE.is_file():
+    from handler.engine.device import why_no_gpu
+    from handler.engine.nvidia import driver_version, has_gpu
+
+    if not has_gpu():
         return Finding("NVIDIA driver", "none")
-    driver = NVIDIA_VERSION_FILE.read_text().splitlines()[0].partition("Module")[2].split()[0]
-    if torch.cuda.is_available():
-        return Finding("NVIDIA driver", driver)
-    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no GPU"
-    mismatch = f"PyTorch {torch.__version__} is made for {build} and cannot use it"
-    return Finding("NVIDIA driver", driver, f"{mismatch}: a newer driver or another PyTorch is needed")
+    problem = "" if torch.cuda.is_available() else why_no_gpu()
+    return Finding("NVIDIA driver", driver_version() or "version unknown", problem)
 
 
 def _examine_model(settings: Settings) -> Iterator[tuple[Finding, int]]:

@@ -109,10 +109,14 @@ class Runner:
     def _run(self) -> None:
         """Admit windows, advance the engine and deliver results, again and again until `close`."""
         while self._wait():
+            lacking: OutOfMemory | None = None
             try:
                 self._take_turn()
             except OutOfMemory as exc:
-                self._halve_batch(exc)
+                lacking = OutOfMemory(exc.message)  # without the frames of the turn, which hold tensors
+            except DeviceLost as exc:
+                logs.error("engine_failed", exc)
+                self._give_up(exc)
             except AsrError as exc:
                 self._fail_running(exc)
             except Exception as exc:
@@ -120,6 +124,8 @@ class Runner:
                 self._failures += 1
                 error = Internal(f"the engine failed: {type(exc).__name__}")
                 self._fail_running(error, is_fatal=self._failures >= FATAL_FAILURES)
+            if lacking is not None:
+                self._halve_batch(lacking)
 
     def _wait(self) -> bool:
         """Wait until there is a window to run or to drop, and return True. Return False after `close`."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from handler import logs
 from handler.audio.process_pool import shared_pool
 from handler.errors import OutOfMemory
-from handler.settings import Settings, SettingsError
+from handler.settings import Settings
 from handler.startup.model_locator import BAKED, find_local, find_model, mirror, revision, weight_files
 from handler.startup.self_test import self_test
 from handler.timeline import Timeline
@@ -110,16 +110,15 @@ def stop_on_exit(stop: threading.Event) -> Iterator[None]:
 
 
 def _open_device(device: "torch.device") -> None:
-    """Allocate a small tensor, which makes PyTorch set up the device. Raises OutOfMemory, SettingsError."""
+    """Compute something on the device, which makes PyTorch set it up. Raises OutOfMemory, SettingsError."""
     import torch
 
+    from handler.engine.device import try_device
+
     try:
-        torch.empty(1, device=device)
+        try_device(device)
     except torch.OutOfMemoryError as exc:
         raise OutOfMemory("the device has no memory left; expected one that nobody else fills") from exc
-    except RuntimeError as exc:
-        expected = f"a device that can be used: {str(exc).splitlines()[0]}"
-        raise SettingsError("DEVICE", str(device), expected) from exc
 
 
 def _locate_model(

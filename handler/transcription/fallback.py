@@ -44,11 +44,18 @@ def check_thresholds(evidence: Evidence, options: Options) -> Verdict:
     or too repetitive. A number that is not finite comes from a fault of the device, and passes no threshold.
     """
     is_unsure = is_unlikely(evidence, options)
-    if is_unsure and isfinite(evidence.avg_logprob) and evidence.no_speech_prob > options.no_speech_threshold:
+    if not is_finite(evidence):
+        return Verdict.RETRY
+    if is_unsure and evidence.no_speech_prob > options.no_speech_threshold:
         return Verdict.DROP
     if is_unsure or evidence.looped or is_repetitive(evidence, options):
         return Verdict.RETRY
     return Verdict.ACCEPT
+
+
+def is_finite(evidence: Evidence) -> bool:
+    """Return whether the device computed numbers. It computes others if it is faulty, or if the weights are."""
+    return isfinite(evidence.avg_logprob) and isfinite(evidence.no_speech_prob)
 
 
 def is_unlikely(evidence: Evidence, options: Options) -> bool:

@@ -17,6 +17,7 @@ from handler.settings import Settings
 from handler.timeline import Timeline
 from handler.transcription.decode_turns import DecodeTurns
 from handler.transcription.decoded_window import DecodedWindow
+from handler.transcription.fallback import is_finite
 from handler.transcription.ingest import LANGUAGE_WINDOWS, ProducerItem, Watermark, WindowProducer
 from handler.transcription.merge import dominant_language, gap_warnings, measure_coverage
 from handler.transcription.reorder_buffer import ReorderBuffer
@@ -162,7 +163,8 @@ class Request:
         result = await asyncio.wrap_future(self._resources.runner.submit(self, window))
         num_tokens = result.evidence.tokens if result.evidence else 0
         is_fallback = window.params.temperature > self._options.temperature
-        self._resources.counters.add(windows=1, tokens=num_tokens, fallbacks=is_fallback)
+        is_odd = result.evidence is not None and not is_finite(result.evidence)
+        self._resources.counters.add(windows=1, tokens=num_tokens, fallbacks=is_fallback, not_finite=is_odd)
         return result
 
     async def _decode_all(self) -> None:
@@ -326,12 +328,13 @@ class Request:
 
     def _all_warnings(self, coverage: Coverage, resume_at: float | None) -> tuple[str, ...]:
         """Return the warnings about expired time, the file, the text, and speech without text, in this order."""
-        text_warnings = [text for _, text in sorted(self._warnings)]
-        warnings = (*self.producer.warnings, *text_warnings, *gap_warnings(coverage))
+        warnings = (*self.producer.warnings, *(text for _, text in sorted(self._warnings)), *gap_warnings(coverage))
         if resume_at is None:
             return warnings
-        expired = f"{DeadlineExceeded.code}: {self._expectation()}; what comes behind {resume_at:g} s is missing"
-        return (expired, *warnings)
+        return (
+            f"{DeadlineExceeded.code}: {self._expectation()}; what comes behind {resume_at:g} s is missing",
+            *warnings,
+        )
 
     def _build_account(self, is_cold: bool) -> dict[str, str | float | bool]:
         """Return the duration of the audio, the transcript's time and price, and details of the model and device."""

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from handler.audio.silence import trim_silence
+from handler.errors import Internal
 from handler.schema.options import Options
 from handler.schema.transcript import Segment, Word
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
@@ -16,6 +17,7 @@ from handler.transcription.fallback import (
     Verdict,
     check_thresholds,
     fallback_temperatures,
+    is_finite,
     is_repetitive,
     is_unlikely,
     rank_key,
@@ -116,7 +118,8 @@ class WindowDecoder:
         """Decode at rising temperatures until a result is accepted.
 
         Return the result and True, or the best result and False if none is accepted. The segments are removed from the
-        result if the window is judged to contain no speech.
+        result if the window is judged to contain no speech. Raises Internal if all results have numbers that are not
+        finite: such a text is no transcript.
         """
         best: WindowResult | None = None
         for temperature in fallback_temperatures(self._options):
@@ -132,6 +135,9 @@ class WindowDecoder:
             if is_confirmed:
                 break
         assert best is not None
+        # Without the tokens that a request suppresses, no token may be left that has a probability.
+        if best.evidence is not None and not is_finite(best.evidence) and not self._options.suppress_tokens:
+            raise Internal("the device computes no finite numbers: it is faulty, or the weights are")
         is_unsure = best.evidence is not None and is_unlikely(best.evidence, self._options)
         if is_unsure and not window.speech:  # voice activity detection found no speech either
             return replace(best, segments=(), seek_s=None), False

@@ -6,6 +6,7 @@ queries, because the weights that project them already contain the scale.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -50,15 +51,6 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)
 
 
-def flash_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend without a mask with the FlashAttention-2 kernel, never with another one.
-
-    All arguments and the result are [B, H, S, D]. Raises RuntimeError if the kernel cannot run.
-    """
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        return F.scaled_dot_product_attention(q, k, v, scale=1.0)
-
-
 def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """Attend with a mask by two matrix products, and return [B, H, T, D].
 
@@ -73,19 +65,33 @@ def fused_masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Ten
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
 
 
+def without_planning() -> AbstractContextManager[object]:
+    """Return a context in which fused attention takes no kernel of cuDNN, which plans for 0.4 s at each new shape."""
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH], set_priority=True)
+
+
+def flash_attention_only() -> AbstractContextManager[object]:
+    """Return a context in which fused attention takes FlashAttention-2, and raises RuntimeError if it cannot run."""
+    return sdpa_kernel(SDPBackend.FLASH_ATTENTION)
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionKernels:
-    """The attention functions for one kind of device: one without a mask and one with a mask."""
+    """The attention functions for one kind of device: one without a mask and one with a mask.
+
+    The encoder runs in the context that `encoder_context` returns, which it enters once a pass.
+    """
 
     unmasked: Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v
     masked: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # q, k, v, mask
+    encoder_context: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 ATTENTION_KERNELS = {
     "blocked": AttentionKernels(blocked_attention, masked_attention),
-    "sdpa": AttentionKernels(fused_attention, masked_attention),
+    "sdpa": AttentionKernels(fused_attention, masked_attention, without_planning),
     "sdpa_throughout": AttentionKernels(fused_attention, fused_masked_attention),
-    "flash_attention_2": AttentionKernels(flash_attention, masked_attention),
+    "flash_attention_2": AttentionKernels(fused_attention, masked_attention, flash_attention_only),
 }
 
 

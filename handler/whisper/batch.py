@@ -47,6 +47,11 @@ class Batch:
         self._device = cache.k.device
         self._beam_search = BeamSearch(cache, step.history, specials)
 
+    @property
+    def has_graphs(self) -> bool:
+        """Whether greedy steps are replayed as graphs."""
+        return self._graphs is not None
+
     def free(self) -> int:
         """Return the number of slots without a sequence."""
         return self.cache.slots - len(self.sequences)
@@ -58,6 +63,7 @@ class Batch:
             for index in range(task.window.params.num_hypotheses):
                 self.sequences.append(ActiveSequence(task, self._generator(task, index)))
         slots = slice(start, len(self.sequences))
+        self.cache.clear_text(slots)
         sequences = self.sequences[slots]
         prompt_lengths = [len(sequence.task.prompt) for sequence in sequences]
         self._step.prompt_lengths[slots] = torch.tensor(prompt_lengths, device=self._device)

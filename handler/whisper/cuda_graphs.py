@@ -11,6 +11,11 @@ CapturedStep = tuple[Callable[[], object], Tensor]
 Capture = Callable[[StepFunction], CapturedStep]
 
 WARM_UP_STEPS = 2
+MAX_LOGPROB_DIFFERENCE = 0.05  # between a replayed step and the same step without a graph; kernels may differ
+
+
+class GraphMismatch(Exception):
+    """A graph does not compute what its step computes."""
 
 
 class CudaGraphs:
@@ -20,9 +25,27 @@ class CudaGraphs:
     """
 
     def __init__(self, step: Callable[[int], Tensor], sizes: Sequence[int], capture: Capture) -> None:
+        """Capture `step`, which is called with a batch size and returns tokens and log-probabilities, [2, size]."""
+        self._step = step
         self._captured: dict[int, CapturedStep] = {}
         for size in sorted(sizes, reverse=True):
             self._captured[size] = capture(lambda size=size: step(size))  # type: ignore[misc]
+
+    def verify(self, clear: Callable[[], object]) -> None:
+        """Compare each graph with the step itself. `clear` sets the step's state to the same at every call.
+
+        Raises GraphMismatch, which names the batch size, if a token differs, or a log-probability by more than
+        MAX_LOGPROB_DIFFERENCE, or if one is not finite.
+        """
+        for size, (replay, result) in self._captured.items():
+            clear()
+            expected = self._step(size).clone()
+            clear()
+            replay()
+            difference = (result - expected).abs()
+            if difference[0].any() or not (difference[1] <= MAX_LOGPROB_DIFFERENCE).all():
+                raise GraphMismatch(f"the graph of {size} sequences computes something else than its step")
+        clear()
 
     def run(self, count: int) -> Tensor:
         """Run the step for the first `count` slots, and return the step's result, [2, count].
@@ -35,16 +58,25 @@ class CudaGraphs:
 
 
 def sizes_up_to(slots: int) -> list[int]:
-    """Return the batch sizes to capture, ascending: 1, 2, 4 and multiples of 8 below `slots`, and `slots` itself."""
-    return sorted({size for size in (1, 2, 4, *range(8, slots, 8)) if size < slots} | {slots})
+    """Return the batch sizes to capture, ascending: `slots` and all sizes below it that save enough.
+
+    These are 1, 2, 4, 8, 12 and multiples of 8 up to 64, and from there on steps of an eighth of the size.
+    """
+    sizes = [1, 2, 4, 8, 12]
+    while (following := sizes[-1] // 8 * 8 + max(8, sizes[-1] // 64 * 8)) < slots:
+        sizes.append(following)
+    return [*(size for size in sizes if size < slots), slots]
 
 
 def cuda_capture() -> Capture:
-    """Return a function that captures a step as a CUDA graph. All graphs that it captures share one memory pool."""
+    """Return a function that captures a step as a CUDA graph. All graphs that it captures share one memory pool.
+
+    They also share one stream, because cuBLAS keeps a workspace of up to 32 MiB for each stream.
+    """
     pool = torch.cuda.graph_pool_handle()
+    stream = torch.cuda.Stream()
 
     def capture(step: StepFunction) -> CapturedStep:
-        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         # Libraries initialize themselves in their first call, which must not be captured.
         with torch.cuda.stream(stream):
@@ -53,7 +85,7 @@ def cuda_capture() -> Capture:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # With "thread_local", other threads may use the device during the capture.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             result = step()
         return graph.replay, result
 

@@ -4,55 +4,37 @@ A slot is the place of one sequence in the batch. Implements handler.schema.wind
 no schedule. Does not judge results: a result carries evidence (probabilities, repetition) for other modules to judge.
 """
 
-import math
-from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import groupby
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from handler.errors import OutOfMemory
-from handler.schema.window import SAMPLE_RATE, Samples, Window, WindowResult
+from handler import logs
+from handler.engine.device import on_device, release_memory
+from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 from handler.timeline import Timeline
-from handler.whisper.alignment import onset_strength
 from handler.whisper.alignment_heads import alignment_heads
 from handler.whisper.batch import Batch
-from handler.whisper.cuda_graphs import CudaGraphs, cuda_capture, sizes_up_to
+from handler.whisper.cuda_graphs import Capture, CudaGraphs, GraphMismatch, sizes_up_to
+from handler.whisper.device_errors import device_errors
+from handler.whisper.encoding import AudioEncoder, EncodedAudio
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.logit_rules import suppression
-from handler.whisper.model import LogMel, Whisper
+from handler.whisper.model import Whisper
 from handler.whisper.results import ResultBuilder
 from handler.whisper.sequences import DecodeTask
 from handler.whisper.step import Step
 from handler.whisper.tokenizer import Tokenizer
 
-# A short window is encoded with at least PADDING_S of silence after it, and at least MIN_CONTEXT_S of audio in total.
-# With less of either, the network, which was trained on 30 s, begins to repeat itself. With these values, tiny.en and
-# base made no more word errors than with 30 s.
-PADDING_S = 6.0
-MIN_CONTEXT_S = 10.0
-CONTEXT_STEP_S = 2.0  # encoded lengths are multiples of it, because kernels are set up for each length
-# A single window keeps a CPU busy, and a larger batch would make a short request that arrives meanwhile wait longer.
-ENCODE_BATCH_SIZE_CPU = 1
-
-
-@dataclass(slots=True)
-class EncodedAudio:
-    """The encoder's output for a window, and the onset strength, which the alignment of the window's words needs."""
-
-    samples: Samples  # kept alive, because the key of this entry is their id, which Python could otherwise reuse
-    audio: Tensor  # [positions, C]
-    onset_strength: Tensor  # [frames]
-
 
 class WhisperEngine:
     """Decodes windows with one Whisper checkpoint on one device.
 
-    A single thread must make all calls, except that `token_bytes` may be called from any thread.
+    A single thread must make all calls, except that `token_bytes` may be called from any thread. `capture` makes a
+    graph of a step; where it is None, every step runs without one. All calls raise OutOfMemory if the device has no
+    memory left, and DeviceLost if it fails.
     """
 
     def __init__(
@@ -68,8 +50,10 @@ class WhisperEngine:
         max_new_tokens: int,
         checkpoint_heads: Sequence[tuple[int, int]] = (),
         short_context: bool = False,
+        capture: Capture | None = None,
         timeline: Timeline | None = None,
     ) -> None:
+        assert not (short_context and capture), "a captured step reads audio of one length"
         weight = model.decoder.tokens.weight
         specials = tokenizer.specials
         self.model_id = model_id
@@ -86,19 +70,23 @@ class WhisperEngine:
         self._device = weight.device
         self._tokenizer = tokenizer
         self._short_context = short_context
+        self._encoder = AudioEncoder(model, self._device, self.dtype, short_context)
+        self._capture = capture
         self._timeline = timeline or Timeline()
-        self._mel = LogMel(model.dims.n_mels, self._device)
         self._max_new_tokens = max_new_tokens
         self._suppress = tuple(suppress)
         self._bias = suppression(specials, suppress, self._device)
         self._alignment_heads = tuple(checkpoint_heads) or alignment_heads(model.dims, self.detects_language)
-        self._encoded: OrderedDict[int, EncodedAudio] = OrderedDict()  # recent windows, by the id of their samples
-        self._allocate(slots)
+        with device_errors(), on_device(self._device):
+            self._allocate(slots)
+            if self._device.type == "cuda":
+                with self._timeline.span("encoder_warmed"), torch.inference_mode():
+                    self._encoder.warm_up(self.encode_batch_size)
 
     def _allocate(self, slots: int) -> None:
         """Create all parts of the engine whose memory grows with the number of slots."""
         self.max_batch_size = slots
-        self.encode_batch_size = min(slots, ENCODE_BATCH_SIZE_CPU) if self._device.type == "cpu" else slots
+        self.encode_batch_size = max(size for size in self._encoder.sizes if size <= slots)
         specials = self._tokenizer.specials
         self._cache = KVCache(self._model.dims, slots, self._device, self.dtype)
         step = Step(self._model.decoder, self._cache, self._bias, specials)
@@ -106,13 +94,27 @@ class WhisperEngine:
         self._result_builder = ResultBuilder(self._model.decoder, self._cache, self._tokenizer, self._alignment_heads)
 
     def _capture_graphs(self, step: Step) -> CudaGraphs | None:
-        """Capture the step as CUDA graphs, and return them. Return None if the device is not a GPU."""
-        if self._device.type != "cuda":
+        """Capture the step as graphs, and return them.
+
+        Return None if the engine runs without graphs. A step that cannot be captured, or whose graphs do not compute
+        what it computes itself, runs without them, and a warning says so. Raises OutOfMemory.
+        """
+        if self._capture is None:
             return None
         text_length = self._model.dims.n_text_ctx
-        sizes = sizes_up_to(self.max_batch_size)
-        with self._timeline.span("graphs_captured"), _inference():
-            return CudaGraphs(lambda count: step.greedy(count, text_length), sizes, cuda_capture())
+        try:
+            with self._timeline.span("graphs_captured"), torch.inference_mode():
+                graphs = CudaGraphs(
+                    lambda count: step.greedy(count, text_length), sizes_up_to(self.max_batch_size), self._capture
+                )
+                graphs.verify(step.clear)
+                return graphs
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, GraphMismatch) as exc:
+            logs.warning("graphs_refused", reason=str(exc).partition("\n")[0], type=type(exc).__name__)
+            step.clear()
+            return None
 
     def halve(self) -> None:
         """Replace the batch by an empty one with half the slots. All admitted windows are forgotten.
@@ -120,11 +122,21 @@ class WhisperEngine:
         Raises OutOfMemory if even the smaller batch does not fit in memory.
         """
         del self._batch, self._result_builder, self._cache  # their memory is needed for the new ones
-        self._encoded.clear()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        with memory_errors():
+        self._encoder.forget()
+        with device_errors(), on_device(self._device):
+            release_memory()
             self._allocate(self.max_batch_size // 2)
+
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """Run the block in inference mode on the engine's device. Raises OutOfMemory, DeviceLost."""
+        with device_errors(), on_device(self._device), torch.inference_mode():
+            yield
+
+    @property
+    def has_graphs(self) -> bool:
+        """Whether steps are replayed as graphs."""
+        return self._batch.has_graphs
 
     def token_bytes(self, token: int) -> bytes:
         """Return the UTF-8 bytes of a text token, which may be only part of a character."""
@@ -139,8 +151,8 @@ class WhisperEngine:
 
         Each window takes a slot per hypothesis, and together they must take at most `free()` slots. Raises OutOfMemory.
         """
-        with _inference():
-            encoded = self._encode(windows)
+        with self._on_device():
+            encoded = self._encoder.encode(windows, self.max_batch_size)
             if self._short_context:
                 self._batch.resize_audio(max(len(window_audio.audio) for window_audio in encoded))
             slots = self._write_cross_kv(windows, encoded)
@@ -152,7 +164,7 @@ class WhisperEngine:
 
         Return an empty list if no window is finished. Raises OutOfMemory.
         """
-        with _inference():
+        with self._on_device():
             results = self._collect_finished()
             if self._batch.sequences:
                 self._batch.advance()
@@ -163,49 +175,8 @@ class WhisperEngine:
         """Free the slots of windows whose results are no longer needed. Windows that hold no slot are ignored."""
         window_ids = {id(window) for window in windows}
         tasks = [sequence.task for sequence in self._batch.sequences]
-        with _inference():
+        with self._on_device():
             self._batch.remove([slot for slot, task in enumerate(tasks) if id(task.window) in window_ids])
-
-    def _encode(self, windows: Sequence[Window]) -> list[EncodedAudio]:
-        """Return the encoded audio of each window. Windows padded to the same length are encoded together.
-
-        If the same samples were encoded recently, their encoded audio is reused. That is so when a window is decoded
-        again with other decoding parameters.
-        """
-        unencoded = [window for window in windows if id(window.samples) not in self._encoded]
-        for length, group in groupby(sorted(unencoded, key=self._encoder_samples), self._encoder_samples):
-            equally_long = list(group)
-            for start in range(0, len(equally_long), self.encode_batch_size):
-                self._encode_batch(equally_long[start : start + self.encode_batch_size], length)
-        encoded = [self._encoded[id(window.samples)] for window in windows]
-        while len(self._encoded) > self.max_batch_size:
-            self._encoded.popitem(last=False)
-        return encoded
-
-    def _encode_batch(self, windows: Sequence[Window], length: int) -> None:
-        """Pad windows with silence to `length` samples, encode them in one batch, and store their encoded audio."""
-        padded = np.zeros((len(windows), length), np.float32)
-        for row, window in zip(padded, windows, strict=True):
-            row[: len(window.samples)] = window.samples
-        mel = self._mel(self._to_device(torch.from_numpy(padded)))
-        outputs = self._model.encoder(mel.to(self.dtype))
-        for window, audio, strength in zip(windows, outputs, onset_strength(mel), strict=True):
-            # Cloned, because a view would keep the memory of the whole batch alive.
-            self._encoded[id(window.samples)] = EncodedAudio(window.samples, audio.clone(), strength)
-
-    def _to_device(self, host: Tensor) -> Tensor:
-        """Copy a tensor to the device. On a GPU the copy is asynchronous, alongside the current work of the GPU."""
-        if self._device.type == "cuda":
-            host = host.pin_memory()
-        return host.to(self._device, non_blocking=True)
-
-    def _encoder_samples(self, window: Window) -> int:
-        """Return the number of samples to encode for a window, including the silence that pads it."""
-        full = self._model.dims.window_samples
-        if not self._short_context:
-            return full
-        seconds = max(MIN_CONTEXT_S, window.seconds + PADDING_S)
-        return min(full, math.ceil(seconds / CONTEXT_STEP_S) * round(CONTEXT_STEP_S * SAMPLE_RATE))
 
     def _write_cross_kv(self, windows: Sequence[Window], encoded: Sequence[EncodedAudio]) -> slice:
         """Write the cross-attention keys and values of windows to the next free slots, and return these slots.
@@ -310,19 +281,3 @@ def _hypotheses_and_positions(pair: tuple[Window, EncodedAudio]) -> tuple[int, i
     """Return the number of hypotheses of a window and the number of positions of its encoded audio."""
     window, encoded = pair
     return window.params.num_hypotheses, len(encoded.audio)
-
-
-@contextmanager
-def memory_errors() -> Iterator[None]:
-    """Convert PyTorch's error to OutOfMemory if the device runs out of memory in the block."""
-    try:
-        yield
-    except torch.OutOfMemoryError as exc:
-        raise OutOfMemory("the device has no memory for so much; expected a smaller BATCH_SIZE or model") from exc
-
-
-@contextmanager
-def _inference() -> Iterator[None]:
-    """Run the block in inference mode. Raises OutOfMemory if the device runs out of memory."""
-    with memory_errors(), torch.inference_mode():
-        yield

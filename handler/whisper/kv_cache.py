@@ -28,8 +28,8 @@ class KVCache:
         self.slots = slots
         self.context = dims.n_text_ctx
         self.audio_length = dims.n_audio_ctx
-        # The buffers begin with zeros, because products also read masked positions that were never written, and
-        # uninitialized memory could hold NaN. The old values that `resize_audio` leaves in a buffer are finite.
+        # Products also read masked positions, where NaN would spread: 0 × NaN is NaN. Hence the buffers begin with
+        # zeros, and what a slot holds is overwritten when the slot is given to a sequence.
         self.k = torch.zeros(layers, slots, self._heads, dims.n_text_ctx, self._depth, device=device, dtype=dtype)
         self.v = torch.zeros_like(self.k)
         cross_size = slots * dims.n_audio_ctx * dims.n_text_state
@@ -80,14 +80,24 @@ class KVCache:
         repeats = (slots.stop - slots.start) // len(k)
         for buffer, values in zip(self.cross_kv(layer), (k, v), strict=True):
             buffer[slots, :, :length] = values if repeats == 1 else values.repeat_interleave(repeats, 0)
+            buffer[slots, :, length:] = 0.0
         if layer == 0:
             self.audio_mask[slots, :length] = 0.0
             self.audio_mask[slots, length:] = -torch.inf
 
+    def clear_text(self, slots: slice) -> None:
+        """Zero all text positions of `slots`, so that nothing of the sequences before can reach the next ones."""
+        for buffer in (self.k, self.v):
+            buffer[:, slots] = 0.0
+
     def copy_slot(self, source: int, target: int, text_length: int) -> None:
-        """Copy the first `text_length` text positions and all audio positions of slot `source` to slot `target`."""
+        """Copy the first `text_length` text positions and all audio positions of slot `source` to slot `target`.
+
+        The other text positions of `target` become zeros.
+        """
         for buffer in (self.k, self.v):
             buffer[:, target, :, :text_length].copy_(buffer[:, source, :, :text_length])
+            buffer[:, target, :, text_length:] = 0.0
         for layer in range(len(self.k)):
             for buffer in self.cross_kv(layer):
                 buffer[target].copy_(buffer[source])

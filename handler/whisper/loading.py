@@ -1,6 +1,8 @@
 """Loading of a checkpoint folder into an engine, as the settings demand. Knows no request."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,15 +16,21 @@ from handler.engine.device import (
     choose_short_context,
     device_name,
     free_memory,
+    on_device,
+    release_memory,
 )
+from handler.errors import OutOfMemory
 from handler.schema.window import SAMPLE_RATE
 from handler.settings import Settings
 from handler.timeline import Timeline
+from handler.whisper.attention import ATTENTION_KERNELS
 from handler.whisper.checkpoint.conversion_cache import ConversionCache
 from handler.whisper.checkpoint.layout import Checkpoint
 from handler.whisper.checkpoint.reader import load, open_checkpoint
+from handler.whisper.cuda_graphs import cuda_capture
+from handler.whisper.device_errors import device_errors
 from handler.whisper.dims import Dims
-from handler.whisper.engine import WhisperEngine, memory_errors
+from handler.whisper.engine import WhisperEngine
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.model import Whisper
 from handler.whisper.tokenizer import Tokenizer
@@ -38,33 +46,37 @@ def load_engine(
     """Load the Whisper checkpoint in `folder`, and return an engine for it.
 
     `conversions` caches converted weights. If it is None, weights that need conversion are converted at every load.
-    `timeline` receives the durations of the loading steps. Raises ModelUnavailable, OutOfMemory or SettingsError.
+    `timeline` receives the durations of the loading steps. Raises ModelUnavailable, OutOfMemory, DeviceLost or
+    SettingsError.
     """
     timeline = timeline or Timeline()
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
-    attention, attention_reason = choose_attention(settings.flash_attention_2, device, dtype)
+    short_context = choose_short_context(settings.audio_context, device)
     checkpoint = open_checkpoint(folder)
     settings.check_window(checkpoint.dims.window_samples / SAMPLE_RATE)
-    with ThreadPoolExecutor(1, "vocabulary") as executor, memory_errors():
+    with ThreadPoolExecutor(1, "vocabulary") as executor, device_errors(), on_device(device):
         tokenizer_future = executor.submit(_load_tokenizer, folder, checkpoint.dims.n_vocab, timeline)
         model = _load_model(checkpoint, device, dtype, conversions, timeline)
         tokenizer = tokenizer_future.result()
+        attention, attention_reason = _choose_attention(settings, checkpoint.dims, device, dtype)
         slots = settings.batch_size or auto_batch_size(checkpoint.dims, dtype, free_memory(device), device.type)
+        build = partial(
+            WhisperEngine,
+            settings.model_id,
+            model,
+            tokenizer,
+            checkpoint.suppress or tokenizer.non_speech,
+            device_name=device_name(device),
+            attention=attention,
+            max_new_tokens=settings.max_new_tokens,
+            checkpoint_heads=checkpoint.alignment_heads,
+            short_context=short_context,
+            capture=cuda_capture() if device.type == "cuda" else None,
+            timeline=timeline,
+        )
         with timeline.span("engine_built"):
-            engine = WhisperEngine(
-                settings.model_id,
-                model,
-                tokenizer,
-                checkpoint.suppress or tokenizer.non_speech,
-                device_name=device_name(device),
-                attention=attention,
-                slots=slots,
-                max_new_tokens=settings.max_new_tokens,
-                checkpoint_heads=checkpoint.alignment_heads,
-                short_context=choose_short_context(settings.audio_context, device),
-                timeline=timeline,
-            )
+            engine = _build_as_large_as_fits(build, slots)
     logs.info(
         "engine_loaded",
         model=settings.model_id,
@@ -72,9 +84,48 @@ def load_engine(
         dtype=str(dtype).removeprefix("torch."),
         attention=attention,
         attention_reason=attention_reason,
-        slots=slots,
+        slots=engine.max_batch_size,
     )
     return engine
+
+
+def _build_as_large_as_fits(build: Callable[..., WhisperEngine], slots: int) -> WhisperEngine:
+    """Build an engine of `slots` slots, or of half as many as often as memory demands. Raises OutOfMemory."""
+    while True:
+        try:
+            return build(slots=slots)
+        except OutOfMemory:
+            if slots == 1:
+                raise
+        # Only here, outside of the `except` block, nothing holds the memory of what failed any more.
+        slots //= 2
+        logs.warning("batch_halved", rows=slots)
+        release_memory()
+
+
+def _choose_attention(settings: Settings, dims: Dims, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
+    """Return the name of the attention kernels and the reason for the choice.
+
+    Kernels that the settings ask for are tried once; if they are refused, a warning says so and others are taken.
+    """
+    name, reason = choose_attention(settings.flash_attention_2, device, dtype)
+    if name != "flash_attention_2":
+        if settings.flash_attention_2:
+            logs.warning("flash_attention_refused", reason=reason)
+        return name, reason
+    kernels = ATTENTION_KERNELS[name]
+    depth = dims.n_audio_state // dims.n_audio_head
+    q = torch.zeros(1, dims.n_audio_head, dims.n_audio_ctx, depth, device=device, dtype=dtype)
+    try:
+        with kernels.encoder_context():
+            kernels.unmasked(q, q, q)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except RuntimeError as exc:
+        reason = f"FlashAttention-2 does not run here: {str(exc).splitlines()[0]}"
+        logs.warning("flash_attention_refused", reason=reason)
+        return "sdpa", reason
+    return name, reason
 
 
 def _load_tokenizer(folder: Path, n_vocab: int, timeline: Timeline) -> Tokenizer:

@@ -129,8 +129,9 @@ class Encoder(nn.Module):
         """Encode mel frames [B, n_mels, 2 * S], and return hidden states [B, S, C]."""
         x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)  # [B, S, C]
         x = x + self.positions[: x.shape[1]]
-        for layer in self.layers:
-            x = layer(x, self.attention)
+        with self.attention.encoder_context():
+            for layer in self.layers:
+                x = layer(x, self.attention)
         return self.norm(x)
 
 
@@ -240,7 +241,10 @@ class Decoder(nn.Module):
         """
         if self.quantized_logits is not None:
             return self.quantized_logits(hidden)
-        return F.linear(hidden, self.tokens.weight).float()
+        weight = self.tokens.weight
+        if hidden.device.type == "cuda" and hidden.dtype != torch.float32:  # sums are float32 and stay so
+            return torch.mm(hidden, weight.t(), out_dtype=torch.float32)
+        return F.linear(hidden, weight).float()
 
 
 class Whisper(nn.Module):

@@ -27,6 +27,14 @@ class Step:
         self.history = History.empty(cache.slots, specials, bias.device)
         self.prompt_lengths = torch.zeros(cache.slots, dtype=torch.int64, device=bias.device)
 
+    def clear(self) -> None:
+        """Forget all sequences: the state of every slot is as it was at first."""
+        empty = History.empty(self._cache.slots, self._ids, self._bias.device)
+        for buffer, value in zip(self.history.fields(), empty.fields(), strict=True):
+            buffer.copy_(value)
+        self.prompt_lengths.zero_()
+        self._cache.clear_text(slice(0, self._cache.slots))
+
     def logits(self, count: int, text_length: int) -> Tensor:
         """Return the logits of the next token for each of the first `count` slots. [count, n_vocab]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from handler.audio.source import AudioSource
-from handler.errors import Cancelled, OutOfMemory
+from handler.errors import Cancelled, DeviceLost, OutOfMemory
 from handler.schema.options import Options
 from handler.schema.transcript import Evidence, Progress, Transcript
 from handler.schema.window import SAMPLE_RATE, DecodingParams, Window
@@ -249,6 +249,23 @@ async def test_a_device_that_fails_again_and_again_is_reported_as_lost(fake: Pip
     assert fake.runner.fault is not None
     engine.failure = None
     assert "the device is lost" in (await error_of(fake, upload(NOISE), ALL)).message
+
+
+async def test_a_lost_device_ends_all_that_runs_and_waits_at_once(fake: Pipeline, engine: FakeEngine) -> None:
+    engine.may_run.clear()
+    tasks = [asyncio.create_task(error_of(fake, upload(NOISE), ALL)) for _ in range(3)]
+    await window_admitted(engine)
+    engine.failure = DeviceLost("the device is lost: CUDA error: an illegal memory access was encountered")
+    errors = await asyncio.gather(*tasks)
+    assert [(error.code, error.retryable) for error in errors] == [("device_lost", True)] * 3
+    assert fake.runner.fault is not None
+    assert "illegal memory access" in (await error_of(fake, upload(NOISE), ALL)).message
+
+
+async def test_results_that_are_not_finite_are_counted(fake: Pipeline, engine: FakeEngine) -> None:
+    engine.evidence = Evidence(float("nan"), 0.0, 1.0, 0.0, 3, looped=False)
+    assert (await error_of(fake, upload(wav(say(FOX))), ALL)).code == "internal"
+    assert fake.stats().counters["not_finite"] == 6
 
 
 def count_windows() -> int:

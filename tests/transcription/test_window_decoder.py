@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from handler.errors import Internal
 from handler.schema.options import Options
 from handler.schema.transcript import Evidence, Segment
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
@@ -207,3 +208,11 @@ async def test_a_text_whose_probability_is_no_number_is_decoded_again() -> None:
     engine = Engine(answer)
     _, decoded = await decode(engine)
     assert (len(engine.windows), decoded.is_accepted) == (2, True)
+
+
+async def test_a_text_without_any_probability_is_an_error_and_no_empty_transcript() -> None:
+    broken = result(make_segment("!!!!"), evidence=replace(GOOD, avg_logprob=float("nan")))
+    engine = Engine(lambda _: broken)
+    with pytest.raises(Internal, match="no finite numbers"):
+        await decode(engine)
+    assert len(engine.windows) == 6

@@ -45,7 +45,7 @@ def slow_beams(engine: WhisperEngine, window: Window, width: int) -> list[int]:
     """Beam search as the field writes it down: every text decoded from its beginning at every step, one by one."""
     eot = engine._tokenizer.specials.eot
     with torch.inference_mode():
-        audio = engine._encode([window])[0].audio[None]
+        audio = engine._encoder.encode([window], 1)[0].audio[None]
         beams: list[tuple[list[int], float]] = [([], 0.0)]
         finished: list[tuple[list[int], float]] = []
         while len(finished) < width:

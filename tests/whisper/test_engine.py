@@ -129,7 +129,7 @@ def transformers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_short_window_is_encoded_in_a_short_context_and_a_long_one_in_full(tiny_folder: Path) -> None:
     engine = load_engine(tiny_folder, settings(batch_size=3, audio_context="short"))
     short, padded, full = Window(0, say(FOX)[: 3 * SAMPLE_RATE]), Window(0, say(FOX)), Window(0, say(LONG))
-    lengths = [len(encoded.audio) for encoded in engine._encode([short, padded])]
+    lengths = [len(encoded.audio) for encoded in engine._encoder.encode([short, padded], 2)]
     assert lengths == [500, math.ceil((padded.seconds + 6) / 2) * 100]
     texts = [text_of(result) for result in run(engine, [padded, full, short])]
     assert word_error_rate(FOX, texts[0]) == 0

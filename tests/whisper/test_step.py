@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 
 import pytest
 import torch
@@ -65,7 +66,10 @@ def test_a_replayed_step_equals_the_eager_one_at_every_size() -> None:
 def test_the_sizes_grow_up_to_all_slots() -> None:
     assert sizes_up_to(1) == [1]
     assert sizes_up_to(4) == [1, 2, 4]
-    assert sizes_up_to(20) == [1, 2, 4, 8, 16, 20]
+    assert sizes_up_to(20) == [1, 2, 4, 8, 12, 16, 20]
+    assert sizes_up_to(64) == [1, 2, 4, 8, 12, *range(16, 65, 8)]
+    assert len(sizes_up_to(1024)) < 50
+    assert all(following <= size * 5 // 4 for size, following in pairwise(sizes_up_to(1024)[7:]))
 
 
 @torch.inference_mode()

@@ -113,12 +113,12 @@ def layer_numbers(names: TensorNames, side: str, tensors: Iterable[str]) -> set[
 def checkpoint_errors(file: str) -> Iterator[None]:
     """Raise ModelUnavailable, with the file's name in its message, if the block fails to read the file.
 
-    PyTorch raises errors of any type for a file that is damaged. Those that have nothing to do with the file, such as
-    torch.OutOfMemoryError, are raised unchanged, and so is an error that is already a ModelUnavailable.
+    PyTorch raises errors of any type for a file that is damaged. Those that have nothing to do with the file are raised
+    unchanged: errors of the device, lack of memory, and an error that is already a ModelUnavailable.
     """
     try:
         yield
-    except (AsrError, MemoryError, torch.OutOfMemoryError):
+    except (AsrError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as exc:
         reason = summarize_error(exc)

@@ -1,0 +1,234 @@
+"""The engine on recorded graphs, a GPU's twin without a GPU: same results as without, and safe where graphs are not."""
+
+import gc
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from handler.engine.runner import Runner
+from handler.schema.window import Window, WindowResult
+from handler.whisper.cuda_graphs import Capture, CapturedStep, StepFunction
+from handler.whisper.engine import WhisperEngine
+from handler.whisper.kv_cache import KVCache
+from handler.whisper.loading import load_engine
+from tests.conftest import settings
+from tests.support.replay import capture
+from tests.support.speech import FOX, PANGRAM, SENTENCES, say
+from tests.whisper.test_engine import run, tokens_of
+
+LINES = (FOX, PANGRAM, *SENTENCES[:3])
+
+
+@pytest.fixture(scope="module")
+def eager(tiny_folder: Path) -> WhisperEngine:
+    return load_engine(tiny_folder, settings(batch_size=3, audio_context="full"))
+
+
+def with_capture(engine: WhisperEngine, capture: Capture | None, slots: int = 3) -> WhisperEngine:
+    """Return another engine on the same weights."""
+    return WhisperEngine(
+        engine.model_id,
+        engine._model,
+        engine._tokenizer,
+        engine._suppress,
+        device_name=engine.device_name,
+        attention=engine.attention,
+        slots=slots,
+        max_new_tokens=128,
+        checkpoint_heads=engine._alignment_heads,
+        capture=capture,
+    )
+
+
+@pytest.fixture(scope="module")
+def recorded(eager: WhisperEngine) -> WhisperEngine:
+    engine = with_capture(eager, capture)
+    assert engine._batch._graphs is not None
+    return engine
+
+
+@pytest.fixture(scope="module")
+def expected(eager: WhisperEngine) -> list[WindowResult]:
+    return run(eager, windows())
+
+
+def events(caplog: pytest.LogCaptureFixture) -> list[tuple[str, dict[str, object]]]:
+    """Return the name and the fields of each warning."""
+    return [(record.message, record.fields) for record in caplog.records]  # type: ignore[attr-defined]
+
+
+def windows() -> list[Window]:
+    return [Window(0, say(text)) for text in LINES]
+
+
+def assert_equal(results: list[WindowResult], expected: list[WindowResult]) -> None:
+    assert [tokens_of(result) for result in results] == [tokens_of(result) for result in expected]
+    for result, twin in zip(results, expected, strict=True):
+        assert result.evidence is not None
+        assert twin.evidence is not None
+        assert result.evidence.avg_logprob == pytest.approx(twin.evidence.avg_logprob, abs=0.02)
+
+
+def test_five_windows_in_three_slots_are_decoded_as_without_graphs(
+    recorded: WhisperEngine, expected: list[WindowResult]
+) -> None:
+    assert_equal(run(recorded, windows()), expected)
+
+
+def test_a_halved_engine_has_graphs_of_its_own(eager: WhisperEngine, expected: list[WindowResult]) -> None:
+    engine = with_capture(eager, capture)
+    run(engine, windows()[:1])
+    old_graphs = engine._batch._graphs
+    engine.halve()
+    assert engine._batch._graphs not in (None, old_graphs)
+    assert engine.max_batch_size == 1
+    assert_equal(run(engine, windows()), expected)
+
+
+def buffers(cache: KVCache) -> list[Tensor]:
+    return [cache.k, cache.v, *(tensor for layer in range(len(cache.k)) for tensor in cache.cross_kv(layer))]
+
+
+def test_a_slot_that_held_numbers_that_are_not_finite_is_clean_for_the_next_window(
+    recorded: WhisperEngine, expected: list[WindowResult]
+) -> None:
+    for buffer in buffers(recorded._cache):
+        buffer.fill_(torch.nan)
+    assert_equal(run(recorded, windows()), expected)
+
+
+@torch.inference_mode()
+def test_a_window_that_moves_to_such_a_slot_is_not_touched(
+    recorded: WhisperEngine, expected: list[WindowResult]
+) -> None:
+    first, second, third = windows()[:3]
+    recorded.admit([first, second, third])
+    results = dict(recorded.advance())
+    for buffer in (recorded._cache.k[:, 0], recorded._cache.v[:, 0]):
+        buffer.fill_(torch.nan)
+    recorded.drop([first])
+    while len(results) < 2:
+        results |= dict(recorded.advance())
+    assert_equal([results[second], results[third]], expected[1:3])
+
+
+def test_a_shorter_audio_leaves_nothing_of_a_longer_one(tiny_folder: Path) -> None:
+    engine = load_engine(tiny_folder, settings(batch_size=2, audio_context="short"))
+    window = windows()[0]
+    (expected,) = run(engine, [window])
+    for buffer in buffers(engine._cache):
+        buffer.fill_(torch.nan)
+    longer = [Window(0, say(SENTENCES[0] + " " + SENTENCES[1]))]
+    engine.admit(longer)  # makes the audio of all slots longer
+    (result,) = run(engine, [window])
+    assert tokens_of(result) == tokens_of(expected)
+
+
+def refuse(step: StepFunction) -> CapturedStep:
+    raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+
+def compute_something_else(step: StepFunction) -> CapturedStep:
+    replay, result = capture(step)
+
+    def replay_wrongly() -> None:
+        replay()
+        result[1] -= 0.1
+
+    return replay_wrongly, result
+
+
+def find_nothing(step: StepFunction) -> CapturedStep:
+    replay, result = capture(step)
+
+    def replay_wrongly() -> None:
+        replay()
+        result[1] = torch.nan
+
+    return replay_wrongly, result
+
+
+@pytest.mark.parametrize(
+    ("capture", "reason"),
+    [
+        (refuse, "operation not permitted when stream is capturing"),
+        (compute_something_else, "the graph of 3 sequences computes something else than its step"),
+        (find_nothing, "the graph of 3 sequences computes something else than its step"),
+    ],
+)
+def test_an_engine_whose_graphs_cannot_be_trusted_runs_without_them_and_says_so(
+    eager: WhisperEngine,
+    expected: list[WindowResult],
+    caplog: pytest.LogCaptureFixture,
+    capture: Capture,
+    reason: str,
+) -> None:
+    engine = with_capture(eager, capture)
+    ((event, fields),) = events(caplog)
+    assert (event, fields["reason"]) == ("graphs_refused", reason)
+    assert engine._batch._graphs is None
+    assert_equal(run(engine, windows()), expected)
+
+
+def test_the_old_cache_is_gone_before_the_smaller_one_is_made(
+    eager: WhisperEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = with_capture(eager, None, slots=4)
+    old_cache = weakref.ref(engine._cache)
+    old_caches: list[KVCache | None] = []
+    allocate, forward = engine._allocate, type(engine._model.decoder).forward
+
+    def fail_once(*args: object) -> Tensor:
+        monkeypatch.setattr(type(engine._model.decoder), "forward", forward)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def look_and_allocate(slots: int) -> None:
+        old_caches.append(old_cache())
+        allocate(slots)
+
+    monkeypatch.setattr(engine, "_allocate", look_and_allocate)
+    monkeypatch.setattr(type(engine._model.decoder), "forward", fail_once)
+    gc.disable()  # what is freed is freed because nothing refers to it
+    runner = Runner(engine)
+    try:
+        result = runner.submit("request", windows()[0]).result(60)
+    finally:
+        gc.enable()
+        runner.close()
+    assert old_caches == [None]
+    assert engine.max_batch_size == 2
+    assert result.segments
+
+
+def test_a_batch_that_does_not_fit_at_the_start_is_halved_until_it_does(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class SmallMemory(KVCache):
+        def __init__(self, dims: object, slots: int, *args: object) -> None:
+            if slots > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            super().__init__(dims, slots, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("handler.whisper.engine.KVCache", SmallMemory)
+    engine = load_engine(tiny_folder, settings(batch_size=16))
+    assert engine.max_batch_size == 4
+    assert events(caplog) == [("batch_halved", {"rows": 8}), ("batch_halved", {"rows": 4})]
+    assert run(engine, windows()[:1])[0].segments
+
+
+def test_windows_are_encoded_in_few_sizes(eager: WhisperEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = with_capture(eager, None, slots=8)
+    engine._encoder.sizes = (1, 2, 4)
+    sizes = list[int]()
+    forward = engine._model.encoder.forward
+
+    def record_size(mel: Tensor) -> Tensor:
+        sizes.append(len(mel))
+        return forward(mel)
+
+    monkeypatch.setattr(engine._model.encoder, "forward", record_size)
+    engine._encoder.encode([Window(0, say(text)) for text in (*LINES, SENTENCES[3], SENTENCES[4])], 8)
+    assert sizes == [4, 2, 1]
