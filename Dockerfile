@@ -4,29 +4,34 @@
 
 ARG BASE_IMAGE=debian:bookworm-slim
 ARG VARIANT=base
+# PyTorch's build: cu126 and cu128 run where the driver is 525 or 570 and later, cu130 from 580 on; cpu needs no GPU.
+ARG TORCH=cu128
 
-# ---- wheels only, byte-compiled by pip, in an environment that is copied whole ----
+# ---- wheels only, byte-compiled, in an environment that is copied in parts ----
 FROM ${BASE_IMAGE} AS packages
+ARG TORCH
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # hadolint ignore=DL3008
 RUN if ! python3 -c "import ensurepip, venv" 2>/dev/null; then \
         apt-get update && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv && rm -rf /var/lib/apt/lists/*; \
     fi
-RUN python3 -m venv /opt/asr
-ENV PATH=/opt/asr/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python3 -m venv /opt/asr && python3 -m venv /opt/installer
+ENV VIRTUAL_ENV=/opt/asr PATH=/opt/asr/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 UV_NO_CACHE=1
 WORKDIR /src
 COPY constraints.txt pyproject.toml ./
-# The dependencies change seldom, so they are a layer of their own. How to reach a registry comes as a secret: nothing of it stays.
+COPY requirements requirements
+# The dependencies change seldom, so they are layers of their own. How to reach a registry comes as a secret: nothing of it stays.
 RUN --mount=type=secret,id=registry \
     { [ ! -f /run/secrets/registry ] || . /run/secrets/registry; } \
-    && python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" >requirements.txt \
-    && pip install --only-binary=:all: -c constraints.txt -r requirements.txt
+    && /opt/installer/bin/pip install --require-hashes --only-binary=:all: -r requirements/installer.txt \
+    && PATH=/opt/installer/bin:$PATH requirements/install "${TORCH}"
 COPY LICENSE README.md ./
 COPY handler handler
 COPY local_server local_server
 RUN --mount=type=secret,id=registry \
     { [ ! -f /run/secrets/registry ] || . /run/secrets/registry; } \
-    && pip install --no-deps -c constraints.txt .
+    && pip install --no-deps . \
+    && requirements/part /opt/asr /parts
 
 # ---- no model ----
 FROM ${BASE_IMAGE} AS base
@@ -36,7 +41,12 @@ RUN if ! command -v python3 >/dev/null; then \
         apt-get update && apt-get install -y --no-install-recommends ca-certificates python3 && rm -rf /var/lib/apt/lists/*; \
     fi
 RUN useradd --uid 10001 --create-home asr && mkdir /data && chown asr /data
-COPY --from=packages /opt/asr /opt/asr
+# Layers of about equal size are pulled and unpacked side by side: cuDNN, the products, the rest of CUDA, PyTorch, and all else.
+COPY --from=packages /parts/cudnn /
+COPY --from=packages /parts/products /
+COPY --from=packages /parts/cuda /
+COPY --from=packages /parts/torch /
+COPY --from=packages /parts/rest /
 COPY test_input.json /app/
 ENV PATH=/opt/asr/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     CACHE_DIR=/data HF_HUB_DISABLE_TELEMETRY=1 \

@@ -38,7 +38,7 @@ def hub_tests(job: dict[str, str]) -> dict[str, object]:
         "gpuTypeId": "NVIDIA GeForce RTX 4090",
         "gpuCount": 1,
         "env": [{"key": "MODEL_ID", "value": "openai/whisper-large-v3-turbo"}],
-        "allowedCudaVersions": ["13.0"],
+        "allowedCudaVersions": json.loads((ROOT / ".runpod/hub.json").read_text())["config"]["allowedCudaVersions"],
     }
     tests = [
         {"name": name, "input": {**job, **options}, "timeout": 60_000}

@@ -1,0 +1,68 @@
+# The images: `docker buildx bake` builds base and fa2, `docker buildx bake all` also those with a model inside.
+# Tags are named as asr-api names its own: VERSION[-fa2][-OWNER-MODEL]. Variables are set in the environment.
+
+variable "REPOSITORY" {
+  default = "asr-handler"
+}
+
+variable "VERSION" {
+  default = "0.1.0"
+}
+
+# cu128 and cu126 run where the driver is 570 or 525 and later, cu130 from 580 on.
+variable "TORCH" {
+  default = "cu128"
+}
+
+# Tags of images for another CUDA than the default one end with its name.
+variable "SUFFIX" {
+  default = TORCH == "cu128" ? "" : "-${TORCH}"
+}
+
+group "default" {
+  targets = ["base", "fa2"]
+}
+
+group "all" {
+  targets = ["base", "fa2", "baked"]
+}
+
+target "common" {
+  context    = "."
+  dockerfile = "Dockerfile"
+  args = {
+    TORCH = TORCH
+  }
+}
+
+target "base" {
+  inherits = ["common"]
+  target   = "base"
+  tags     = ["${REPOSITORY}:${VERSION}${SUFFIX}"]
+}
+
+target "fa2" {
+  inherits = ["common"]
+  target   = "fa2"
+  tags     = ["${REPOSITORY}:${VERSION}-fa2${SUFFIX}"]
+}
+
+target "baked" {
+  inherits = ["common"]
+  matrix = {
+    variant = ["base", "fa2"]
+    model = [
+      "openai/whisper-large-v3",
+      "openai/whisper-large-v3-turbo",
+      "distil-whisper/distil-large-v2",
+      "distil-whisper/distil-large-v3.5",
+    ]
+  }
+  name   = "${variant}-${replace(replace(model, "/", "-"), ".", "-")}"
+  target = "baked"
+  args = {
+    VARIANT  = variant
+    MODEL_ID = model
+  }
+  tags = ["${REPOSITORY}:${VERSION}${variant == "fa2" ? "-fa2" : ""}-${replace(model, "/", "-")}${SUFFIX}"]
+}
