@@ -1,0 +1,96 @@
+"""Run the CUDA path on tensors without values, and report which operators touch the host. See scripts/cuda_shapes.
+
+A step that reads from the host, or whose shapes depend on values, could not be captured as a CUDA graph.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from handler.whisper.alignment import onset_strength
+from handler.whisper.alignment_heads import alignment_heads
+from handler.whisper.attention import AttentionRecorder
+from handler.whisper.dims import Dims
+from handler.whisper.kv_cache import KVCache
+from handler.whisper.logit_rules import suppression
+from handler.whisper.model import LogMel, Whisper
+from handler.whisper.step import Step
+from handler.whisper.tokenizer import Specials
+
+LARGE_V3 = Dims(128, 1500, 1280, 20, 32, 51_866, 448, 1280, 20, 32)
+DEVICE = torch.device("cuda", 0)
+SLOTS, WINDOWS, TOKENS = 16, 8, 64
+# Host operators that are there on purpose: the weights of the alignment are copied to the host, where words are placed.
+ALLOWED = {"words": {"aten._to_copy.default": 1}}
+
+
+class HostOperators(TorchDispatchMode):
+    """Counts operators with an argument or a result that is not on the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+        self.total += 1
+        if str(func) == "aten._local_scalar_dense.default" or any(tensor.device != DEVICE for tensor in tensors):
+            self.found[str(func)] += 1
+        return result
+
+
+def parts() -> dict[str, Callable[[], object]]:
+    """Return the parts of the decoding by name, as functions that run them once."""
+    with torch.device(DEVICE):
+        model = Whisper(LARGE_V3).half().requires_grad_(False).eval()
+    specials = Specials.of_vocab(LARGE_V3.n_vocab)
+    mel_of = LogMel(LARGE_V3.n_mels, DEVICE)
+    cache = KVCache(LARGE_V3, SLOTS, DEVICE, torch.float16)
+    step = Step(model.decoder, cache, suppression(specials, (), DEVICE), specials)
+    samples = torch.zeros(WINDOWS, LARGE_V3.window_samples, device=DEVICE)
+    mel = torch.zeros(WINDOWS, LARGE_V3.n_mels, 3000, device=DEVICE)
+    audio = torch.zeros(WINDOWS, LARGE_V3.n_audio_ctx, LARGE_V3.n_audio_state, device=DEVICE, dtype=torch.float16)
+    tokens = torch.zeros(1, TOKENS, device=DEVICE, dtype=torch.int64)
+
+    def words() -> object:
+        recorder = AttentionRecorder(alignment_heads(LARGE_V3, True), LARGE_V3.n_audio_ctx)
+        model.decoder(tokens, tokens, cache, slice(0, 1), TOKENS, recorder)
+        return recorder.weights().cpu()
+
+    return {
+        "mel": lambda: (mel_of(samples), onset_strength(mel)),
+        "encoder": lambda: model.encoder(mel.half()),
+        "keys and values": lambda: model.decoder.write_cross_kv(audio, cache, slice(0, WINDOWS)),
+        "step": lambda: step.greedy(SLOTS, LARGE_V3.n_text_ctx),
+        "a slot moves": lambda: cache.copy_slot(3, 1, TOKENS),
+        "slots are cleared": lambda: cache.clear_text(slice(0, WINDOWS)),
+        "words": words,
+    }
+
+
+def main() -> int:
+    """Print what was found, and return 1 if a part touches the host that must not."""
+    is_right = True
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
+        for name, run in parts().items():
+            with HostOperators() as operators:
+                run()
+            found = dict(operators.found)
+            is_as_meant = found == ALLOWED.get(name, {})
+            is_right = is_right and is_as_meant
+            mark = "ok  " if is_as_meant else "FAIL"
+            print(f"{mark} {name}: {operators.total} operators, on the host: {found or 'none'}")
+    return 0 if is_right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
