@@ -21,7 +21,12 @@ from handler.startup.bootstrap import build
 from handler.startup.process_tuning import fast_imports, freeze_garbage_collector
 from handler.transcription.pipeline import Pipeline
 from local_server.lifespan import Build, LifespanApp
-from local_server.protocol.connections import ConnectionRegistry, connection_limit, raise_descriptor_limit
+from local_server.protocol.connections import (
+    ConnectionRegistry,
+    connection_limit,
+    highest_descriptor,
+    raise_descriptor_limit,
+)
 from local_server.protocol.http_protocol import HEAD_S, http_protocol
 from local_server.state import ServerState
 
@@ -65,7 +70,8 @@ def main() -> None:
         exit_code, server.should_exit = code, True
 
     app = create_app(settings, lambda _: _start_pipeline(settings, app), on_fault)
-    registry = ConnectionRegistry(connection_limit(descriptors, settings.max_requests))
+    limit = connection_limit(descriptors, settings.max_requests)
+    registry = ConnectionRegistry(limit, highest_descriptor(descriptors))
     server = uvicorn.Server(uvicorn_config(app, registry, settings.drain_timeout_s))
     addresses = [list(listener.getsockname()[:2]) for listener in sockets]
     logs.info("listening", addresses=addresses, connections=registry.limit)

@@ -22,6 +22,7 @@ from handler.audio.stored_file import StoredFile
 from handler.errors import AsrError, Cancelled, CorruptMedia, InvalidRequest, NoAudioStream, TooLong, UnsupportedMedia
 
 TURN_S = 0.5  # a file that needs longer for a block goes on without its turn
+FEW_BYTES = 4096  # that arrived and were not asked for; with fewer, a process has nothing to do
 # What a file may be refused for. Whoever has taken over a process cannot claim that the device is lost.
 _ERRORS = {kind.code: kind for kind in (UnsupportedMedia, NoAudioStream, CorruptMedia, InvalidRequest, TooLong)}
 
@@ -42,8 +43,8 @@ class AudioProcess:
         self._is_closed = False
         self._num_channels = 0  # of the blocks; 0 before the first one
         self._num_parts = 0  # parts of the spool that the process has descriptors of
-        self._waited_s = 0.0  # spent on waits for bytes since the last block
-        self._waiting_since: float | None = None  # when the wait for bytes began, by the monotonic clock
+        self._num_asked = 0  # bytes that the process last asked for, from the start of the file
+        self._last_block_at = time.monotonic()  # before the first block, when the process was prepared
         self.report = MediaReport()
         self.cpu_s = 0.0  # processor seconds that the audio process has spent
 
@@ -73,12 +74,13 @@ class AudioProcess:
 
     @property
     def starved_s(self) -> float:
-        """Return for how many seconds in all the process has waited for bytes since it sent the last block.
+        """Return how many seconds ago the last block came, if there are too few bytes for the next one. Else return 0.
 
-        Bytes that arrive one by one, too few for a block, do not end that time.
+        Bytes that drip in do not end that time.
         """
-        since = self._waiting_since
-        return self._waited_s + (0.0 if since is None else time.monotonic() - since)
+        if self._content.has_ended or self._content.size >= self._num_asked + FEW_BYTES:
+            return 0.0
+        return time.monotonic() - self._last_block_at
 
     def close(self) -> None:
         """Make `blocks` raise Cancelled, and end the process. May be called from any thread."""
@@ -104,7 +106,7 @@ class AudioProcess:
                 if "block" in message:
                     block = self._read_block(block_memory, message["block"])
                     self._take_report(message)
-                    self._waited_s = 0.0
+                    self._last_block_at = time.monotonic()
                     send(channel, {})  # the process may decode the next block
                     yield block
                 elif "bytes" in message or "length" in message or "state" in message:
@@ -130,18 +132,14 @@ class AudioProcess:
         count = question.get("bytes", 0)
         if not isinstance(count, int):
             raise Disconnected
+        self._num_asked = max(self._num_asked, count)
         if "length" not in question and count <= self._content.size:
             return {}
         with self._idle():
-            self._waiting_since = began = time.monotonic()
-            try:
-                if "length" in question:
-                    return {"length": self._content.length()}
-                self._content.await_bytes(count)
-                return {}
-            finally:
-                self._waiting_since = None  # before the wait for the next turn, which is none for bytes
-                self._waited_s += time.monotonic() - began
+            if "length" in question:
+                return {"length": self._content.length()}
+            self._content.await_bytes(count)
+            return {}
 
     def _send_state(self, channel: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         """Send a message with the number of bytes that have arrived, and the descriptors of new parts of the spool."""

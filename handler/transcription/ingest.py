@@ -32,6 +32,7 @@ from handler.transcription.window_quota import RequestQuota
 
 LANGUAGE_WINDOWS = 4  # largest number of windows used to detect the language before decoding begins
 MULTI_PAUSE_S = 0.8  # with language `multi`, a longer pause ends a window because languages change at pauses
+START_BYTES = 1024  # of a file that is still arriving; with fewer, it gets no turn and no process
 WATERMARK_INTERVAL_S = 2.0  # seconds of audio between two watermarks of a channel
 
 
@@ -91,13 +92,13 @@ class WindowProducer:
     def starved_s(self) -> float:
         """Return for how many seconds there has been nothing to decode, because no more bytes have arrived.
 
-        A request that waits for its turn has something to decode.
+        A file that has arrived in full, and waits for its first turn, is something to decode.
         """
         if self._decoder is not None:
             return self._decoder.starved_s
         spool = self._spool or self._growing
-        is_starved = spool is not None and not spool.size and not spool.has_ended
-        return time.monotonic() - self._start_time if is_starved else 0.0
+        is_arriving = spool is not None and not spool.has_ended
+        return time.monotonic() - self._start_time if is_arriving else 0.0
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -132,6 +133,7 @@ class WindowProducer:
         started = time.thread_time()
         try:
             content = self._open(source)
+            content.await_bytes(START_BYTES)
             with self._turns:
                 self._produce_windows(content, options)
         except BaseException as exc:

@@ -14,8 +14,10 @@ from typing import Protocol
 from handler import logs
 
 MAX_DESCRIPTORS = 65_536  # the soft limit is raised as far as this, and no farther than the hard limit
-DESCRIPTORS_OF_PROCESS = 96  # files of the model and of late imports, pipes, and connections above the limit
-DESCRIPTORS_PER_REQUEST = 6  # two parts of a spool, a channel and shared memory of its process, a download, a pipe
+SPARE_DESCRIPTORS = (
+    128  # left to files of requests that were let in, to late imports and to connections above the limit
+)
+DESCRIPTORS_PER_REQUEST = 7  # connection, two parts of a spool, two of a download, channel and memory of its process
 MIN_CONNECTIONS = 2048  # allowed if descriptors suffice; each may hold 64 KiB of an incomplete request head
 CONNECTIONS_PER_REQUEST = 4
 MAX_SURPLUS = 32  # connections above the limit, which get nothing but a refusal or the answer of a health check
@@ -36,16 +38,22 @@ def raise_descriptor_limit() -> int:
 def connection_limit(descriptors: int, max_requests: int) -> int:
     """Return how many connections a process with `descriptors` file descriptors may hold.
 
-    Each may bring a request, with its files and its download. If the descriptors suffice for fewer than two connections
-    for each of `max_requests`, a warning is logged.
+    If the descriptors do not suffice for `max_requests` requests in work and as many connections that wait, a warning
+    is logged.
     """
-    per_connection = 1 + DESCRIPTORS_PER_REQUEST
-    expected = DESCRIPTORS_OF_PROCESS + 2 * max_requests * per_connection
+    expected = SPARE_DESCRIPTORS + (DESCRIPTORS_PER_REQUEST + 1) * max_requests
     if descriptors < expected:
         logs.warning("few_descriptors", limit=descriptors, expected=f"at least {expected}, as `ulimit -n` shows it")
     wanted = max(MIN_CONNECTIONS, CONNECTIONS_PER_REQUEST * max_requests)
-    possible = (descriptors - DESCRIPTORS_OF_PROCESS) // per_connection
-    return max(MAX_SURPLUS, min(possible, wanted))
+    return min(highest_descriptor(descriptors), wanted)
+
+
+def highest_descriptor(descriptors: int) -> int:
+    """Return the highest number that the descriptor of a new connection should have.
+
+    The system gives the lowest number that is free, so a number says that all below it are in use, whatever for.
+    """
+    return max(descriptors - SPARE_DESCRIPTORS, descriptors // 2)
 
 
 class Connection(Protocol):
@@ -66,9 +74,13 @@ class Connection(Protocol):
 class ConnectionRegistry:
     """All open connections, each of which is idle, reading a request head, or busy. Closes some if too many open."""
 
-    def __init__(self, limit: int) -> None:
-        """Create a registry for at most `limit` connections, and MAX_SURPLUS more that get nothing but a refusal."""
+    def __init__(self, limit: int, highest_descriptor: int = MAX_DESCRIPTORS) -> None:
+        """Create a registry for at most `limit` connections, and MAX_SURPLUS more that get nothing but a refusal.
+
+        A connection whose descriptor has a number above `highest_descriptor` exceeds the limit, too.
+        """
         self.limit = limit
+        self._highest_descriptor = highest_descriptor
         self._idle: dict[Connection, None] = {}  # the oldest first, like the next two
         self._reading_head: dict[Connection, None] = {}
         self._busy: dict[Connection, None] = {}
@@ -77,14 +89,16 @@ class ConnectionRegistry:
     def __len__(self) -> int:
         return len(self._idle) + len(self._reading_head) + len(self._busy)
 
-    def add(self, connection: Connection) -> bool:
+    def add(self, connection: Connection, descriptor: int = 0) -> bool:
         """Add a new connection, which reads a request head. Return False if it exceeds the limit.
 
         At the limit, others are evicted if they can be spared.
         """
-        while len(self) >= self.limit and (other := next(self._spare_connections(), None)):
+        is_crowded = descriptor > self._highest_descriptor
+        while (is_crowded or len(self) >= self.limit) and (other := next(self._spare_connections(), None)):
             self._evict(other)
-        is_within_limit = len(self) < self.limit
+            is_crowded = False
+        is_within_limit = len(self) < self.limit and not is_crowded
         self._reading_head[connection] = None
         if not is_within_limit:
             self._log()

@@ -69,7 +69,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Register the connection, and expect a request head."""
         super().connection_made(cast(Transport, transport))
         self.flow = HoldableFlowControl(self.transport)
-        self._is_surplus = not self.registry.add(self)
+        self._is_surplus = not self.registry.add(self, self.transport.get_extra_info("socket").fileno())
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

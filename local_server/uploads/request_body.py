@@ -95,10 +95,12 @@ class RequestBody:
             return await self.until_client_leaves(self._run(start))
 
     async def read_all(self) -> bytes:
-        """Wait for the end of a body that is not a form, and return the whole body. Raises AsrError."""
+        """Wait for the end of a body that is not a form, return the whole body, and free it. Raises AsrError."""
         await self._wait(self._complete)
         self.spool.check()
-        return self.spool.read_at(0, self._max_bytes)
+        body = self.spool.read_at(0, self._max_bytes)
+        self.spool.close()  # the request may go on for long
+        return body
 
     async def until_client_leaves(self, work: Awaitable[T], superseded: asyncio.Event | None = None) -> T:
         """Return the result of an awaitable.

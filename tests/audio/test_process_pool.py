@@ -1,5 +1,6 @@
 """Files are decoded in processes of their own: what a file does to its process, it does to itself alone."""
 
+import itertools
 import os
 import select
 import signal
@@ -8,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +31,7 @@ from handler.errors import Cancelled, CorruptMedia
 from handler.schema.window import SAMPLE_RATE, Samples
 from tests.support.asking import growing_file
 from tests.support.processes import children_of
+from tests.support.serving import wait_until
 from tests.support.speech import wav
 
 SECONDS = 600  # of a file that is still being decoded when a test looks
@@ -115,6 +118,33 @@ def test_bytes_that_arrive_later_are_waited_for() -> None:
         spool.finish()
         thread.join()
     assert count[-1] == 3 * SAMPLE_RATE
+
+
+def test_bytes_that_drip_in_do_not_end_the_time_without_audio(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = wav(tone(3.0), format="FLAC")
+    clock = itertools.count(0.0, 0.5)  # each look at it takes half a second
+    monkeypatch.setattr("handler.audio.audio_process.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    num_waits = 0
+    starved_s = list[float]()
+
+    class Dripping(nullcontext[None]):
+        def __enter__(self) -> None:
+            nonlocal num_waits
+            num_waits += 1
+            starved_s.append(decoder.starved_s)
+            if num_waits <= 20:
+                spool.write(data[num_waits - 1 : num_waits])
+            elif num_waits == 21:
+                spool.write(data[20:])
+            else:
+                spool.finish()
+
+    with Spool(len(data)) as spool:
+        decoder = AudioProcess(shared_pool(), spool, DecodeOptions(), Dripping)
+        next(blocks := decoder.blocks())
+        assert starved_s[20] >= 10
+        assert decoder.starved_s == 0
+        list(blocks)
 
 
 def test_a_process_that_is_killed_fails_its_own_file_and_no_other(pool: AudioProcessPool) -> None:
@@ -251,7 +281,7 @@ def test_descriptors_that_a_process_sends_are_not_kept(pool: AudioProcessPool) -
     before = open_descriptors()
     with growing_file(b"?") as spool:
         list(process(Liar(b'{"state": true}', descriptors=4), spool).blocks())
-    assert open_descriptors() == before
+    wait_until(lambda: open_descriptors() == before)  # the liar's thread closes its end a little later
 
 
 def test_a_process_that_cannot_prepare_itself_says_why(

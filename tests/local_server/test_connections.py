@@ -9,6 +9,7 @@ from local_server.protocol.connections import (
     MAX_DESCRIPTORS,
     MAX_SURPLUS,
     MIN_CONNECTIONS,
+    SPARE_DESCRIPTORS,
     ConnectionRegistry,
     connection_limit,
     raise_descriptor_limit,
@@ -98,6 +99,22 @@ def test_connections_at_work_are_never_evicted_and_a_few_more_are_let_in() -> No
     assert registry.add(FakeConnection())
 
 
+def test_one_connection_gives_way_where_descriptors_are_short_and_none_where_all_work() -> None:
+    registry = ConnectionRegistry(1000, highest_descriptor=500)
+    idle, busy = add(registry, 2), add(registry, 2)
+    for connection in idle:
+        registry.mark_idle(connection)
+    for connection in busy:
+        registry.mark_busy(connection)
+    assert registry.add(FakeConnection(), 500)
+    assert evicted(idle) == []
+    assert registry.add(FakeConnection(), 501)
+    assert registry.add(FakeConnection(), 501)
+    assert evicted(idle) == [0, 1]
+    assert not registry.add(FakeConnection(), 501)
+    assert evicted(busy) == []
+
+
 def test_a_connection_that_was_evicted_is_not_counted_again() -> None:
     registry = ConnectionRegistry(MAX_SURPLUS)
     first, *_ = add(registry, MAX_SURPLUS + 1)
@@ -121,11 +138,11 @@ def test_a_full_server_is_logged_once_and_not_for_idle_connections(caplog: pytes
 @pytest.mark.parametrize(
     ("descriptors", "max_requests", "limit", "is_low"),
     [
-        (1024, 64, 132, False),
+        (1024, 64, 1024 - SPARE_DESCRIPTORS, False),
         (MAX_DESCRIPTORS, 128, MIN_CONNECTIONS, False),
-        (MAX_DESCRIPTORS, 1024, 4 * 1024, False),
-        (1024, 1024, 132, True),
-        (64, 128, MAX_SURPLUS, True),
+        (MAX_DESCRIPTORS, 4096, 4 * 4096, False),
+        (1024, 1024, 1024 - SPARE_DESCRIPTORS, True),
+        (64, 128, 32, True),
     ],
 )
 def test_connections_leave_descriptors_to_files(

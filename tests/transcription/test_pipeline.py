@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from handler.audio.source import AudioSource
+from handler.engine.processors import available_processors
 from handler.errors import Cancelled, DeviceLost, OutOfMemory
 from handler.schema.options import Options
 from handler.schema.transcript import Evidence, Progress, Transcript
@@ -227,6 +228,23 @@ async def test_more_requests_than_allowed_are_overloaded(fake: Pipeline, engine:
     assert (error.code, error.retryable) == ("overloaded", True)
     engine.may_run.set()
     assert len(await asyncio.gather(*tasks)) == 3
+
+
+async def test_a_request_that_waits_for_its_turn_to_decode_is_in_work(engine: FakeEngine) -> None:
+    pipeline = Pipeline(engine, settings(max_requests=1))
+    turns = pipeline._resources.decode_turns
+    held = available_processors()
+    for _ in range(max(1, held // 2)):
+        turns.acquire()
+    task = asyncio.create_task(pipeline.transcribe(upload(wav(say(FOX))), ALL))
+    while not turns._waiting:
+        await asyncio.to_thread(lambda: None)
+    (request,) = pipeline._requests
+    request.producer._start_time -= 1000.0
+    assert (await error_of(pipeline, upload(wav(say(FOX))), ALL)).code == "overloaded"
+    turns.release()
+    assert (await task).text == "4320"
+    pipeline.close()
 
 
 async def test_the_part_of_a_window_that_an_engine_leaves_is_decoded_next(fake: Pipeline, engine: FakeEngine) -> None:
