@@ -14,9 +14,7 @@ from typing import Protocol
 from handler import logs
 
 MAX_DESCRIPTORS = 65_536  # the soft limit is raised as far as this, and no farther than the hard limit
-SPARE_DESCRIPTORS = (
-    128  # left to files of requests that were let in, to late imports and to connections above the limit
-)
+SPARE_DESCRIPTORS = 128  # left to files of requests that were let in, to imports, and to refusals
 DESCRIPTORS_PER_REQUEST = 7  # connection, two parts of a spool, two of a download, channel and memory of its process
 MIN_CONNECTIONS = 2048  # allowed if descriptors suffice; each may hold 64 KiB of an incomplete request head
 CONNECTIONS_PER_REQUEST = 4
