@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 
@@ -21,14 +22,15 @@ from handler.errors import InvalidRequest
 from handler.transcription.pipeline import Pipeline
 from local_server.uploads.multipart import MAX_FIELD_BYTES, Form
 from tests.audio.test_streaming import temporary_files
-from tests.support.asking import STORY
 from tests.support.processes import children_of
 from tests.support.serving import TIMEOUT_S, Server, read_metrics, serving, spawn_server, wait_until
-from tests.support.speech import FOX, SENTENCES, container, say, wav
+from tests.support.speech import FOX, SENTENCES, container, say, silence, wav
 from tests.support.word_errors import word_error_rate
 
 SPEECH = wav(say(FOX), format="FLAC")
-STORY_TEXT = " ".join(SENTENCES * 2)
+STORY_TEXT = " ".join(SENTENCES[:5])
+STORY = np.concatenate([np.concatenate((say(text), silence(0.6))) for text in SENTENCES[:5]])
+SHORT_WINDOWS = {"chunk_length_s": 8.0, "stride_length_s": 1.0}  # several of them in the story
 FORMATS: dict[str, Callable[[], bytes]] = {
     "wav": partial(wav, STORY),
     "flac": partial(wav, STORY, format="FLAC"),
@@ -39,7 +41,7 @@ BOUNDARY = "a-boundary"
 
 @pytest.fixture(scope="module")
 def server(pipeline: Pipeline) -> Iterator[Server]:
-    with serving(pipeline) as running_server:
+    with serving(pipeline, **SHORT_WINDOWS) as running_server:
         yield running_server
 
 
@@ -332,7 +334,8 @@ def test_a_terminated_server_reports_it_to_clients_that_still_send() -> None:
         "stream": (data, {"Accept": "text/event-stream"}),
         "json": (b'{"url": "http://a/b"}', {"Content_Type": "application/json"}),
     }
-    with spawn_server(DRAIN_TIMEOUT_S="1") as (process, server), ExitStack() as stack:
+    windows = {name.upper(): str(value) for name, value in SHORT_WINDOWS.items()}
+    with spawn_server(DRAIN_TIMEOUT_S="1", **windows) as (process, server), ExitStack() as stack:
         assert process.stderr is not None
         senders = {name: stack.enter_context(Sender(server)) for name in requests}
         for name, sender in senders.items():
