@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from handler import logs
-from handler.errors import AsrError
+from handler.errors import AsrError, Internal
 from handler.exit_codes import CANNOT_START, DECODING_LOST
 from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
@@ -23,7 +24,7 @@ from local_server.state import ServerState
 from local_server.watchdog import await_lost_decoding
 
 if TYPE_CHECKING:  # importing starlette would slow down the start
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 Build = Callable[[Settings], Pipeline]
 
@@ -60,8 +61,26 @@ class LifespanApp:
         elif scope.get("path") == "/hc" and scope.get("method") in ("GET", "HEAD"):
             await _send_json(send, *self._state.health())
         else:
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the application with all routes answer. If that breaks down before it has begun, send an error."""
+        has_begun = False
+
+        async def send_on(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
             app = self._app if self._app is not None else await asyncio.to_thread(self._prepare)
-            await app(scope, receive, send)
+            await app(scope, receive, send_on)
+        except Exception as exc:
+            if has_begun:
+                raise
+            logs.error("request_crashed", exc)
+            error = Internal(f"a fault of this server: {type(exc).__name__}")
+            await _send_json(send, HTTPStatus.INTERNAL_SERVER_ERROR, {"error": error.as_dict()})
 
     def prepare_early(self) -> None:
         """Make the application with all routes. If that fails, it is tried again before the server is ready."""
@@ -124,7 +143,7 @@ def _prepare_downloads(pipeline: Pipeline) -> None:
         logs.warning("downloads_delayed", reason=f"{type(exc).__name__}: {exc}")
 
 
-async def _send_json(send: Send, status: int, content: dict[str, str] | None) -> None:
+async def _send_json(send: Send, status: int, content: Mapping[str, object] | None) -> None:
     body = b"" if content is None else json.dumps(content).encode()
     headers: list[tuple[bytes, bytes]] = []
     if body:

@@ -23,7 +23,7 @@ READY = 200  # the status of /hc once requests are accepted
 _GAUGES: dict[str, tuple[str, Callable[[PipelineStats], float]]] = {
     "asr_requests_in_work": ("Requests being transcribed.", lambda stats: stats.requests),
     "asr_requests_open": (
-        "Requests being received or transcribed, of at most MAX_REQUESTS.",
+        "Requests being received or transcribed, of at most four times MAX_REQUESTS.",
         lambda stats: stats.admitted_requests,
     ),
     "asr_windows_waiting": ("Windows that wait for the device.", lambda stats: stats.waiting_windows),

@@ -1,7 +1,7 @@
 """Decide whether an upload is too slow to be waited for. Knows no clock and no request.
 
-A client that sends a byte a minute would hold one of MAX_REQUESTS places for as long as a request may last. Live audio
-must pass, though: speech codecs need 600 bytes a second, and about 40 while they transmit a pause (3GPP TS 26.093).
+A client that sends a byte a minute would hold a connection and files for as long as a request may last. Live audio must
+pass, though: speech codecs need 600 bytes a second, and about 40 while they transmit a pause (3GPP TS 26.093).
 """
 
 import math

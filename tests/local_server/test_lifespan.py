@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from handler.settings import Settings
 from local_server.lifespan import LifespanApp
@@ -97,3 +97,15 @@ def test_a_request_before_the_start_ends_does_not_make_the_routes_twice() -> Non
         thread.join()
     assert answers == ["a route"]
     assert routes.calls == 1
+
+
+def test_a_route_that_breaks_down_is_answered_as_every_error_is(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ZeroDivisionError
+
+    app = LifespanApp(ServerState(settings()), lambda _: FakePipeline(), lambda _: broken, lambda _: None)  # type: ignore[arg-type, return-value]
+    with RunningServer(app) as server:
+        answer = httpx.get(f"{server.url}/asr")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert [record.message for record in caplog.records if record.message == "request_crashed"] == ["request_crashed"]
