@@ -331,10 +331,8 @@ class Request:
         warnings = (*self.producer.warnings, *(text for _, text in sorted(self._warnings)), *gap_warnings(coverage))
         if resume_at is None:
             return warnings
-        return (
-            f"{DeadlineExceeded.code}: {self._expectation()}; what comes behind {resume_at:g} s is missing",
-            *warnings,
-        )
+        missing = f"what comes behind {resume_at:g} s is missing"
+        return (f"{DeadlineExceeded.code}: {self._expectation()}; {missing}", *warnings)
 
     def _build_account(self, is_cold: bool) -> dict[str, str | float | bool]:
         """Return the duration of the audio, the transcript's time and price, and details of the model and device."""
@@ -348,6 +346,4 @@ class Request:
             "cold": is_cold,
             **self._resources.model_info,
         }
-        if price is not None:
-            account["price"] = round(device_s * price, 8)
-        return account
+        return account if price is None else account | {"price": round(device_s * price, 8)}
