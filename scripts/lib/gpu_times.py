@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from handler.schema.window import Window
-from scripts.lib.gpu_subject import TEXTS, Subject, as_mp3
+from scripts.lib.gpu_subject import Subject, as_mp3
 from scripts.lib.gpu_timing import seconds_of, seconds_per_call
 from tests.support.speech import say, wav
 
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 ENCODED_TOGETHER = (1, 2, 4, 8, 16)
 CLIENTS = (1, 4, 16, 32, 64)
-ROWS_CPU, ENCODED_TOGETHER_CPU, CLIENTS_CPU = (1, 4), (1,), (1, 4)
-CLIPS_A_CLIENT = 4
-LONG_S, LONG_S_CPU = 600.0, 60.0
-JOBS, JOBS_CPU = 64, 4
+ROWS_CPU, ENCODED_TOGETHER_CPU, CLIENTS_CPU = (1, 4), (1,), (1, 2)
+CLIPS_A_CLIENT, CLIPS_A_CLIENT_CPU = 4, 2
+LONG_S, LONG_S_CPU = 600.0, 20.0
+JOBS, JOBS_CPU = 64, 1
 JOB_S = 40.0  # two windows
 BACKENDS = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH)
 
@@ -89,16 +89,16 @@ def window(subject: Subject) -> dict[str, Any]:
     """Return the milliseconds of a window's parts: its admission, a step, the last step and the times of its words."""
     engine = subject.engine
     admission, result, seconds = 0.0, 0.0, list[float]()
-    for text in TEXTS:
+    for text in subject.texts:
         work = [Window(0, say(text)).with_params(language="en")]
         admission += seconds_of(lambda work=work: engine.admit(work), subject.device)  # type: ignore[misc]
         while engine.free() < engine.max_batch_size:
             seconds.append(seconds_of(engine.advance, subject.device))
         result += seconds.pop()
     return {
-        "admission_ms": _ms(admission / len(TEXTS)),
+        "admission_ms": _ms(admission / len(subject.texts)),
         "step_ms": _ms(median(seconds)),
-        "last_step_and_result_ms": _ms(result / len(TEXTS)),
+        "last_step_and_result_ms": _ms(result / len(subject.texts)),
     }
 
 
@@ -140,8 +140,8 @@ def _clients(subject: Subject) -> tuple[int, ...]:
 
 
 def _clips(subject: Subject, clients: int) -> list[bytes]:
-    repeats = CLIPS_A_CLIENT * clients // len(subject.clips) + 1
-    return (subject.clips * repeats)[: CLIPS_A_CLIENT * clients]
+    count = clients * (CLIPS_A_CLIENT if subject.is_gpu else CLIPS_A_CLIENT_CPU)
+    return (subject.clips * (count // len(subject.clips) + 1))[:count]
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -1,0 +1,69 @@
+"""scripts/gpu_check on a processor: its verdict, its table, its file, and the document that is made of such files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.lib import gpu_report
+from scripts.lib.gpu_report import table
+from scripts.lib.gpu_times import TABLES
+from tests.conftest import ROOT
+
+FAILED: dict[str, Any] = {
+    "model": "a/b",
+    "device": "cuda",
+    "version": "1",
+    "verdict": "does not work",
+    "seconds": 1.0,
+    "facts": {"driver": "535.1"},
+    "checks": [{"name": "a kernel runs", "passed": False, "detail": "old | driver", "advice": "take a new one"}],
+    "times": {"step": [{"rows": 1, "eager_ms": 2.5}, {"rows": 2, "graph_ms": 1.5}]},
+    "skipped": ["memory"],
+}
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "scripts.lib.gpu_check", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+def test_a_processor_that_works_gets_a_verdict_a_table_and_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "gpu_check.json"
+    done = run("--device", "cpu", "--json", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(file.read_text())
+    assert report["verdict"] == "works"
+    assert set(TABLES) < set(report["times"])
+    assert {check["name"]: check["passed"] for check in report["checks"]}["words are understood"] is True
+    assert all(row["times_real_time"] > 0 for row in report["times"]["throughput"])
+    assert table(report) in done.stdout
+    monkeypatch.setattr(gpu_report, "DOCUMENT", tmp_path / "gpu.md")
+    gpu_report.main([str(file)])
+    assert table(report) in (tmp_path / "gpu.md").read_text()
+
+
+def test_a_start_that_fails_is_the_verdict_with_what_to_do(tmp_path: Path) -> None:
+    done = run("--device", "cpu", "--model", str(tmp_path / "none"), "--json", str(tmp_path / "a.json"))
+    assert done.returncode == 1
+    assert "does not work" in done.stdout
+    assert "| the worker starts | FAIL |" in done.stdout
+    assert "To do: " in done.stdout
+
+
+def test_a_failed_check_and_missing_figures_fit_into_tables() -> None:
+    lines = table(FAILED).splitlines()
+    assert "| a kernel runs | FAIL | old \\| driver. To do: take a new one |" in lines
+    assert lines[lines.index("| rows | eager ms | graph ms |") + 2 :][:2] == ["| 1 | 2.5 |  |", "| 2 |  | 1.5 |"]
+    assert lines[-1] == "No time was left for: memory."
+
+
+def test_the_document_says_so_if_nobody_has_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_report, "DOCUMENT", tmp_path / "gpu.md")
+    gpu_report.main([])
+    assert "No machine has been measured yet" in (tmp_path / "gpu.md").read_text()
