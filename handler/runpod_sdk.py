@@ -4,6 +4,7 @@ Without this module, the import would spend a second on finding out the name of 
 """
 
 import importlib
+import logging
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ def import_sdk(name: str = "runpod") -> ModuleType:
     """Import and return the module `name`, which is the SDK or one of its modules. May be called from any thread."""
     with _import_lock:
         if "runpod" not in sys.modules:
-            with _cpuinfo_stand_in():
+            with _cpuinfo_stand_in(), _same_logging():
                 importlib.import_module("runpod")
     return importlib.import_module(name)
 
@@ -43,6 +44,18 @@ def _cpuinfo_stand_in() -> Iterator[None]:
         yield
     finally:
         del sys.modules["cpuinfo"]  # modules that import it later get the real one
+
+
+@contextmanager
+def _same_logging() -> Iterator[None]:
+    """Remove the handlers that the block adds to the root logger. The SDK adds one that writes plain text to stderr."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def _processor_name() -> str | None:

@@ -64,6 +64,8 @@ from handler.runpod_sdk import import_sdk
 assert import_sdk().serverless.start
 debugger = import_sdk('runpod.serverless.utils.rp_debugger')
 assert 'cpuinfo' not in sys.modules
+import logging
+assert logging.getLogger().handlers == [], 'the SDK writes plain text beside the log'
 print(debugger.PROCESSOR)
 """
     assert run_python(code)

@@ -3,6 +3,7 @@
 Knows no request and no audio, and accepts fields of any name. Source of the format: RFC 7578.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 
@@ -10,6 +11,9 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from handler.errors import InvalidRequest
+
+# It logs each damaged form, which the client is told of anyway.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 MAX_FIELDS = 1000
 MAX_FIELD_BYTES = 1024**2  # of all fields together

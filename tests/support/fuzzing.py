@@ -230,7 +230,6 @@ def decode_damaged(pool: WatchedPool, data: bytes, first: int | None = None) -> 
                 fault = "samples that are not finite"
         except MediaError as exc:
             kind = exc.code
-            fault = "memory" if "memory" in exc.message else None
         except Exception as exc:
             kind, fault = "exception", repr(exc)
         if pool.death is not None:
