@@ -4,8 +4,8 @@
 
 ARG BASE_IMAGE=debian:bookworm-slim
 ARG VARIANT=base
-# PyTorch's build: cu126 and cu128 run where the driver is 525 or 570 and later, cu130 from 580 on; cpu needs no GPU.
-ARG TORCH=cu128
+# PyTorch's build: cu126 runs where the driver is 525 or later, up to Hopper GPUs; cu130 from 580 on; cpu needs no GPU.
+ARG TORCH=cu126
 
 # ---- wheels only, byte-compiled, in an environment that is copied in parts ----
 FROM ${BASE_IMAGE} AS packages
@@ -24,14 +24,14 @@ COPY requirements requirements
 RUN --mount=type=secret,id=registry \
     { [ ! -f /run/secrets/registry ] || . /run/secrets/registry; } \
     && /opt/installer/bin/pip install --require-hashes --only-binary=:all: -r requirements/installer.txt \
-    && PATH=/opt/installer/bin:$PATH requirements/install "${TORCH}"
+    && PATH=/opt/installer/bin:$PATH bash requirements/install "${TORCH}"
 COPY LICENSE README.md ./
 COPY handler handler
 COPY local_server local_server
 RUN --mount=type=secret,id=registry \
     { [ ! -f /run/secrets/registry ] || . /run/secrets/registry; } \
     && pip install --no-deps . \
-    && requirements/part /opt/asr /parts
+    && python3 requirements/part /opt/asr /parts
 
 # ---- no model ----
 FROM ${BASE_IMAGE} AS base
@@ -71,7 +71,8 @@ FROM ${VARIANT} AS baked
 ARG MODEL_ID=openai/whisper-large-v3-turbo
 ARG MODEL_REVISION=
 ARG MODEL_PACKAGE=
-ARG DTYPE=bfloat16
+# The number format of GPUs, for weights that have to be converted.
+ARG DTYPE=float16
 USER 0
 # hadolint ignore=DL3013
 RUN --mount=type=secret,id=registry \

@@ -9,14 +9,14 @@ variable "VERSION" {
   default = "0.1.0"
 }
 
-# cu128 and cu126 run where the driver is 570 or 525 and later, cu130 from 580 on.
+# cu126 runs where the driver is 525 or later, up to Hopper GPUs; cu130 from 580 on.
 variable "TORCH" {
-  default = "cu128"
+  default = "cu126"
 }
 
 # Tags of images for another CUDA than the default one end with its name.
 variable "SUFFIX" {
-  default = TORCH == "cu128" ? "" : "-${TORCH}"
+  default = TORCH == "cu126" ? "" : "-${TORCH}"
 }
 
 group "default" {

@@ -18,11 +18,11 @@ def choose_device(name: str) -> torch.device:
     """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`. A GPU always has its number.
 
     `auto` is the GPU if the machine has one, and otherwise the CPU. Raises SettingsError if the machine does not have
-    the device, or has a GPU that this PyTorch cannot use: work that is paid for by the second of a GPU is never done by
-    the processor without a word.
+    the device, or has a GPU that this PyTorch, although built for GPUs, cannot use: work that is paid for by the second
+    of a GPU is never done by the processor without a word.
     """
     if name == "auto" and not torch.cuda.is_available():
-        if has_gpu():
+        if has_gpu() and torch.version.cuda is not None:
             raise SettingsError("DEVICE", name, f"cpu, or a GPU that PyTorch can use; {why_no_gpu()}")
         return torch.device("cpu")
     device = torch.device("cuda" if name == "auto" else name)
@@ -67,7 +67,7 @@ def try_device(device: torch.device) -> None:
                 raise SettingsError("DEVICE", str(device), "a device that adds ones up to eight; it is broken")
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as exc:
+    except (RuntimeError, torch.cuda.DeferredCudaCallError) as exc:
         expected = f"a device that can be used: {str(exc).splitlines()[0]}"
         raise SettingsError("DEVICE", str(device), expected + _kernels_of(device)) from exc
 
@@ -138,6 +138,12 @@ def free_memory(device: torch.device) -> int:
     meminfo = Path("/proc/meminfo")
     lines = meminfo.read_text().splitlines() if meminfo.is_file() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), 4 * GIB)
+
+
+def compute_exactly(device: torch.device) -> None:
+    """Make a GPU add up products of half precision in float32, always: sums in float16 may overflow."""
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
 
 def release_memory() -> None:

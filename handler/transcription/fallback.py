@@ -69,7 +69,7 @@ def is_repetitive(evidence: Evidence, options: Options) -> bool:
 
 
 def rank_key(evidence: Evidence, options: Options) -> tuple[bool, float, float]:
-    """Return a key that sorts rejected results from worst to best.
+    """Return a key that sorts rejected results from worst to best. `is_finite` comes before it.
 
     Results that began to loop and were cut off rank below all others. Ties are broken by less repetition, then by
     higher likelihood. All results whose compression ratio is within the request's threshold count as equally

@@ -180,12 +180,13 @@ class WindowDecoder:
     def _rank_key(self, window: Window, result: WindowResult) -> tuple[object, ...]:
         """Return a key that sorts rejected results from worst to best.
 
-        Results with more words than a person can speak in the window's seconds of speech rank below all others.
+        Results with numbers that are not finite rank lowest, and then those with more words than a person can speak in
+        the window's seconds of speech.
         """
         assert result.evidence is not None
         max_words = MAX_WORDS_PER_S * (window.speech_s or window.seconds)
         is_speakable = spoken_length(all_words(result.segments)) <= max_words
-        return (is_speakable, *rank_key(result.evidence, self._options))
+        return (is_finite(result.evidence), is_speakable, *rank_key(result.evidence, self._options))
 
     async def _without_prompt_echo(
         self, window: Window, result: WindowResult, is_accepted: bool

@@ -84,9 +84,13 @@ def cuda_capture() -> Capture:
                 step()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # With "thread_local", other threads may use the device during the capture.
-        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            result = step()
+        current = torch.cuda.current_stream()
+        try:
+            # With "thread_local", other threads may use the device during the capture.
+            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                result = step()
+        finally:
+            torch.cuda.set_stream(current)  # a capture that fails leaves the thread on its own stream
         return graph.replay, result
 
     return capture

@@ -13,6 +13,8 @@ from handler.errors import DeviceLost, OutOfMemory
 
 _OUT_OF_MEMORY = (
     *("CUDA error: out of memory", "cudaErrorMemoryAllocation"),  # kernels, graphs and pinned memory
+    *("CUDA driver error: out of memory", "CUFFT_ALLOC_FAILED"),
+    "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate",  # what a full card says to the first product
     *(
         "CUBLAS_STATUS_ALLOC_FAILED",
         "CUDNN_STATUS_ALLOC_FAILED",
@@ -34,11 +36,16 @@ def device_errors() -> Iterator[None]:
         raise _out_of_memory() from exc
     except RuntimeError as exc:
         reason = str(exc).partition("\n")[0]
-        if any(sign in str(exc) for sign in _OUT_OF_MEMORY):
+        if is_out_of_memory(exc):
             raise _out_of_memory() from exc
         if isinstance(exc, torch.AcceleratorError) or (_names_device(exc) and not _works()):
             raise DeviceLost(f"the device is lost: {reason}") from exc
         raise
+
+
+def is_out_of_memory(exc: RuntimeError) -> bool:
+    """Return whether an error of PyTorch or its libraries says that the device has no memory left."""
+    return isinstance(exc, torch.OutOfMemoryError) or any(sign in str(exc) for sign in _OUT_OF_MEMORY)
 
 
 def _out_of_memory() -> OutOfMemory:

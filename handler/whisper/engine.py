@@ -18,7 +18,7 @@ from handler.timeline import Timeline
 from handler.whisper.alignment_heads import alignment_heads
 from handler.whisper.batch import Batch
 from handler.whisper.cuda_graphs import Capture, CudaGraphs, GraphMismatch, sizes_up_to
-from handler.whisper.device_errors import device_errors
+from handler.whisper.device_errors import device_errors, is_out_of_memory
 from handler.whisper.encoding import AudioEncoder, EncodedAudio
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.logit_rules import suppression
@@ -109,9 +109,9 @@ class WhisperEngine:
                 )
                 graphs.verify(step.clear)
                 return graphs
-        except torch.OutOfMemoryError:
-            raise
         except (RuntimeError, GraphMismatch) as exc:
+            if isinstance(exc, RuntimeError) and is_out_of_memory(exc):
+                raise
             logs.warning("graphs_refused", reason=str(exc).partition("\n")[0], type=type(exc).__name__)
             step.clear()
             return None

@@ -14,6 +14,7 @@ from handler.engine.device import (
     choose_device,
     choose_dtype,
     choose_short_context,
+    compute_exactly,
     device_name,
     free_memory,
     on_device,
@@ -52,6 +53,7 @@ def load_engine(
     timeline = timeline or Timeline()
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
+    compute_exactly(device)
     short_context = choose_short_context(settings.audio_context, device)
     checkpoint = open_checkpoint(folder)
     settings.check_window(checkpoint.dims.window_samples / SAMPLE_RATE)

@@ -85,9 +85,17 @@ def _parts(report: Report) -> Iterator[tuple[str, Callable[[], object]]]:
         for name, check in gpu_tests.CHECKS.items():
             yield name, lambda name=name, check=check: report.checks.append(gpu_tests.run(name, check, subject))  # type: ignore[misc]
         for name, measure in gpu_times.TABLES.items():
-            yield name, lambda name=name, measure=measure: report.times.update({name: measure(subject)})  # type: ignore[misc]
+            yield name, lambda name=name, measure=measure: report.times.update({name: _measured(measure, subject)})  # type: ignore[misc]
     finally:
         subject.close()
+
+
+def _measured(measure: Callable[[Subject], Any], subject: Subject) -> Any:
+    """Return a table, or what prevented it: the other parts are told all the same."""
+    try:
+        return measure(subject)
+    except Exception as exc:  # of any kind: what a device does is what is examined
+        return {"failed": f"{type(exc).__name__}: {exc}".splitlines()[0]}
 
 
 class _Attempt:

@@ -13,7 +13,12 @@ from handler.settings import GIB
 from scripts.lib.gpu_timing import seconds_per_call
 from scripts.lib.machine import machine
 
-VARIABLES = ("CUDA_", "PYTORCH_", "OMP_")  # beginnings of the names of variables that affect speed
+VARIABLES = (
+    "CUDA_LAUNCH",
+    "CUDA_VISIBLE",
+    "PYTORCH_CUDA",
+    "OMP_NUM",
+)  # beginnings of the names of those that affect speed
 _COPY_BYTES = 256 * 1024**2
 
 
@@ -28,9 +33,7 @@ def facts() -> dict[str, Any]:
         "driver": driver_version(),
         "kernels_for": torch.cuda.get_arch_list() if torch.version.cuda else [],
         "cuda_devices": torch.cuda.device_count(),
-        "variables": {
-            name: value for name, value in os.environ.items() if name.startswith(("CUDA_", "PYTORCH_", "OMP_"))
-        },
+        "variables": {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)},
     }
 
 

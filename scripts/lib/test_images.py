@@ -42,7 +42,9 @@ def test_a_lock_has_the_tested_version_and_a_hash_of_every_package(lock: Path) -
     text = lock.read_text()
     locked = versions_in(text)
     pinned = CONSTRAINTS | CUDA_CONSTRAINTS
-    assert {name: version for name, version in locked.items() if pinned.get(name) != version} == {}
+    other_cuda = {name for name in locked if name.startswith("nvidia-") and name not in pinned}  # of another build
+    versions = {name: version.partition("+")[0] for name, version in locked.items() if name not in other_cuda}
+    assert {name: version for name, version in versions.items() if pinned.get(name) != version} == {}
     names = {re.split(r"[\[<>=]", requirement)[0].lower() for requirement in PROJECT["dependencies"]}
     assert names <= locked.keys()
     entries = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
@@ -137,5 +139,4 @@ def test_an_environment_is_parted_into_layers_without_a_loss(tmp_path: Path) -> 
     for path, layer in layer_of.items():
         assert (tmp_path / "parts" / layer / path.relative_to("/")).read_text() == path.name
     assert (tmp_path / "parts/rest" / (tmp_path / "opt/asr/lib64").relative_to("/")).is_symlink()
-    assert f"COPY --from=packages /parts/{'cudnn'} /" in DOCKERFILE
     assert re.findall(r"/parts/(\w+) /", DOCKERFILE) == [*part.LAYERS, "rest"]

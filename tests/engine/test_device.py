@@ -23,10 +23,15 @@ def machine(root: Path, **files: str) -> Path:
     return root
 
 
-@pytest.mark.parametrize("sign", ["proc__driver__nvidia__version", "dev__nvidia0", "dev__dxg"])
-def test_a_gpu_is_found_without_pytorch(tmp_path: Path, sign: str) -> None:
-    assert not has_gpu(tmp_path)
-    assert has_gpu(machine(tmp_path, **{sign: ""}))
+@pytest.mark.parametrize("sign", ["dev__nvidia0", "dev__nvidia3", "usr__lib__wsl__lib__libcuda.so.1"])
+def test_a_gpu_that_is_shown_to_the_process_is_found_without_pytorch(tmp_path: Path, sign: str) -> None:
+    machine(tmp_path, proc__driver__nvidia__version=DRIVER)  # the host's, in a container without a GPU
+    machine(tmp_path, dev__nvidiactl="", dev__dxg="")
+    assert not has_gpu(tmp_path, {})
+    machine(tmp_path, **{sign: ""})
+    assert has_gpu(tmp_path, {})
+    assert not has_gpu(tmp_path, {"CUDA_VISIBLE_DEVICES": ""})
+    assert not has_gpu(tmp_path, {"CUDA_VISIBLE_DEVICES": "-1"})
 
 
 def test_the_driver_is_known_by_its_version(tmp_path: Path) -> None:
@@ -65,7 +70,8 @@ def test_the_processor_can_still_be_wanted() -> None:
 def test_a_pytorch_without_cuda_is_named_as_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(SettingsError, match="built without CUDA"):
-        choose_device("auto")
+        choose_device("cuda")
+    assert choose_device("auto") == torch.device("cpu")  # who installs it wants the processor
 
 
 def test_a_machine_without_a_gpu_computes_on_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,6 +210,17 @@ async def test_a_text_whose_probability_is_no_number_is_decoded_again() -> None:
     assert (len(engine.windows), decoded.is_accepted) == (2, True)
 
 
+async def test_a_loop_with_a_probability_is_better_than_a_text_without_one() -> None:
+    looped = replace(GOOD, looped=True)
+
+    def answer(window: Window) -> WindowResult:
+        broken = replace(GOOD, avg_logprob=float("nan"))
+        return result(make_segment("a b c"), evidence=looped if window.params.temperature else broken)
+
+    _, decoded = await decode(Engine(answer))
+    assert text_of(decoded.segments).split() == ["a", "b", "c"]
+
+
 async def test_a_text_without_any_probability_is_an_error_and_no_empty_transcript() -> None:
     broken = result(make_segment("!!!!"), evidence=replace(GOOD, avg_logprob=float("nan")))
     engine = Engine(lambda _: broken)

@@ -69,6 +69,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
         "Stream": cuda.new_stream,
         "stream": cuda.on_stream,
         "current_stream": lambda: cuda.main,
+        "set_stream": lambda stream: cuda.calls.append(f"back on {stream.name}"),
         "graph_pool_handle": lambda: 7,
         "CUDAGraph": Graph,
         "graph": cuda.capture,
@@ -88,7 +89,7 @@ def test_all_sizes_are_captured_on_one_side_stream_and_in_one_pool_after_warming
     expected = []
     for size in (2, 1):
         expected += [*warm_up, f"step {size}", f"step {size}", "on main", "main waits for side 0"]
-        expected += ["capture on side 0", f"step {size}"]
+        expected += ["capture on side 0", f"step {size}", "back on main"]
     assert cuda.calls == expected
     assert graphs.run(1).shape == (2, 1)
     assert cuda.calls[len(expected) :] == ["replay"]

@@ -18,6 +18,8 @@ from handler.whisper.device_errors import device_errors
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), OutOfMemory),
         (torch.AcceleratorError("CUDA error: out of memory"), OutOfMemory),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), OutOfMemory),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), OutOfMemory),
+        (RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"), OutOfMemory),
         (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), OutOfMemory),
         (
             torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCUDA kernels"),
