@@ -13,7 +13,7 @@ from handler.settings import GIB
 from scripts.lib.gpu_timing import seconds_per_call
 from scripts.lib.machine import machine
 
-VARIABLES = (
+VARIABLES = ("CUDA_LAUNCH", "CUDA_VISIBLE", "PYTORCH_CUDA", "OMP_NUM")  # beginnings of names that affect speed
     "CUDA_LAUNCH",
     "CUDA_VISIBLE",
     "PYTORCH_CUDA",
