@@ -14,11 +14,6 @@ from scripts.lib.gpu_timing import seconds_per_call
 from scripts.lib.machine import machine
 
 VARIABLES = ("CUDA_LAUNCH", "CUDA_VISIBLE", "PYTORCH_CUDA", "OMP_NUM")  # beginnings of names that affect speed
-    "CUDA_LAUNCH",
-    "CUDA_VISIBLE",
-    "PYTORCH_CUDA",
-    "OMP_NUM",
-)  # beginnings of the names of those that affect speed
 _COPY_BYTES = 256 * 1024**2
 
 
