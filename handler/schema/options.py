@@ -249,8 +249,10 @@ class Options:
                 if getattr(self, name) is not None:
                     raise InvalidRequest(f"{name} must come with input_format, for a file without a header", name)
             return
-        if self.audio_track is not None:
-            raise InvalidRequest("audio_track must be left out with input_format: there are no tracks", "audio_track")
+        if self.audio_track:
+            raise InvalidRequest(
+                "audio_track must be left out or 0 with input_format: there is one track", "audio_track"
+            )
         if self.sample_rate is None:
             if self.input_format not in COMPANDED:
                 raise InvalidRequest(f"sample_rate must be given with input_format {self.input_format}", "sample_rate")

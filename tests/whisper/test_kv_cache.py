@@ -106,6 +106,7 @@ def test_every_window_is_written_to_slots_of_its_own_and_no_others(windows: int,
         for old, values in zip(expected[2 * layer : 2 * layer + 2], (k, v), strict=True):
             for offset in range(windows * repeats):
                 old[slots.start + offset, :, :length] = values[offset // repeats]
+                old[slots.start + offset, :, length:] = 0.0
     assert are_equal(audio_of(cache), expected)
 
 
@@ -121,6 +122,15 @@ def test_the_mask_of_a_slot_is_closed_after_its_audio_and_only_the_first_layer_w
     assert cache.audio_mask[1].tolist() == [0.0] * 7 + [-torch.inf] * 3
 
 
+def test_cleared_slots_have_no_text_and_keep_their_audio() -> None:
+    cache = filled_cache()
+    text, audio = copies([cache.k, cache.v]), copies(audio_of(cache))
+    cache.clear_text(slice(1, 3))
+    for buffer in text:
+        buffer[:, 1:3] = 0.0
+    assert are_equal([cache.k, cache.v, *audio_of(cache)], [*text, *audio])
+
+
 @pytest.mark.parametrize(("source", "target"), [(4, 0), (0, 4), (2, 2)])
 def test_a_copied_slot_has_the_text_up_to_its_length_and_the_whole_audio(source: int, target: int) -> None:
     cache = filled_cache(audio_length=7)
@@ -128,6 +138,7 @@ def test_a_copied_slot_has_the_text_up_to_its_length_and_the_whole_audio(source:
     cache.copy_slot(source, target, 9)
     for buffer in text:
         buffer[:, target, :, :9] = buffer[:, source, :, :9].clone()
+        buffer[:, target, :, 9:] = 0.0
     for buffer in (*audio, mask):
         buffer[target] = buffer[source].clone()
     assert are_equal([cache.k, cache.v, *audio_of(cache), cache.audio_mask], [*text, *audio, mask])
