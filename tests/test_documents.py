@@ -92,7 +92,7 @@ def test_a_javascript_example_finds_the_text(server: Server, code: str) -> None:
 
 
 def test_the_dashboard_asks_for_figures_that_there_are(server: Server) -> None:
-    with httpx.Client(base_url=server.url) as raw:
+    with httpx.Client(base_url=server.url, timeout=60) as raw:
         raw.post("/asr", content=SPEECH)
         there = {
             line.split("{")[0].split(" ")[0]
