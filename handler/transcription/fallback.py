@@ -43,9 +43,9 @@ def check_thresholds(evidence: Evidence, options: Options) -> Verdict:
     DROP means that the model hears no speech and is unsure of the text. RETRY means that the text is unlikely, looped
     or too repetitive. A number that is not finite comes from a fault of the device, and passes no threshold.
     """
-    is_unsure = is_unlikely(evidence, options)
     if not is_finite(evidence):
         return Verdict.RETRY
+    is_unsure = is_unlikely(evidence, options)
     if is_unsure and evidence.no_speech_prob > options.no_speech_threshold:
         return Verdict.DROP
     if is_unsure or evidence.looped or is_repetitive(evidence, options):

@@ -1,12 +1,20 @@
 """The choice of the device: a GPU that is there and cannot be used is an error, never the processor in silence."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from handler.engine import device as device_module
-from handler.engine.device import choose_device, choose_dtype, choose_short_context, on_device, try_device
+from handler.engine.device import (
+    choose_device,
+    choose_dtype,
+    choose_short_context,
+    compute_exactly,
+    on_device,
+    try_device,
+)
 from handler.engine.nvidia import driver_version, has_gpu
 from handler.settings import SettingsError
 
@@ -101,6 +109,15 @@ def test_a_gpu_without_kernels_is_an_error_that_names_it(monkeypatch: pytest.Mon
         try_device(CUDA)
     for part in ("no kernel image", "GeForce GTX 1080 is sm_61", "sm_75, sm_80"):
         assert part in str(caught.value)
+
+
+def test_half_precision_is_summed_in_float32_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    products = SimpleNamespace(allow_fp16_reduced_precision_reduction=True)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", products)
+    compute_exactly(torch.device("cpu"))
+    assert products.allow_fp16_reduced_precision_reduction
+    compute_exactly(CUDA)
+    assert not products.allow_fp16_reduced_precision_reduction
 
 
 def test_a_processor_works() -> None:
