@@ -58,7 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{time.monotonic() - began:6.1f} s  {name}", file=sys.stderr, flush=True)
         part()
     report.seconds = round(time.monotonic() - began, 1)
-    report.verdict = BAD if any(outcome.passed is False for outcome in report.checks) else GOOD
+    has_failed = any(outcome.passed is False for outcome in report.checks)
+    has_failed = has_failed or any("failed" in table for table in report.times.values())
+    report.verdict = BAD if has_failed else GOOD
     options.json.write_text(json.dumps(asdict(report), indent=1) + "\n")
     print(table(asdict(report)))
     return 0 if report.verdict == GOOD else 1

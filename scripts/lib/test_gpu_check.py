@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scripts.lib import gpu_report
+from scripts.lib import gpu_check, gpu_report, gpu_tests, gpu_times
 from scripts.lib.gpu_report import table
 from scripts.lib.gpu_times import TABLES
 from tests.conftest import ROOT
@@ -54,6 +54,33 @@ def test_a_start_that_fails_is_the_verdict_with_what_to_do(tmp_path: Path) -> No
     assert "does not work" in done.stdout
     assert "| the worker starts | FAIL |" in done.stdout
     assert "To do: " in done.stdout
+
+
+def test_a_table_that_cannot_be_measured_is_a_failure_and_the_rest_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_out(_: object) -> object:
+        raise MemoryError("no room")
+
+    class Nothing:
+        def __init__(self) -> None:
+            self.start_s: dict[str, float] = {}
+
+        def facts(self) -> dict[str, Any]:
+            return {}
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("handler.logs.configure", lambda _: None)  # of this process, which runs other tests
+    monkeypatch.setattr(gpu_check, "load", lambda _: Nothing())
+    monkeypatch.setattr(gpu_tests, "CHECKS", {})
+    monkeypatch.setattr(gpu_times, "TABLES", {"step": run_out, "memory": lambda _: {"allocated_gib": 1.5}})
+    file = tmp_path / "a.json"
+    assert gpu_check.main(["--device", "cpu", "--json", str(file)]) == 1
+    report = json.loads(file.read_text())
+    assert (report["verdict"], report["times"]["step"]) == ("does not work", {"failed": "MemoryError: no room"})
+    assert "| 1.5 |" in capsys.readouterr().out
 
 
 def test_a_failed_check_and_missing_figures_fit_into_tables() -> None:
