@@ -1,13 +1,18 @@
 """Choice of the device that the network runs on, its number format and its attention kernels. Knows no model."""
 
 import gc
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from handler.engine.nvidia import driver_version, has_gpu
+from handler.errors import OutOfMemory
 from handler.settings import GIB, SettingsError
+
+T = TypeVar("T")
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MATRIX_UNIT = "amx_bf16"  # a CPU without it takes twice as long for PyTorch's fused attention as for plain products
@@ -144,6 +149,22 @@ def compute_exactly(device: torch.device) -> None:
     """Make a GPU add up products of half precision in float32, always: sums in float16 may overflow."""
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+
+
+def as_large_as_fits(build: Callable[[int], T], size: int) -> T:
+    """Return what `build` makes of `size`, or of a half of it as often as `build` raises OutOfMemory.
+
+    Raises OutOfMemory if even size 1 does not fit.
+    """
+    while True:
+        try:
+            return build(size)
+        except OutOfMemory:
+            if size == 1:
+                raise
+        # Only here, outside of the `except` block, nothing holds the memory of what failed any more.
+        size //= 2
+        release_memory()
 
 
 def release_memory() -> None:

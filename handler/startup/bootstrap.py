@@ -43,7 +43,7 @@ def build(
 
     `during_load` is called in the calling thread once PyTorch is imported, while another thread loads the weights.
     `timeline` records the duration of each stage. If `timeline` is None, a new one begins at the start of the process.
-    Raises ModelUnavailable, OutOfMemory, SettingsError.
+    Raises ModelUnavailable, OutOfMemory, DeviceLost, SettingsError.
     """
     timeline = timeline or Timeline.of_process()
     shared_pool().start()

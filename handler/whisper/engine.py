@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from handler import logs
-from handler.engine.device import on_device, release_memory
+from handler.engine.device import as_large_as_fits, on_device, release_memory
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 from handler.timeline import Timeline
 from handler.whisper.alignment_heads import alignment_heads
@@ -84,17 +84,18 @@ class WhisperEngine:
                     self._encoder.warm_up(self.encode_batch_size)
 
     def _allocate(self, slots: int) -> None:
-        """Create all parts of the engine whose memory grows with the number of slots."""
+        """Create all parts of the engine whose memory grows with the number of slots. If this fails, none is kept."""
+        specials = self._tokenizer.specials
+        cache = KVCache(self._model.dims, slots, self._device, self.dtype)
+        step = Step(self._model.decoder, cache, self._bias, specials)
+        self._batch = Batch(step, cache, specials, self._max_new_tokens, self._capture_graphs(step, slots))
+        self._result_builder = ResultBuilder(self._model.decoder, cache, self._tokenizer, self._alignment_heads)
+        self._cache = cache
         self.max_batch_size = slots
         self.encode_batch_size = max(size for size in self._encoder.sizes if size <= slots)
-        specials = self._tokenizer.specials
-        self._cache = KVCache(self._model.dims, slots, self._device, self.dtype)
-        step = Step(self._model.decoder, self._cache, self._bias, specials)
-        self._batch = Batch(step, self._cache, specials, self._max_new_tokens, self._capture_graphs(step))
-        self._result_builder = ResultBuilder(self._model.decoder, self._cache, self._tokenizer, self._alignment_heads)
 
-    def _capture_graphs(self, step: Step) -> CudaGraphs | None:
-        """Capture the step as graphs, and return them.
+    def _capture_graphs(self, step: Step, slots: int) -> CudaGraphs | None:
+        """Capture the step for up to `slots` sequences as graphs, and return them.
 
         Return None if the engine runs without graphs. A step that cannot be captured, or whose graphs do not compute
         what it computes itself, runs without them, and a warning says so. Raises OutOfMemory.
@@ -104,9 +105,7 @@ class WhisperEngine:
         text_length = self._model.dims.n_text_ctx
         try:
             with self._timeline.span("graphs_captured"), torch.inference_mode():
-                graphs = CudaGraphs(
-                    lambda count: step.greedy(count, text_length), sizes_up_to(self.max_batch_size), self._capture
-                )
+                graphs = CudaGraphs(lambda count: step.greedy(count, text_length), sizes_up_to(slots), self._capture)
                 graphs.verify(step.clear)
                 return graphs
         except (RuntimeError, GraphMismatch) as exc:
@@ -117,15 +116,20 @@ class WhisperEngine:
             return None
 
     def halve(self) -> None:
-        """Replace the batch by an empty one with half the slots. All admitted windows are forgotten.
+        """Replace the batch by an empty one with half the slots, or fewer if they do not fit in memory.
 
-        Raises OutOfMemory if even the smaller batch does not fit in memory.
+        All admitted windows are forgotten. Raises OutOfMemory if not even one slot fits.
         """
         del self._batch, self._result_builder, self._cache  # their memory is needed for the new ones
         self._encoder.forget()
-        with device_errors(), on_device(self._device):
+
+        def allocate(slots: int) -> None:
+            with device_errors():
+                self._allocate(slots)
+
+        with on_device(self._device):
             release_memory()
-            self._allocate(self.max_batch_size // 2)
+            as_large_as_fits(allocate, self.max_batch_size // 2)
 
     @contextmanager
     def _on_device(self) -> Iterator[None]:

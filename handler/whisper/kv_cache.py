@@ -80,15 +80,15 @@ class KVCache:
         repeats = (slots.stop - slots.start) // len(k)
         for buffer, values in zip(self.cross_kv(layer), (k, v), strict=True):
             buffer[slots, :, :length] = values if repeats == 1 else values.repeat_interleave(repeats, 0)
-            buffer[slots, :, length:] = 0.0
+            buffer[slots, :, length:].zero_()
         if layer == 0:
-            self.audio_mask[slots, :length] = 0.0
-            self.audio_mask[slots, length:] = -torch.inf
+            self.audio_mask[slots, :length].zero_()
+            self.audio_mask[slots, length:].fill_(-torch.inf)
 
     def clear_text(self, slots: slice) -> None:
         """Zero all text positions of `slots`, so that nothing of the sequences before can reach the next ones."""
         for buffer in (self.k, self.v):
-            buffer[:, slots] = 0.0
+            buffer[:, slots].zero_()
 
     def copy_slot(self, source: int, target: int, text_length: int) -> None:
         """Copy the first `text_length` text positions and all audio positions of slot `source` to slot `target`.
@@ -97,7 +97,7 @@ class KVCache:
         """
         for buffer in (self.k, self.v):
             buffer[:, target, :, :text_length].copy_(buffer[:, source, :, :text_length])
-            buffer[:, target, :, text_length:] = 0.0
+            buffer[:, target, :, text_length:].zero_()
         for layer in range(len(self.k)):
             for buffer in self.cross_kv(layer):
                 buffer[target].copy_(buffer[source])

@@ -1,6 +1,5 @@
 """Loading of a checkpoint folder into an engine, as the settings demand. Knows no request."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from handler import logs
 from handler.engine.cpu_tuning import return_freed_memory
 from handler.engine.device import (
+    as_large_as_fits,
     choose_attention,
     choose_device,
     choose_dtype,
@@ -18,9 +18,7 @@ from handler.engine.device import (
     device_name,
     free_memory,
     on_device,
-    release_memory,
 )
-from handler.errors import OutOfMemory
 from handler.schema.window import SAMPLE_RATE
 from handler.settings import Settings
 from handler.timeline import Timeline
@@ -78,7 +76,9 @@ def load_engine(
             timeline=timeline,
         )
         with timeline.span("engine_built"):
-            engine = _build_as_large_as_fits(build, slots)
+            engine = as_large_as_fits(lambda size: build(slots=size), slots)
+    if engine.max_batch_size < slots:
+        logs.warning("batch_halved", rows=engine.max_batch_size)
     logs.info(
         "engine_loaded",
         model=settings.model_id,
@@ -89,20 +89,6 @@ def load_engine(
         slots=engine.max_batch_size,
     )
     return engine
-
-
-def _build_as_large_as_fits(build: Callable[..., WhisperEngine], slots: int) -> WhisperEngine:
-    """Build an engine of `slots` slots, or of half as many as often as memory demands. Raises OutOfMemory."""
-    while True:
-        try:
-            return build(slots=slots)
-        except OutOfMemory:
-            if slots == 1:
-                raise
-        # Only here, outside of the `except` block, nothing holds the memory of what failed any more.
-        slots //= 2
-        logs.warning("batch_halved", rows=slots)
-        release_memory()
 
 
 def _choose_attention(settings: Settings, dims: Dims, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:

@@ -10,7 +10,7 @@ import torch
 from handler.schema.transcript import Evidence, Segment, Word
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 from handler.whisper.alignment import TokenTimes, alignment_costs, dtw, peak_positions, place_words
-from handler.whisper.attention import AttentionRecorder
+from handler.whisper.attention import AttentionRecorder, heads_by_layer
 from handler.whisper.dims import TIMESTAMP_S
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.model import Decoder
@@ -43,7 +43,7 @@ class ResultBuilder:
         self._decoder = decoder
         self._cache = cache
         self._tokenizer = tokenizer
-        self._alignment_heads = alignment_heads
+        self._alignment_heads = heads_by_layer(alignment_heads, cache.k.device)
 
     def build(self, slot: int, task: DecodeTask) -> WindowResult:
         """Return the result of a finished task whose audio is in `slot` of the KV cache.

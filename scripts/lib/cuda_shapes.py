@@ -16,10 +16,9 @@ from torch.utils._pytree import tree_leaves
 
 from handler.whisper.alignment import onset_strength
 from handler.whisper.alignment_heads import alignment_heads
-from handler.whisper.attention import AttentionRecorder
+from handler.whisper.attention import AttentionRecorder, heads_by_layer
 from handler.whisper.dims import Dims
 from handler.whisper.kv_cache import KVCache
-from handler.whisper.logit_rules import suppression
 from handler.whisper.model import LogMel, Whisper
 from handler.whisper.step import Step
 from handler.whisper.tokenizer import Specials
@@ -28,7 +27,7 @@ LARGE_V3 = Dims(128, 1500, 1280, 20, 32, 51_866, 448, 1280, 20, 32)
 DEVICE = torch.device("cuda", 0)
 SLOTS, WINDOWS, TOKENS = 16, 8, 64
 # Host operators that are there on purpose: the weights of the alignment are copied to the host, where words are placed.
-ALLOWED = {"words": {"aten._to_copy.default": 1}}
+ALLOWED = {"words": {"aten.to.dtype_layout": 1}}
 
 
 class HostOperators(TorchDispatchMode):
@@ -50,19 +49,25 @@ class HostOperators(TorchDispatchMode):
 
 def parts() -> dict[str, Callable[[], object]]:
     """Return the parts of the decoding by name, as functions that run them once."""
+    torch.set_default_dtype(torch.float16)
     with torch.device(DEVICE):
-        model = Whisper(LARGE_V3).half().requires_grad_(False).eval()
+        model = Whisper(LARGE_V3).requires_grad_(False).eval()
+    torch.set_default_dtype(torch.float32)
     specials = Specials.of_vocab(LARGE_V3.n_vocab)
     mel_of = LogMel(LARGE_V3.n_mels, DEVICE)
     cache = KVCache(LARGE_V3, SLOTS, DEVICE, torch.float16)
-    step = Step(model.decoder, cache, suppression(specials, (), DEVICE), specials)
+    step = Step(model.decoder, cache, torch.zeros(LARGE_V3.n_vocab, device=DEVICE), specials)
     samples = torch.zeros(WINDOWS, LARGE_V3.window_samples, device=DEVICE)
     mel = torch.zeros(WINDOWS, LARGE_V3.n_mels, 3000, device=DEVICE)
     audio = torch.zeros(WINDOWS, LARGE_V3.n_audio_ctx, LARGE_V3.n_audio_state, device=DEVICE, dtype=torch.float16)
     tokens = torch.zeros(1, TOKENS, device=DEVICE, dtype=torch.int64)
 
+    # Without a driver, even a tensor without values cannot be made from a list on the device.
+    on_host = heads_by_layer(alignment_heads(LARGE_V3, True), torch.device("cpu"))
+    heads = {layer: torch.zeros(len(indices), dtype=torch.int64, device=DEVICE) for layer, indices in on_host.items()}
+
     def words() -> object:
-        recorder = AttentionRecorder(alignment_heads(LARGE_V3, True), LARGE_V3.n_audio_ctx)
+        recorder = AttentionRecorder(heads, LARGE_V3.n_audio_ctx)
         model.decoder(tokens, tokens, cache, slice(0, 1), TOKENS, recorder)
         return recorder.weights().cpu()
 

@@ -18,7 +18,7 @@ from handler.transcription.pipeline import Pipeline
 from handler.transcription.word_edits import normalize_word
 from handler.whisper.alignment import TokenTimes, alignment_costs, dtw, median, onset_lag, peak_positions, place_words
 from handler.whisper.alignment_heads import alignment_heads
-from handler.whisper.attention import AttentionRecorder
+from handler.whisper.attention import AttentionRecorder, heads_by_layer
 from handler.whisper.dims import Dims
 from handler.whisper.tokenizer import Tokenizer
 from handler.whisper.word_splitting import split_words
@@ -79,7 +79,7 @@ def test_the_running_median_is_the_one_that_sorting_gives() -> None:
 
 
 def test_attention_is_read_only_where_there_is_audio() -> None:
-    recorder = AttentionRecorder([(0, 1), (2, 0), (2, 2)], 11)
+    recorder = AttentionRecorder(heads_by_layer([(0, 1), (2, 0), (2, 2)], torch.device("cpu")), 11)
     for layer in range(3):
         recorder.record(layer, torch.randn(2, 4, 5, 8), torch.randn(2, 4, 20, 8))
     weights = recorder.weights()

@@ -204,19 +204,35 @@ def test_the_old_cache_is_gone_before_the_smaller_one_is_made(
     assert result.segments
 
 
-def test_a_batch_that_does_not_fit_at_the_start_is_halved_until_it_does(
-    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def limit_slots(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """Leave memory for so many slots."""
+
     class SmallMemory(KVCache):
         def __init__(self, dims: object, slots: int, *args: object) -> None:
-            if slots > 4:
+            if slots > limit:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             super().__init__(dims, slots, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr("handler.whisper.engine.KVCache", SmallMemory)
+
+
+def test_a_batch_is_halved_until_it_fits(
+    eager: WhisperEngine, expected: list[WindowResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = with_capture(eager, None, slots=16)
+    limit_slots(monkeypatch, 3)
+    engine.halve()
+    assert (engine.max_batch_size, engine.encode_batch_size) == (2, 1)
+    assert_equal(run(engine, windows()), expected)
+
+
+def test_a_batch_that_does_not_fit_at_the_start_is_halved_until_it_does(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit_slots(monkeypatch, 4)
     engine = load_engine(tiny_folder, settings(batch_size=16))
     assert engine.max_batch_size == 4
-    assert events(caplog) == [("batch_halved", {"rows": 8}), ("batch_halved", {"rows": 4})]
+    assert events(caplog) == [("batch_halved", {"rows": 4})]
     assert run(engine, windows()[:1])[0].segments
 
 
