@@ -1,6 +1,5 @@
 """The engine on real weights: the same tokens as `transformers`' own Whisper, and the same alone as in a batch."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -247,17 +246,12 @@ def test_other_dtypes_understand_the_same_words(tiny_folder: Path, dtype: str) -
     assert word_error_rate(PANGRAM, text_of(run(engine, [Window(0, say(PANGRAM))])[0])) <= 0.06
 
 
-def test_flash_attention_on_a_cpu_falls_back_and_logs_why(
-    tiny_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from handler import logs
-
-    logs.configure("INFO")
+def test_flash_attention_on_a_cpu_falls_back_and_logs_why(tiny_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="asr")
     load_engine(tiny_folder, settings(batch_size=1, flash_attention_2=True))
-    line = json.loads(capsys.readouterr().err.splitlines()[-1])
-    logs.configure("ERROR")
-    assert line["attention"] == "blocked"
-    assert "needs a CUDA device" in line["attention_reason"]
+    fields = caplog.records[-1].fields  # type: ignore[attr-defined]
+    assert fields["attention"] == "blocked"
+    assert "needs a CUDA device" in fields["attention_reason"]
 
 
 SMALL_CONTEXT = 40  # tokens: far fewer than a long window needs
