@@ -28,9 +28,8 @@ RUN --mount=type=secret,id=registry \
 COPY LICENSE README.md ./
 COPY handler handler
 COPY local_server local_server
-RUN --mount=type=secret,id=registry \
-    { [ ! -f /run/secrets/registry ] || . /run/secrets/registry; } \
-    && pip install --no-deps . \
+RUN /opt/installer/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /tmp/wheels . \
+    && pip install --no-index --no-deps /tmp/wheels/*.whl \
     && python3 requirements/part /opt/asr /parts
 
 # ---- no model ----

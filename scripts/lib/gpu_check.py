@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Examine, print, write, and return 0 if everything works."""
     parser = argparse.ArgumentParser(prog="scripts/gpu_check", description=__doc__)
     parser.add_argument("--model", default=TINY, help="MODEL_ID (%(default)s, which needs no model hub)")
-    parser.add_argument("--device", default="auto", help="DEVICE (%(default)s)")
+    parser.add_argument("--device", default="cuda", help="DEVICE (%(default)s); cpu examines the processor")
     parser.add_argument("--json", type=Path, default=Path("gpu_check.json"), help="file to write (%(default)s)")
     options = parser.parse_args(arguments)
     logs.configure("ERROR")

@@ -3,15 +3,19 @@
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
+from handler.errors import OutOfMemory
 from handler.schema.window import Window
 from scripts.lib.gpu_subject import Subject, load
 from tests.conftest import ROOT
 from tests.support.speech import FOX, say
+from tests.support.synchronization import no_synchronization
 
 MAX_WORD_ERRORS = 0.12  # of short synthetic sentences, by the smallest model
 MAX_WORSE = 0.02  # word errors that a number format may add to those of float32
@@ -41,6 +45,19 @@ def run(name: str, check: Callable[[Subject], str], subject: Subject) -> Outcome
         return Outcome(name, False, f"{type(exc).__name__}: {exc}".splitlines()[0], ADVICE[name])
 
 
+@contextmanager
+def _beside(subject: Subject, **changes: Any) -> Iterator[Subject]:
+    """Start another worker beside `subject`, with these settings changed. Raises NotHere if memory lacks for it."""
+    try:
+        other = load(replace(subject.settings, **changes))
+    except OutOfMemory as exc:
+        raise NotHere("the GPU has no memory for another worker beside the first one") from exc
+    try:
+        yield other
+    finally:
+        other.close()
+
+
 def _words(subject: Subject) -> str:
     rate = subject.word_errors()
     assert rate <= MAX_WORD_ERRORS, f"{rate:.1%} of the words are wrong"
@@ -52,12 +69,9 @@ def _numbers(subject: Subject) -> str:
     formats = ["float16", "bfloat16"] if subject.is_gpu else ["bfloat16"]
     rates: dict[str, float] = {}
     for dtype in ("float32", *formats):
-        other = load(replace(subject.settings, dtype=dtype, batch_size=4))
-        try:
+        with _beside(subject, dtype=dtype, batch_size=4) as other:
             rates[dtype] = other.word_errors()
             faulty = other.pipeline.stats().counters.get("not_finite", 0)
-        finally:
-            other.close()
         assert not faulty, f"{dtype} computes numbers that are not finite"
     worse = [dtype for dtype in formats if rates[dtype] > rates["float32"] + MAX_WORSE]
     told = ", ".join(f"{dtype} {rate:.1%}" for dtype, rate in rates.items())
@@ -80,12 +94,8 @@ def _no_waiting(subject: Subject) -> str:
     if not subject.is_gpu:
         raise NotHere("a processor waits for nobody")
     engine = subject.engine
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        with engine._on_device():
-            engine._batch._step.greedy(1, engine._model.dims.n_text_ctx)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    with engine._on_device(), no_synchronization():
+        engine._batch._step.greedy(1, engine._model.dims.n_text_ctx)
     return "the host never waits within a step"
 
 
@@ -94,8 +104,7 @@ def _halves(subject: Subject) -> str:
     if not subject.is_gpu:
         raise NotHere("nobody fills a processor's memory for a test")
     rows = subject.engine.max_batch_size
-    other = load(replace(subject.settings, batch_size=min(rows, 8)))
-    try:
+    with _beside(subject, batch_size=min(rows, 8)) as other:
         torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info(subject.device)
         held = torch.empty(max(0, free - 64 * 1024**2), dtype=torch.uint8, device=subject.device)
@@ -107,20 +116,15 @@ def _halves(subject: Subject) -> str:
         if other.engine.max_batch_size == min(rows, 8):
             raise NotHere("what was left was enough for all rows")
         return f"{min(rows, 8)} rows became {other.engine.max_batch_size}"
-    finally:
-        other.close()
 
 
 def _second_gpu(subject: Subject) -> str:
     if not subject.is_gpu or torch.cuda.device_count() < 2:
         raise NotHere("there is no second GPU")
-    other = load(replace(subject.settings, device="cuda:1", batch_size=4))
-    try:
+    with _beside(subject, device="cuda:1", batch_size=4) as other:
         assert other.engine.has_graphs
         assert other.word_errors() <= MAX_WORD_ERRORS
-        return "cuda:1 understands the same"
-    finally:
-        other.close()
+    return "cuda:1 understands the same"
 
 
 _LOSE_DEVICE = """

@@ -4,14 +4,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from handler.errors import OutOfMemory
 from scripts.lib import gpu_check, gpu_report, gpu_tests, gpu_times
 from scripts.lib.gpu_report import table
 from scripts.lib.gpu_times import TABLES
-from tests.conftest import ROOT
+from scripts.lib.torch_build import build_for
+from tests.conftest import ROOT, settings
 
 FAILED: dict[str, Any] = {
     "model": "a/b",
@@ -94,3 +98,34 @@ def test_the_document_says_so_if_nobody_has_measured(tmp_path: Path, monkeypatch
     monkeypatch.setattr(gpu_report, "DOCUMENT", tmp_path / "gpu.md")
     gpu_report.main([])
     assert "No machine has been measured yet" in (tmp_path / "gpu.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "driver", "build"),
+    [
+        (False, "", "cpu"),
+        (False, "580.65.06", "cpu"),
+        (True, "570.86.15", "cu126"),
+        (True, "580.65.06", "cu130"),
+        (True, "", "cu130"),
+    ],
+)
+def test_the_driver_decides_which_build_is_examined(gpu: bool, driver: str, build: str) -> None:
+    assert build_for(gpu, driver) == build
+
+
+def test_a_machine_without_a_gpu_does_not_work_if_none_but_a_gpu_was_asked_for(tmp_path: Path) -> None:
+    done = run("--device", f"cuda:{torch.cuda.device_count()}", "--json", str(tmp_path / "a.json"))
+    assert done.returncode == 1
+    assert "| a kernel runs | FAIL |" in done.stdout
+
+
+def test_a_worker_that_finds_no_memory_beside_the_first_fails_no_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_no_memory(_: object) -> object:
+        raise OutOfMemory("the device is full")
+
+    subject = SimpleNamespace(settings=settings(), is_gpu=False)
+    monkeypatch.setattr(gpu_tests, "load", find_no_memory)
+    outcome = gpu_tests.run("number formats", gpu_tests.CHECKS["number formats"], subject)  # type: ignore[arg-type]
+    assert outcome.passed is None
+    assert "no memory" in outcome.detail

@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain
 
 import pytest
@@ -18,6 +17,7 @@ from handler.whisper.engine import WhisperEngine
 from tests.conftest import settings
 from tests.support.asking import upload
 from tests.support.speech import FOX, PANGRAM, SENTENCES, say, wav
+from tests.support.synchronization import no_synchronization
 from tests.support.word_errors import word_error_rate
 from tests.whisper.test_step import replayed_and_eager
 
@@ -31,16 +31,6 @@ def on_gpu(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
     pipeline = build(settings(device="cuda", dtype="auto", flash_attention_2=request.param))
     yield pipeline
     pipeline.close()
-
-
-@contextmanager
-def no_synchronization() -> Iterator[None]:
-    """Fail in the block if the host waits for the device."""
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @torch.inference_mode()
