@@ -23,12 +23,12 @@ def choose_device(name: str) -> torch.device:
     """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`. A GPU always has its number.
 
     `auto` is the GPU if the machine has one, and otherwise the CPU. Raises SettingsError if the machine does not have
-    the device, or has a GPU that this PyTorch, although built for GPUs, cannot use: work that is paid for by the second
-    of a GPU is never done by the processor without a word.
+    the device, or for `auto` if it has a GPU that this PyTorch cannot use: work that is paid for by the second of a GPU
+    is never done by the processor without a word.
     """
     if name == "auto" and not torch.cuda.is_available():
-        if has_gpu() and torch.version.cuda is not None:
-            raise SettingsError("DEVICE", name, f"cpu, or a GPU that PyTorch can use; {why_no_gpu()}")
+        if has_gpu():
+            raise SettingsError("DEVICE", name, f"a GPU that PyTorch can use, or DEVICE=cpu; {why_no_gpu()}")
         return torch.device("cpu")
     device = torch.device("cuda" if name == "auto" else name)
     if device.type != "cuda":
@@ -44,7 +44,7 @@ def choose_device(name: str) -> torch.device:
 def why_no_gpu() -> str:
     """Return why this PyTorch cannot use the GPU of this machine, and what to do."""
     if torch.version.cuda is None:
-        return f"PyTorch {torch.__version__} is built without CUDA: install one that is built with it"
+        return f"this machine has a GPU, and PyTorch {torch.__version__} is built without CUDA: install one with it"
     driver = driver_version()
     found = f"driver {driver}" if driver else "a driver of unknown version"
     return (

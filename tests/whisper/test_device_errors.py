@@ -43,6 +43,12 @@ def test_an_error_of_the_device_has_its_type(
     assert "\n" not in caught.value.message
 
 
+def test_an_error_of_a_kernel_counts_whatever_the_device_says_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_works", lambda: True)
+    with pytest.raises(DeviceLost, match="misaligned address"), device_errors():
+        raise torch.AcceleratorError("CUDA error: misaligned address")
+
+
 @pytest.mark.parametrize("text", ["shape '[2, 3]' is invalid", "cuDNN error: CUDNN_STATUS_BAD_PARAM"])
 def test_an_error_of_ours_stays_what_it_is_while_the_device_works(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_works", lambda: True)
