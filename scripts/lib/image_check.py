@@ -64,7 +64,7 @@ def no_model() -> None:
         done = subprocess.run([sys.executable, "-m", module], env=ALONE, capture_output=True, text=True)
         reason = done.stderr.splitlines()[-1]
         assert done.returncode == 3, f"{module} ended with {done.returncode}: {reason}"
-        assert reason.startswith("cannot start: model_unavailable"), reason
+        assert "model_unavailable" in reason, reason
     print(f"{found['device']}, {found['attention']}; no model, and a start says so: {reason}")
 
 
