@@ -33,8 +33,8 @@ WORDS = ("quick", "brown", "fox")
 def who() -> None:
     """An ordinary user, a root that cannot be written, no compiler."""
     assert os.getuid() != 0, "the image runs as root"
-    for folder in ("/", "/opt/asr", "/app", *([MODELS] if MODELS.exists() else [])):
-        found = Path(folder).stat()
+    for folder in [Path(name) for name in ("/", "/opt/asr", "/app")] + ([MODELS] if MODELS.exists() else []):
+        found = folder.stat()
         assert found.st_uid != os.getuid(), f"{folder} belongs to the user"
         assert not found.st_mode & stat.S_IWOTH, f"{folder} can be written by everybody"
     try:
