@@ -4,22 +4,20 @@ An item is a piece of work of a request. The scheduler does not look into items.
 """
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from itertools import chain
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
 
-PATIENCE = 64  # calls of `admit`, about one per decoding step: roughly the steps that a sentence takes
-
 
 class Scheduler(Generic[Item]):
     """Holds the waiting and running items of many requests, and chooses the items to run next.
 
-    Requests take turns, and each turn admits one item. Two rules give a short request its result soon. First, the first
-    item of a request goes before the requests that wait for a turn, unless the item admitted just before was also the
-    first of its request. Second, while a request's first item runs, further items of other requests are not admitted,
-    for at most PATIENCE calls of `admit`.
+    No sequence stays free while an item waits that fits. The next item is that of the request with the fewest running
+    sequences, and among equals of the one that has waited for its turn longest, so that no request gets more than its
+    share while another one waits. To give a short request its result soon, the first item of a request goes before all
+    others, unless the item admitted just before was also the first of its request.
     """
 
     def __init__(self) -> None:
@@ -28,8 +26,6 @@ class Scheduler(Generic[Item]):
         self._turns: deque[Hashable] = deque()  # all other waiting requests, in the order of their turns
         self._last_was_fresh = False  # whether the item admitted last was the first item of its request
         self._running: dict[Item, Hashable] = {}
-        self._first: dict[Item, Hashable] = {}  # running items that are the first item of their request
-        self._calls_since_turn = 0  # calls of `admit` since a further item, not a first one, was admitted
         self._widths: dict[Item, int] = {}  # sequences of each item that needs more than one
         self._seen: set[Hashable] = set()  # requests of which an item has been admitted
 
@@ -64,43 +60,31 @@ class Scheduler(Generic[Item]):
         """Mark waiting items as running, and return them: at most `max_items`, with at most `free` sequences in all.
 
         An item that needs more sequences than are free keeps its turn. The items after it then wait as well, because
-        narrower items could otherwise overtake it forever. Return an empty list if no item may run now.
+        narrower items could otherwise overtake it forever.
         """
         admitted: list[Item] = []
-        self._calls_since_turn += 1
-        while len(admitted) < max_items and (request := self._next_request()) is not None:
-            free -= self._width(self._waiting[request][0])
-            if free < 0:
+        shares = self.shares()
+        while len(admitted) < max_items and (request := self._next_request(shares)) is not None:
+            width = self._width(self._waiting[request][0])
+            if width > free:
                 break
+            free -= width
+            shares[request] = shares.get(request, 0) + width
             admitted.append(self._start_item(request))
         return admitted
 
-    def _next_request(self) -> Hashable | None:
-        """Return the request whose next item may run now, or None if no waiting item may."""
-        turn = next((request for request in self._turns if self._may_join(request)), None)
-        if self._fresh and (turn is None or not self._last_was_fresh):
+    def _next_request(self, shares: Mapping[Hashable, int]) -> Hashable | None:
+        """Return the request whose item runs next, or None if none waits. `shares` holds the sequences of each."""
+        if self._fresh and not (self._turns and self._last_was_fresh):
             return self._fresh[0]
-        return turn
-
-    def _may_join(self, request: Hashable) -> bool:
-        """Return whether a request that has already run an item may run another one now.
-
-        It may if no other request is running its first item. It also may if the last item that was not the first of its
-        request was admitted at least PATIENCE calls of `admit` ago.
-        """
-        return self._calls_since_turn >= PATIENCE or all(owner == request for owner in self._first.values())
+        return min(self._turns, key=lambda request: shares.get(request, 0), default=None)
 
     def _start_item(self, request: Hashable) -> Item:
         """Move the next item of a request from its waiting items to the running ones, and return the item."""
         queue = self._waiting[request]
         item = queue.popleft()
         self._last_was_fresh = request not in self._seen
-        if self._last_was_fresh:
-            self._fresh.remove(request)
-            self._first[item] = request
-        else:
-            self._turns.remove(request)
-            self._calls_since_turn = 0
+        (self._fresh if self._last_was_fresh else self._turns).remove(request)
         self._seen.add(request)
         self._running[item] = request
         if queue:
@@ -114,7 +98,6 @@ class Scheduler(Generic[Item]):
 
     def finish(self, item: Item) -> bool:
         """Remove a running item, and return True. Return False if the item was cancelled or never admitted."""
-        self._first.pop(item, None)
         self._widths.pop(item, None)
         return self._running.pop(item, None) is not None
 
@@ -126,7 +109,6 @@ class Scheduler(Generic[Item]):
                 self._turns.appendleft(request)
             queue.appendleft(item)
         self._running.clear()
-        self._first.clear()
 
     def drop_wider_than(self, sequences: int) -> list[Item]:
         """Remove and return the waiting items that need more than `sequences` sequences.

@@ -2,7 +2,10 @@
 
 import random
 
-from handler.engine.scheduler import PATIENCE, Scheduler
+import numpy as np
+import pytest
+
+from handler.engine.scheduler import Scheduler
 
 
 def test_requests_take_turns_and_a_first_item_goes_before_them() -> None:
@@ -11,44 +14,123 @@ def test_requests_take_turns_and_a_first_item_goes_before_them() -> None:
         scheduler.submit("a", item)
     assert scheduler.admit(2, 9) == ["a1", "a2"]
     assert scheduler.finish("a1")
-    scheduler.submit("b", "b1")
-    scheduler.submit("b", "b2")
+    for item in ("b1", "b2", "b3"):
+        scheduler.submit("b", item)
     assert scheduler.admit(1, 9) == ["b1"]
-    assert scheduler.admit(4, 9) == ["b2"]  # the other items of a wait for the first item of b
-    assert scheduler.finish("b1")
-    scheduler.submit("b", "b3")
-    assert scheduler.admit(4, 9) == ["a3", "b3", "a4"]
+    assert scheduler.admit(4, 9) == ["a3", "b2", "a4", "b3"]
 
 
-def test_while_a_first_item_runs_others_wait_but_not_for_ever() -> None:
+def test_the_request_with_the_fewest_running_sequences_is_next() -> None:
     scheduler: Scheduler[str] = Scheduler()
-    for item in ("a1", "a2", "a3", "b1"):
-        scheduler.submit(item[0], item)
-    assert scheduler.admit(9, 2) == ["a1", "a2"]
-    scheduler.submit("a", "a4")
-    assert scheduler.admit(9, 1) == ["b1"]
-    empty_calls = 0
-    while not (admitted := scheduler.admit(9, 1)):
-        empty_calls += 1
-    assert admitted == ["a3"]
-    assert 1 < empty_calls <= PATIENCE
-    assert scheduler.admit(9, 1) == []
-    scheduler.cancel("b")
-    assert scheduler.admit(9, 1) == ["a4"]
+    for item in ("a1", "a2", "a3", "a4", "b1", "b2", "b3", "b4"):
+        scheduler.submit(item[0], item, width=3 if item == "b2" else 1)
+    assert scheduler.admit(3, 9) == ["a1", "a2", "b1"]
+    assert scheduler.admit(5, 9) == ["b2", "a3", "a4"]
+    assert scheduler.finish("b2")
+    assert scheduler.admit(1, 9) == ["b3"]
 
 
-def test_a_stream_of_short_requests_does_not_starve_a_long_one() -> None:
+def test_a_stream_of_short_requests_takes_no_more_than_half_from_a_long_one() -> None:
     scheduler: Scheduler[str] = Scheduler()
-    for index in range(9):
+    for index in range(100):
         scheduler.submit("long", f"long {index}")
-    admitted = scheduler.admit(1, 9)
-    assert scheduler.finish(admitted[0])
-    for number in range(12 * PATIENCE):
+    assert scheduler.finish(*scheduler.admit(1, 9))
+    admitted = list[str]()
+    for number in range(120):
         scheduler.submit(number, f"short {number}")
         admitted += scheduler.admit(1, 9)
-        for item in scheduler.running[:-1]:  # a short request is always running
-            scheduler.finish(item)
-    assert sum(item.startswith("long") for item in admitted) == 9
+        assert scheduler.finish(admitted[-1])
+    assert sum(item.startswith("long") for item in admitted) == 60
+
+
+STEPS = 112  # of a window of 28 s of speech
+CLIP_STEPS = 17  # of a clip
+
+
+class Load:
+    """Requests that a simulated device decodes, each item in a number of steps."""
+
+    def __init__(self, rows: int, limit: int) -> None:
+        self.scheduler: Scheduler[tuple[str, int]] = Scheduler()
+        self.rows = rows
+        self.limit = limit
+        self.remaining: dict[tuple[str, int], int] = {}  # steps of the running items
+        self.unfinished: dict[str, int] = {}  # items of the requests
+        self.rows_in_use = list[int]()  # in each step
+        self.latencies = list[int]()  # steps from the submission to the end of each request
+        self.finished: dict[str, int] = {}  # items of the requests
+        self._submitted: dict[str, int] = {}  # step in which a request was submitted
+        self._lengths: dict[tuple[str, int], int] = {}
+        self._random = random.Random(1)
+
+    def submit(self, request: str, items: int, steps: int) -> None:
+        self._submitted[request] = len(self.rows_in_use)
+        self.unfinished[request] = items
+        for item in ((request, index) for index in range(items)):
+            self._lengths[item] = max(1, round(self._random.gauss(steps, steps / 4)))
+            self.scheduler.submit(request, item)
+
+    def step(self) -> None:
+        """Admit items, and run one step."""
+        waiting, free = self.scheduler.waiting, self.rows - len(self.remaining)
+        admitted = self.scheduler.admit(free, self.limit)
+        assert len(admitted) == min(waiting, free, self.limit)  # no row is free while anybody waits
+        self.remaining |= {item: self._lengths.pop(item) for item in admitted}
+        self.rows_in_use.append(len(self.remaining))
+        self.remaining = {item: steps - 1 for item, steps in self.remaining.items()}
+        for request, index in [item for item, steps in self.remaining.items() if not steps]:
+            del self.remaining[request, index]
+            assert self.scheduler.finish((request, index))
+            self.finished[request] = self.finished.get(request, 0) + 1
+            self.unfinished[request] -= 1
+            if not self.unfinished[request]:
+                del self.unfinished[request]
+                self.scheduler.cancel(request)
+                self.latencies.append(len(self.rows_in_use) - self._submitted[request])
+
+    def share_of_rows(self, after: int) -> float:
+        """Return the share of the rows in use in all steps after the first ones."""
+        return sum(self.rows_in_use[after:]) / len(self.rows_in_use[after:]) / self.rows
+
+
+def jobs(rows: int, limit: int, jobs: int, windows: int) -> Load:
+    """Return a load of so many jobs at a time, each followed by another one when it ends."""
+    load = Load(rows, limit)
+    for _ in range(4000):
+        for _ in range(jobs - len(load.unfinished)):
+            load.submit(f"job {len(load.latencies)} {load._random.random()}", windows, STEPS)
+        load.step()
+    return load
+
+
+@pytest.mark.parametrize(
+    ("rows", "limit", "number", "windows"),
+    [(64, 4, 128, 2), (64, 4, 128, 5), (16, 1, 64, 2), (16, 1, 64, 5), (16, 1, 64, 20)],
+)
+def test_jobs_of_a_few_windows_fill_all_rows(rows: int, limit: int, number: int, windows: int) -> None:
+    assert jobs(rows, limit, number, windows).share_of_rows(after=200) >= 0.99
+
+
+@pytest.mark.parametrize(("rows", "limit"), [(64, 4), (16, 1)])
+def test_short_clips_take_from_a_long_file_no_more_than_the_steps_that_they_need(rows: int, limit: int) -> None:
+    load = Load(rows, limit)
+    load.submit("long", 5000, STEPS)
+    for step in range(8000):
+        if step % 40 == 0:
+            load.submit(f"clip {step}", 1, CLIP_STEPS)
+        load.step()
+    assert load.share_of_rows(after=200) >= 0.99
+    alone = rows * 8000 / STEPS
+    clips = rows * 8000 / 40 * CLIP_STEPS / rows / STEPS
+    assert load.finished["long"] >= 0.95 * (alone - clips)
+    p50, p95 = np.percentile(load.latencies, [50, 95])
+    assert p95 <= 2 * p50
+    assert p95 <= 3 * CLIP_STEPS
+
+
+def test_the_slowest_of_short_requests_under_load_are_not_far_behind_the_others() -> None:
+    p50, p95 = np.percentile(jobs(16, 1, 16, 1).latencies, [50, 95])
+    assert p95 <= 4 * p50
 
 
 def test_no_more_items_are_admitted_than_sequences_are_free() -> None:
