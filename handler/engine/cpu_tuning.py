@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from threadpoolctl import ThreadpoolController
 
+from handler.engine.processors import available_processors
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc, malloc/malloc.h
 # Blocks of at least this size are mapped separately, and returned to the system when they are freed.
 _LOADING_MMAP_BYTES = 512 * 1024
@@ -23,6 +25,17 @@ def use_one_thread() -> None:
     """
     torch.get_num_threads()  # PyTorch would otherwise initialize the thread later, and undo the limit
     ThreadpoolController().limit(limits=1, user_api="openmp")
+
+
+def usable_threads() -> int:
+    """Return with how many threads PyTorch computes best: its own number, or that of the processors granted to us."""
+    return min(torch.get_num_threads(), available_processors())
+
+
+def use_threads(count: int) -> None:
+    """Make PyTorch compute with so many threads in the calling thread."""
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
 
 
 @contextmanager

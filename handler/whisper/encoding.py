@@ -1,7 +1,6 @@
 """Encode windows: samples to log-mel frames to hidden states of audio positions. Knows no token and no slot."""
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -36,7 +35,7 @@ class EncodedAudio:
 
 
 class AudioEncoder:
-    """Encodes windows with the encoder of one model, and keeps the encoded audio of recent windows."""
+    """Encodes windows with the encoder of one model."""
 
     def __init__(self, model: Whisper, device: torch.device, dtype: torch.dtype, short_context: bool) -> None:
         """Create an encoder. With `short_context`, short windows are padded with a few seconds of silence only."""
@@ -46,7 +45,6 @@ class AudioEncoder:
         self._dtype = dtype
         self._short_context = short_context
         self._mel = LogMel(model.dims.n_mels, device)
-        self._encoded: OrderedDict[int, EncodedAudio] = OrderedDict()  # recent windows, by the id of their samples
 
     def warm_up(self, limit: int) -> None:
         """Encode silence in batches of every size up to `limit`, so that no request waits for the choice of kernels."""
@@ -59,37 +57,28 @@ class AudioEncoder:
         mel = self._mel(samples)
         return mel, self._model.encoder(mel.to(self._dtype))
 
-    def forget(self) -> None:
-        """Free the memory of all encoded audio."""
-        self._encoded.clear()
-
-    def encode(self, windows: Sequence[Window], num_kept: int) -> list[EncodedAudio]:
-        """Return the encoded audio of each window. Windows padded to the same length are encoded together.
-
-        If the same samples were encoded recently, their encoded audio is reused. That is so when a window is decoded
-        again with other decoding parameters. The audio of the last `num_kept` windows is kept.
-        """
-        unencoded = [window for window in windows if id(window.samples) not in self._encoded]
-        for length, group in groupby(sorted(unencoded, key=self._encoder_samples), self._encoder_samples):
+    def encode(self, windows: Sequence[Window]) -> list[EncodedAudio]:
+        """Return the encoded audio of each window. Windows padded to the same length are encoded together."""
+        encoded: dict[int, EncodedAudio] = {}  # by the id of the window
+        for length, group in groupby(sorted(windows, key=self._encoder_samples), self._encoder_samples):
             equally_long = list(group)
             while equally_long:
                 size = max(size for size in self.sizes if size <= len(equally_long))
-                self._encode_batch(equally_long[:size], length)
+                together = equally_long[:size]
+                encoded |= zip(map(id, together), self._encode_batch(together, length), strict=True)
                 del equally_long[:size]
-        encoded = [self._encoded[id(window.samples)] for window in windows]
-        while len(self._encoded) > num_kept:
-            self._encoded.popitem(last=False)
-        return encoded
+        return [encoded[id(window)] for window in windows]
 
-    def _encode_batch(self, windows: Sequence[Window], length: int) -> None:
-        """Pad windows with silence to `length` samples, encode them in one batch, and store their encoded audio."""
+    def _encode_batch(self, windows: Sequence[Window], length: int) -> list[EncodedAudio]:
+        """Pad windows with silence to `length` samples, encode them in one batch, and return their encoded audio."""
         padded = np.zeros((len(windows), length), np.float32)
         for row, window in zip(padded, windows, strict=True):
             row[: len(window.samples)] = window.samples
         mel, outputs = self.forward(self._to_device(torch.from_numpy(padded)))
-        for window, audio, strength in zip(windows, outputs, onset_strength(mel), strict=True):
-            # Cloned, because a view would keep the memory of the whole batch alive.
-            self._encoded[id(window.samples)] = EncodedAudio(window.samples, audio.clone(), strength)
+        strengths = onset_strength(mel)
+        rows = zip(windows, outputs, strengths, strict=True)
+        # Cloned, because a view would keep the memory of the whole batch alive.
+        return [EncodedAudio(window.samples, audio.clone(), strength) for window, audio, strength in rows]
 
     def _to_device(self, host: Tensor) -> Tensor:
         """Copy a tensor to the device. On a GPU the copy is asynchronous, alongside the current work of the GPU."""

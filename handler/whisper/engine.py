@@ -6,12 +6,13 @@ no schedule. Does not judge results: a result carries evidence (probabilities, r
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from handler import logs
+from handler.engine.contention import Contention
+from handler.engine.cpu_tuning import usable_threads, use_threads
 from handler.engine.device import as_large_as_fits, on_device, release_memory
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 from handler.timeline import Timeline
@@ -19,10 +20,11 @@ from handler.whisper.alignment_heads import alignment_heads
 from handler.whisper.batch import Batch
 from handler.whisper.cuda_graphs import Capture, CudaGraphs, GraphMismatch, sizes_up_to
 from handler.whisper.device_errors import device_errors, is_out_of_memory
-from handler.whisper.encoding import AudioEncoder, EncodedAudio
+from handler.whisper.encoding import AudioEncoder
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.logit_rules import suppression
 from handler.whisper.model import Whisper
+from handler.whisper.preparation import Background, Preparation, PreparedWindow
 from handler.whisper.results import ResultBuilder
 from handler.whisper.sequences import DecodeTask
 from handler.whisper.step import Step
@@ -33,8 +35,9 @@ class WhisperEngine:
     """Decodes windows with one Whisper checkpoint on one device.
 
     A single thread must make all calls, except that `token_bytes` may be called from any thread. `capture` makes a
-    graph of a step; where it is None, every step runs without one. All calls raise OutOfMemory if the device has no
-    memory left, and DeviceLost if it fails.
+    graph of a step; where it is None, every step runs without one. `background` prepares windows beside the steps;
+    where it is None, steps wait. All calls raise OutOfMemory if the device has no memory left, and DeviceLost if it
+    fails.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class WhisperEngine:
         checkpoint_heads: Sequence[tuple[int, int]] = (),
         short_context: bool = False,
         capture: Capture | None = None,
+        background: Background | None = None,
         timeline: Timeline | None = None,
     ) -> None:
         assert not (short_context and capture), "a captured step reads audio of one length"
@@ -72,6 +76,9 @@ class WhisperEngine:
         self._short_context = short_context
         self._encoder = AudioEncoder(model, self._device, self.dtype, short_context)
         self._capture = capture
+        self._background = background
+        self._threads = usable_threads()
+        self._contention = Contention(self._threads) if self._device.type == "cpu" else None
         self._timeline = timeline or Timeline()
         self._max_new_tokens = max_new_tokens
         self._suppress = tuple(suppress)
@@ -92,7 +99,10 @@ class WhisperEngine:
         self._result_builder = ResultBuilder(self._model.decoder, cache, self._tokenizer, self._alignment_heads)
         self._cache = cache
         self.max_batch_size = slots
-        self.encode_batch_size = max(size for size in self._encoder.sizes if size <= slots)
+        self.encode_batch_size = max(size for size in self._encoder.sizes if size <= max(1, slots // 4))
+        self._preparation = Preparation(
+            self._encoder, self._model.decoder, self._background, self.encode_batch_size, slots
+        )
 
     def _capture_graphs(self, step: Step, slots: int) -> CudaGraphs | None:
         """Capture the step for up to `slots` sequences as graphs, and return them.
@@ -120,8 +130,8 @@ class WhisperEngine:
 
         All admitted windows are forgotten. Raises OutOfMemory if not even one slot fits.
         """
-        del self._batch, self._result_builder, self._cache  # their memory is needed for the new ones
-        self._encoder.forget()
+        self._preparation.abandon()
+        del self._batch, self._result_builder, self._cache, self._preparation  # their memory is needed for the new ones
 
         def allocate(slots: int) -> None:
             with device_errors():
@@ -147,21 +157,19 @@ class WhisperEngine:
         return self._tokenizer.token_bytes(token)
 
     def free(self) -> int:
-        """Return the number of sequences that could be admitted now, which is the number of free slots."""
-        return self._batch.free()
+        """Return the number of sequences that could be admitted now.
+
+        Windows that are prepared in the background need no slot yet, so there is room for a few more of them.
+        """
+        num_ahead = self.encode_batch_size if self._uses_background() else 0
+        return self._batch.free() + num_ahead - self._preparation.width()
 
     def admit(self, windows: Sequence[Window]) -> None:
-        """Encode windows, start their sequences in the next free slots, and prefill their prompts.
+        """Take windows over, which begin as soon as they are prepared and there are slots for their sequences.
 
-        Each window takes a slot per hypothesis, and together they must take at most `free()` slots. Raises OutOfMemory.
+        A window takes a slot per hypothesis, and together they must take at most `free()` slots.
         """
-        with self._on_device():
-            encoded = self._encoder.encode(windows, self.max_batch_size)
-            if self._short_context:
-                self._batch.resize_audio(max(len(window_audio.audio) for window_audio in encoded))
-            slots = self._write_cross_kv(windows, encoded)
-            languages = self._detect_languages(windows, slots)
-            self._prefill([self._decode_task(*parts) for parts in zip(windows, languages, encoded, strict=True)])
+        self._preparation.add(windows)
 
     def advance(self) -> list[tuple[Window, WindowResult]]:
         """Decode one more token for every sequence. Return the windows that are finished, with their results.
@@ -170,31 +178,63 @@ class WhisperEngine:
         """
         with self._on_device():
             results = self._collect_finished()
+            self._prepare()
+            if prepared := self._preparation.take(self._batch.free()):
+                self._start_sequences(prepared)
             if self._batch.sequences:
                 self._batch.advance()
                 results += self._collect_finished()
             return results
+
+    def _prepare(self) -> None:
+        """Prepare windows: in the background as far as it keeps up with the decoding, otherwise right now."""
+        self._share_processors()
+        preparation = self._preparation
+        if preparation.width() == 0:
+            return
+        if not self._uses_background() or not self._batch.sequences:
+            preparation.prepare_now()
+        else:
+            preparation.start()
+            if preparation.has_waiting and self._batch.free() > self.max_batch_size // 8:
+                preparation.prepare_now()
+
+    def _uses_background(self) -> bool:
+        """Return whether windows are prepared beside the decoding.
+
+        On a GPU that is always so. On a processor it is so while others want its cores: then threads must not wait for
+        each other, and each kind of work is better done by a thread of its own. Otherwise both kinds are done one after
+        the other by all threads together, which is a little faster.
+        """
+        return self._background is not None and (self._contention is None or self._contention.is_contended)
+
+    def _share_processors(self) -> None:
+        """On a processor, look whether others want its cores, and choose the number of threads accordingly."""
+        if self._contention is not None:
+            is_contended = self._contention.update() and self._background is not None
+            use_threads(max(1, self._threads // 2) if is_contended else self._threads)
+
+    def _start_sequences(self, prepared: Sequence[PreparedWindow]) -> None:
+        """Start the sequences of prepared windows in the next free slots, and prefill their prompts."""
+        lengths = [len(item.encoded.audio) for item in prepared]
+        if self._short_context:
+            self._batch.resize_audio(max(lengths))
+        start = end = len(self._batch.sequences)
+        for item in prepared:
+            slots = slice(end, end + item.window.params.num_hypotheses)
+            self._cache.write_audio(slots, item.cross_kv)
+            end = slots.stop
+        windows = [item.window for item in prepared]
+        languages = self._detect_languages(windows, slice(start, end))
+        self._prefill([self._decode_task(*parts) for parts in zip(prepared, languages, strict=True)])
 
     def drop(self, windows: Collection[Window]) -> None:
         """Free the slots of windows whose results are no longer needed. Windows that hold no slot are ignored."""
         window_ids = {id(window) for window in windows}
         tasks = [sequence.task for sequence in self._batch.sequences]
         with self._on_device():
+            self._preparation.drop(window_ids)
             self._batch.remove([slot for slot, task in enumerate(tasks) if id(task.window) in window_ids])
-
-    def _write_cross_kv(self, windows: Sequence[Window], encoded: Sequence[EncodedAudio]) -> slice:
-        """Write the cross-attention keys and values of windows to the next free slots, and return these slots.
-
-        Adjacent windows with the same number of hypotheses and the same audio length are written together.
-        """
-        start = end = self.max_batch_size - self.free()
-        pairs = zip(windows, encoded, strict=True)
-        for (num_hypotheses, _), group in groupby(pairs, _hypotheses_and_positions):
-            audio = torch.stack([window_audio.audio for _, window_audio in group])  # [n, S, C]
-            slots = slice(end, end + num_hypotheses * len(audio))
-            self._model.decoder.write_cross_kv(audio, self._cache, slots)
-            end = slots.stop
-        return slice(start, end)
 
     def _detect_languages(self, windows: Sequence[Window], slots: slice) -> list[dict[str, float]]:
         """Return for each window the probability of each language, by language code.
@@ -217,9 +257,8 @@ class WhisperEngine:
             slot += window.params.num_hypotheses
         return probabilities
 
-    def _decode_task(
-        self, window: Window, language_probabilities: dict[str, float], encoded: EncodedAudio
-    ) -> DecodeTask:
+    def _decode_task(self, prepared: PreparedWindow, language_probabilities: dict[str, float]) -> DecodeTask:
+        window, encoded = prepared.window, prepared.encoded
         params = window.params
         language = params.language
         if not language:
@@ -279,9 +318,3 @@ class WhisperEngine:
         results = [(task.window, self._result_builder.build(slot, task)) for slot, task in finished]
         self._batch.remove([slot for slot, _ in finished])
         return results
-
-
-def _hypotheses_and_positions(pair: tuple[Window, EncodedAudio]) -> tuple[int, int]:
-    """Return the number of hypotheses of a window and the number of positions of its encoded audio."""
-    window, encoded = pair
-    return window.params.num_hypotheses, len(encoded.audio)

@@ -5,6 +5,7 @@ of heads, and D of channels of a head.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -40,7 +41,13 @@ class KVCache:
     @staticmethod
     def slot_bytes(dims: Dims, dtype: torch.dtype) -> int:
         """Return the bytes of memory that the keys and values of one slot take."""
-        return 2 * dims.n_text_layer * (dims.n_text_ctx + dims.n_audio_ctx) * dims.n_text_state * dtype.itemsize
+        text_bytes = 2 * dims.n_text_layer * dims.n_text_ctx * dims.n_text_state * dtype.itemsize
+        return text_bytes + KVCache.audio_bytes(dims, dtype)
+
+    @staticmethod
+    def audio_bytes(dims: Dims, dtype: torch.dtype) -> int:
+        """Return the bytes of memory that the cross-attention keys and values of one window take."""
+        return 2 * dims.n_text_layer * dims.n_audio_ctx * dims.n_text_state * dtype.itemsize
 
     def length_for(self, tokens: int) -> int:
         """Return the number of text positions to attend to for a sequence of `tokens` tokens.
@@ -70,6 +77,11 @@ class KVCache:
         for layer, layer_copies in enumerate(copies):
             for buffer, copy in zip(self.cross_kv(layer), layer_copies, strict=True):
                 buffer[:slots, :, :common] = copy
+
+    def write_audio(self, slots: slice, cross_kv: Sequence[Sequence[Tensor]]) -> None:
+        """Write the keys and values of n encoded windows, by layer, to `slots`. See `write_cross_kv`."""
+        for layer, (k, v) in enumerate(cross_kv):
+            self.write_cross_kv(layer, slots, k, v)
 
     def write_cross_kv(self, layer: int, slots: slice, k: Tensor, v: Tensor) -> None:
         """Write a layer's cross-attention keys and values of n encoded windows to `slots`. k and v are [n, H, S, D].

@@ -1,5 +1,6 @@
 """Loading of a checkpoint folder into an engine, as the settings demand. Knows no request."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import torch
 
 from handler import logs
-from handler.engine.cpu_tuning import return_freed_memory
+from handler.engine.cpu_tuning import return_freed_memory, usable_threads
 from handler.engine.device import (
     as_large_as_fits,
     choose_attention,
@@ -32,6 +33,7 @@ from handler.whisper.dims import Dims
 from handler.whisper.engine import WhisperEngine
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.model import Whisper
+from handler.whisper.preparation import Background, BackgroundThread, SideStream
 from handler.whisper.tokenizer import Tokenizer
 
 MEMORY_SHARE = 0.7  # share of the free memory that a batch of automatic size may use
@@ -73,12 +75,11 @@ def load_engine(
             checkpoint_heads=checkpoint.alignment_heads,
             short_context=short_context,
             capture=cuda_capture() if device.type == "cuda" else None,
+            background=_background(device),
             timeline=timeline,
         )
         with timeline.span("engine_built"):
-            engine = as_large_as_fits(lambda size: build(slots=size), slots)
-    if engine.max_batch_size < slots:
-        logs.warning("batch_halved", rows=engine.max_batch_size)
+            engine = _build(build, slots)
     logs.info(
         "engine_loaded",
         model=settings.model_id,
@@ -89,6 +90,22 @@ def load_engine(
         slots=engine.max_batch_size,
     )
     return engine
+
+
+def _build(build: Callable[..., WhisperEngine], slots: int) -> WhisperEngine:
+    """Build an engine of `slots` slots, or of as many as memory allows, which a warning tells. Raises OutOfMemory."""
+    engine = as_large_as_fits(lambda size: build(slots=size), slots)
+    if engine.max_batch_size < slots:
+        logs.warning("batch_halved", rows=engine.max_batch_size)
+    return engine
+
+
+def _background(device: torch.device) -> Background | None:
+    """Return what prepares windows beside the decoding steps, or None if the processor has one thread for us."""
+    if device.type == "cuda":
+        return SideStream()
+    threads = usable_threads()
+    return BackgroundThread(threads // 2) if threads > 1 else None
 
 
 def _choose_attention(settings: Settings, dims: Dims, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
@@ -138,11 +155,14 @@ def _load_model(
 def auto_batch_size(dims: Dims, dtype: torch.dtype, memory: int, device_type: str) -> int:
     """Return the number of sequences in a batch for BATCH_SIZE=auto.
 
-    Each sequence needs a slot of the KV cache, and memory to encode a window. The batch size is the number of sequences
-    for which MEMORY_SHARE of `memory`, the free memory in bytes, has room. The batch size is at least 1, and at most
-    the size above which larger batches gain no speed.
+    Each sequence needs a slot of the KV cache, and memory to encode a window. Up to a quarter as many windows are
+    prepared at a time, with keys and values of their own. The batch size is the number of sequences for which
+    MEMORY_SHARE of `memory`, the free memory in bytes, has room. The batch size is at least 1, and at most the size
+    above which larger batches gain no speed.
     """
     encoder_bytes = 16 * dims.n_audio_ctx * dims.n_audio_state * dtype.itemsize  # for the widest activations
-    capacity = round(MEMORY_SHARE * memory) // (KVCache.slot_bytes(dims, dtype) + encoder_bytes)
+    prepared_bytes = KVCache.audio_bytes(dims, dtype) // 4
+    sequence_bytes = KVCache.slot_bytes(dims, dtype) + encoder_bytes + prepared_bytes
+    capacity = round(MEMORY_SHARE * memory) // sequence_bytes
     limit = AUTO_BATCH_LIMIT_CPU if device_type == "cpu" else AUTO_BATCH_LIMIT
     return max(1, min(capacity, limit))

@@ -191,13 +191,9 @@ class Decoder(nn.Module):
         self.quantized_logits: QuantizedLogits | None = None
         self.attention = ATTENTION_KERNELS["sdpa"]
 
-    def write_cross_kv(self, audio: Tensor, cache: KVCache, slots: slice) -> None:
-        """Write the cross-attention keys and values of n encoded windows, `audio` [n, S, C], to `slots` of the cache.
-
-        Each window gets the same number of consecutive slots.
-        """
-        for index, layer in enumerate(self.layers):
-            cache.write_cross_kv(index, slots, *layer.cross.keys_values(audio))
+    def cross_kv(self, audio: Tensor) -> list[list[Tensor]]:
+        """Return the cross-attention keys and values of each layer for encoded windows. [n, S, C] to [n, H, S, D]"""
+        return [layer.cross.keys_values(audio) for layer in self.layers]
 
     def forward(
         self,

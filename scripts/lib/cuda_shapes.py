@@ -74,7 +74,7 @@ def parts() -> dict[str, Callable[[], object]]:
     return {
         "mel": lambda: (mel_of(samples), onset_strength(mel)),
         "encoder": lambda: model.encoder(mel.half()),
-        "keys and values": lambda: model.decoder.write_cross_kv(audio, cache, slice(0, WINDOWS)),
+        "keys and values": lambda: cache.write_audio(slice(0, WINDOWS), model.decoder.cross_kv(audio)),
         "step": lambda: step.greedy(SLOTS, LARGE_V3.n_text_ctx),
         "a slot moves": lambda: cache.copy_slot(3, 1, TOKENS),
         "slots are cleared": lambda: cache.clear_text(slice(0, WINDOWS)),

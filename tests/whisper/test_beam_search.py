@@ -30,7 +30,7 @@ def slow_logprobs(engine: WhisperEngine, audio: torch.Tensor, tokens: list[int])
     ids, decoder = engine._tokenizer.specials, engine._model.decoder
     cache = KVCache(engine._model.dims, 1, torch.device("cpu"), torch.float32)
     cache.resize_audio(audio.shape[1], 0)
-    decoder.write_cross_kv(audio, cache, slice(0, 1))
+    cache.write_audio(slice(0, 1), decoder.cross_kv(audio))
     prefix = torch.tensor([[ids.sot, *tokens]])
     hidden = decoder(prefix, torch.arange(prefix.shape[1])[None], cache, slice(0, 1), prefix.shape[1])
     history = History.empty(1, ids, torch.device("cpu"))
@@ -45,7 +45,7 @@ def slow_beams(engine: WhisperEngine, window: Window, width: int) -> list[int]:
     """Beam search as the field writes it down: every text decoded from its beginning at every step, one by one."""
     eot = engine._tokenizer.specials.eot
     with torch.inference_mode():
-        audio = engine._encoder.encode([window], 1)[0].audio[None]
+        audio = engine._encoder.encode([window])[0].audio[None]
         beams: list[tuple[list[int], float]] = [([], 0.0)]
         finished: list[tuple[list[int], float]] = []
         while len(finished) < width:

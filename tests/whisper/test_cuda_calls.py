@@ -14,8 +14,10 @@ from handler.engine.runner import Runner
 from handler.schema.window import Window
 from handler.whisper import engine as engine_module
 from handler.whisper.cuda_graphs import CudaGraphs, cuda_capture
+from handler.whisper.encoding import EncodedAudio
 from handler.whisper.engine import WhisperEngine
 from handler.whisper.loading import load_engine
+from handler.whisper.preparation import PreparedWindow, SideStream
 from tests.conftest import settings
 from tests.support.speech import FOX, PANGRAM, say
 
@@ -38,6 +40,21 @@ class Cuda:
 
         def wait_stream(self, other: "Cuda.Stream") -> None:
             self.cuda.calls.append(f"{self.name} waits for {other.name}")
+
+        def wait_event(self, event: "Cuda.Event") -> None:
+            self.cuda.calls.append(f"{self.name} waits for an event")
+
+    class Event:
+        """An event that has happened as soon as somebody looks."""
+
+        def __init__(self, cuda: "Cuda") -> None:
+            self.cuda = cuda
+
+        def record(self) -> None:
+            self.cuda.calls.append("event")
+
+        def query(self) -> bool:
+            return "event" in self.cuda.calls
 
     def new_stream(self) -> "Cuda.Stream":
         self.streams.append(self.Stream(self, f"side {len(self.streams)}"))
@@ -68,6 +85,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     for name, value in {
         "Stream": cuda.new_stream,
         "stream": cuda.on_stream,
+        "Event": lambda: cuda.Event(cuda),
         "current_stream": lambda: cuda.main,
         "set_stream": lambda stream: cuda.calls.append(f"back on {stream.name}"),
         "graph_pool_handle": lambda: 7,
@@ -93,6 +111,31 @@ def test_all_sizes_are_captured_on_one_side_stream_and_in_one_pool_after_warming
     assert cuda.calls == expected
     assert graphs.run(1).shape == (2, 1)
     assert cuda.calls[len(expected) :] == ["replay"]
+
+
+def test_the_encoder_runs_in_a_stream_of_its_own_and_its_memory_is_kept_for_the_steps(
+    cuda: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = list[Tensor]()
+    monkeypatch.setattr(Tensor, "record_stream", lambda tensor, stream: kept.append(tensor))
+    side = SideStream()
+    prepared = PreparedWindow(
+        Window(0, say(FOX)),
+        EncodedAudio(say(FOX), torch.zeros(5, 4), torch.zeros(10)),
+        [[torch.zeros(1, 2, 5, 2), torch.zeros(1, 2, 5, 2)]],
+    )
+
+    def work() -> list[PreparedWindow]:
+        cuda.calls.append("encode")
+        return [prepared]
+
+    assert not side.is_finished()
+    side.start(work)
+    assert cuda.calls == ["side 0 waits for main", "on side 0", "encode", "event", "on main"]
+    assert side.is_finished()
+    assert side.result() == [prepared]
+    assert cuda.calls[5:] == ["main waits for an event"]
+    assert len(kept) == 4
 
 
 @pytest.fixture
@@ -135,7 +178,7 @@ def test_everything_is_loaded_and_computed_on_the_device_that_was_chosen(
         (Encoder, "forward"),
         (Decoder, "forward"),
         (Decoder, "logits"),
-        (Decoder, "write_cross_kv"),
+        (Decoder, "cross_kv"),
         (KVCache, "__init__"),
         (KVCache, "copy_slot"),
         (KVCache, "clear_text"),

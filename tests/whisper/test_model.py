@@ -86,7 +86,7 @@ def test_decoding_with_the_cache_equals_full_recomputation_at_uneven_positions()
     continuations = [[21, 22, 23, 24], [31, 32, 33, 34]]
     cache = KVCache(SMALL, 4, CPU, torch.float32)
     slots = slice(1, 3)
-    model.decoder.write_cross_kv(audio, cache, slots)
+    cache.write_audio(slots, model.decoder.cross_kv(audio))
     padded = torch.tensor([[*prompts[0], 0, 0], prompts[1]])
     model.decoder(padded, torch.arange(5).expand(2, 5), cache, slots, 5)
     stepped = []
@@ -98,7 +98,7 @@ def test_decoding_with_the_cache_equals_full_recomputation_at_uneven_positions()
         tokens = torch.tensor([prompts[row] + continuations[row]])
         length = tokens.shape[1]
         empty_cache = KVCache(SMALL, 1, CPU, torch.float32)
-        model.decoder.write_cross_kv(audio[row : row + 1], empty_cache, slice(0, 1))
+        empty_cache.write_audio(slice(0, 1), model.decoder.cross_kv(audio[row : row + 1]))
         recomputed = model.decoder(tokens, torch.arange(length)[None], empty_cache, slice(0, 1), length)[0, -4:]
         assert torch.allclose(torch.stack(stepped)[:, row], recomputed, atol=1e-5)
 

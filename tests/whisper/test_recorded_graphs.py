@@ -122,7 +122,8 @@ def test_a_shorter_audio_leaves_nothing_of_a_longer_one(tiny_folder: Path) -> No
     for buffer in buffers(engine._cache):
         buffer.fill_(torch.nan)
     longer = [Window(0, say(SENTENCES[0] + " " + SENTENCES[1]))]
-    engine.admit(longer)  # makes the audio of all slots longer
+    engine.admit(longer)
+    engine.advance()  # makes the audio of all slots longer
     (result,) = run(engine, [window])
     assert tokens_of(result) == tokens_of(expected)
 
@@ -247,5 +248,5 @@ def test_windows_are_encoded_in_few_sizes(eager: WhisperEngine, monkeypatch: pyt
         return forward(mel)
 
     monkeypatch.setattr(engine._model.encoder, "forward", record_size)
-    engine._encoder.encode([Window(0, say(text)) for text in (*LINES, SENTENCES[3], SENTENCES[4])], 8)
+    engine._encoder.encode([Window(0, say(text)) for text in (*LINES, SENTENCES[3], SENTENCES[4])])
     assert sizes == [4, 2, 1]

@@ -31,7 +31,7 @@ def step_and_cache(slots: int, model: Whisper | None = None, device: torch.devic
     step = Step(model.decoder, cache, suppression(IDS, [1, 2, 7], device), IDS)
     if device.type != "meta":
         torch.manual_seed(1)
-        model.decoder.write_cross_kv(torch.randn(slots, SMALL.n_audio_ctx, 64).to(device), cache, slice(0, slots))
+        cache.write_audio(slice(0, slots), model.decoder.cross_kv(torch.randn(slots, SMALL.n_audio_ctx, 64).to(device)))
         step.prompt_lengths.fill_(1)
         step.history.count.fill_(1)
         step.history.last.copy_(torch.arange(slots) + IDS.timestamp_begin)
@@ -93,7 +93,7 @@ def test_slots_keep_their_audio_when_its_length_changes() -> None:
     torch.manual_seed(2)
     audio = torch.randn(3, 20, 64)
     cache.resize_audio(20, 0)
-    model.decoder.write_cross_kv(audio, cache, slice(0, 3))
+    cache.write_audio(slice(0, 3), model.decoder.cross_kv(audio))
     short = step.logits(3, 8)
     cache.resize_audio(35, 3)
     assert cache.cross_kv(0)[0].shape[2] == 35
