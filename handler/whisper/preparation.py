@@ -41,8 +41,8 @@ Work = Callable[[], list[PreparedWindow]]
 class Background(Protocol):
     """Runs one piece of work at a time, while the calling thread uses the device for something else."""
 
-    def start(self, work: Work) -> None:
-        """Begin a piece of work. The one before must be finished and its result taken."""
+    def start(self, work: Work, inputs: Sequence[Tensor]) -> None:
+        """Begin a piece of work, which reads `inputs`. The one before must be finished and its result taken."""
 
     def is_finished(self) -> bool:
         """Return whether `result` would return at once."""
@@ -58,7 +58,7 @@ class BackgroundThread:
         self._executor = ThreadPoolExecutor(1, "encoder", torch.set_num_threads, (threads,))
         self._future: Future[list[PreparedWindow]] = Future()
 
-    def start(self, work: Work) -> None:
+    def start(self, work: Work, inputs: Sequence[Tensor]) -> None:
         """Begin a piece of work in the thread."""
         self._future = self._executor.submit(torch.inference_mode()(work))
 
@@ -79,9 +79,10 @@ class SideStream:
         self._done = torch.cuda.Event()
         self._result: list[PreparedWindow] = []
 
-    def start(self, work: Work) -> None:
+    def start(self, work: Work, inputs: Sequence[Tensor]) -> None:
         """Start the kernels of a piece of work."""
         self._stream.wait_stream(torch.cuda.current_stream())
+        _keep_memory(inputs, self._stream)
         with torch.cuda.stream(self._stream):
             self._result = work()
             self._done.record()
@@ -96,9 +97,14 @@ class SideStream:
         current.wait_event(self._done)
         result, self._result = self._result, []
         for prepared in result:
-            for tensor in prepared.tensors():
-                tensor.record_stream(current)  # its memory is not used again before that stream is done with it
+            _keep_memory(prepared.tensors(), current)
         return result
+
+
+def _keep_memory(tensors: Sequence[Tensor], stream: torch.cuda.Stream) -> None:
+    """See that the memory of tensors is not used again before `stream`, which did not make them, is done with them."""
+    for tensor in tensors:
+        tensor.record_stream(stream)
 
 
 class Preparation:
@@ -166,7 +172,8 @@ class Preparation:
         windows = self._under_way = self._take_waiting()
         self._is_started = True
         known = self._known(windows)
-        self._background.start(lambda: self._prepare(windows, known))
+        inputs = [encoded.audio for encoded in known if encoded is not None]
+        self._background.start(lambda: self._prepare(windows, known), inputs)
 
     def prepare_now(self) -> None:
         """Prepare the next waiting windows in this thread. If none wait, wait for the background."""

@@ -116,8 +116,8 @@ def test_all_sizes_are_captured_on_one_side_stream_and_in_one_pool_after_warming
 def test_the_encoder_runs_in_a_stream_of_its_own_and_its_memory_is_kept_for_the_steps(
     cuda: Cuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = list[Tensor]()
-    monkeypatch.setattr(Tensor, "record_stream", lambda tensor, stream: kept.append(tensor))
+    kept = list[tuple[Tensor, str]]()
+    monkeypatch.setattr(Tensor, "record_stream", lambda tensor, stream: kept.append((tensor, stream.name)))
     side = SideStream()
     prepared = PreparedWindow(
         Window(0, say(FOX)),
@@ -130,12 +130,14 @@ def test_the_encoder_runs_in_a_stream_of_its_own_and_its_memory_is_kept_for_the_
         return [prepared]
 
     assert not side.is_finished()
-    side.start(work)
+    known = torch.zeros(5, 4)
+    side.start(work, [known])
+    assert [name for tensor, name in kept if tensor is known] == ["side 0"]
     assert cuda.calls == ["side 0 waits for main", "on side 0", "encode", "event", "on main"]
     assert side.is_finished()
     assert side.result() == [prepared]
     assert cuda.calls[5:] == ["main waits for an event"]
-    assert len(kept) == 4
+    assert [name for _, name in kept[1:]] == ["main"] * 4
 
 
 @pytest.fixture

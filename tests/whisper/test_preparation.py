@@ -1,11 +1,12 @@
 """Windows that are prepared beside the decoding of others: same results, and none that nobody wants any more."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from handler.errors import OutOfMemory
 from handler.schema.window import Window, WindowResult
@@ -38,13 +39,13 @@ class PausedThread(BackgroundThread):
         self.may_work.set()
         self.num_started = 0
 
-    def start(self, work: Work) -> None:
+    def start(self, work: Work, inputs: Sequence[Tensor]) -> None:
         def wait_and_work() -> list[PreparedWindow]:
             assert self.may_work.wait(60)
             return work()
 
         self.num_started += 1
-        super().start(wait_and_work)
+        super().start(wait_and_work, inputs)
 
 
 @pytest.fixture(scope="module")
