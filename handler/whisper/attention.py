@@ -51,17 +51,18 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)
 
 
-def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attend with a mask by two matrix products, and return [B, H, T, D].
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attend with a mask, if there is one, by two matrix products, and return [B, H, T, D].
 
     For few queries on a CPU without a matrix unit, two products are faster than a fused kernel. q is [B, H, T, D],
     k and v are [B, H, S, D], and the mask broadcasts to [B, H, T, S].
     """
-    return (q @ k.transpose(-1, -2)).add_(mask).softmax(-1) @ v
+    scores = q @ k.transpose(-1, -2)
+    return (scores if mask is None else scores.add_(mask)).softmax(-1) @ v
 
 
-def fused_masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attend with a mask, using the kernel that PyTorch chooses. The shapes are those of masked_attention."""
+def fused_masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attend with a mask, if there is one, by the kernel that PyTorch chooses. Shapes are those of masked_attention."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
 
 
@@ -83,7 +84,7 @@ class AttentionKernels:
     """
 
     unmasked: Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v
-    masked: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # q, k, v, mask
+    masked: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]  # q, k, v, mask
     encoder_context: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
@@ -107,6 +108,11 @@ class SelfAttention(nn.Module):
     def project(self, x: Tensor) -> list[Tensor]:
         """Project x [B, T, C] to queries, keys and values, [B, H, T, D] each."""
         return [split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1)]
+
+    def project_for_cache(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Project x [B, T, C] to queries [B, H, T, D], and to keys and values in one, [B, T, 2, H, D]."""
+        qkv = self.qkv(x).view(*x.shape[:2], 3, self.heads, -1)
+        return qkv[:, :, 0].transpose(1, 2), qkv[:, :, 1:]
 
 
 class CrossAttention(nn.Module):

@@ -31,12 +31,14 @@ class KVCache:
         self.audio_length = dims.n_audio_ctx
         # Products also read masked positions, where NaN would spread: 0 × NaN is NaN. Hence the buffers begin with
         # zeros, and what a slot holds is overwritten when the slot is given to a sequence.
-        self.k = torch.zeros(layers, slots, self._heads, dims.n_text_ctx, self._depth, device=device, dtype=dtype)
-        self.v = torch.zeros_like(self.k)
+        text_shape = (layers, 2, slots, self._heads, dims.n_text_ctx, self._depth)
+        self.text_kv = torch.zeros(text_shape, device=device, dtype=dtype)
+        self.k, self.v = self.text_kv.unbind(1)
         cross_size = slots * dims.n_audio_ctx * dims.n_text_state
         self._cross_kv = torch.zeros(2, layers, cross_size, device=device, dtype=dtype)
         # 0 at the positions of each slot's audio, and −inf after them.
         self.audio_mask = torch.zeros(slots, dims.n_audio_ctx, device=device, dtype=dtype)
+        self._has_short_audio = False  # whether a slot has ever held audio that is shorter than the context
 
     @staticmethod
     def slot_bytes(dims: Dims, dtype: torch.dtype) -> int:
@@ -62,6 +64,10 @@ class KVCache:
         shape = (self.slots, self._heads, self.audio_length, self._depth)
         count = math.prod(shape)
         return self._cross_kv[0, layer, :count].view(shape), self._cross_kv[1, layer, :count].view(shape)
+
+    def cross_mask(self, slots: slice) -> Tensor | None:
+        """Return what to add to the cross-attention scores of `slots`, or None. [slots, 1, 1, audio_length]"""
+        return self.audio_mask[slots, None, None, : self.audio_length] if self._has_short_audio else None
 
     def resize_audio(self, audio_length: int, slots: int) -> None:
         """Change the audio length. The first `slots` slots keep their cross-attention keys and values.
@@ -94,22 +100,21 @@ class KVCache:
             buffer[slots, :, :length] = values if repeats == 1 else values.repeat_interleave(repeats, 0)
             buffer[slots, :, length:].zero_()
         if layer == 0:
+            self._has_short_audio = self._has_short_audio or length < self.audio_mask.shape[1]
             self.audio_mask[slots, :length].zero_()
             self.audio_mask[slots, length:].fill_(-torch.inf)
 
     def clear_text(self, slots: slice) -> None:
         """Zero all text positions of `slots`, so that nothing of the sequences before can reach the next ones."""
-        for buffer in (self.k, self.v):
-            buffer[:, slots].zero_()
+        self.text_kv[:, :, slots].zero_()
 
     def copy_slot(self, source: int, target: int, text_length: int) -> None:
         """Copy the first `text_length` text positions and all audio positions of slot `source` to slot `target`.
 
         The other text positions of `target` become zeros.
         """
-        for buffer in (self.k, self.v):
-            buffer[:, target, :, :text_length].copy_(buffer[:, source, :, :text_length])
-            buffer[:, target, :, text_length:].zero_()
+        self.text_kv[:, :, target, :, :text_length].copy_(self.text_kv[:, :, source, :, :text_length])
+        self.text_kv[:, :, target, :, text_length:].zero_()
         for layer in range(len(self.k)):
             for buffer in self.cross_kv(layer):
                 buffer[target].copy_(buffer[source])

@@ -61,74 +61,33 @@ class AllowedTokens:
     first_timestamp: Tensor  # least allowed timestamp token, int64
     last_timestamp: Tensor  # greatest allowed timestamp token, int64; below `first_timestamp` if none is allowed
 
-    @classmethod
-    def unrestricted(cls, history: History, specials: Specials) -> "AllowedTokens":
-        """Return what is allowed before any rule is applied: text, end of text and every timestamp."""
-        yes = torch.ones_like(history.count, dtype=torch.bool)
-        first = torch.full_like(history.count, specials.timestamp_begin)
-        return cls(yes, yes, first, torch.full_like(first, specials.vocab - 1))
-
-
-def begin_with_timestamp(allowed: AllowedTokens, history: History, specials: Specials) -> AllowedTokens:
-    """Require that the first decoded token be a timestamp of at most FIRST_TIMESTAMP_S."""
-    has_tokens = history.count > 0
-    latest = specials.timestamp_begin + round(FIRST_TIMESTAMP_S / TIMESTAMP_S)
-    last = torch.where(has_tokens, allowed.last_timestamp, allowed.last_timestamp.clamp(max=latest))
-    return AllowedTokens(allowed.text & has_tokens, allowed.eot & has_tokens, allowed.first_timestamp, last)
-
-
-def timestamps_in_pairs(allowed: AllowedTokens, history: History, specials: Specials) -> AllowedTokens:
-    """Require that timestamps come in pairs, one that starts a segment and one that ends it.
-
-    After a timestamp that ends a segment, only a timestamp or end of text is allowed. After a timestamp that
-    starts a segment, no timestamp is allowed.
-    """
-    is_start, is_end = _timestamp_roles(history, specials)
-    none = allowed.first_timestamp - 1
-    last = torch.where(is_start, none, allowed.last_timestamp)
-    return AllowedTokens(allowed.text & ~is_end, allowed.eot, allowed.first_timestamp, last)
-
-
-def timestamps_in_order(allowed: AllowedTokens, history: History, specials: Specials) -> AllowedTokens:
-    """Require that every timestamp be greater than the one before, so that no segment has a length of zero.
-
-    As an exception, a timestamp that starts a segment may equal the timestamp that ends the previous segment.
-    """
-    _, is_end = _timestamp_roles(history, specials)
-    first = torch.where(is_end, history.last_timestamp, history.last_timestamp + 1)
-    first = torch.maximum(allowed.first_timestamp, first)
-    return AllowedTokens(allowed.text, allowed.eot, first, allowed.last_timestamp)
-
-
-def speech_has_text(allowed: AllowedTokens, history: History, specials: Specials) -> AllowedTokens:
-    """Forbid end of text right after the timestamp that starts a segment if too much speech follows.
-
-    Too much speech follows if the timestamp token is below `History.text_required_until`.
-    """
-    is_start, _ = _timestamp_roles(history, specials)
-    eot = allowed.eot & ~(is_start & (history.last < history.text_required_until))
-    return AllowedTokens(allowed.text, eot, allowed.first_timestamp, allowed.last_timestamp)
-
-
-def _timestamp_roles(history: History, specials: Specials) -> tuple[Tensor, Tensor]:
-    """Return whether each sequence's last token starts a segment, and whether it ends one, as two bool tensors [B].
-
-    Only timestamps start or end segments, so both tensors are False where the last token is not a timestamp.
-    """
-    is_timestamp = (history.last >= specials.timestamp_begin) & (history.count >= 1)
-    follows_timestamp = (history.previous >= specials.timestamp_begin) | (history.count < 2)
-    return is_timestamp & follows_timestamp, is_timestamp & ~follows_timestamp
-
-
-RULES = (begin_with_timestamp, timestamps_in_pairs, timestamps_in_order, speech_has_text)
-
 
 def allowed_tokens(history: History, specials: Specials) -> AllowedTokens:
-    """Return what all rules together allow as the next token of each sequence."""
-    allowed = AllowedTokens.unrestricted(history, specials)
-    for rule in RULES:
-        allowed = rule(allowed, history, specials)
-    return allowed
+    """Return what the next token of each sequence may be.
+
+    - The first token is a timestamp of at most FIRST_TIMESTAMP_S.
+    - Timestamps come in pairs, one that starts a segment and one that ends it. After a timestamp that ends a segment,
+      only a timestamp or end of text is allowed. After one that starts a segment, no timestamp is allowed.
+    - Every timestamp is greater than the one before, so that no segment has a length of zero. As an exception, one that
+      starts a segment may equal the one that ends the previous segment.
+    - End of text is not allowed right after the timestamp that starts a segment if too much speech follows, which is so
+      if that timestamp is below `History.text_required_until`.
+    """
+    begin = specials.timestamp_begin
+    has_tokens = history.count > 0
+    is_timestamp = has_tokens & (history.last >= begin)
+    is_start = is_timestamp & ((history.previous >= begin) | (history.count < 2))
+    is_no_end = ~(is_timestamp ^ is_start)
+    lacks_text = is_start & (history.last < history.text_required_until)
+    latest_first = begin + round(FIRST_TIMESTAMP_S / TIMESTAMP_S)
+    # Computed instead of chosen between two numbers: a choice would have to fetch them from the host.
+    last = (has_tokens * (specials.vocab - 1 - latest_first)).add_(latest_first)
+    return AllowedTokens(
+        text=has_tokens & is_no_end,
+        eot=has_tokens & ~lacks_text,
+        first_timestamp=history.last_timestamp + is_no_end,
+        last_timestamp=last.masked_fill_(is_start, begin - 1),
+    )
 
 
 def suppression(specials: Specials, ids: Iterable[int], device: torch.device) -> Tensor:

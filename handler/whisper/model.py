@@ -128,7 +128,8 @@ class Encoder(nn.Module):
     def forward(self, mel: Tensor) -> Tensor:
         """Encode mel frames [B, n_mels, 2 * S], and return hidden states [B, S, C]."""
         x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)  # [B, S, C]
-        x = x + self.positions[: x.shape[1]]
+        # Sums keep the layout of their first operand: without `contiguous`, every norm would read across its rows.
+        x = x.contiguous() + self.positions[: x.shape[1]]
         with self.attention.encoder_context():
             for layer in self.layers:
                 x = layer(x, self.attention)
@@ -149,18 +150,22 @@ class DecoderLayer(nn.Module):
         self.mlp = Mlp(state)
 
     def self_attention(
-        self, x: Tensor, kv: tuple[Tensor, Tensor], positions: Tensor, mask: Tensor, attention: AttentionKernels
+        self,
+        x: Tensor,
+        kv: Tensor,
+        rows: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        attention: AttentionKernels,
     ) -> Tensor:
         """Write the keys and values of x to the cache, attend to the text, and return x plus the result, [B, T, C].
 
-        x [B, T, C] holds hidden states, and `positions` [B, T] holds their text positions. `kv` holds the cache's keys
-        and values, [B, H, n_text_ctx, D] each. Attention reads the first text_length positions of the cache, where
-        text_length is the length of `mask` [B, 1, T, text_length].
+        x [B, T, C] holds hidden states, `positions` [B, T] their text positions, and `rows` [B, 1] the numbers 0 to
+        B − 1. `kv` [2, B, H, n_text_ctx, D] holds the cache's keys and values. Attention reads the first text_length
+        positions of the cache, where text_length is the length of `mask` [B, 1, T, text_length].
         """
-        q, k, v = self.attn.project(self.attn_norm(x))
-        rows = torch.arange(x.shape[0], device=x.device)[:, None]
-        for buffer, values in zip(kv, (k, v), strict=True):
-            buffer[rows, :, positions] = values.transpose(1, 2)  # [B, T, H, D]
+        q, new_kv = self.attn.project_for_cache(self.attn_norm(x))
+        kv[:, rows, :, positions] = new_kv
         k, v = (buffer[:, :, : mask.shape[-1]] for buffer in kv)
         return self.attn.out.add_to(x, merge_heads(attention.masked(q, k, v, mask)))
 
@@ -169,11 +174,11 @@ class DecoderLayer(nn.Module):
         return split_heads(self.cross.q(self.cross_norm(x)), self.cross.heads)
 
     def cross_attention(
-        self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, attention: AttentionKernels
+        self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, attention: AttentionKernels
     ) -> Tensor:
         """Attend to the audio, and return x plus the result, [B, T, C].
 
-        x is [B, T, C], q [B, H, T, D], k and v [B, H, S, D], mask [B, 1, 1, S].
+        x is [B, T, C], q [B, H, T, D], k and v [B, H, S, D], mask [B, 1, 1, S] or None.
         """
         return self.cross.out.add_to(x, merge_heads(attention.masked(q, k, v, mask)))
 
@@ -216,10 +221,11 @@ class Decoder(nn.Module):
         x = self.tokens(tokens) + self.positions[positions]
         is_future = torch.arange(text_length, device=x.device) > positions[:, None, :, None]  # [B, 1, T, text_length]
         causal_mask = torch.zeros(is_future.shape, device=x.device, dtype=x.dtype).masked_fill_(is_future, -torch.inf)
-        audio_mask = cache.audio_mask[slots, None, None, : cache.audio_length]
+        audio_mask = cache.cross_mask(slots)
+        rows = torch.arange(len(x), device=x.device)[:, None]
         for index, layer in enumerate(self.layers):
-            text_kv = (cache.k[index, slots], cache.v[index, slots])
-            x = layer.self_attention(x, text_kv, positions, causal_mask, self.attention)
+            text_kv = cache.text_kv[index, :, slots]
+            x = layer.self_attention(x, text_kv, rows, positions, causal_mask, self.attention)
             q, (k, v) = layer.cross_query(x), (buffer[slots] for buffer in cache.cross_kv(index))
             if recorder is not None:
                 recorder.record(index, q, k)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from handler.whisper.cuda_graphs import Capture, CudaGraphs, sizes_up_to
+from handler.whisper.dims import Dims
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.layers import Linear, QuantizedLogits, can_pack
 from handler.whisper.logit_rules import History, suppression
@@ -143,3 +144,20 @@ def test_history_counts_in_place() -> None:
     history = History.empty(2, IDS, CPU)
     history.rows(slice(1, 2)).append(torch.tensor([5]), IDS)
     assert history.count.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("layers", "kernels"), [(32, 768), (4, 152)], ids=["large-v3", "turbo"])
+@torch.inference_mode()
+def test_a_step_of_a_large_model_starts_few_kernels(layers: int, kernels: int) -> None:
+    dims = Dims(128, 1500, 1280, 20, 32, 51_866, 448, 1280, 20, layers)
+    meta, specials = torch.device("meta"), Specials.of_vocab(dims.n_vocab)
+    with meta:
+        decoder = Whisper(dims).decoder.requires_grad_(False).half()
+        bias = torch.zeros(dims.n_vocab)
+    step = Step(decoder, KVCache(dims, 16, meta, torch.float16), bias, specials)
+    with Recorder() as recorder:
+        step.greedy(16, dims.n_text_ctx)
+    operators = [call[0] for call in recorder.calls]
+    # A GPU starts at least one kernel for each operator that is more than another view of a tensor.
+    views = sum(operator.is_view or operator is torch.ops.aten.empty.memory_format for operator in operators)
+    assert len(operators) - views <= kernels
