@@ -15,9 +15,9 @@ INTERVAL_S = 0.25  # between two looks at the system
 # The processors count as wanted by others for at least HOLD_S. What is done meanwhile may hide that they still are, so
 # the time is doubled up to LONGEST_HOLD_S whenever they turn out to be wanted again within AGAIN_S.
 HOLD_S, LONGEST_HOLD_S, AGAIN_S = 2.0, 32.0, 2.0
-# Share of its time that each computing thread waits for a processor. One busy program beside two threads on two
-# processors takes a quarter to a third.
-MUCH, LITTLE = 0.10, 0.04
+# Seconds that the threads of this process wait for a processor, together, in a second. One thread that waits is enough
+# to hold up all others. Beside one busy program, two threads on two processors wait for 0.6 s, and alone for 0.01 s.
+MUCH, LITTLE = 0.20, 0.08
 _TASKS = Path("/proc/self/task")
 
 
@@ -34,12 +34,9 @@ def waited_s() -> float:
 
 
 class Contention:
-    """Tells whether others want the processors of `threads` computing threads. Call `update` while these compute."""
+    """Tells whether others want the processors that this process computes on. Call `update` while it computes."""
 
-    def __init__(
-        self, threads: int, waited_s: Callable[[], float] = waited_s, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._threads = threads
+    def __init__(self, waited_s: Callable[[], float] = waited_s, clock: Callable[[], float] = time.monotonic) -> None:
         self._waited_s = waited_s
         self._clock = clock
         self._looked_at = clock()
@@ -54,7 +51,7 @@ class Contention:
         if now - self._looked_at < INTERVAL_S:
             return self.is_contended
         waited = self._waited_s()
-        share = (waited - self._waited_before_s) / (now - self._looked_at) / self._threads
+        share = (waited - self._waited_before_s) / (now - self._looked_at)
         self._looked_at, self._waited_before_s = now, waited
         if share > MUCH:
             if not self.is_contended:

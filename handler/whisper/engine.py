@@ -78,7 +78,7 @@ class WhisperEngine:
         self._capture = capture
         self._background = background
         self._threads = usable_threads()
-        self._contention = Contention(self._threads) if self._device.type == "cpu" else None
+        self._contention = Contention() if self._device.type == "cpu" else None
         self._timeline = timeline or Timeline()
         self._max_new_tokens = max_new_tokens
         self._suppress = tuple(suppress)
@@ -216,9 +216,8 @@ class WhisperEngine:
 
     def _start_sequences(self, prepared: Sequence[PreparedWindow]) -> None:
         """Start the sequences of prepared windows in the next free slots, and prefill their prompts."""
-        lengths = [len(item.encoded.audio) for item in prepared]
         if self._short_context:
-            self._batch.resize_audio(max(lengths))
+            self._batch.resize_audio(max(len(item.encoded.audio) for item in prepared))
         start = end = len(self._batch.sequences)
         for item in prepared:
             slots = slice(end, end + item.window.params.num_hypotheses)
