@@ -107,5 +107,13 @@ class _PipelineCollector(Collector):
         stats = pipeline.stats()
         for name, (description, value_of) in _GAUGES.items():
             yield GaugeMetricFamily(name, description, value=value_of(stats))
+        seconds = CounterMetricFamily(
+            "asr_decoding_seconds",
+            "Seconds that the device has worked, by the temperature of the windows, rounded up to a fifth.",
+            labels=("temperature",),
+        )
+        for temperature, value in sorted(stats.device_s_by_temperature.items()):
+            seconds.add_metric([f"{temperature:g}"], value)
+        yield seconds
         for counter, (name, description) in _COUNTERS.items():
             yield CounterMetricFamily(name, description, value=stats.counters.get(counter, 0.0))

@@ -9,12 +9,14 @@ import time
 from collections.abc import Hashable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from math import ceil
 
 from handler import logs
 from handler.engine.scheduler import Scheduler
 from handler.errors import AsrError, Cancelled, DeviceLost, Internal, OutOfMemory
 from handler.schema.window import Engine, Window, WindowResult
 
+RUNGS = 5  # into which temperatures from 0 to 1 are divided, as the fallback climbs them
 FATAL_FAILURES = 3  # the device counts as lost after this many unexpected failures with no finished window between them
 
 
@@ -40,6 +42,7 @@ class Runner:
         self._failures = 0  # turns that failed unexpectedly since a window was last finished
         self._usage: dict[Hashable, Usage] = {}
         self.device_s = 0.0  # total time that the device has worked
+        self._device_s_by_temperature: dict[float, float] = {}
         self.fault: DeviceLost | None = None  # set once the device is lost and no window will ever run again
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
@@ -84,6 +87,14 @@ class Runner:
         """Return the number of waiting windows and the number of sequences of running windows."""
         with self._work:
             return self._scheduler.waiting, sum(self._scheduler.shares().values())
+
+    def device_s_by_temperature(self) -> dict[float, float]:
+        """Return the seconds that the device has worked, by the temperature that windows were decoded at.
+
+        Temperatures are rounded up to a multiple of 1 / RUNGS.
+        """
+        with self._work:
+            return dict(self._device_s_by_temperature)
 
     def cancel(self, request: Hashable) -> None:
         """Remove a request and its usage. The futures of its unfinished windows never end.
@@ -167,6 +178,10 @@ class Runner:
                     usage.device_s += seconds * share / sequences
                     if usage.wait_s is None:
                         usage.wait_s = max(0.0, time.perf_counter() - seconds - usage.submitted_at)
+            for window in self._scheduler.running:
+                rung = ceil(round(RUNGS * window.params.temperature, 3)) / RUNGS
+                part = seconds * window.params.num_hypotheses / sequences
+                self._device_s_by_temperature[rung] = self._device_s_by_temperature.get(rung, 0.0) + part
 
     def _deliver(self, window: Window, result: WindowResult) -> None:
         with self._work:

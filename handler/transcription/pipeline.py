@@ -49,6 +49,7 @@ class PipelineStats:
     max_batch_size: int  # sequences
     ready_s: float  # seconds from the start of the process until it was ready; 0 if unknown
     counters: dict[str, float]  # totals by name, see Counters
+    device_s_by_temperature: dict[float, float]  # see Runner
 
 
 class Pipeline:
@@ -145,15 +146,17 @@ class Pipeline:
     def stats(self) -> PipelineStats:
         """Return the current load, and totals over all requests so far. May be called from any thread."""
         waiting_windows, active_sequences = self.runner.load()
+        num_ahead = max(0, active_sequences - self.engine.max_batch_size)  # being prepared, and not decoded yet
         return PipelineStats(
             requests=len(self._requests),
             admitted_requests=self._num_admitted,
-            waiting_windows=waiting_windows,
-            active_sequences=active_sequences,
+            waiting_windows=waiting_windows + num_ahead,
+            active_sequences=active_sequences - num_ahead,
             abandoned_downloads=self.fetcher.num_abandoned,
             max_batch_size=self.engine.max_batch_size,
             ready_s=self._ready_s,
             counters=self._resources.counters.totals(),
+            device_s_by_temperature=self.runner.device_s_by_temperature(),
         )
 
     @property

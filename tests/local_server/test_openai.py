@@ -263,6 +263,7 @@ def test_a_request_has_an_id_and_is_counted(server: Server, capfd: pytest.Captur
     assert increase["asr_audio_seconds_total"] == pytest.approx(len(say(FOX)) / 16_000, abs=0.01)
     assert increase["asr_tokens_total"] > 5
     assert increase["asr_windows_total"] >= 1
+    assert increase['asr_decoding_seconds_total{temperature="0"}'] > 0
     assert metrics["asr_rows"] == 16
     assert metrics["asr_downloads_abandoned"] == 0
     assert metrics["asr_rows_busy"] == metrics["asr_windows_waiting"] == metrics["asr_requests_in_work"] == 0

@@ -260,6 +260,19 @@ async def test_a_truncated_repetition_is_reported_as_a_warning(fake: Pipeline, e
     assert "repeat itself" in transcript.warnings[1]
 
 
+async def test_the_time_of_the_device_is_known_by_the_temperature_of_the_windows(
+    fake: Pipeline, engine: FakeEngine
+) -> None:
+    five_seconds = NOISE[: 44 + 5 * 2 * SAMPLE_RATE]
+    await fake.transcribe(upload(five_seconds), ALL)
+    assert list(fake.stats().device_s_by_temperature) == [0.0]
+    engine.evidence = Evidence(-0.1, 0.0, 9.0, 0.0, 99, looped=True)
+    await fake.transcribe(upload(five_seconds), replace(ALL, temperature=0.3))
+    by_temperature = fake.stats().device_s_by_temperature
+    assert list(by_temperature) == [0.0, 0.4]
+    assert sum(by_temperature.values()) == pytest.approx(fake.runner.device_s)
+
+
 async def test_a_device_that_fails_again_and_again_is_reported_as_lost(fake: Pipeline, engine: FakeEngine) -> None:
     engine.failure = RuntimeError("boom")
     codes = [(await error_of(fake, upload(NOISE), ALL)).code for _ in range(3)]
