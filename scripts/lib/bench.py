@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +37,9 @@ PEERS = (
 SLOW = 20.0  # × real time: what is slower is measured once
 CLIENTS = (1, 4, 16, 64)
 SENT = 4  # times that clients send each clip, all together
+JOB_WINDOWS, JOB_CLIENTS = (2, 5), (1, 16, 64)
+JOBS_A_CLIENT, MIN_JOBS = 3, 8  # so that jobs begin while others are in all stages of theirs
+WINDOW_S = 25.0  # seconds of speech that are cut into one window
 LENGTHS_S = (600.0, 3600.0, 36_000.0)
 BESIDE_S = 10.0  # length of the clip that is sent beside the longest file
 IDLE_REPLIES, BESIDE_REPLIES = 10, 40
@@ -87,6 +92,12 @@ class Bench:
                 yield f"round {number}: {name}", lambda name=name: self._peer_round(name)  # type: ignore[misc]
             for count in CLIENTS:
                 yield f"round {number}: {count} clients", lambda count=count: self._clients(count)  # type: ignore[misc]
+            for name in (OURS, *self._peers):
+                yield f"busy {number}: {name}", lambda name=name: self._busy_round(name)  # type: ignore[misc]
+            for windows in JOB_WINDOWS:
+                for count in JOB_CLIENTS:
+                    step = f"jobs {number}: {windows} windows, {count} clients"
+                    yield step, lambda windows=windows, count=count: self._jobs(windows, count)  # type: ignore[misc]
         for seconds in self._given.lengths:
             yield f"length {seconds:.0f}", lambda seconds=seconds: self._length(seconds)  # type: ignore[misc]
 
@@ -115,6 +126,23 @@ class Bench:
         replies = [Reply(answer.text, answer.seconds) for answer in (*clips, long)]
         measured = {"clips": _measured(self.clips, replies[:-1]), "joined": _measured([self._joined], replies[-1:])}
         return {**measured, "peak_bytes": long.peak_bytes, "version": peer.version}
+
+    def _busy_round(self, name: str) -> Figures:
+        """A round of this worker or of a peer beside a process that keeps one processor busy."""
+        with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+            try:
+                return self._round() if name == OURS else self._peer_round(name)
+            finally:
+                busy.kill()
+
+    def _jobs(self, windows: int, count: int) -> Figures:
+        """Files of a few windows by many clients, each of which sends another one when it has an answer."""
+        file = self._made(f"{windows} windows", windows * WINDOW_S)
+        with self._server() as server:
+            server.upload(self.clips[0].path)
+            files = [file] * max(MIN_JOBS, JOBS_A_CLIENT * count)
+            replies, seconds = server.clients(count, files)
+        return _measured(files, replies, seconds)
 
     def _clients(self, count: int) -> Figures:
         """Clips by many clients at once, while /hc is asked for."""

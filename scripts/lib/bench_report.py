@@ -37,7 +37,7 @@ def write_report(run: Figures, folder: Path) -> None:
         f"{about['machine']}, {about['threads']} threads; {about['clips']} clips.\n",
         f"![speed, latency and memory]({picture})\n",
     ]
-    lines += [*_systems(run), "", *_clients(run), "", *_lengths(run)]
+    lines += [*_systems(run), "", *_clients(run), "", *_jobs(run), "", *_busy(run), "", *_lengths(run)]
     path = folder / "benchmarks.md"
     _, *others = path.read_text().split("\n## ") if path.is_file() else [""]
     sections = dict(other.split("\n", 1) for other in others)
@@ -49,9 +49,9 @@ def write_report(run: Figures, folder: Path) -> None:
     _draw(run, folder / picture)
 
 
-def _rounds(run: Figures, name: str) -> list[Figures]:
-    """What each round has measured of a system or of so many clients."""
-    return [figures for step, figures in run.items() if step.startswith("round") and step.partition(": ")[2] == name]
+def _rounds(run: Figures, name: str, kind: str = "round") -> list[Figures]:
+    """What each round of a kind has measured of a system or of so many clients."""
+    return [figures for step, figures in run.items() if step.startswith(kind) and step.partition(": ")[2] == name]
 
 
 def _names(run: Figures, clients: bool) -> list[str]:
@@ -128,6 +128,35 @@ def _clients(run: Figures) -> Iterator[str]:
 
 def _clip_speed(run: Figures, name: str) -> float:
     return _middle(_rounds(run, name), "clips", "speed")
+
+
+def _jobs(run: Figures) -> Iterator[str]:
+    names = list(dict.fromkeys(step.partition(": ")[2] for step in run if step.startswith("jobs")))
+    if not names:
+        return
+    joined = _middle(_rounds(run, OURS), "joined", "speed")
+    yield from _head("files of", "clients", "speed", "of the joined file's", "lost", "word errors")
+    for name in names:
+        rounds = _rounds(run, name, "jobs")
+        windows, clients = name.removesuffix(" clients").split(", ")
+        speed, wer = _middle(rounds, "speed"), _middle(rounds, "wer")
+        lost = sum(figures["lost"] for figures in rounds)
+        yield f"| {windows} | {clients} | {speed:.1f}× | {speed / joined:.2f} | {lost} | {100 * wer:.2f} % |"
+
+
+def _busy(run: Figures) -> Iterator[str]:
+    names = list(dict.fromkeys(step.partition(": ")[2] for step in run if step.startswith("busy")))
+    if not names:
+        return
+    yield from _head("beside a busy process", "clips, of the quiet speed", "ours is", "joined, of quiet", "ours is")
+    ours = {row: _middle(_rounds(run, OURS, "busy"), row, "speed") for row in ("clips", "joined")}
+    for name in names:
+        cells = [_shown(name, run)]
+        for row in ("clips", "joined"):
+            speed = _middle(_rounds(run, name, "busy"), row, "speed")
+            cells.append(f"{speed / _middle(_rounds(run, name), row, 'speed'):.2f}")
+            cells.append(f"{ours[row] / speed:.2f} times as fast" if name != OURS else "")
+        yield f"| {' | '.join(cells)} |"
 
 
 def _by_length(run: Figures) -> list[Figures]:

@@ -88,6 +88,9 @@ def test_a_report_has_a_section_for_each_run_and_keeps_the_others(tmp_path: Path
             "round 0: peer": {**figures(40.0), "version": "1.2"},
             "round 0: 1 clients": clients,
             "round 0: 16 clients": clients,
+            f"busy 0: {OURS}": figures(speed / 2),
+            "busy 0: peer": {**figures(16.0), "version": "1.2"},
+            "jobs 0: 2 windows, 16 clients": {"speed": speed, "lost": 0, "wer": 0.1},
             "length 600": length,
             "length 1200": {**length, "audio_s": 1200.0, "seconds": 15.0},
         }
@@ -95,5 +98,7 @@ def test_a_report_has_a_section_for_each_run_and_keeps_the_others(tmp_path: Path
     text = (tmp_path / "benchmarks.md").read_text()
     assert text.count("## one on cpu") == text.count("## two on cpu") == 1
     assert "| peer 1.2 (one round) | 40.0× | 2.25 times as fast |" in text
+    assert "| peer | 0.40 | 2.81 times as fast | 0.40 | 2.81 times as fast |" in text
+    assert "| 2 windows | 16 | 90.0× | 1.00 | 0 | 10.00 % |" in text
     assert "to the power of 1.000" in text
     assert {path.name for path in tmp_path.glob("*.png")} == {"benchmarks-one-on-cpu.png", "benchmarks-two-on-cpu.png"}
