@@ -2,6 +2,7 @@
 
 import gc
 import importlib.util
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def package(name: str) -> Path:
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin).parent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> None:
+    """Undo what a shell's background job inherits, which makes programs that tests start ignore SIGINT as well."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="module")
