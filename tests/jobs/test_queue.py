@@ -131,9 +131,10 @@ def put_in_bursts(queue: Queue, jobs: dict[str, tuple[dict[str, Any], str]], can
             queue.put(name, jobs[name][0])
         if start == 0:
             queue.wait_until_taken(max(cancelled))
+        queue.answer(names[start])
+        if start == 0:
             for name in sorted(cancelled):
                 queue.stop(name)
-        queue.answer(names[start])
 
 
 def test_two_hundred_jobs_survive_cancels_and_the_end_of_a_worker(queue: Queue, web: Web, tmp_path: Path) -> None:
