@@ -45,11 +45,11 @@ class Contention:
         self._until = -math.inf  # time until which the processors count as wanted by others
         self.is_contended = False
 
-    def update(self) -> bool:
-        """Look at the system if INTERVAL_S has passed, and return whether others want the processors."""
+    def update(self) -> None:
+        """Look at the system if INTERVAL_S has passed, and set `is_contended`."""
         now = self._clock()
         if now - self._looked_at < INTERVAL_S:
-            return self.is_contended
+            return
         waited = self._waited_s()
         share = (waited - self._waited_before_s) / (now - self._looked_at)
         self._looked_at, self._waited_before_s = now, waited
@@ -62,4 +62,3 @@ class Contention:
         elif self.is_contended and share < LITTLE and now >= self._until:
             self.is_contended = False
             self._until = now
-        return self.is_contended

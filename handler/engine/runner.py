@@ -178,10 +178,14 @@ class Runner:
                     usage.device_s += seconds * share / sequences
                     if usage.wait_s is None:
                         usage.wait_s = max(0.0, time.perf_counter() - seconds - usage.submitted_at)
+            sequences_at: dict[float, int] = {}
             for window in self._scheduler.running:
-                rung = ceil(round(RUNGS * window.params.temperature, 3)) / RUNGS
-                part = seconds * window.params.num_hypotheses / sequences
-                self._device_s_by_temperature[rung] = self._device_s_by_temperature.get(rung, 0.0) + part
+                temperature = window.params.temperature
+                sequences_at[temperature] = sequences_at.get(temperature, 0) + window.params.num_hypotheses
+            for temperature, share in sequences_at.items():
+                rung = ceil(round(RUNGS * temperature, 3)) / RUNGS
+                total_s = self._device_s_by_temperature.get(rung, 0.0)
+                self._device_s_by_temperature[rung] = total_s + seconds * share / sequences
 
     def _deliver(self, window: Window, result: WindowResult) -> None:
         with self._work:

@@ -63,6 +63,8 @@ class Scheduler(Generic[Item]):
         narrower items could otherwise overtake it forever.
         """
         admitted: list[Item] = []
+        if free < 1 or not self._waiting:  # as after most steps
+            return admitted
         shares = self.shares()
         while len(admitted) < max_items and (request := self._next_request(shares)) is not None:
             width = self._width(self._waiting[request][0])

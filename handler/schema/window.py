@@ -115,7 +115,7 @@ class Engine(Protocol):
     text_tokens: int  # number of text tokens; their ids are 0 to text_tokens − 1
 
     def free(self) -> int:
-        """Return for how many more sequences the batch has room now."""
+        """Return how many more sequences may be admitted now."""
 
     def admit(self, windows: Sequence[Window]) -> None:
         """Add windows to the batch. Together they must need at most `free()` sequences."""

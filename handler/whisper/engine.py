@@ -78,7 +78,7 @@ class WhisperEngine:
         self._capture = capture
         self._background = background
         self._threads = usable_threads()
-        self._contention = Contention() if self._device.type == "cpu" else None
+        self._contention = Contention() if self._device.type == "cpu" and background else None
         self._timeline = timeline or Timeline()
         self._max_new_tokens = max_new_tokens
         self._suppress = tuple(suppress)
@@ -211,8 +211,9 @@ class WhisperEngine:
     def _share_processors(self) -> None:
         """On a processor, look whether others want its cores, and choose the number of threads accordingly."""
         if self._contention is not None:
-            is_contended = self._contention.update() and self._background is not None
-            use_threads(max(1, self._threads // 2) if is_contended else self._threads)
+            self._contention.update()
+        if self._device.type == "cpu":
+            use_threads(max(1, self._threads // 2) if self._uses_background() else self._threads)
 
     def _start_sequences(self, prepared: Sequence[PreparedWindow]) -> None:
         """Start the sequences of prepared windows in the next free slots, and prefill their prompts."""

@@ -125,5 +125,4 @@ class KVCache:
 
         `slots` and `parents` are [n]. The audio is not copied, because slots[i] and parents[i] hold the same audio.
         """
-        for buffer in (self.k, self.v):
-            buffer[:, slots, :, :text_length] = buffer[:, parents, :, :text_length]
+        self.text_kv[:, :, slots, :, :text_length] = self.text_kv[:, :, parents, :, :text_length]

@@ -124,14 +124,9 @@ class Preparation:
         self._num_recent = num_recent
         self._waiting: deque[Window] = deque()
         self._under_way: list[Window] = []  # in the background, and not dropped since
-        self._is_started = False  # whether the background has work whose result was not taken yet
+        self._working: Background | None = None  # the background, while it has work whose result was not taken yet
         self._prepared: deque[PreparedWindow] = deque()
         self._recent: OrderedDict[int, EncodedAudio] = OrderedDict()  # by the id of their samples
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether the background is working."""
-        return self._is_started and self._background is not None and not self._background.is_finished()
 
     @property
     def has_waiting(self) -> bool:
@@ -155,10 +150,10 @@ class Preparation:
 
     def abandon(self) -> None:
         """Wait for the background, and forget all windows. What the background raises is not raised here."""
-        if self._is_started and self._background is not None:
+        if self._working is not None:
             with suppress(AsrError, RuntimeError):
-                self._background.result()
-        self._is_started = False
+                self._working.result()
+        self._working = None
         self._waiting.clear()
         self._under_way = []
         self._prepared.clear()
@@ -167,10 +162,10 @@ class Preparation:
     def start(self) -> None:
         """Begin to prepare the next windows in the background, unless it is busy or there are none."""
         self._collect()
-        if self._background is None or self._is_started or not self._waiting:
+        if self._background is None or self._working is not None or not self._waiting:
             return
         windows = self._under_way = self._take_waiting()
-        self._is_started = True
+        self._working = self._background
         known = self._known(windows)
         inputs = [encoded.audio for encoded in known if encoded is not None]
         self._background.start(lambda: self._prepare(windows, known), inputs)
@@ -196,10 +191,11 @@ class Preparation:
 
     def _collect(self, wait: bool = False) -> None:
         """Take what the background has prepared. With `wait`, wait for it."""
-        if not self._is_started or self._background is None or not (wait or self._background.is_finished()):
+        working = self._working
+        if working is None or not (wait or working.is_finished()):
             return
-        wanted, self._under_way, self._is_started = set(map(id, self._under_way)), [], False
-        self._keep([item for item in self._background.result() if id(item.window) in wanted])
+        wanted, self._under_way, self._working = set(map(id, self._under_way)), [], None
+        self._keep([item for item in working.result() if id(item.window) in wanted])
 
     def _keep(self, prepared: Sequence[PreparedWindow]) -> None:
         self._prepared += prepared

@@ -61,7 +61,8 @@ def test_a_neighbour_that_is_hidden_by_what_is_done_about_it_is_looked_for_ever_
 
 def test_a_system_that_does_not_tell_has_no_contention() -> None:
     contention = Contention(lambda: 0.0)
-    assert not contention.update()
+    contention.update()
+    assert not contention.is_contended
 
 
 def test_the_system_tells_of_waiting_that_only_grows_even_while_threads_end() -> None:

@@ -26,8 +26,8 @@ class Wanted:
 
     is_contended = True
 
-    def update(self) -> bool:
-        return True
+    def update(self) -> None:
+        pass
 
 
 class PausedThread(BackgroundThread):
@@ -101,7 +101,7 @@ def start_in_background(engine: WhisperEngine, background: PausedThread) -> tupl
     background.may_work.clear()
     engine.admit([second])
     engine.advance()
-    assert engine._preparation.is_busy
+    assert not background.is_finished()
     return first, second
 
 
@@ -123,7 +123,7 @@ def test_a_window_that_is_dropped_while_it_is_prepared_is_never_decoded(
     first, second = start_in_background(engine, background)
     engine.drop([second])
     background.may_work.set()
-    results = advance_until(engine, lambda: engine.free() == 4 and not engine._preparation.is_busy)
+    results = advance_until(engine, lambda: engine.free() == 4 and background.is_finished())
     assert results.keys() == {first}
     third = windows()[2]
     assert run(engine, [third])[0].segments
