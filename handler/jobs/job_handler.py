@@ -148,7 +148,8 @@ class JobHandler:
             return max(0.0, deadline - time.perf_counter())
 
         try:
-            await asyncio.wait_for(self._admission.acquire(), remaining_s())
+            async with asyncio.timeout(remaining_s()):  # asyncio.wait_for may lose a cancellation before Python 3.12
+                await self._admission.acquire()
         except TimeoutError:
             expected = f"expected room for the job within {job.limit_s:g} s"
             raise DeadlineExceeded(f"{expected}; others were in work all the time") from None

@@ -98,7 +98,8 @@ async def _upload_in_thread(body: bytes, target: UploadTarget, timeout_s: float)
 
     threading.Thread(target=run, name="upload", daemon=True).start()
     try:
-        await asyncio.wait_for(completion, timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await completion
     except TimeoutError:
         raise UploadFailed(f"the result was not taken within {timeout_s:g} s") from None
     finally:

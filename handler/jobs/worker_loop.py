@@ -21,6 +21,7 @@ from handler.validators import short_repr
 STOP_POLL_INTERVAL_S = 0.5  # during a drain, between polls for jobs to cancel, after a poll that returned none
 TAKE_RETRY_DELAY_S = 1.0  # before the next poll of a queue that could not be reached
 POST_TIMEOUT_S = 10.0  # for one update
+EARLY_STOP_S = 30.0  # how long the request to stop a job that has not begun is remembered; the job may come back later
 T = TypeVar("T")
 _scale = import_sdk("runpod.serverless.modules.rp_scale")
 _job = import_sdk("runpod.serverless.modules.rp_job")
@@ -42,6 +43,8 @@ class DrainingWorkerLoop(_scale.JobScaler):  # type: ignore[misc,name-defined]
         self._stopping = asyncio.Event()  # set when no further job is to be taken
         self._drained = asyncio.Event()  # set when the last job has ended
         self._deadline_passed = False  # whether jobs are cancelled instead of run
+        self._begun: set[str] = set()  # ids of the jobs whose tasks run
+        self._early_stops: dict[str, float] = {}  # by job id: the time when the platform wanted a job stopped
         self._loop: asyncio.AbstractEventLoop | None = None
         self.jobs_fetcher: Any = partial(self._take_jobs, self.jobs_fetcher)
         self.jobs_handler: Any = partial(_handle_by_quoted_id, self.jobs_handler)
@@ -131,12 +134,31 @@ class DrainingWorkerLoop(_scale.JobScaler):  # type: ignore[misc,name-defined]
         finally:
             self._drained.set()
 
+    async def stop_job(self, job_id: str) -> bool:
+        """Cancel a job, and return True. If the job has not begun, cancel it when it begins, and return False.
+
+        The platform may want a job to be stopped while the job is still on its way to this worker, or in its queue. A
+        task that is cancelled before its first step would never count as done in the SDK's loop.
+        """
+        if job_id in self._begun:
+            return bool(await super().stop_job(job_id))
+        now = asyncio.get_running_loop().time()
+        recent = {job: time for job, time in self._early_stops.items() if now - time < EARLY_STOP_S}
+        self._early_stops = {**recent, job_id: now}
+        return False
+
     async def handle_job(self, session: Any, job: dict[str, Any]) -> None:
         """Run one job. A job that is cancelled ends without an answer."""
         _session.set(session)
-        if self._deadline_passed and (task := asyncio.current_task()) is not None:
+        stopped_at = self._early_stops.pop(job["id"], None)
+        is_stopped = stopped_at is not None and asyncio.get_running_loop().time() - stopped_at < EARLY_STOP_S
+        if (is_stopped or self._deadline_passed) and (task := asyncio.current_task()) is not None:
             task.cancel()
-        await super().handle_job(session, job)
+        self._begun.add(job["id"])
+        try:
+            await super().handle_job(session, job)
+        finally:
+            self._begun.discard(job["id"])
 
 
 def serve(config: dict[str, Any], drain_s: float) -> None:

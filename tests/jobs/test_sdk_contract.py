@@ -40,7 +40,7 @@ METHODS = {
     "monitor_stop_signals": (["self", "session"], True),
     "stop_job": (["self", "job_id"], True),
 }
-OVERRIDDEN = {"__init__", "handle_shutdown", "run", "run_jobs", "handle_job", "monitor_stop_signals"}
+OVERRIDDEN = {"__init__", "handle_shutdown", "run", "run_jobs", "handle_job", "stop_job", "monitor_stop_signals"}
 # Attributes of an instance that worker_loop.py reads or replaces, each with its type.
 ATTRIBUTES: dict[str, type] = {
     "config": dict,
@@ -100,7 +100,7 @@ async def test_the_draining_loop_overrides_nothing_by_accident(monkeypatch: pyte
     scaler = await make_scaler()
     assert {name for name in own_names if hasattr(scaler, name)} == OVERRIDDEN
     own_attributes = set(vars(DrainingWorkerLoop({"handler": print}))) - set(vars(scaler))
-    assert own_attributes == {"_stopping", "_drained", "_deadline_passed", "_loop"}
+    assert own_attributes == {"_stopping", "_drained", "_deadline_passed", "_begun", "_early_stops", "_loop"}
 
 
 def test_results_have_an_address_with_the_job_s_id_and_a_query() -> None:

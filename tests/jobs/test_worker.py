@@ -144,6 +144,18 @@ def test_a_cancelled_job_gets_no_answer_and_the_others_do(worker: Worker) -> Non
     assert all(len(answers) == 1 for answers in worker.queue.answers.values())
 
 
+def test_a_job_that_is_cancelled_as_soon_as_it_is_taken_gets_no_answer(worker: Worker) -> None:
+    story = wav(np.concatenate([say(text) for text in SENTENCES * 8]), format="FLAC")
+    job = {"audio_base64": base64.b64encode(story).decode()}
+    for number in range(4):
+        worker.queue.put(f"early {number}", job)
+        worker.queue.wait_until_taken(f"early {number}")
+        worker.queue.stop(f"early {number}")
+    worker.queue.put("whole", job)
+    assert worker.queue.answer("whole")["output"]["duration"] > 200  # the cancelled ones would be done by now, too
+    assert not [job_id for job_id in worker.queue.answers if job_id.startswith("early")]
+
+
 def test_a_private_address_is_blocked() -> None:
     with Queue() as queue:
         environment = {**ENVIRONMENT, **queue.environment()}
