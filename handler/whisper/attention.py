@@ -133,6 +133,29 @@ class CrossAttention(nn.Module):
         return [split_heads(part, self.heads) for part in self.kv(audio).chunk(2, dim=-1)]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SharedAudio:
+    """Which audio each of B sequences attends to, where several sequences may attend to the same.
+
+    The queries of all sequences of one audio go into one product, which reads the keys and values of the audio once.
+    """
+
+    slots: slice  # the audio slots of the KV cache that hold the audio, A of them
+    rows: Tensor  # the number of each sequence's audio among these slots. [B]
+    lanes: Tensor  # the number of each sequence among those of its audio. [B]
+    width: int  # greater than each of `lanes`
+
+    def join(self, q: Tensor) -> Tensor:
+        """Put the queries of all sequences of an audio side by side. [B, H, T, D] → [A, H, width * T, D]"""
+        joined = q.new_zeros(self.slots.stop - self.slots.start, self.width, *q.shape[1:])
+        joined[self.rows, self.lanes] = q
+        return joined.transpose(1, 2).flatten(2, 3)
+
+    def part(self, x: Tensor) -> Tensor:
+        """Undo `join`. [A, H, width * T, D] → [B, H, T, D]"""
+        return x.unflatten(2, (self.width, -1)).transpose(1, 2)[self.rows, self.lanes]
+
+
 def heads_by_layer(heads: Sequence[tuple[int, int]], device: torch.device) -> dict[int, Tensor]:
     """Return the heads of each layer as indices on the device. `heads` are (layer, head) pairs."""
     by_layer: dict[int, list[int]] = {}

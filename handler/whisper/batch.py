@@ -1,8 +1,9 @@
 """The running batch, in which every sequence grows by one token per step. Knows no audio, no schedule.
 
-Tokens are chosen greedily, by sampling, or by beam search. A slot is the place of one sequence in every buffer. Active
-sequences always occupy the first slots, so a step works on plain slices. When a sequence leaves, the last sequence
-moves into its slot. Source: openai/whisper, whisper/decoding.py (GreedyDecoder).
+Tokens are chosen greedily, by sampling, or by beam search. A slot is the place of one sequence in every buffer, and an
+audio slot the place of the audio of one task, which all its sequences attend to. Active sequences and tasks always
+occupy the first slots, so a step works on plain slices. When one leaves, the last one moves into its slot.
+Source: openai/whisper, whisper/decoding.py (GreedyDecoder).
 """
 
 import math
@@ -13,14 +14,15 @@ import torch
 from torch import Tensor
 
 from handler.schema.window import SAMPLE_RATE, Window
+from handler.whisper.attention import SharedAudio
 from handler.whisper.beam_search import BeamSearch, beam_groups
-from handler.whisper.cuda_graphs import CudaGraphs
 from handler.whisper.dims import TIMESTAMP_S
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.logit_rules import Choice, History, log_probabilities
 from handler.whisper.repetition import MIN_LOOP_TOKENS, loop_start
 from handler.whisper.sequences import ActiveSequence, DecodeTask, slots_by_task
 from handler.whisper.step import Step
+from handler.whisper.step_graphs import StepGraphs
 from handler.whisper.tokenizer import Specials
 
 MAX_TOKENS_PER_S = 12.0  # speech has fewer, so a short window with more is checked for a loop early
@@ -30,16 +32,17 @@ MAX_SPEECH_WITHOUT_TEXT_S = 1.0  # speech at a window's end that may lack text a
 class Batch:
     """The sequences that are being decoded, and their buffers on the device.
 
-    `loop_check_interval` is the number of tokens after which a sequence is checked for a loop. `graphs` hold the greedy
-    step as CUDA graphs. They are replayed whenever a step needs nothing but the likeliest token of each sequence, and
-    the step runs without graphs if `graphs` is None.
+    `loop_check_interval` is the number of tokens after which a sequence is checked for a loop. The step runs without
+    graphs if `graphs` is None.
     """
 
     def __init__(
-        self, step: Step, cache: KVCache, specials: Specials, loop_check_interval: int, graphs: CudaGraphs | None = None
+        self, step: Step, cache: KVCache, specials: Specials, loop_check_interval: int, graphs: StepGraphs | None = None
     ) -> None:
         self.cache = cache
-        self.sequences: list[ActiveSequence] = []
+        self.sequences: list[ActiveSequence] = []  # by slot
+        self.tasks: list[DecodeTask] = []  # by audio slot
+        self._audio_rows: list[int] = []  # the audio slot of each sequence, where audio is shared
         self._step = step
         self._graphs = graphs
         self._ids = specials
@@ -57,8 +60,12 @@ class Batch:
         return self.cache.slots - len(self.sequences)
 
     def add(self, tasks: Sequence[DecodeTask]) -> slice:
-        """Start the sequences of `tasks`, in the order of the tasks, in the next free slots. Return these slots."""
+        """Start the sequences of `tasks`, in the order of the tasks, in the next free slots. Return these slots.
+
+        The next free audio slots must hold the audio of the tasks.
+        """
         start = len(self.sequences)
+        self.tasks += tasks
         for task in tasks:
             for index in range(task.window.params.num_hypotheses):
                 self.sequences.append(ActiveSequence(task, self._generator(task, index)))
@@ -71,6 +78,7 @@ class Batch:
         for buffer, value in zip(self._step.history.fields(), history.fields(), strict=True):
             buffer[slots] = value
         self._beam_search.start(slots, tasks)
+        self._locate_audio()
         return slots
 
     def _initial_history(self, sequences: Sequence[ActiveSequence]) -> History:
@@ -111,11 +119,17 @@ class Batch:
         """Decode the next token of every sequence."""
         count = len(self.sequences)
         if self._needs_logits():
-            self._extend(self._step.logits(count, self._text_length()))
+            self._extend(self._logits(count))
         elif self._graphs is not None:
-            self._append(*self._graphs.run(count).tolist())
+            self._append(*self._graphs.greedy(count).tolist())
         else:
             self._append(*self._step.greedy(count, self._text_length()).tolist())
+
+    def _logits(self, count: int) -> Tensor:
+        """Return the logits of the next token of each of `count` sequences, by a graph if there is one."""
+        audio = self._shared_audio()
+        logits = self._graphs.logits(count, audio) if self._graphs is not None else None
+        return self._step.logits(count, self._text_length(), audio) if logits is None else logits
 
     def _needs_logits(self) -> bool:
         """Return whether the next step must do more than choose the likeliest token of each sequence."""
@@ -139,14 +153,60 @@ class Batch:
         """Return how many text positions of the KV cache the next step attends to."""
         return self.cache.length_for(max(sequence.length for sequence in self.sequences))
 
+    def audio(self, slots: slice) -> slice | SharedAudio:
+        """Return which audio the sequences in `slots` attend to. The slots must be all those of their tasks."""
+        if (audio := self._shared_audio()) is None:
+            return slots
+        first, end = min(self._audio_rows[slots]), max(self._audio_rows[slots]) + 1
+        return SharedAudio(slice(first, end), audio.rows[slots] - first, audio.lanes[slots], audio.width)
+
+    def audio_slot(self, task: DecodeTask) -> int:
+        """Return the audio slot of a task."""
+        return next(slot for slot, other in enumerate(self.tasks) if other is task)
+
+    def _shared_audio(self) -> SharedAudio | None:
+        """Return which audio all sequences attend to, or None if that is the audio slot of the same number for each."""
+        if len(self.tasks) == len(self.sequences):
+            return None
+        width = max(task.window.params.num_hypotheses for task in self.tasks)
+        return self._step.shared_audio(len(self.sequences), len(self.tasks), width)
+
+    def _locate_audio(self) -> None:
+        """Write to the device which audio each sequence attends to. Slots without a sequence have an audio slot alone.
+
+        Where each task has one sequence, the sequences are put into the order of the tasks.
+        """
+        row_of = {id(task): row for row, task in enumerate(self.tasks)}
+        rows = self._audio_rows = [row_of[id(sequence.task)] for sequence in self.sequences]
+        if len(self.tasks) == len(rows):
+            self._permute(sorted(range(len(rows)), key=rows.__getitem__))
+            return
+        lanes, seen = [0] * self.cache.slots, [0] * len(self.tasks)
+        for slot, row in enumerate(rows):
+            lanes[slot] = seen[row]
+            seen[row] += 1
+        located = torch.tensor([[*rows, *range(len(rows), self.cache.slots)], lanes], device=self._device)
+        self._step.audio_rows.copy_(located[0])
+        self._step.audio_lanes.copy_(located[1])
+
+    def _permute(self, order: Sequence[int]) -> None:
+        """Move the sequence in slot order[i] to slot i, for each i."""
+        if list(order) == list(range(len(order))):
+            return
+        slots, sources = torch.tensor([[*range(len(order))], [*order]], device=self._device)
+        self.cache.reorder(slots, sources, max(sequence.length for sequence in self.sequences))
+        for buffer in self._buffers():
+            buffer[slots] = buffer[sources]
+        self.sequences = [self.sequences[source] for source in order]
+
     def resize_audio(self, positions: int) -> None:
         """Resize the cross-attention cache so that windows of `positions` audio positions fit.
 
         Space for the windows in the batch is kept. The cache shrinks only if at least a third of the length is unused.
         """
-        needed = max([positions, *(sequence.task.audio_positions for sequence in self.sequences)])
+        needed = max([positions, *(task.audio_positions for task in self.tasks)])
         if needed > self.cache.audio_length or needed <= self.cache.audio_length * 2 // 3:
-            self.cache.resize_audio(needed, len(self.sequences))
+            self.cache.resize_audio(needed, len(self.tasks))
 
     def _extend(self, logits: Tensor) -> None:
         """Choose the next token of each sequence from logits [B, n_vocab], and append it to the sequence.
@@ -254,13 +314,29 @@ class Batch:
         return loop_start(hypothesis.text_tokens(self._ids)) is not None
 
     def remove(self, slots: Sequence[int]) -> None:
-        """Remove the sequences in `slots`. The last sequences of the batch move into the slots that become free."""
-        buffers = (self._step.prompt_lengths, self._beam_search.scores, *self._step.history.fields())
+        """Remove the sequences in `slots`, and the tasks that have none left."""
         for slot in sorted(slots, reverse=True):
             sequence = self.sequences.pop()
             source = len(self.sequences)
             if slot < source:
                 self.sequences[slot] = sequence
-                self.cache.copy_slot(source, slot, sequence.length)
-                for buffer in buffers:
+                self.cache.copy_text(source, slot, sequence.length)
+                for buffer in self._buffers():
                     buffer[slot] = buffer[source]
+        if slots:
+            self._remove_tasks()
+            self._locate_audio()
+
+    def _remove_tasks(self) -> None:
+        """Remove the tasks that have no sequence left."""
+        active = {id(sequence.task) for sequence in self.sequences}
+        for slot in reversed(range(len(self.tasks))):
+            if id(self.tasks[slot]) not in active:
+                task = self.tasks.pop()
+                if slot < len(self.tasks):
+                    self.tasks[slot] = task
+                    self.cache.copy_audio(len(self.tasks), slot)
+
+    def _buffers(self) -> tuple[Tensor, ...]:
+        """Return the buffers on the device that hold something of each slot, apart from the KV cache."""
+        return (self._step.prompt_lengths, self._beam_search.scores, *self._step.history.fields())

@@ -1,4 +1,4 @@
-"""Capture a step as CUDA graphs for several batch sizes. Knows no model."""
+"""Capture computations as CUDA graphs for several batch sizes. Knows no model."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,6 +12,9 @@ Capture = Callable[[StepFunction], CapturedStep]
 
 WARM_UP_STEPS = 2
 MAX_LOGPROB_DIFFERENCE = 0.05  # between a replayed step and the same step without a graph; kernels may differ
+
+
+MAX_RELATIVE_DIFFERENCE = 2e-3  # of the results of graphs on demand, by the greatest value
 
 
 class GraphMismatch(Exception):
@@ -55,6 +58,44 @@ class CudaGraphs:
         replay, result = self._captured[min(size for size in self._captured if size >= count)]
         replay()
         return result[:, :count]
+
+
+class GraphsOnDemand:
+    """A computation captured as one CUDA graph for each batch size that was asked for.
+
+    The computation is run several times when it is captured, which must change nothing.
+    """
+
+    def __init__(self, compute: Callable[[int], Tensor], sizes: Sequence[int], capture: Capture) -> None:
+        """Prepare graphs of `compute`, which is called with one of `sizes` and returns a tensor of so many rows."""
+        self._compute = compute
+        self._sizes = sizes
+        self._capture = capture
+        self._captured: dict[int, CapturedStep] = {}
+
+    def run(self, count: int) -> Tensor:
+        """Return the result of the computation for `count` rows, which the next call overwrites.
+
+        Replays the graph of the smallest size that is at least `count`, and captures the graph before if it is not
+        there yet. Raises GraphMismatch if a new graph computes something else, and RuntimeError if it cannot be
+        captured.
+        """
+        size = min(size for size in self._sizes if size >= count)
+        if size not in self._captured:
+            self._captured[size] = self._verified(size, count)
+        replay, result = self._captured[size]
+        replay()
+        return result[:count]
+
+    def _verified(self, size: int, count: int) -> CapturedStep:
+        """Capture a graph, and compare what it computes for the first `count` rows with the computation itself."""
+        expected = self._compute(size)[:count].clone()
+        replay, result = self._capture(lambda: self._compute(size))
+        replay()
+        limit = MAX_RELATIVE_DIFFERENCE * expected.abs().amax()
+        if not ((result[:count] - expected).abs() <= limit).all():
+            raise GraphMismatch(f"the graph of {size} rows computes something else than its computation")
+        return replay, result
 
 
 def sizes_up_to(slots: int) -> list[int]:

@@ -18,7 +18,7 @@ from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 from handler.timeline import Timeline
 from handler.whisper.alignment_heads import alignment_heads
 from handler.whisper.batch import Batch
-from handler.whisper.cuda_graphs import Capture, CudaGraphs, GraphMismatch, sizes_up_to
+from handler.whisper.cuda_graphs import Capture, GraphMismatch
 from handler.whisper.device_errors import device_errors, is_out_of_memory
 from handler.whisper.encoding import AudioEncoder
 from handler.whisper.kv_cache import KVCache
@@ -28,6 +28,7 @@ from handler.whisper.preparation import Background, Preparation, PreparedWindow
 from handler.whisper.results import ResultBuilder
 from handler.whisper.sequences import DecodeTask
 from handler.whisper.step import Step
+from handler.whisper.step_graphs import StepGraphs
 from handler.whisper.tokenizer import Tokenizer
 
 
@@ -104,7 +105,7 @@ class WhisperEngine:
             self._encoder, self._model.decoder, self._background, self.encode_batch_size, slots
         )
 
-    def _capture_graphs(self, step: Step, slots: int) -> CudaGraphs | None:
+    def _capture_graphs(self, step: Step, slots: int) -> StepGraphs | None:
         """Capture the step for up to `slots` sequences as graphs, and return them.
 
         Return None if the engine runs without graphs. A step that cannot be captured, or whose graphs do not compute
@@ -112,12 +113,9 @@ class WhisperEngine:
         """
         if self._capture is None:
             return None
-        text_length = self._model.dims.n_text_ctx
         try:
             with self._timeline.span("graphs_captured"), torch.inference_mode():
-                graphs = CudaGraphs(lambda count: step.greedy(count, text_length), sizes_up_to(slots), self._capture)
-                graphs.verify(step.clear)
-                return graphs
+                return StepGraphs(step, self._model.dims.n_text_ctx, slots, self._capture)
         except (RuntimeError, GraphMismatch) as exc:
             if isinstance(exc, RuntimeError) and is_out_of_memory(exc):
                 raise
@@ -219,13 +217,9 @@ class WhisperEngine:
         """Start the sequences of prepared windows in the next free slots, and prefill their prompts."""
         if self._short_context:
             self._batch.resize_audio(max(len(item.encoded.audio) for item in prepared))
-        start = end = len(self._batch.sequences)
-        for item in prepared:
-            slots = slice(end, end + item.window.params.num_hypotheses)
-            self._cache.write_audio(slots, item.cross_kv)
-            end = slots.stop
-        windows = [item.window for item in prepared]
-        languages = self._detect_languages(windows, slice(start, end))
+        for audio_slot, item in enumerate(prepared, len(self._batch.tasks)):
+            self._cache.write_audio(slice(audio_slot, audio_slot + 1), item.cross_kv)
+        languages = self._detect_languages([item.window for item in prepared])
         self._prefill([self._decode_task(*parts) for parts in zip(prepared, languages, strict=True)])
 
     def drop(self, windows: Collection[Window]) -> None:
@@ -236,26 +230,25 @@ class WhisperEngine:
             self._preparation.drop(window_ids)
             self._batch.remove([slot for slot, task in enumerate(tasks) if id(task.window) in window_ids])
 
-    def _detect_languages(self, windows: Sequence[Window], slots: slice) -> list[dict[str, float]]:
+    def _detect_languages(self, windows: Sequence[Window]) -> list[dict[str, float]]:
         """Return for each window the probability of each language, by language code.
 
         The dictionary of a window is empty if the window's parameters name a language or the model knows only English.
+        The next free audio slots hold the audio of the windows. The next free slots are overwritten.
         """
         if not self.detects_language or all(window.params.language for window in windows):
             return [{} for _ in windows]
         ids = self._tokenizer.specials
-        start = torch.full((slots.stop - slots.start, 1), ids.sot, device=self._device)
-        hidden = self._model.decoder(start, torch.zeros_like(start), self._cache, slots, 1)
+        start = torch.full((len(windows), 1), ids.sot, device=self._device)
+        first_slot, first_audio = len(self._batch.sequences), len(self._batch.tasks)
+        slots, audio = (slice(first, first + len(windows)) for first in (first_slot, first_audio))
+        hidden = self._model.decoder(start, torch.zeros_like(start), self._cache, slots, 1, audio)
         first_id = ids.sot + 1
         logits = self._model.decoder.logits(hidden[:, 0])[:, first_id : first_id + len(ids.languages)]
-        slot_probabilities = logits.softmax(-1).tolist()
-        probabilities: list[dict[str, float]] = []
-        slot = 0  # first slot of the current window
-        for window in windows:
-            detected = {} if window.params.language else dict(zip(ids.languages, slot_probabilities[slot], strict=True))
-            probabilities.append(detected)
-            slot += window.params.num_hypotheses
-        return probabilities
+        return [
+            {} if window.params.language else dict(zip(ids.languages, probabilities, strict=True))
+            for window, probabilities in zip(windows, logits.softmax(-1).tolist(), strict=True)
+        ]
 
     def _decode_task(self, prepared: PreparedWindow, language_probabilities: dict[str, float]) -> DecodeTask:
         window, encoded = prepared.window, prepared.encoded
@@ -304,7 +297,7 @@ class WhisperEngine:
         padded = [[*prompt, *[ids.eot] * (length - len(prompt))] for prompt in prompts]
         tokens = torch.tensor(padded, device=self._device)  # [B, T]
         positions = torch.arange(length, device=self._device).expand_as(tokens)
-        hidden = self._model.decoder(tokens, positions, self._cache, slots, length)
+        hidden = self._model.decoder(tokens, positions, self._cache, slots, length, self._batch.audio(slots))
         if self.detects_language:  # the start-of-transcript token, which predicts "no speech", is then not the last one
             starts = torch.tensor([prompt.index(ids.sot) for prompt in prompts], device=self._device)
             start_hidden = hidden[torch.arange(len(prompts), device=self._device), starts]
@@ -315,6 +308,9 @@ class WhisperEngine:
     def _collect_finished(self) -> list[tuple[Window, WindowResult]]:
         """Build the results of finished windows, free their slots, and return windows and results in pairs."""
         finished = self._batch.collect_finished()
-        results = [(task.window, self._result_builder.build(slot, task)) for slot, task in finished]
+        results = [
+            (task.window, self._result_builder.build(slot, self._batch.audio_slot(task), task))
+            for slot, task in finished
+        ]
         self._batch.remove([slot for slot, _ in finished])
         return results

@@ -1,7 +1,8 @@
-"""The KV cache: keys and values of the text and the audio of each slot. Knows no layer and no task.
+"""The KV cache: keys and values of texts and of audio. Knows no layer and no task.
 
-A slot is the place of one sequence in the batch. In shapes, T is the number of text positions, S of audio positions, H
-of heads, and D of channels of a head.
+A slot is the place of one sequence in the batch, and an audio slot the place of one window, whose sequences all attend
+to the same audio. In shapes, T is the number of text positions, S of audio positions, H of heads, and D of channels of
+a head.
 """
 
 import math
@@ -16,10 +17,10 @@ TEXT_LENGTH_STEP = 16  # tokens
 
 
 class KVCache:
-    """Keys and values of every slot, allocated once and written by index.
+    """Keys and values of every slot and of as many audio slots, allocated once and written by index.
 
-    The cross-attention keys and values of a slot take `audio_length` positions, at least as many as the longest audio
-    in use. The slots lie next to each other without gaps, because products over many slots are fast only then.
+    The keys and values of an audio slot take `audio_length` positions, at least as many as the longest audio in use.
+    The audio slots lie next to each other without gaps, because products over many slots are fast only then.
     `resize_audio` changes the length.
     """
 
@@ -36,13 +37,13 @@ class KVCache:
         self.k, self.v = self.text_kv.unbind(1)
         cross_size = slots * dims.n_audio_ctx * dims.n_text_state
         self._cross_kv = torch.zeros(2, layers, cross_size, device=device, dtype=dtype)
-        # 0 at the positions of each slot's audio, and −inf after them.
+        # 0 at the positions of the audio in each audio slot, and −inf after them.
         self.audio_mask = torch.zeros(slots, dims.n_audio_ctx, device=device, dtype=dtype)
         self._has_short_audio = False  # whether a slot has ever held audio that is shorter than the context
 
     @staticmethod
     def slot_bytes(dims: Dims, dtype: torch.dtype) -> int:
-        """Return the bytes of memory that the keys and values of one slot take."""
+        """Return the bytes of memory that a slot and an audio slot take together."""
         text_bytes = 2 * dims.n_text_layer * dims.n_text_ctx * dims.n_text_state * dtype.itemsize
         return text_bytes + KVCache.audio_bytes(dims, dtype)
 
@@ -60,20 +61,20 @@ class KVCache:
         return min(self.context, -(-tokens // TEXT_LENGTH_STEP) * TEXT_LENGTH_STEP)
 
     def cross_kv(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Return a layer's cross-attention keys and values of all slots, as views [slots, H, audio_length, D]."""
+        """Return a layer's keys and values of all audio slots, as views [slots, H, audio_length, D]."""
         shape = (self.slots, self._heads, self.audio_length, self._depth)
         count = math.prod(shape)
         return self._cross_kv[0, layer, :count].view(shape), self._cross_kv[1, layer, :count].view(shape)
 
     def cross_mask(self, slots: slice) -> Tensor | None:
-        """Return what to add to the cross-attention scores of `slots`, or None. [slots, 1, 1, audio_length]"""
+        """Return what to add to the scores of audio slots `slots`, or None. [slots, 1, 1, audio_length]"""
         return self.audio_mask[slots, None, None, : self.audio_length] if self._has_short_audio else None
 
     def resize_audio(self, audio_length: int, slots: int) -> None:
-        """Change the audio length. The first `slots` slots keep their cross-attention keys and values.
+        """Change the audio length. The first `slots` audio slots keep their keys and values.
 
-        If the new length is shorter, the positions beyond the new length are lost. All later slots must be written
-        again before they are read.
+        If the new length is shorter, the positions beyond the new length are lost. All later audio slots must be
+        written again before they are read.
         """
         common = min(audio_length, self.audio_length)
         copies: list[list[Tensor]] = []
@@ -85,44 +86,35 @@ class KVCache:
                 buffer[:slots, :, :common] = copy
 
     def write_audio(self, slots: slice, cross_kv: Sequence[Sequence[Tensor]]) -> None:
-        """Write the keys and values of n encoded windows, by layer, to `slots`. See `write_cross_kv`."""
-        for layer, (k, v) in enumerate(cross_kv):
-            self.write_cross_kv(layer, slots, k, v)
+        """Write keys and values of encoded windows to audio slots, one each. `cross_kv` has k and v of each layer.
 
-    def write_cross_kv(self, layer: int, slots: slice, k: Tensor, v: Tensor) -> None:
-        """Write a layer's cross-attention keys and values of n encoded windows to `slots`. k and v are [n, H, S, D].
-
-        Each window gets the same number of consecutive slots. For layer 0, also write the audio mask of the slots.
+        k and v are [n, H, S, D] for n slots.
         """
-        length = k.shape[2]
-        repeats = (slots.stop - slots.start) // len(k)
-        for buffer, values in zip(self.cross_kv(layer), (k, v), strict=True):
-            buffer[slots, :, :length] = values if repeats == 1 else values.repeat_interleave(repeats, 0)
-            buffer[slots, :, length:].zero_()
-        if layer == 0:
-            self._has_short_audio = self._has_short_audio or length < self.audio_mask.shape[1]
-            self.audio_mask[slots, :length].zero_()
-            self.audio_mask[slots, length:].fill_(-torch.inf)
+        length = cross_kv[0][0].shape[2]
+        for layer, layer_kv in enumerate(cross_kv):
+            for buffer, values in zip(self.cross_kv(layer), layer_kv, strict=True):
+                buffer[slots, :, :length] = values
+                buffer[slots, :, length:].zero_()
+        self._has_short_audio = self._has_short_audio or length < self.audio_mask.shape[1]
+        self.audio_mask[slots, :length].zero_()
+        self.audio_mask[slots, length:].fill_(-torch.inf)
 
     def clear_text(self, slots: slice) -> None:
         """Zero all text positions of `slots`, so that nothing of the sequences before can reach the next ones."""
         self.text_kv[:, :, slots].zero_()
 
-    def copy_slot(self, source: int, target: int, text_length: int) -> None:
-        """Copy the first `text_length` text positions and all audio positions of slot `source` to slot `target`.
-
-        The other text positions of `target` become zeros.
-        """
+    def copy_text(self, source: int, target: int, text_length: int) -> None:
+        """Copy the first `text_length` text positions of slot `source` to slot `target`. The others become zeros."""
         self.text_kv[:, :, target, :, :text_length].copy_(self.text_kv[:, :, source, :, :text_length])
         self.text_kv[:, :, target, :, text_length:].zero_()
+
+    def copy_audio(self, source: int, target: int) -> None:
+        """Copy audio slot `source` to audio slot `target`."""
         for layer in range(len(self.k)):
             for buffer in self.cross_kv(layer):
                 buffer[target].copy_(buffer[source])
         self.audio_mask[target].copy_(self.audio_mask[source])
 
     def reorder(self, slots: Tensor, parents: Tensor, text_length: int) -> None:
-        """For each i, copy the first `text_length` text positions of slot `parents[i]` to slot `slots[i]`.
-
-        `slots` and `parents` are [n]. The audio is not copied, because slots[i] and parents[i] hold the same audio.
-        """
+        """For each i, copy the first `text_length` text positions of slot `parents[i]` to slot `slots[i]`. [n] both"""
         self.text_kv[:, :, slots, :, :text_length] = self.text_kv[:, :, parents, :, :text_length]

@@ -19,12 +19,13 @@ from handler.whisper.attention import (
     AttentionRecorder,
     CrossAttention,
     SelfAttention,
+    SharedAudio,
     merge_heads,
     split_heads,
 )
 from handler.whisper.dims import FRAMES_PER_POSITION, HOP_LENGTH, N_FFT, Dims
 from handler.whisper.kv_cache import KVCache
-from handler.whisper.layers import Conv1d, Embedding, LayerNorm, Linear, QuantizedLogits, can_pack
+from handler.whisper.layers import Conv1d, Embedding, LayerNorm, Linear, PackedLogits, QuantizedLogits, can_pack
 
 DYNAMIC_RANGE = 8.0  # powers of ten (80 dB); quieter values are raised to this distance below the window's peak
 
@@ -173,14 +174,9 @@ class DecoderLayer(nn.Module):
         """Return the queries of the cross-attention, [B, H, T, D], for hidden states x [B, T, C]."""
         return split_heads(self.cross.q(self.cross_norm(x)), self.cross.heads)
 
-    def cross_attention(
-        self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, attention: AttentionKernels
-    ) -> Tensor:
-        """Attend to the audio, and return x plus the result, [B, T, C].
-
-        x is [B, T, C], q [B, H, T, D], k and v [B, H, S, D], mask [B, 1, 1, S] or None.
-        """
-        return self.cross.out.add_to(x, merge_heads(attention.masked(q, k, v, mask)))
+    def add_cross_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Return x [B, T, C] plus the projection of what its queries have attended to, [B, H, T, D]."""
+        return self.cross.out.add_to(x, merge_heads(attended))
 
 
 class Decoder(nn.Module):
@@ -193,7 +189,7 @@ class Decoder(nn.Module):
         layers = (DecoderLayer(dims) for _ in range(dims.n_text_layer))
         self.layers = cast("Sequence[DecoderLayer]", nn.ModuleList(layers))
         self.norm = LayerNorm(dims.n_text_state)
-        self.quantized_logits: QuantizedLogits | None = None
+        self.packed_logits: PackedLogits | QuantizedLogits | None = None
         self.attention = ATTENTION_KERNELS["sdpa"]
 
     def cross_kv(self, audio: Tensor) -> list[list[Tensor]]:
@@ -207,13 +203,15 @@ class Decoder(nn.Module):
         cache: KVCache,
         slots: slice,
         text_length: int,
+        audio: slice | SharedAudio,
         recorder: AttentionRecorder | None = None,
     ) -> Tensor:
         """Return the hidden states [B, T, C] of `tokens` [B, T] at text `positions` [B, T].
 
         Row b belongs to the b-th of `slots`. The keys and values of each token are written to the token's slot of the
         cache, and a token attends to all positions of that slot up to the token's own position. Attention reads the
-        first `text_length` positions of the cache, so `text_length` must exceed every position.
+        first `text_length` positions of the cache, so `text_length` must exceed every position. `audio` tells which
+        audio slots the sequences attend to: one each, if it is a slice.
 
         A `recorder` is given the cross-attention queries and keys of each layer. The decoder then stops at the last
         layer that the recorder needs, so with a recorder the returned tensor must not be used.
@@ -221,17 +219,23 @@ class Decoder(nn.Module):
         x = self.tokens(tokens) + self.positions[positions]
         is_future = torch.arange(text_length, device=x.device) > positions[:, None, :, None]  # [B, 1, T, text_length]
         causal_mask = torch.zeros(is_future.shape, device=x.device, dtype=x.dtype).masked_fill_(is_future, -torch.inf)
-        audio_mask = cache.cross_mask(slots)
+        shared = audio if isinstance(audio, SharedAudio) else None
+        audio_slots = audio.slots if isinstance(audio, SharedAudio) else audio
+        audio_mask = cache.cross_mask(audio_slots)
         rows = torch.arange(len(x), device=x.device)[:, None]
         for index, layer in enumerate(self.layers):
             text_kv = cache.text_kv[index, :, slots]
             x = layer.self_attention(x, text_kv, rows, positions, causal_mask, self.attention)
-            q, (k, v) = layer.cross_query(x), (buffer[slots] for buffer in cache.cross_kv(index))
+            q, (k, v) = layer.cross_query(x), (buffer[audio_slots] for buffer in cache.cross_kv(index))
             if recorder is not None:
                 recorder.record(index, q, k)
                 if index == recorder.last_layer:
                     return x
-            x = layer.cross_attention(x, q, k, v, audio_mask, self.attention)
+            if shared is None:
+                attended = self.attention.masked(q, k, v, audio_mask)
+            else:
+                attended = shared.part(self.attention.masked(shared.join(q), k, v, audio_mask))
+            x = layer.add_cross_attention(x, attended)
             x = clamp_half(layer.mlp.add_to(x, layer.mlp_norm(x)))
         return self.norm(x)
 
@@ -241,8 +245,8 @@ class Decoder(nn.Module):
         If the logits are quantized, all logits of a sequence are off by a common constant, which changes no
         probability.
         """
-        if self.quantized_logits is not None:
-            return self.quantized_logits(hidden)
+        if self.packed_logits is not None:
+            return self.packed_logits(hidden)
         weight = self.tokens.weight
         if hidden.device.type == "cuda" and hidden.dtype != torch.float32:  # sums are float32 and stay so
             return torch.mm(hidden, weight.t(), out_dtype=torch.float32)
@@ -266,13 +270,18 @@ class Whisper(nn.Module):
         self.encoder.attention = self.decoder.attention = ATTENTION_KERNELS[name]
 
     def pack(self) -> "Whisper":
-        """Rearrange the weights for fast products on a CPU, and quantize the weights of the logits. Return self.
+        """Rearrange the weights for fast products on a CPU, and return self.
 
-        Changes nothing unless the weights are bfloat16 and on a CPU that has kernels for rearranged weights.
+        The weights of the logits are quantized where they are bfloat16. Changes nothing unless the weights are on a CPU
+        that has kernels for rearranged weights of their dtype.
         """
         for module in self.modules():
             if isinstance(module, Linear):
                 module.pack()
-        if can_pack(self.decoder.tokens.weight):
-            self.decoder.quantized_logits = QuantizedLogits(self.decoder.tokens.weight, self.decoder.norm.weight)
+        weight = self.decoder.tokens.weight
+        if can_pack(weight):
+            is_short = weight.dtype == torch.bfloat16
+            self.decoder.packed_logits = (
+                QuantizedLogits(weight, self.decoder.norm.weight) if is_short else PackedLogits(weight)
+            )
         return self

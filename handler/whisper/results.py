@@ -45,10 +45,10 @@ class ResultBuilder:
         self._tokenizer = tokenizer
         self._alignment_heads = heads_by_layer(alignment_heads, cache.k.device)
 
-    def build(self, slot: int, task: DecodeTask) -> WindowResult:
-        """Return the result of a finished task whose audio is in `slot` of the KV cache.
+    def build(self, slot: int, audio_slot: int, task: DecodeTask) -> WindowResult:
+        """Return the result of a finished task that has a slot and an audio slot of the KV cache.
 
-        The text keys and values of the slot may be overwritten. The result has no segments if the task only detected
+        The text keys and values of the slot are overwritten. The result has no segments if the task only detected
         the language or if no text was decoded.
         """
         if task.window.params.detect_only:
@@ -56,7 +56,7 @@ class ResultBuilder:
         text = self._text(task)
         segments: tuple[Segment, ...] = ()
         if text.segments:
-            segments = tuple(self._segments(text, self._token_times(slot, task, text), task))
+            segments = tuple(self._segments(text, self._token_times(slot, audio_slot, task, text), task))
         return WindowResult(segments, text.evidence, task.language, task.language_probabilities, text.seek_s)
 
     def _text(self, task: DecodeTask) -> _Text:
@@ -85,7 +85,7 @@ class ResultBuilder:
             segments, seek_s = complete_segments(segments)
         return _Text(segments, seek_s, evidence, best.logprobs)
 
-    def _token_times(self, slot: int, task: DecodeTask, text: _Text) -> TokenTimes:
+    def _token_times(self, slot: int, audio_slot: int, task: DecodeTask, text: _Text) -> TokenTimes:
         """Return when each text token is spoken.
 
         The text tokens are run through the decoder once more, without timestamps, to record cross-attention.
@@ -100,7 +100,8 @@ class ResultBuilder:
         positions = torch.arange(padded.shape[1], device=padded.device)[None]
         audio_length = min(task.audio_positions, ceil(task.window.seconds / TIMESTAMP_S))
         recorder = AttentionRecorder(self._alignment_heads, audio_length)
-        self._decoder(padded, positions, self._cache, slice(slot, slot + 1), padded.shape[1], recorder)
+        slots, audio = slice(slot, slot + 1), slice(audio_slot, audio_slot + 1)
+        self._decoder(padded, positions, self._cache, slots, padded.shape[1], audio, recorder)
         # The first text token is predicted at the last position of the head; its own position predicts the second.
         costs = alignment_costs(recorder.weights()[0, len(head) - 1 : end].cpu().numpy())
         starts = dtw(costs)

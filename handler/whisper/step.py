@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from handler.whisper.attention import SharedAudio
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.logit_rules import Choice, History, pick
 from handler.whisper.model import Decoder
@@ -26,6 +27,9 @@ class Step:
         self._ids = specials
         self.history = History.empty(cache.slots, specials, bias.device)
         self.prompt_lengths = torch.zeros(cache.slots, dtype=torch.int64, device=bias.device)
+        # Which audio slot each slot attends to, and its number among the slots that do; read where audio is shared.
+        self.audio_rows = torch.arange(cache.slots, device=bias.device)
+        self.audio_lanes = torch.zeros_like(self.audio_rows)
 
     def clear(self) -> None:
         """Forget all sequences: the state of every slot is as it was at first."""
@@ -35,17 +39,25 @@ class Step:
         self.prompt_lengths.zero_()
         self._cache.clear_text(slice(0, self._cache.slots))
 
-    def logits(self, count: int, text_length: int) -> Tensor:
+    def shared_audio(self, count: int, num_audio: int, width: int) -> SharedAudio:
+        """Return which audio the first `count` slots attend to: the first `num_audio` audio slots, `width` each."""
+        slots = slice(0, count)
+        return SharedAudio(slice(0, num_audio), self.audio_rows[slots], self.audio_lanes[slots], width)
+
+    def logits(self, count: int, text_length: int, audio: SharedAudio | None = None) -> Tensor:
         """Return the logits of the next token for each of the first `count` slots. [count, n_vocab]
 
         Attention reads the first `text_length` text positions of the KV cache, so `text_length` must be at least the
-        number of tokens of each of these slots, prompt included.
+        number of tokens of each of these slots, prompt included. Without `audio`, each slot attends to the audio slot
+        of the same number.
         """
         slots = slice(0, count)
         history = self.history.rows(slots)
         # Some of these slots may hold no sequence. Their result is never read, but their position must be in range.
         positions = (self.prompt_lengths[slots] + history.count - 1).clamp(0, self._cache.context - 1)
-        hidden = self._decoder(history.last[:, None], positions[:, None], self._cache, slots, text_length)
+        hidden = self._decoder(
+            history.last[:, None], positions[:, None], self._cache, slots, text_length, audio or slots
+        )
         return self._decoder.logits(hidden[:, 0])
 
     def choose(self, logits: Tensor, slots: slice, biases: Sequence[Tensor | None] = ()) -> Choice:

@@ -68,7 +68,7 @@ def parts() -> dict[str, Callable[[], object]]:
 
     def words() -> object:
         recorder = AttentionRecorder(heads, LARGE_V3.n_audio_ctx)
-        model.decoder(tokens, tokens, cache, slice(0, 1), TOKENS, recorder)
+        model.decoder(tokens, tokens, cache, slice(0, 1), TOKENS, slice(0, 1), recorder)
         return recorder.weights().cpu()
 
     return {
@@ -76,7 +76,8 @@ def parts() -> dict[str, Callable[[], object]]:
         "encoder": lambda: model.encoder(mel.half()),
         "keys and values": lambda: cache.write_audio(slice(0, WINDOWS), model.decoder.cross_kv(audio)),
         "step": lambda: step.greedy(SLOTS, LARGE_V3.n_text_ctx),
-        "a slot moves": lambda: cache.copy_slot(3, 1, TOKENS),
+        "step with shared audio": lambda: step.logits(SLOTS, LARGE_V3.n_text_ctx, step.shared_audio(SLOTS, 4, 5)),
+        "a slot moves": lambda: (cache.copy_text(3, 1, TOKENS), cache.copy_audio(3, 1)),
         "slots are cleared": lambda: cache.clear_text(slice(0, WINDOWS)),
         "words": words,
     }

@@ -18,7 +18,9 @@ from tests.whisper.test_engine import LONG, run, text_of, tokens_of
 
 @pytest.fixture(scope="module")
 def tiny(tiny_folder: Path) -> WhisperEngine:
-    return load_engine(tiny_folder, settings(batch_size=12))
+    engine = load_engine(tiny_folder, settings(batch_size=12))
+    engine._background = None  # windows are prepared at once, however busy the machine is
+    return engine
 
 
 def window_of(text: str, **params: object) -> Window:
@@ -32,7 +34,7 @@ def slow_logprobs(engine: WhisperEngine, audio: torch.Tensor, tokens: list[int])
     cache.resize_audio(audio.shape[1], 0)
     cache.write_audio(slice(0, 1), decoder.cross_kv(audio))
     prefix = torch.tensor([[ids.sot, *tokens]])
-    hidden = decoder(prefix, torch.arange(prefix.shape[1])[None], cache, slice(0, 1), prefix.shape[1])
+    hidden = decoder(prefix, torch.arange(prefix.shape[1])[None], cache, slice(0, 1), prefix.shape[1], slice(0, 1))
     history = History.empty(1, ids, torch.device("cpu"))
     for token in tokens:
         history.append(torch.tensor([token]), ids)
@@ -121,10 +123,11 @@ def test_beams_that_break_off_leave_their_best_open_text(tiny: WhisperEngine, ti
 
 def test_a_window_of_several_rows_that_is_dropped_frees_all_of_them(tiny: WhisperEngine) -> None:
     wide, narrow = window_of(LONG, num_hypotheses=5), window_of(FOX)
+    free = tiny.free()
     tiny.admit([wide, narrow])
-    assert tiny.free() == 6
+    assert tiny.free() == free - 6
     tiny.drop([wide])
-    assert tiny.free() == 11
+    assert tiny.free() == free - 1
     results: dict[Window, object] = {}
     while not results:
         results = dict(tiny.advance())

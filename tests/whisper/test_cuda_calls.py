@@ -182,7 +182,7 @@ def test_everything_is_loaded_and_computed_on_the_device_that_was_chosen(
         (Decoder, "logits"),
         (Decoder, "cross_kv"),
         (KVCache, "__init__"),
-        (KVCache, "copy_slot"),
+        (KVCache, "copy_text"),
         (KVCache, "clear_text"),
         (loading, "load"),
     ):

@@ -94,31 +94,30 @@ def test_a_new_audio_length_leaves_the_text_and_moves_no_buffer() -> None:
     assert are_equal([cache.k, cache.v], text)
 
 
-@pytest.mark.parametrize(("windows", "slots"), [(1, slice(0, 1)), (3, slice(2, 5)), (1, slice(1, 5)), (2, slice(0, 4))])
+def all_layers(windows: int, length: int) -> list[tuple[Tensor, Tensor]]:
+    return [encoded(windows, length) for _ in range(TINY.n_text_layer)]
+
+
+@pytest.mark.parametrize("slots", [slice(0, 1), slice(2, 5), slice(0, SLOTS)])
 @pytest.mark.parametrize("length", [4, 7])
-def test_every_window_is_written_to_slots_of_its_own_and_no_others(windows: int, slots: slice, length: int) -> None:
+def test_every_window_is_written_to_a_slot_of_its_own_and_no_other(slots: slice, length: int) -> None:
     cache = filled_cache(audio_length=7)
     expected = copies(audio_of(cache))
-    repeats = (slots.stop - slots.start) // windows
-    for layer in range(TINY.n_text_layer):
-        k, v = encoded(windows, length)
-        cache.write_cross_kv(layer, slots, k, v)
-        for old, values in zip(expected[2 * layer : 2 * layer + 2], (k, v), strict=True):
-            for offset in range(windows * repeats):
-                old[slots.start + offset, :, :length] = values[offset // repeats]
-                old[slots.start + offset, :, length:] = 0.0
+    cross_kv = all_layers(slots.stop - slots.start, length)
+    cache.write_audio(slots, cross_kv)
+    for old, values in zip(expected, (values for layer in cross_kv for values in layer), strict=True):
+        old[slots, :, :length] = values
+        old[slots, :, length:] = 0.0
     assert are_equal(audio_of(cache), expected)
 
 
-def test_the_mask_of_a_slot_is_closed_after_its_audio_and_only_the_first_layer_writes_it() -> None:
+def test_the_mask_of_a_slot_is_closed_after_its_audio() -> None:
     cache = filled_cache(audio_length=7)
     before = cache.audio_mask.clone()
-    cache.write_cross_kv(1, slice(0, 5), *encoded(5, 2))
-    assert torch.equal(cache.audio_mask, before)
-    cache.write_cross_kv(0, slice(1, 3), *encoded(2, 4))
+    cache.write_audio(slice(1, 3), all_layers(2, 4))
     assert cache.audio_mask[1:3].tolist() == [[0.0] * 4 + [-torch.inf] * 6] * 2
     assert torch.equal(cache.audio_mask[[0, 3, 4]], before[[0, 3, 4]])
-    cache.write_cross_kv(0, slice(1, 2), *encoded(1, 7))  # a longer window takes the slot
+    cache.write_audio(slice(1, 2), all_layers(1, 7))  # a longer window takes the slot
     assert cache.audio_mask[1].tolist() == [0.0] * 7 + [-torch.inf] * 3
 
 
@@ -132,13 +131,21 @@ def test_cleared_slots_have_no_text_and_keep_their_audio() -> None:
 
 
 @pytest.mark.parametrize(("source", "target"), [(4, 0), (0, 4), (2, 2)])
-def test_a_copied_slot_has_the_text_up_to_its_length_and_the_whole_audio(source: int, target: int) -> None:
+def test_a_copied_slot_has_the_text_up_to_its_length(source: int, target: int) -> None:
     cache = filled_cache(audio_length=7)
-    text, audio, mask = copies([cache.k, cache.v]), copies(audio_of(cache)), cache.audio_mask.clone()
-    cache.copy_slot(source, target, 9)
+    text, audio = copies([cache.k, cache.v]), copies(audio_of(cache))
+    cache.copy_text(source, target, 9)
     for buffer in text:
         buffer[:, target, :, :9] = buffer[:, source, :, :9].clone()
         buffer[:, target, :, 9:] = 0.0
+    assert are_equal([cache.k, cache.v, *audio_of(cache)], [*text, *audio])
+
+
+@pytest.mark.parametrize(("source", "target"), [(4, 0), (0, 4)])
+def test_a_copied_audio_slot_has_the_whole_audio_and_its_mask(source: int, target: int) -> None:
+    cache = filled_cache(audio_length=7)
+    text, audio, mask = copies([cache.k, cache.v]), copies(audio_of(cache)), cache.audio_mask.clone()
+    cache.copy_audio(source, target)
     for buffer in (*audio, mask):
         buffer[target] = buffer[source].clone()
     assert are_equal([cache.k, cache.v, *audio_of(cache), cache.audio_mask], [*text, *audio, mask])

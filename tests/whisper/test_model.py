@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from handler.whisper.attention import ATTENTION_KERNELS
+from handler.whisper.attention import ATTENTION_KERNELS, SharedAudio
 from handler.whisper.dims import HOP_LENGTH, N_FFT, Dims
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.logit_rules import History, pick, suppression
@@ -88,19 +88,35 @@ def test_decoding_with_the_cache_equals_full_recomputation_at_uneven_positions()
     slots = slice(1, 3)
     cache.write_audio(slots, model.decoder.cross_kv(audio))
     padded = torch.tensor([[*prompts[0], 0, 0], prompts[1]])
-    model.decoder(padded, torch.arange(5).expand(2, 5), cache, slots, 5)
+    model.decoder(padded, torch.arange(5).expand(2, 5), cache, slots, 5, slots)
     stepped = []
     for step in range(4):
         tokens = torch.tensor([[row[step]] for row in continuations])
         positions = torch.tensor([[len(prompt) + step] for prompt in prompts])
-        stepped.append(model.decoder(tokens, positions, cache, slots, 9)[:, 0])
+        stepped.append(model.decoder(tokens, positions, cache, slots, 9, slots)[:, 0])
     for row in range(2):
         tokens = torch.tensor([prompts[row] + continuations[row]])
         length = tokens.shape[1]
         empty_cache = KVCache(SMALL, 1, CPU, torch.float32)
         empty_cache.write_audio(slice(0, 1), model.decoder.cross_kv(audio[row : row + 1]))
-        recomputed = model.decoder(tokens, torch.arange(length)[None], empty_cache, slice(0, 1), length)[0, -4:]
+        recomputed = model.decoder(tokens, torch.arange(length)[None], empty_cache, slice(0, 1), length, slice(0, 1))[
+            0, -4:
+        ]
         assert torch.allclose(torch.stack(stepped)[:, row], recomputed, atol=1e-5)
+
+
+def test_sequences_that_share_an_audio_attend_to_it_as_if_each_had_a_copy() -> None:
+    model = random_model()
+    audio = torch.randn(3, 50, 64)
+    owners = [2, 0, 2, 1, 2, 0]  # the audio of each sequence
+    shared = SharedAudio(slice(1, 4), torch.tensor(owners), torch.tensor([0, 0, 1, 0, 2, 1]), 4)
+    cache, copies = KVCache(SMALL, 7, CPU, torch.float32), KVCache(SMALL, 7, CPU, torch.float32)
+    cache.write_audio(slice(1, 4), model.decoder.cross_kv(audio))
+    copies.write_audio(slice(0, 6), model.decoder.cross_kv(audio[owners]))
+    tokens, positions = torch.arange(18).view(6, 3) + 5, torch.arange(3).expand(6, 3)
+    slots = slice(0, 6)
+    together = model.decoder(tokens, positions, cache, slots, 3, shared)
+    assert torch.allclose(together, model.decoder(tokens, positions, copies, slots, 3, slots), atol=1e-5)
 
 
 def slow_pick(logits: torch.Tensor, tokens: list[int], ids: Specials, suppressed: set[int]) -> tuple[int, float]:

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from handler.engine.runner import Runner
-from handler.schema.window import Window, WindowResult
+from handler.schema.window import DecodingParams, Window, WindowResult
 from handler.whisper.cuda_graphs import Capture, CapturedStep, StepFunction
 from handler.whisper.engine import WhisperEngine
 from handler.whisper.kv_cache import KVCache
@@ -76,6 +77,37 @@ def test_five_windows_in_three_slots_are_decoded_as_without_graphs(
     recorded: WhisperEngine, expected: list[WindowResult]
 ) -> None:
     assert_equal(run(recorded, windows()), expected)
+
+
+PARAMS = [
+    DecodingParams(num_hypotheses=3),
+    DecodingParams(),
+    DecodingParams(num_hypotheses=5, temperature=0.4),
+    DecodingParams(num_hypotheses=7),
+    DecodingParams(temperature=0.8),
+]
+
+
+def test_beams_and_samples_among_others_are_decoded_as_without_graphs(eager: WhisperEngine) -> None:
+    mixed = [replace(window, params=params) for window, params in zip(windows(), PARAMS, strict=True)]
+    expected = run(with_capture(eager, None, slots=10), mixed)
+    assert_equal(run(with_capture(eager, capture, slots=10), mixed), expected)
+
+
+def test_graphs_of_logits_that_cannot_be_trusted_are_not_used_and_a_warning_says_so(
+    eager: WhisperEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    def compute_other_logits(step: StepFunction) -> CapturedStep:
+        replay, result = capture(step)
+        return compute_something_else(step) if result.shape[1] > 1000 else (replay, result)
+
+    sampled = replace(windows()[0], params=DecodingParams(num_hypotheses=2))
+    engine = with_capture(eager, compute_other_logits)
+    assert engine.has_graphs
+    assert_equal(run(engine, [sampled]), run(with_capture(eager, None), [sampled]))
+    ((event, fields),) = events(caplog)
+    reason = "the graph of 2 rows computes something else than its computation"
+    assert (event, fields["reason"]) == ("graphs_refused", reason)
 
 
 def test_a_halved_engine_has_graphs_of_its_own(eager: WhisperEngine, expected: list[WindowResult]) -> None:

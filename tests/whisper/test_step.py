@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from handler.whisper.cuda_graphs import Capture, CudaGraphs, sizes_up_to
 from handler.whisper.dims import Dims
 from handler.whisper.kv_cache import KVCache
-from handler.whisper.layers import Linear, QuantizedLogits, can_pack
+from handler.whisper.layers import Linear, PackedLogits, QuantizedLogits, can_pack
 from handler.whisper.logit_rules import History, suppression
 from handler.whisper.model import Whisper
 from handler.whisper.step import Step
@@ -99,29 +99,41 @@ def test_slots_keep_their_audio_when_its_length_changes() -> None:
     cache.resize_audio(35, 3)
     assert cache.cross_kv(0)[0].shape[2] == 35
     assert torch.allclose(step.logits(3, 8), short, atol=1e-5)
-    cache.copy_slot(2, 0, 8)
+    cache.copy_text(2, 0, 8)
+    cache.copy_audio(2, 0)
     assert torch.allclose(step.logits(1, 8)[0], step.logits(3, 8)[0], atol=1e-5)
     cache.resize_audio(20, 3)
     assert torch.allclose(step.logits(3, 8)[1:], short[1:], atol=1e-5)
 
 
-@pytest.mark.skipif(not BF16_PRODUCTS, reason="this processor has no products in bfloat16")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.03), (torch.float32, 1e-5)])
 @torch.inference_mode()
-def test_packed_products_equal_plain_ones_to_the_last_digits() -> None:
+def test_packed_products_equal_plain_ones_to_the_last_digits(dtype: torch.dtype, tolerance: float) -> None:
+    if not can_pack(torch.zeros(1, dtype=dtype)):
+        pytest.skip(f"this processor has no packed products in {dtype}")
     torch.manual_seed(0)
     plain = Linear(64, 96)
     for parameter in plain.parameters():  # uninitialized until now
         torch.nn.init.normal_(parameter, std=0.1)
-    plain = plain.bfloat16().requires_grad_(False)
+    plain = plain.to(dtype).requires_grad_(False)
     packed = copy.deepcopy(plain)
     packed.pack()
-    x, residual = torch.randn(2, 7, 64).bfloat16(), torch.randn(2, 7, 96).bfloat16()
+    assert packed.packed is not None
+    x, residual = torch.randn(2, 7, 64).to(dtype), torch.randn(2, 7, 96).to(dtype)
     for actual, expected in (
         (packed(x), plain(x)),
         (packed.gelu(x), plain.gelu(x)),
         (packed.add_to(residual, x), plain.add_to(residual, x)),
     ):
-        assert torch.allclose(actual.float(), expected.float(), atol=0.03)
+        assert torch.allclose(actual.float(), expected.float(), atol=tolerance)
+
+
+@torch.inference_mode()
+def test_packed_logits_equal_plain_ones() -> None:
+    weight, hidden = torch.randn(500, 64), torch.randn(9, 64)
+    if not can_pack(weight):
+        pytest.skip("this processor has no packed products in float32")
+    assert torch.allclose(PackedLogits(weight)(hidden), hidden @ weight.T, atol=1e-4)
 
 
 @pytest.mark.skipif(not BF16_PRODUCTS, reason="this processor has no products in bfloat16")

@@ -112,8 +112,8 @@ def _read_tensors(
         converted = tensor.to(device=device, dtype=dtype)
         if converted is not tensor or converted.device.type != "cpu":
             return converted
-        if name in linear_weights and can_pack(converted):  # copied soon, when it is packed
-            return converted
+        if name in linear_weights and converted.dtype == torch.bfloat16 and can_pack(converted):
+            return converted  # copied soon, when it is packed; in float32, packing may leave it as it is
         return tensor.clone()  # mapped memory would fail if the file were truncated, and its pages may be evicted
 
     expected = model.state_dict()

@@ -1,0 +1,56 @@
+"""The decoding step as CUDA graphs: whole steps where all tokens are the likeliest ones, and logits for the others."""
+
+from functools import partial
+
+from torch import Tensor
+
+from handler import logs
+from handler.whisper.attention import SharedAudio
+from handler.whisper.cuda_graphs import Capture, CudaGraphs, GraphMismatch, GraphsOnDemand, sizes_up_to
+from handler.whisper.device_errors import is_out_of_memory
+from handler.whisper.step import Step
+
+SHARED_WIDTH = 5  # sequences that may attend to the same audio in a graph; the usual number of beams and of samples
+
+
+class StepGraphs:
+    """Graphs of a step. Those of whole steps are captured at once, and those of logits when they are first needed.
+
+    With graphs of logits, a sequence whose tokens are sampled, or that belongs to a beam search, does not keep all
+    others from a graph: only the choice of the tokens runs without one.
+    """
+
+    def __init__(self, step: Step, context: int, slots: int, capture: Capture) -> None:
+        """Capture the whole step for up to `slots` sequences, which attend to `context` text positions.
+
+        Raises GraphMismatch if a graph computes something else than its step, and RuntimeError if a graph cannot be
+        captured.
+        """
+        self._step = step
+        self._slots = slots
+        sizes = sizes_up_to(slots)
+        self._greedy = CudaGraphs(lambda count: step.greedy(count, context), sizes, capture)
+        self._greedy.verify(step.clear)
+        self._logits: GraphsOnDemand | None = GraphsOnDemand(lambda count: step.logits(count, context), sizes, capture)
+        self._shared_logits = GraphsOnDemand(partial(self._compute_shared, context), sizes, capture)
+
+    def _compute_shared(self, context: int, count: int) -> Tensor:
+        # Which sequences share an audio may differ from one replay to the next: there is room for any arrangement.
+        return self._step.logits(count, context, self._step.shared_audio(count, count, SHARED_WIDTH))
+
+    def greedy(self, count: int) -> Tensor:
+        """Run `Step.greedy` for the first `count` slots, and return its result."""
+        return self._greedy.run(count)
+
+    def logits(self, count: int, audio: SharedAudio | None) -> Tensor | None:
+        """Return the result of `Step.logits`, or None if no graph can compute it."""
+        if self._logits is None or (audio is not None and audio.width > SHARED_WIDTH):
+            return None
+        try:
+            return (self._logits if audio is None else self._shared_logits).run(count)
+        except (RuntimeError, GraphMismatch) as exc:
+            if isinstance(exc, RuntimeError) and is_out_of_memory(exc):
+                raise
+            logs.warning("graphs_refused", reason=str(exc).partition("\n")[0], type=type(exc).__name__)
+            self._logits = None
+            return None
