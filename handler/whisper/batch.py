@@ -7,6 +7,7 @@ Source: openai/whisper, whisper/decoding.py (GreedyDecoder).
 """
 
 import math
+import random
 from collections.abc import Sequence
 from itertools import islice
 
@@ -68,7 +69,7 @@ class Batch:
         self.tasks += tasks
         for task in tasks:
             for index in range(task.window.params.num_hypotheses):
-                self.sequences.append(ActiveSequence(task, self._generator(task, index)))
+                self.sequences.append(ActiveSequence(task, self._chance(task, index)))
         slots = slice(start, len(self.sequences))
         self.cache.clear_text(slots)
         sequences = self.sequences[slots]
@@ -103,8 +104,8 @@ class Batch:
             remaining -= end - start
         return 0
 
-    def _generator(self, task: DecodeTask, index: int) -> torch.Generator | None:
-        """Return the random generator of sequence number `index` of a task, or None at temperature 0.
+    def _chance(self, task: DecodeTask, index: int) -> random.Random | None:
+        """Return the source of chance of sequence number `index` of a task, or None at temperature 0.
 
         The seed depends on the window's start, the temperature and `index`, but not on the other sequences in the
         batch.
@@ -112,8 +113,7 @@ class Batch:
         params = task.window.params
         if params.temperature == 0:
             return None
-        seed = task.window.start + round(1000 * params.temperature) * 1_000_003 + index * 7_919
-        return torch.Generator(self._device).manual_seed(seed)
+        return random.Random(task.window.start + round(1000 * params.temperature) * 1_000_003 + index * 7_919)
 
     def advance(self) -> None:
         """Decode the next token of every sequence."""
@@ -134,7 +134,7 @@ class Batch:
     def _needs_logits(self) -> bool:
         """Return whether the next step must do more than choose the likeliest token of each sequence."""
         for sequence in self.sequences:
-            if sequence.generator is not None or sequence.task.beam_size or sequence.task.bias is not None:
+            if sequence.chance is not None or sequence.task.beam_size or sequence.task.bias is not None:
                 return True
         return bool(self._at_start())
 
@@ -240,30 +240,27 @@ class Batch:
             sequence.hypothesis.append(int(token), logprob)
 
     def _sample(self, logits: Tensor, choice: Choice) -> None:
-        """Draw the next token of each sequence that has a random generator, by the Gumbel-max trick.
+        """Draw the next token of each sequence that has a source of chance, by inverting the distribution function.
 
         The token and its log-probability are replaced in `choice`. The tokens are drawn after the log-probabilities
         have been divided by the sequence's temperature, but `choice` gets the undivided ones.
         """
-        slots: list[int] = []
-        temperatures: list[float] = []
-        generators: list[torch.Generator] = []
-        for slot, sequence in enumerate(self.sequences):
-            if sequence.generator is not None:
-                slots.append(slot)
-                temperatures.append(sequence.task.window.params.temperature)
-                generators.append(sequence.generator)
-        if not slots:
+        drawn = [
+            (slot, sequence.task.window.params.temperature, sequence.chance.random())
+            for slot, sequence in enumerate(self.sequences)
+            if sequence.chance is not None
+        ]
+        if not drawn:
             return
-        index = torch.tensor(slots, device=logits.device)
+        index = torch.tensor([slot for slot, _, _ in drawn], device=logits.device)
+        numbers = torch.tensor([numbers for _, *numbers in drawn], device=logits.device, dtype=torch.float64)
+        temperature, share = numbers[:, :1], numbers[:, 1:]  # [n, 1] each
         logprobs = log_probabilities(logits, choice, index, self._ids)  # [n, n_vocab]
-        divisors = torch.tensor(temperatures, device=logits.device)[:, None]
-        noise = torch.stack(
-            [torch.empty_like(logprobs[0]).exponential_(generator=generator) for generator in generators]
-        )
-        token = (logprobs / divisors - noise.log()).argmax(-1)
-        choice.token[index] = token
-        choice.logprob[index] = logprobs.gather(1, token[:, None])[:, 0]
+        sums = (logprobs / temperature.float()).softmax(-1).cumsum(-1, dtype=torch.float64)
+        token = torch.searchsorted(sums, share * sums[:, -1:], right=True)
+        token.clamp_(max=logprobs.shape[1] - 1)  # numbers that are not finite have no place in the sums
+        choice.token[index] = token[:, 0]
+        choice.logprob[index] = logprobs.gather(1, token)[:, 0]
 
     def collect_finished(self) -> list[tuple[int, DecodeTask]]:
         """Return (slot, task) for each finished task. The slot still holds the keys and values of the task's audio.

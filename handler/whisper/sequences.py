@@ -1,9 +1,9 @@
 """Records of decoding: tasks, their active sequences, and the hypotheses. Knows no model and no batch."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from handler.schema.window import Window
@@ -88,7 +88,7 @@ class ActiveSequence:
     """A hypothesis that grows in one batch slot."""
 
     task: DecodeTask
-    generator: torch.Generator | None = None  # None unless tokens are sampled
+    chance: random.Random | None = None  # None unless tokens are sampled
     hypothesis: Hypothesis = field(default_factory=lambda: Hypothesis([], []))
 
     @property
