@@ -1,11 +1,11 @@
-"""Attention kernels, the attention modules, and a recorder of cross-attention. Knows no layer around them and no cache.
+"""Attention kernels and the attention modules. Knows no layer around them and no cache.
 
 In shapes, B is the number of sequences, T of queries, S of keys, H of heads, and D of channels of a head; C = H * D. A
 mask is added to the scores: its values are 0 where a query attends to a key and −inf elsewhere. No kernel scales the
 queries, because the weights that project them already contain the scale.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -154,40 +154,3 @@ class SharedAudio:
     def part(self, x: Tensor) -> Tensor:
         """Undo `join`. [A, H, width * T, D] → [B, H, T, D]"""
         return x.unflatten(2, (self.width, -1)).transpose(1, 2)[self.rows, self.lanes]
-
-
-def heads_by_layer(heads: Sequence[tuple[int, int]], device: torch.device) -> dict[int, Tensor]:
-    """Return the heads of each layer as indices on the device. `heads` are (layer, head) pairs."""
-    by_layer: dict[int, list[int]] = {}
-    for layer, head in heads:
-        by_layer.setdefault(layer, []).append(head)
-    return {layer: torch.tensor(indices, device=device) for layer, indices in by_layer.items()}
-
-
-class AttentionRecorder:
-    """Averages the cross-attention weights of chosen heads while the decoder runs.
-
-    `heads` are the indices of the chosen heads by layer. They must be on the device already, because a copy to it for
-    every layer would hold up both. Only the first `positions` audio positions count: the weights are normalized over
-    these positions.
-    """
-
-    def __init__(self, heads: Mapping[int, Tensor], positions: int) -> None:
-        self._heads = heads
-        self._count = sum(map(len, heads.values()))
-        self._positions = positions
-        self._sum: Tensor | None = None
-        self.last_layer = max(heads)  # the last layer that has a chosen head
-
-    def record(self, layer: int, q: Tensor, k: Tensor) -> None:
-        """Add the weights of a layer's chosen heads, if the layer has any. q is [B, H, T, D], k is [B, H, S, D]."""
-        if (heads := self._heads.get(layer)) is not None:
-            # The product covers all S positions, because kernels are set up for each length and S takes fewer values.
-            scores = q[:, heads] @ k[:, heads].transpose(-1, -2)  # [B, heads, T, S]
-            weights = scores[..., : self._positions].float().softmax(-1).sum(1)
-            self._sum = weights if self._sum is None else self._sum.add_(weights)
-
-    def weights(self) -> Tensor:
-        """Return the mean weights of all chosen heads, float32 [B, T, positions]. Each row sums to one."""
-        assert self._sum is not None
-        return self._sum / self._count

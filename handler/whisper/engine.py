@@ -5,6 +5,7 @@ no schedule. Does not judge results: a result carries evidence (probabilities, r
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
@@ -17,6 +18,7 @@ from handler.engine.device import as_large_as_fits, on_device, release_memory
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 from handler.timeline import Timeline
 from handler.whisper.alignment_heads import alignment_heads
+from handler.whisper.assembly import Assembly
 from handler.whisper.batch import Batch
 from handler.whisper.cuda_graphs import Capture, GraphMismatch
 from handler.whisper.device_errors import device_errors, is_out_of_memory
@@ -79,6 +81,7 @@ class WhisperEngine:
         self._capture = capture
         self._background = background
         self._threads = usable_threads()
+        self._assembly = Assembly(ThreadPoolExecutor(1, "words") if self._device.type == "cuda" else None)
         self._contention = Contention() if self._device.type == "cpu" and background else None
         self._timeline = timeline or Timeline()
         self._max_new_tokens = max_new_tokens
@@ -94,10 +97,10 @@ class WhisperEngine:
     def _allocate(self, slots: int) -> None:
         """Create all parts of the engine whose memory grows with the number of slots. If this fails, none is kept."""
         specials = self._tokenizer.specials
-        cache = KVCache(self._model.dims, slots, self._device, self.dtype)
+        cache = KVCache(self._model.dims, slots, self._device, self.dtype, self._alignment_heads)
         step = Step(self._model.decoder, cache, self._bias, specials)
         self._batch = Batch(step, cache, specials, self._max_new_tokens, self._capture_graphs(step, slots))
-        self._result_builder = ResultBuilder(self._model.decoder, cache, self._tokenizer, self._alignment_heads)
+        self._result_builder = ResultBuilder(self._model.decoder, cache, self._tokenizer)
         self._cache = cache
         self.max_batch_size = slots
         self.encode_batch_size = max(size for size in self._encoder.sizes if size <= max(1, slots // 4))
@@ -129,6 +132,7 @@ class WhisperEngine:
         All admitted windows are forgotten. Raises OutOfMemory if not even one slot fits.
         """
         self._preparation.abandon()
+        self._assembly.abandon()
         del self._batch, self._result_builder, self._cache, self._preparation  # their memory is needed for the new ones
 
         def allocate(slots: int) -> None:
@@ -175,14 +179,14 @@ class WhisperEngine:
         Return an empty list if no window is finished. Raises OutOfMemory.
         """
         with self._on_device():
-            results = self._collect_finished()
+            self._collect_finished()
             self._prepare()
             if prepared := self._preparation.take(self._batch.free()):
                 self._start_sequences(prepared)
             if self._batch.sequences:
                 self._batch.advance()
-                results += self._collect_finished()
-            return results
+                self._collect_finished()
+            return self._assembly.take(wait=not self._batch.sequences and not self._preparation.width())
 
     def _prepare(self) -> None:
         """Prepare windows: in the background as far as it keeps up with the decoding, otherwise right now."""
@@ -228,6 +232,7 @@ class WhisperEngine:
         tasks = [sequence.task for sequence in self._batch.sequences]
         with self._on_device():
             self._preparation.drop(window_ids)
+            self._assembly.drop(windows)
             self._batch.remove([slot for slot, task in enumerate(tasks) if id(task.window) in window_ids])
 
     def _detect_languages(self, windows: Sequence[Window]) -> list[dict[str, float]]:
@@ -305,12 +310,10 @@ class WhisperEngine:
             for sequence, probability in zip(sequences, probabilities.tolist(), strict=True):
                 sequence.task.no_speech_prob = probability
 
-    def _collect_finished(self) -> list[tuple[Window, WindowResult]]:
-        """Build the results of finished windows, free their slots, and return windows and results in pairs."""
+    def _collect_finished(self) -> None:
+        """Start to build the results of finished windows, and free their slots."""
         finished = self._batch.collect_finished()
-        results = [
-            (task.window, self._result_builder.build(slot, self._batch.audio_slot(task), task))
-            for slot, task in finished
-        ]
+        for slot, task in finished:
+            finish = self._result_builder.start(slot, self._batch.audio_slot(task), task)
+            self._assembly.add(task.window, finish)
         self._batch.remove([slot for slot, _ in finished])
-        return results

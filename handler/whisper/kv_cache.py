@@ -1,4 +1,4 @@
-"""The KV cache: keys and values of texts and of audio. Knows no layer and no task.
+"""The KV cache: keys and values of texts and of audio, and the queries that time words. Knows no task.
 
 A slot is the place of one sequence in the batch, and an audio slot the place of one window, whose sequences all attend
 to the same audio. In shapes, T is the number of text positions, S of audio positions, H of heads, and D of channels of
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from handler.whisper.alignment_queries import AlignmentQueries, Heads
 from handler.whisper.dims import Dims
 
 TEXT_LENGTH_STEP = 16  # tokens
@@ -24,7 +25,9 @@ class KVCache:
     `resize_audio` changes the length.
     """
 
-    def __init__(self, dims: Dims, slots: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, dims: Dims, slots: int, device: torch.device, dtype: torch.dtype, alignment_heads: Heads = ()
+    ) -> None:
         layers, self._heads = dims.n_text_layer, dims.n_text_head
         self._depth = dims.n_text_state // self._heads
         self.slots = slots
@@ -39,11 +42,12 @@ class KVCache:
         self._cross_kv = torch.zeros(2, layers, cross_size, device=device, dtype=dtype)
         # 0 at the positions of the audio in each audio slot, and −inf after them.
         self.audio_mask = torch.zeros(slots, dims.n_audio_ctx, device=device, dtype=dtype)
+        self.alignment = AlignmentQueries(alignment_heads, slots, dims.n_text_ctx, self._depth, device, dtype)
         self._has_short_audio = False  # whether a slot has ever held audio that is shorter than the context
 
     @staticmethod
     def slot_bytes(dims: Dims, dtype: torch.dtype) -> int:
-        """Return the bytes of memory that a slot and an audio slot take together."""
+        """Return the bytes of memory that the keys and values of a slot and of an audio slot take together."""
         text_bytes = 2 * dims.n_text_layer * dims.n_text_ctx * dims.n_text_state * dtype.itemsize
         return text_bytes + KVCache.audio_bytes(dims, dtype)
 
@@ -107,6 +111,7 @@ class KVCache:
         """Copy the first `text_length` text positions of slot `source` to slot `target`. The others become zeros."""
         self.text_kv[:, :, target, :, :text_length].copy_(self.text_kv[:, :, source, :, :text_length])
         self.text_kv[:, :, target, :, text_length:].zero_()
+        self.alignment.buffer[target, :text_length].copy_(self.alignment.buffer[source, :text_length])
 
     def copy_audio(self, source: int, target: int) -> None:
         """Copy audio slot `source` to audio slot `target`."""
@@ -118,3 +123,4 @@ class KVCache:
     def reorder(self, slots: Tensor, parents: Tensor, text_length: int) -> None:
         """For each i, copy the first `text_length` text positions of slot `parents[i]` to slot `slots[i]`. [n] both"""
         self.text_kv[:, :, slots, :, :text_length] = self.text_kv[:, :, parents, :, :text_length]
+        self.alignment.buffer[slots, :text_length] = self.alignment.buffer[parents, :text_length]

@@ -16,7 +16,6 @@ from handler.schema.window import SAMPLE_RATE
 from handler.whisper.attention import (
     ATTENTION_KERNELS,
     AttentionKernels,
-    AttentionRecorder,
     CrossAttention,
     SelfAttention,
     SharedAudio,
@@ -204,7 +203,7 @@ class Decoder(nn.Module):
         slots: slice,
         text_length: int,
         audio: slice | SharedAudio,
-        recorder: AttentionRecorder | None = None,
+        num_layers: int | None = None,
     ) -> Tensor:
         """Return the hidden states [B, T, C] of `tokens` [B, T] at text `positions` [B, T].
 
@@ -213,8 +212,8 @@ class Decoder(nn.Module):
         first `text_length` positions of the cache, so `text_length` must exceed every position. `audio` tells which
         audio slots the sequences attend to: one each, if it is a slice.
 
-        A `recorder` is given the cross-attention queries and keys of each layer. The decoder then stops at the last
-        layer that the recorder needs, so with a recorder the returned tensor must not be used.
+        The cross-attention queries of the alignment heads are written to the cache as well. To have only these, the
+        decoder may stop after `num_layers`; what it returns is then of no use.
         """
         x = self.tokens(tokens) + self.positions[positions]
         is_future = torch.arange(text_length, device=x.device) > positions[:, None, :, None]  # [B, 1, T, text_length]
@@ -223,14 +222,11 @@ class Decoder(nn.Module):
         audio_slots = audio.slots if isinstance(audio, SharedAudio) else audio
         audio_mask = cache.cross_mask(audio_slots)
         rows = torch.arange(len(x), device=x.device)[:, None]
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layers[:num_layers]):
             text_kv = cache.text_kv[index, :, slots]
             x = layer.self_attention(x, text_kv, rows, positions, causal_mask, self.attention)
             q, (k, v) = layer.cross_query(x), (buffer[audio_slots] for buffer in cache.cross_kv(index))
-            if recorder is not None:
-                recorder.record(index, q, k)
-                if index == recorder.last_layer:
-                    return x
+            cache.alignment.keep(index, slots, rows, positions, q)
             if shared is None:
                 attended = self.attention.masked(q, k, v, audio_mask)
             else:

@@ -1,16 +1,19 @@
 """Build the results of finished tasks: segments, evidence and word times. Knows no batch and no schedule."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from functools import partial
+from itertools import accumulate
 from math import ceil, exp
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from handler.schema.transcript import Evidence, Segment, Word
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 from handler.whisper.alignment import TokenTimes, alignment_costs, dtw, peak_positions, place_words
-from handler.whisper.attention import AttentionRecorder, heads_by_layer
 from handler.whisper.dims import TIMESTAMP_S
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.model import Decoder
@@ -20,6 +23,8 @@ from handler.whisper.timestamps import TokenSegment, before_text_token, complete
 from handler.whisper.tokenizer import Tokenizer
 from handler.whisper.word_splitting import WordTokens, split_words
 
+HostCopy = Callable[[], NDArray[np.float32]]
+
 
 @dataclass(slots=True)
 class _Text:
@@ -28,35 +33,38 @@ class _Text:
     segments: list[TokenSegment]
     seek_s: float | None  # seconds into the window from which decoding must continue; None if it need not
     evidence: Evidence
-    logprobs: list[float]  # of each decoded token, timestamps included
+    tokens: list[int]  # all decoded tokens, timestamps included
+    logprobs: list[float]  # of each of them
 
 
 class ResultBuilder:
-    """Builds the results of finished tasks while the KV cache still holds the audio of each task in a slot.
+    """Builds the results of finished tasks while the KV cache still holds the text and the audio of each task."""
 
-    `alignment_heads` are the (layer, head) pairs whose cross-attention is used to time the words.
-    """
-
-    def __init__(
-        self, decoder: Decoder, cache: KVCache, tokenizer: Tokenizer, alignment_heads: tuple[tuple[int, int], ...]
-    ) -> None:
+    def __init__(self, decoder: Decoder, cache: KVCache, tokenizer: Tokenizer) -> None:
         self._decoder = decoder
         self._cache = cache
         self._tokenizer = tokenizer
-        self._alignment_heads = heads_by_layer(alignment_heads, cache.k.device)
 
-    def build(self, slot: int, audio_slot: int, task: DecodeTask) -> WindowResult:
-        """Return the result of a finished task that has a slot and an audio slot of the KV cache.
+    def start(self, slot: int, audio_slot: int, task: DecodeTask) -> Callable[[], WindowResult]:
+        """Do the device's part of building a finished task's result. Return a function that does the rest on the host.
 
-        The text keys and values of the slot are overwritten. The result has no segments if the task only detected
-        the language or if no text was decoded.
+        The slot and the audio slot may be overwritten once this method has returned. The function may be called in
+        another thread. The result has no segments if the task only detected the language or if no text was decoded.
         """
         if task.window.params.detect_only:
-            return WindowResult((), None, task.language, task.language_probabilities)
+            return partial(WindowResult, (), None, task.language, task.language_probabilities)
         text = self._text(task)
-        segments: tuple[Segment, ...] = ()
-        if text.segments:
-            segments = tuple(self._segments(text, self._token_times(slot, audio_slot, task, text), task))
+        if not text.segments:
+            return partial(self._result, task, text, ())
+        attention = start_copy(self._attention(slot, audio_slot, task, text))
+        return partial(self._assemble, task, text, attention, start_copy(task.onset_strength))
+
+    def _assemble(self, task: DecodeTask, text: _Text, attention: HostCopy, onset_strength: HostCopy) -> WindowResult:
+        """Time the words of a text, and return the result."""
+        times = _token_times(attention())
+        return self._result(task, text, tuple(self._segments(text, times, onset_strength(), task)))
+
+    def _result(self, task: DecodeTask, text: _Text, segments: tuple[Segment, ...]) -> WindowResult:
         return WindowResult(segments, text.evidence, task.language, task.language_probabilities, text.seek_s)
 
     def _text(self, task: DecodeTask) -> _Text:
@@ -83,42 +91,49 @@ class ResultBuilder:
         segments, seek_s = split_segments(tokens, task.window.seconds, ids)
         if loop is not None or is_exhausted:
             segments, seek_s = complete_segments(segments)
-        return _Text(segments, seek_s, evidence, best.logprobs)
+        return _Text(segments, seek_s, evidence, best.tokens, best.logprobs)
 
-    def _token_times(self, slot: int, audio_slot: int, task: DecodeTask, text: _Text) -> TokenTimes:
-        """Return when each text token is spoken.
+    def _attention(self, slot: int, audio_slot: int, task: DecodeTask, text: _Text) -> Tensor:
+        """Return how much each text token, and the position after the last, attends to each audio position.
 
-        The text tokens are run through the decoder once more, without timestamps, to record cross-attention.
+        The decoder has kept the queries at its steps. A task of several hypotheses is read once more, because its best
+        one may have grown in a slot that holds another one by now. float32 [text tokens + 1, audio positions]
         """
-        ids = self._tokenizer.specials
-        head = [*task.prompt[task.prompt.index(ids.sot) :], ids.no_timestamps]
-        text_ids = chain.from_iterable(segment.ids for segment in text.segments)
-        tokens = [*head, *text_ids][: self._cache.context]
-        end = len(tokens)
-        padding = [ids.eot] * (self._cache.length_for(end) - end)  # on the right, so no text token attends to it
-        padded = torch.tensor([[*tokens, *padding]], device=self._cache.k.device)  # [1, T]
-        positions = torch.arange(padded.shape[1], device=padded.device)[None]
-        audio_length = min(task.audio_positions, ceil(task.window.seconds / TIMESTAMP_S))
-        recorder = AttentionRecorder(self._alignment_heads, audio_length)
-        slots, audio = slice(slot, slot + 1), slice(audio_slot, audio_slot + 1)
-        self._decoder(padded, positions, self._cache, slots, padded.shape[1], audio, recorder)
-        # The first text token is predicted at the last position of the head; its own position predicts the second.
-        costs = alignment_costs(recorder.weights()[0, len(head) - 1 : end].cpu().numpy())
-        starts = dtw(costs)
-        peaks = peak_positions(costs, starts)[: end - len(head)]
-        return TokenTimes(
-            starts_s=[position * TIMESTAMP_S for position in starts[:-1].tolist()],
-            peaks_s=[position * TIMESTAMP_S for position in peaks],
+        first = len(task.prompt)  # the position of the first decoded token; it was predicted at the one before
+        positions = [
+            first + position - 1
+            for segment in text.segments
+            for position in range(segment.offset, segment.offset + len(segment.ids))
+        ]
+        positions.append(min(positions[-1] + 1, first + len(text.tokens) - 2))  # the last token may not have been read
+        if task.window.params.num_hypotheses > 1:
+            self._read_again(slot, audio_slot, [*task.prompt, *text.tokens])
+        on_device = torch.tensor(positions, device=self._cache.k.device)
+        length = min(task.audio_positions, ceil(task.window.seconds / TIMESTAMP_S))
+        return self._cache.alignment.weights(
+            slot, on_device, lambda layer: self._cache.cross_kv(layer)[0][audio_slot], length
         )
 
-    def _segments(self, text: _Text, times: TokenTimes, task: DecodeTask) -> Iterator[Segment]:
+    def _read_again(self, slot: int, audio_slot: int, tokens: Sequence[int]) -> None:
+        """Run the decoder on the tokens of a text, which leaves the queries of its alignment heads in the cache."""
+        read = tokens[: self._cache.context]
+        padding = [self._tokenizer.specials.eot] * (self._cache.length_for(len(read)) - len(read))
+        padded = torch.tensor([[*read, *padding]], device=self._cache.k.device)  # [1, T]; no token attends to the right
+        positions = torch.arange(padded.shape[1], device=padded.device)[None]
+        slots, audio = slice(slot, slot + 1), slice(audio_slot, audio_slot + 1)
+        num_layers = self._cache.alignment.num_layers
+        self._decoder(padded, positions, self._cache, slots, padded.shape[1], audio, num_layers)
+
+    def _segments(
+        self, text: _Text, times: TokenTimes, onset_strength: NDArray[np.float32], task: DecodeTask
+    ) -> Iterator[Segment]:
         """Yield each segment with its words. A segment lasts from its first word's start to its last word's end."""
         window = task.window
         words = [split_words(segment.ids, self._tokenizer) for segment in text.segments]
         spans = place_words(
             _token_spans(text.segments, words),
             times,
-            task.onset_strength.cpu().numpy(),
+            onset_strength,
             _speech_s(window),
             window.seconds,
         )
@@ -135,6 +150,32 @@ class ResultBuilder:
                 tuple(timed),
                 task.language,
             )
+
+
+def start_copy(tensor: Tensor) -> HostCopy:
+    """Start to copy a tensor to the host. Return a function that waits for the copy and returns it."""
+    if tensor.device.type != "cuda":
+        return tensor.numpy
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    copy.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def wait() -> NDArray[np.float32]:
+        copied.synchronize()
+        return copy.numpy()
+
+    return wait
+
+
+def _token_times(attention: NDArray[np.float32]) -> TokenTimes:
+    """Return when each text token is spoken, from how much each attends to each audio position. [tokens + 1, S]"""
+    costs = alignment_costs(attention)
+    starts = dtw(costs)
+    return TokenTimes(
+        starts_s=[position * TIMESTAMP_S for position in starts[:-1].tolist()],
+        peaks_s=[position * TIMESTAMP_S for position in peak_positions(costs, starts)[:-1]],
+    )
 
 
 def _speech_s(window: Window) -> list[tuple[float, float]]:

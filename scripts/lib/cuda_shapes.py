@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from handler.whisper.alignment import onset_strength
 from handler.whisper.alignment_heads import alignment_heads
-from handler.whisper.attention import AttentionRecorder, heads_by_layer
+from handler.whisper.alignment_queries import AlignmentQueries
 from handler.whisper.dims import Dims
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.model import LogMel, Whisper
@@ -24,7 +24,7 @@ from handler.whisper.step import Step
 from handler.whisper.tokenizer import Specials
 
 LARGE_V3 = Dims(128, 1500, 1280, 20, 32, 51_866, 448, 1280, 20, 32)
-DEVICE = torch.device("cuda", 0)
+DEVICE, HOST = torch.device("cuda", 0), torch.device("cpu")
 SLOTS, WINDOWS, TOKENS = 16, 8, 64
 # Host operators that are there on purpose: the weights of the alignment are copied to the host, where words are placed.
 ALLOWED = {"words": {"aten.to.dtype_layout": 1}}
@@ -60,16 +60,22 @@ def parts() -> dict[str, Callable[[], object]]:
     samples = torch.zeros(WINDOWS, LARGE_V3.window_samples, device=DEVICE)
     mel = torch.zeros(WINDOWS, LARGE_V3.n_mels, 3000, device=DEVICE)
     audio = torch.zeros(WINDOWS, LARGE_V3.n_audio_ctx, LARGE_V3.n_audio_state, device=DEVICE, dtype=torch.float16)
-    tokens = torch.zeros(1, TOKENS, device=DEVICE, dtype=torch.int64)
-
+    positions = torch.arange(TOKENS, device=DEVICE)
     # Without a driver, even a tensor without values cannot be made from a list on the device.
-    on_host = heads_by_layer(alignment_heads(LARGE_V3, True), torch.device("cpu"))
-    heads = {layer: torch.zeros(len(indices), dtype=torch.int64, device=DEVICE) for layer, indices in on_host.items()}
+    queries = AlignmentQueries(alignment_heads(LARGE_V3, True), SLOTS, LARGE_V3.n_text_ctx, 64, HOST, torch.float16)
+    queries._layers = {
+        layer: (torch.zeros(len(heads), dtype=torch.int64, device=DEVICE), places)
+        for layer, (heads, places) in queries._layers.items()
+    }
+    queries.buffer = torch.zeros(queries.buffer.shape, dtype=torch.float16, device=DEVICE)
+    cache.alignment = queries
 
     def words() -> object:
-        recorder = AttentionRecorder(heads, LARGE_V3.n_audio_ctx)
-        model.decoder(tokens, tokens, cache, slice(0, 1), TOKENS, slice(0, 1), recorder)
-        return recorder.weights().cpu()
+        return queries.weights(0, positions, lambda layer: cache.cross_kv(layer)[0][0], LARGE_V3.n_audio_ctx).cpu()
+
+    def move() -> None:
+        cache.copy_text(3, 1, TOKENS)
+        cache.copy_audio(3, 1)
 
     return {
         "mel": lambda: (mel_of(samples), onset_strength(mel)),
@@ -77,7 +83,7 @@ def parts() -> dict[str, Callable[[], object]]:
         "keys and values": lambda: cache.write_audio(slice(0, WINDOWS), model.decoder.cross_kv(audio)),
         "step": lambda: step.greedy(SLOTS, LARGE_V3.n_text_ctx),
         "step with shared audio": lambda: step.logits(SLOTS, LARGE_V3.n_text_ctx, step.shared_audio(SLOTS, 4, 5)),
-        "a slot moves": lambda: (cache.copy_text(3, 1, TOKENS), cache.copy_audio(3, 1)),
+        "a slot moves": move,
         "slots are cleared": lambda: cache.clear_text(slice(0, WINDOWS)),
         "words": words,
     }

@@ -85,7 +85,10 @@ def _graphs(subject: Subject) -> str:
     engine = subject.engine
     assert engine.has_graphs, "the step could not be captured; the worker runs without graphs"
     with engine._on_device():
-        engine._batch._graphs.verify(engine._batch._step.clear)  # type: ignore[union-attr]
+        step, graphs = engine._batch._step, engine._batch._graphs
+        graphs._greedy.verify(step.clear)  # type: ignore[union-attr]
+        for audio in (None, step.shared_audio(1, 1, 1)):  # verified when they are captured, which is now
+            assert graphs.logits(1, audio) is not None, "logits could not be captured"  # type: ignore[union-attr]
     return "each replay equals the step without a graph"
 
 

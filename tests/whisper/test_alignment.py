@@ -18,7 +18,7 @@ from handler.transcription.pipeline import Pipeline
 from handler.transcription.word_edits import normalize_word
 from handler.whisper.alignment import TokenTimes, alignment_costs, dtw, median, onset_lag, peak_positions, place_words
 from handler.whisper.alignment_heads import alignment_heads
-from handler.whisper.attention import AttentionRecorder, heads_by_layer
+from handler.whisper.alignment_queries import AlignmentQueries
 from handler.whisper.dims import Dims
 from handler.whisper.tokenizer import Tokenizer
 from handler.whisper.word_splitting import split_words
@@ -79,13 +79,19 @@ def test_the_running_median_is_the_one_that_sorting_gives() -> None:
 
 
 def test_attention_is_read_only_where_there_is_audio() -> None:
-    recorder = AttentionRecorder(heads_by_layer([(0, 1), (2, 0), (2, 2)], torch.device("cpu")), 11)
+    torch.manual_seed(0)
+    heads, cpu = [(0, 1), (2, 0), (2, 2)], torch.device("cpu")
+    queries = AlignmentQueries(heads, 3, 20, 8, cpu, torch.float32)
+    rows, positions = torch.arange(2)[:, None], torch.tensor([[4, 5, 6], [7, 8, 9]])
+    q, keys = torch.randn(3, 2, 4, 3, 8), torch.randn(3, 4, 30, 8)  # of each layer
     for layer in range(3):
-        recorder.record(layer, torch.randn(2, 4, 5, 8), torch.randn(2, 4, 20, 8))
-    weights = recorder.weights()
-    assert weights.shape == (2, 5, 11)
-    assert torch.allclose(weights.sum(-1), torch.ones(2, 5))
-    assert recorder.last_layer == 2
+        queries.keep(layer, slice(1, 3), rows, positions, q[layer])
+    weights = queries.weights(2, torch.tensor([7, 9]), lambda layer: keys[layer], 11)
+    expected = torch.stack(
+        [(q[layer, 1, head, [0, 2]] @ keys[layer, head].T)[:, :11].softmax(-1) for layer, head in heads]
+    )
+    assert torch.allclose(weights, expected.mean(0), atol=1e-6)
+    assert queries.num_layers == 3
 
 
 @pytest.mark.parametrize("lag_s", [-0.08, 0.0, 0.1])
