@@ -20,7 +20,8 @@ from handler.whisper.tokenizer import Specials
 from scripts.lib.bench_report import OURS, write_report
 from scripts.lib.bench_server import Reply, Server, served
 from scripts.lib.convert import TINY, checkpoint, converted
-from scripts.lib.listening import JOINED_S, Spoken, joined, spoken_in
+from scripts.lib.hard_audio import joined_hard
+from scripts.lib.listening import JOINED_S, Spoken, compressed, joined, spoken_in
 from scripts.lib.machine import machine, slug
 from scripts.lib.peers import ROOT, SYSTEMS, Peer
 from tests.support.word_errors import count_word_errors, total_errors
@@ -40,6 +41,8 @@ SENT = 4  # times that clients send each clip, all together
 JOB_WINDOWS, JOB_CLIENTS = (2, 5), (1, 16, 64)
 JOBS_A_CLIENT, MIN_JOBS = 3, 8  # so that jobs begin while others are in all stages of theirs
 WINDOW_S = 25.0  # seconds of speech that are cut into one window
+HARD_S = 600.0  # seconds of hard speech
+BESIDE_CLIENTS = 4  # that send clips while a long file is transcribed
 LENGTHS_S = (600.0, 3600.0, 36_000.0)
 BESIDE_S = 10.0  # length of the clip that is sent beside the longest file
 IDLE_REPLIES, BESIDE_REPLIES = 10, 40
@@ -79,6 +82,11 @@ class Bench:
         self._audio = KEPT / "audio"
         self._audio.mkdir(parents=True, exist_ok=True)
         self._joined = self._made("joined", JOINED_S)
+        self._files = {
+            "hard": joined_hard(self.clips, HARD_S, self._audio / "hard.flac"),
+            "mp3": compressed(self._joined, "libmp3lame", self._audio / "joined.mp3"),
+            "opus": compressed(self._joined, "libopus", self._audio / "joined.opus"),
+        }
         self._peers = [name for name in PEERS if given.device in SYSTEMS[name].devices and name in given.peers]
 
     def _made(self, name: str, seconds: float) -> Spoken:
@@ -94,6 +102,11 @@ class Bench:
                 yield f"round {number}: {count} clients", lambda count=count: self._clients(count)  # type: ignore[misc]
             for name in (OURS, *self._peers):
                 yield f"busy {number}: {name}", lambda name=name: self._busy_round(name)  # type: ignore[misc]
+            for kind in self._files:
+                for name in (OURS, *self._peers):
+                    step = f"file {number}: {kind}: {name}"
+                    yield step, lambda kind=kind, name=name: self._file(kind, name)  # type: ignore[misc]
+            yield f"beside {number}: clips", self._beside
             for windows in JOB_WINDOWS:
                 for count in JOB_CLIENTS:
                     step = f"jobs {number}: {windows} windows, {count} clients"
@@ -103,6 +116,10 @@ class Bench:
 
     def _server(self) -> Server:
         return Server(self._folder, self._given.threads, self._given.device, KEPT / "server.log")
+
+    def _peer(self, name: str) -> Peer:
+        folder = converted(self._given.model, SYSTEMS[name].layout)
+        return Peer(name, folder, self._given.threads, self._given.device, self._language)
 
     def _round(self) -> Figures:
         """The clips one by one and the joined file, by HTTP."""
@@ -115,11 +132,7 @@ class Bench:
 
     def _peer_round(self, name: str) -> Figures:
         """The same by a peer, which reads the clips from disk and downloads the joined file."""
-        folder = converted(self._given.model, SYSTEMS[name].layout)
-        with (
-            Peer(name, folder, self._given.threads, self._given.device, self._language) as peer,
-            served(self._audio) as files,
-        ):
+        with self._peer(name) as peer, served(self._audio) as files:
             peer.transcribe(str(self.clips[0].path))
             clips = [peer.transcribe(str(clip.path)) for clip in self.clips]
             long = peer.transcribe(f"{files}/{self._joined.path.name}")
@@ -143,6 +156,40 @@ class Bench:
             files = [file] * max(MIN_JOBS, JOBS_A_CLIENT * count)
             replies, seconds = server.clients(count, files)
         return _measured(files, replies, seconds)
+
+    def _file(self, kind: str, name: str) -> Figures:
+        """One file of a kind by this worker or by a peer."""
+        file = self._files[kind]
+        if name == OURS:
+            with self._server() as server, served(self._audio) as files:
+                server.upload(self.clips[0].path)
+                reply = server.address(f"{files}/{file.path.name}")
+                return {**_measured([file], [reply]), "device_s": server.device_seconds()}
+        with self._peer(name) as peer, served(self._audio) as files:
+            peer.transcribe(str(self.clips[0].path))
+            answer = peer.transcribe(f"{files}/{file.path.name}")
+        return _measured([file], [Reply(answer.text, answer.seconds)])
+
+    def _beside(self) -> Figures:
+        """Clips by a few clients while the joined file is transcribed, and what each takes alone."""
+        files = self.clips * SENT
+        with self._server() as server, served(self._audio) as web, ThreadPoolExecutor(1) as pool:
+            address = f"{web}/{self._joined.path.name}"
+            server.upload(self.clips[0].path)
+            alone, _ = server.clients(BESIDE_CLIENTS, files)
+            long_alone = server.address(address)
+            running = pool.submit(server.address, address)
+            beside: list[Reply] = []
+            while not running.done():
+                beside += server.clients(BESIDE_CLIENTS, self.clips)[0]
+            long = running.result()
+        waits, alone_waits = ([reply.seconds for reply in replies] for replies in (beside, alone))
+        return {
+            "p50": median(waits) / median(alone_waits),
+            "p95": float(np.quantile(waits, 0.95)) / median(waits),
+            "long": long_alone.seconds / long.seconds,
+            "lost": sum(reply.text is None for reply in (*beside, long)),
+        }
 
     def _clients(self, count: int) -> Figures:
         """Clips by many clients at once, while /hc is asked for."""

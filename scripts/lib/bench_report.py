@@ -37,7 +37,8 @@ def write_report(run: Figures, folder: Path) -> None:
         f"{about['machine']}, {about['threads']} threads; {about['clips']} clips.\n",
         f"![speed, latency and memory]({picture})\n",
     ]
-    lines += [*_systems(run), "", *_clients(run), "", *_jobs(run), "", *_busy(run), "", *_lengths(run)]
+    parts = (_systems, _clients, _files, _jobs, _beside, _busy, _lengths)
+    lines += [line for part in parts for line in (*part(run), "")]
     path = folder / "benchmarks.md"
     _, *others = path.read_text().split("\n## ") if path.is_file() else [""]
     sections = dict(other.split("\n", 1) for other in others)
@@ -142,6 +143,34 @@ def _jobs(run: Figures) -> Iterator[str]:
         speed, wer = _middle(rounds, "speed"), _middle(rounds, "wer")
         lost = sum(figures["lost"] for figures in rounds)
         yield f"| {windows} | {clients} | {speed:.1f}× | {speed / joined:.2f} | {lost} | {100 * wer:.2f} % |"
+
+
+def _files(run: Figures) -> Iterator[str]:
+    steps = list(dict.fromkeys(step.partition(": ")[2] for step in run if step.startswith("file")))
+    if not steps:
+        return
+    yield from _head("file", "by", "speed", "ours is", "word errors", "of our decoding above temperature 0")
+    for step in steps:
+        kind, name = step.split(": ", 1)
+        speed = _middle(_rounds(run, step, "file"), "speed")
+        ours = _rounds(run, f"{kind}: {OURS}", "file")
+        ratio = f"{_middle(ours, 'speed') / speed:.2f} times as fast" if name != OURS else ""
+        first = _rounds(run, step, "file")[0]
+        shares = first.get("device_s", {})
+        above = 1 - shares.get("0", 0.0) / sum(shares.values()) if shares else None
+        share = f"{100 * above:.0f} %" if above is not None else ""
+        errors = f"{first['errors']} ({100 * first['wer']:.2f} %)"
+        yield f"| {kind} | {_shown(name, run)} | {speed:.1f}× | {ratio} | {errors} | {share} |"
+
+
+def _beside(run: Figures) -> Iterator[str]:
+    rounds = _rounds(run, "clips", "beside")
+    if rounds:
+        p50, p95, long = (_middle(rounds, figure) for figure in ("p50", "p95", "long"))
+        yield (
+            f"Clips of 4 clients beside the joined file take {p50:.2f} times as long as without it (p95 is {p95:.2f} "
+            f"times p50); the file keeps {long:.2f} of its speed; {sum(row['lost'] for row in rounds)} were lost."
+        )
 
 
 def _busy(run: Figures) -> Iterator[str]:

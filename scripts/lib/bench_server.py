@@ -1,6 +1,7 @@
 """This worker as its users meet it: the HTTP server in a process of its own, clients, a file server on loopback."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -25,6 +26,9 @@ from tests.support.loopback import Loopback, QuietHandler
 REPLY_S = 24 * 3600.0
 START_S = 600.0  # a large model may have to be read from a slow disk
 POLL_S = 0.05
+
+
+DECODING = re.compile(r'asr_decoding_seconds_total\{temperature="(.+)"\} (.+)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,12 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait()
+
+    def device_seconds(self) -> dict[str, float]:
+        """The seconds of decoding until now, by temperature."""
+        lines = requests.get(f"{self.url}/metrics", timeout=5).text.splitlines()
+        found = (DECODING.fullmatch(line) for line in lines)
+        return {match[1]: float(match[2]) for match in found if match}
 
     def peak_bytes(self) -> int:
         """The most memory that the process has held until now."""

@@ -12,7 +12,8 @@ from scripts.lib.bench import Record, _is_slow, _measured
 from scripts.lib.bench_report import OURS, write_report
 from scripts.lib.bench_server import Reply
 from scripts.lib.convert import BASE, TINY
-from scripts.lib.listening import joined, spoken_in
+from scripts.lib.hard_audio import KINDS, joined_hard
+from scripts.lib.listening import compressed, joined, spoken_in
 from scripts.lib.machine import model_name
 from tests.support.word_errors import count_word_errors, total_errors
 
@@ -39,6 +40,25 @@ def test_a_joined_file_is_as_long_as_asked_for_and_says_what_is_in_it(folder: Pa
     assert set(WORDS) == set(once.text.split())
 
 
+def test_hard_audio_is_as_long_as_the_clips_and_as_loud_and_another_one(folder: Path) -> None:
+    chance = np.random.default_rng(0)
+    speech = np.asarray(np.sin(np.arange(32_000) / 10) * 0.3, np.float32)
+    for name, make in KINDS.items():
+        hard = make(speech, chance)
+        assert len(hard) == len(speech), name
+        assert 0.5 < np.std(hard) / np.std(speech) < 2, name
+        assert np.std(hard - speech) > 0.01, name
+    once, again = (joined_hard(spoken_in(folder), 10, folder / name) for name in ("a.flac", "b.flac"))
+    assert once.text == again.text
+    assert (folder / "a.flac").read_bytes() == (folder / "b.flac").read_bytes()
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp3", "libmp3lame"), ("a.opus", "libopus")])
+def test_a_compressed_file_is_as_long_as_before(folder: Path, name: str, codec: str) -> None:
+    file = joined(spoken_in(folder), 20, folder / "a.flac")
+    assert soundfile.info(compressed(file, codec, folder / name).path).duration == pytest.approx(file.seconds, abs=0.1)
+
+
 def test_words_are_counted_as_whispers_normalizer_leaves_them() -> None:
     score = count_word_errors(["It's twenty two, isn't it?"], ["it is 22 is it"])
     assert total_errors(score) == 1
@@ -58,6 +78,9 @@ def test_what_was_lost_is_no_audio(folder: Path) -> None:
     found = _measured(clips, [Reply("alpha", 1.0), Reply(None, 1.0), Reply("gamma", 2.0)])
     assert (found["lost"], found["errors"]) == (1, 1)
     assert found["speed"] == pytest.approx(1.7 / 4)
+
+
+PART = {"audio_s": 10.0, "speed": 80.0, "errors": 3, "wer": 0.1, "lost": 0}
 
 
 def figures(speed: float) -> dict[str, object]:
@@ -91,6 +114,9 @@ def test_a_report_has_a_section_for_each_run_and_keeps_the_others(tmp_path: Path
             f"busy 0: {OURS}": figures(speed / 2),
             "busy 0: peer": {**figures(16.0), "version": "1.2"},
             "jobs 0: 2 windows, 16 clients": {"speed": speed, "lost": 0, "wer": 0.1},
+            f"file 0: mp3: {OURS}": {**PART, "device_s": {"0": 3.0, "0.4": 1.0}},
+            "file 0: mp3: peer": {**PART, "speed": 20.0},
+            "beside 0: clips": {"p50": 1.5, "p95": 2.0, "long": 0.6, "lost": 0},
             "length 600": length,
             "length 1200": {**length, "audio_s": 1200.0, "seconds": 15.0},
         }
@@ -100,5 +126,8 @@ def test_a_report_has_a_section_for_each_run_and_keeps_the_others(tmp_path: Path
     assert "| peer 1.2 (one round) | 40.0× | 2.25 times as fast |" in text
     assert "| peer | 0.40 | 2.81 times as fast | 0.40 | 2.81 times as fast |" in text
     assert "| 2 windows | 16 | 90.0× | 1.00 | 0 | 10.00 % |" in text
+    assert f"| mp3 | {OURS} | 80.0× |  | 3 (10.00 %) | 25 % |" in text
+    assert "| mp3 | peer | 20.0× | 4.00 times as fast | 3 (10.00 %) |  |" in text
+    assert "take 1.50 times as long as without it (p95 is 2.00 times p50); the file keeps 0.60" in text
     assert "to the power of 1.000" in text
     assert {path.name for path in tmp_path.glob("*.png")} == {"benchmarks-one-on-cpu.png", "benchmarks-two-on-cpu.png"}
