@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from handler.whisper.layers import Linear
 
+PAGE_STEP = 256  # positions, of which FlashAttention-2 wants a whole number in a page
 QUERY_BLOCK = 500  # queries per product of blocked_attention, so that the scores fit in a processor's cache
 
 
@@ -74,6 +75,52 @@ def without_planning() -> AbstractContextManager[object]:
 def flash_attention_only() -> AbstractContextManager[object]:
     """Return a context in which fused attention takes FlashAttention-2, and raises RuntimeError if it cannot run."""
     return sdpa_kernel(SDPBackend.FLASH_ATTENTION)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pages:
+    """Where each of B sequences finds its keys and values, in a buffer with a page for each slot."""
+
+    table: Tensor  # the slot of each sequence. int32 [B, 1]
+    lengths: Tensor  # the number of positions that each sequence attends to. int32 [B]
+    starts: Tensor  # the numbers 0 to B. int32 [B + 1]
+    longest: int  # at least the greatest of `lengths`
+
+
+PagedAttention = Callable[[Tensor, Tensor, Tensor, Pages], Tensor]
+
+
+def flash_paged_attention(q: Tensor, k: Tensor, v: Tensor, pages: Pages) -> Tensor:
+    """Attend with one query a sequence by FlashAttention-2, which reads no more of a page than its sequence needs.
+
+    q and the result are [B, H, 1, D]; k and v are [slots, S, H, D], and S a multiple of PAGE_STEP. Needs float16 or
+    bfloat16 on a GPU of compute capability 8.0 or higher. Source: torch/nn/attention/varlen.py, which calls the same
+    operator.
+    """
+    out, *_ = torch.ops.aten._flash_attention_forward(
+        q[:, :, 0],
+        k,
+        v,
+        pages.starts,
+        None,
+        1,
+        pages.longest,
+        0.0,
+        False,
+        return_debug_mask=False,
+        scale=1.0,
+        seqused_k=pages.lengths,
+        block_table=pages.table,
+    )
+    return out[:, :, None]
+
+
+def paged_by_products(q: Tensor, k: Tensor, v: Tensor, pages: Pages) -> Tensor:
+    """Do what `flash_paged_attention` does, slowly, on any device."""
+    slots = pages.table[:, 0].long()
+    is_beyond = torch.arange(k.shape[1], device=q.device) >= pages.lengths[:, None]  # [B, S]
+    mask = torch.zeros(is_beyond.shape, device=q.device, dtype=q.dtype).masked_fill_(is_beyond, -torch.inf)
+    return masked_attention(q, k[slots].transpose(1, 2), v[slots].transpose(1, 2), mask[:, None, None])
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from handler import logs
 from handler.engine.contention import Contention
 from handler.engine.cpu_tuning import usable_threads, use_threads
 from handler.engine.device import as_large_as_fits, on_device, release_memory
@@ -19,9 +18,10 @@ from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 from handler.timeline import Timeline
 from handler.whisper.alignment_heads import alignment_heads
 from handler.whisper.assembly import Assembly
+from handler.whisper.attention import PAGE_STEP, PagedAttention
 from handler.whisper.batch import Batch
-from handler.whisper.cuda_graphs import Capture, GraphMismatch
-from handler.whisper.device_errors import device_errors, is_out_of_memory
+from handler.whisper.cuda_graphs import Capture
+from handler.whisper.device_errors import device_errors
 from handler.whisper.encoding import AudioEncoder
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.logit_rules import suppression
@@ -30,7 +30,7 @@ from handler.whisper.preparation import Background, Preparation, PreparedWindow
 from handler.whisper.results import ResultBuilder
 from handler.whisper.sequences import DecodeTask
 from handler.whisper.step import Step
-from handler.whisper.step_graphs import StepGraphs
+from handler.whisper.step_graphs import StepGraphs, capture_graphs
 from handler.whisper.tokenizer import Tokenizer
 
 
@@ -39,8 +39,8 @@ class WhisperEngine:
 
     A single thread must make all calls, except that `token_bytes` may be called from any thread. `capture` makes a
     graph of a step; where it is None, every step runs without one. `background` prepares windows beside the steps;
-    where it is None, steps wait. All calls raise OutOfMemory if the device has no memory left, and DeviceLost if it
-    fails.
+    where it is None, steps wait. `paged` attends in a step; where it is None, products with masks do. All calls raise
+    OutOfMemory if the device has no memory left, and DeviceLost if it fails.
     """
 
     def __init__(
@@ -58,9 +58,10 @@ class WhisperEngine:
         short_context: bool = False,
         capture: Capture | None = None,
         background: Background | None = None,
+        paged: PagedAttention | None = None,
         timeline: Timeline | None = None,
     ) -> None:
-        assert not (short_context and capture), "a captured step reads audio of one length"
+        assert not (short_context and (capture or paged)), "captured steps and pages have audio of one length"
         weight = model.decoder.tokens.weight
         specials = tokenizer.specials
         self.model_id = model_id
@@ -73,6 +74,7 @@ class WhisperEngine:
         self.dtype_name = str(weight.dtype).removeprefix("torch.")
         self.attention = attention
         model.set_attention(attention)
+        model.decoder.paged_attention = paged
         self._model = model
         self._device = weight.device
         self._tokenizer = tokenizer
@@ -97,7 +99,8 @@ class WhisperEngine:
     def _allocate(self, slots: int) -> None:
         """Create all parts of the engine whose memory grows with the number of slots. If this fails, none is kept."""
         specials = self._tokenizer.specials
-        cache = KVCache(self._model.dims, slots, self._device, self.dtype, self._alignment_heads)
+        page_step = 1 if self._model.decoder.paged_attention is None else PAGE_STEP
+        cache = KVCache(self._model.dims, slots, self._device, self.dtype, self._alignment_heads, page_step)
         step = Step(self._model.decoder, cache, self._bias, specials)
         self._batch = Batch(step, cache, specials, self._max_new_tokens, self._capture_graphs(step, slots))
         self._result_builder = ResultBuilder(self._model.decoder, cache, self._tokenizer)
@@ -109,22 +112,11 @@ class WhisperEngine:
         )
 
     def _capture_graphs(self, step: Step, slots: int) -> StepGraphs | None:
-        """Capture the step for up to `slots` sequences as graphs, and return them.
-
-        Return None if the engine runs without graphs. A step that cannot be captured, or whose graphs do not compute
-        what it computes itself, runs without them, and a warning says so. Raises OutOfMemory.
-        """
+        """Return the graphs of the step for up to `slots` sequences, or None. Raises OutOfMemory."""
         if self._capture is None:
             return None
-        try:
-            with self._timeline.span("graphs_captured"), torch.inference_mode():
-                return StepGraphs(step, self._model.dims.n_text_ctx, slots, self._capture)
-        except (RuntimeError, GraphMismatch) as exc:
-            if isinstance(exc, RuntimeError) and is_out_of_memory(exc):
-                raise
-            logs.warning("graphs_refused", reason=str(exc).partition("\n")[0], type=type(exc).__name__)
-            step.clear()
-            return None
+        with self._timeline.span("graphs_captured"), torch.inference_mode():
+            return capture_graphs(step, self._model.dims.n_text_ctx, slots, self._capture)
 
     def halve(self) -> None:
         """Replace the batch by an empty one with half the slots, or fewer if they do not fit in memory.

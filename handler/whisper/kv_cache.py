@@ -17,16 +17,28 @@ from handler.whisper.dims import Dims
 TEXT_LENGTH_STEP = 16  # tokens
 
 
+def round_up(number: int, step: int) -> int:
+    """Return the smallest multiple of `step` that is at least `number`."""
+    return -(-number // step) * step
+
+
 class KVCache:
     """Keys and values of every slot and of as many audio slots, allocated once and written by index.
 
     The keys and values of an audio slot take `audio_length` positions, at least as many as the longest audio in use.
     The audio slots lie next to each other without gaps, because products over many slots are fast only then.
-    `resize_audio` changes the length.
+    `resize_audio` changes the length. With a `page_step`, each slot and each audio slot is a page of a whole number of
+    such steps, and the length must not change.
     """
 
     def __init__(
-        self, dims: Dims, slots: int, device: torch.device, dtype: torch.dtype, alignment_heads: Heads = ()
+        self,
+        dims: Dims,
+        slots: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        alignment_heads: Heads = (),
+        page_step: int = 1,
     ) -> None:
         layers, self._heads = dims.n_text_layer, dims.n_text_head
         self._depth = dims.n_text_state // self._heads
@@ -35,10 +47,11 @@ class KVCache:
         self.audio_length = dims.n_audio_ctx
         # Products also read masked positions, where NaN would spread: 0 × NaN is NaN. Hence the buffers begin with
         # zeros, and what a slot holds is overwritten when the slot is given to a sequence.
-        text_shape = (layers, 2, slots, self._heads, dims.n_text_ctx, self._depth)
+        self._page_step = page_step
+        text_shape = (layers, 2, slots, self._heads, round_up(dims.n_text_ctx, page_step), self._depth)
         self.text_kv = torch.zeros(text_shape, device=device, dtype=dtype)
         self.k, self.v = self.text_kv.unbind(1)
-        cross_size = slots * dims.n_audio_ctx * dims.n_text_state
+        cross_size = slots * round_up(dims.n_audio_ctx, page_step) * dims.n_text_state
         self._cross_kv = torch.zeros(2, layers, cross_size, device=device, dtype=dtype)
         # 0 at the positions of the audio in each audio slot, and −inf after them.
         self.audio_mask = torch.zeros(slots, dims.n_audio_ctx, device=device, dtype=dtype)
@@ -62,11 +75,24 @@ class KVCache:
         The number of tokens is rounded up to a multiple of TEXT_LENGTH_STEP, but not beyond the decoder's context.
         The rounding leaves few different lengths, because kernels have to be set up for each length.
         """
-        return min(self.context, -(-tokens // TEXT_LENGTH_STEP) * TEXT_LENGTH_STEP)
+        return min(self.context, round_up(tokens, TEXT_LENGTH_STEP))
 
     def cross_kv(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return a layer's keys and values of all audio slots, as views [slots, H, audio_length, D]."""
-        shape = (self.slots, self._heads, self.audio_length, self._depth)
+        k, v = self._audio_pages(layer)
+        return k[:, :, : self.audio_length], v[:, :, : self.audio_length]
+
+    def audio_pages(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return a layer's keys and values of all audio slots as pages, [slots, S, H, D]."""
+        k, v = self._audio_pages(layer)
+        return k.transpose(1, 2), v.transpose(1, 2)
+
+    def text_pages(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return a layer's keys and values of all slots as pages, [slots, T, H, D]."""
+        return self.k[layer].transpose(1, 2), self.v[layer].transpose(1, 2)
+
+    def _audio_pages(self, layer: int) -> tuple[Tensor, Tensor]:
+        shape = (self.slots, self._heads, round_up(self.audio_length, self._page_step), self._depth)
         count = math.prod(shape)
         return self._cross_kv[0, layer, :count].view(shape), self._cross_kv[1, layer, :count].view(shape)
 

@@ -23,7 +23,14 @@ from handler.engine.device import (
 from handler.schema.window import SAMPLE_RATE
 from handler.settings import Settings
 from handler.timeline import Timeline
-from handler.whisper.attention import ATTENTION_KERNELS
+from handler.whisper.attention import (
+    ATTENTION_KERNELS,
+    PAGE_STEP,
+    PagedAttention,
+    Pages,
+    flash_paged_attention,
+    paged_by_products,
+)
 from handler.whisper.checkpoint.conversion_cache import ConversionCache
 from handler.whisper.checkpoint.layout import Checkpoint
 from handler.whisper.checkpoint.reader import load, open_checkpoint
@@ -36,6 +43,7 @@ from handler.whisper.model import Whisper
 from handler.whisper.preparation import Background, BackgroundThread, SideStream
 from handler.whisper.tokenizer import Tokenizer
 
+MAX_DIFFERENCE = 0.02  # between the results of two attention kernels, whose values are near 1
 MEMORY_SHARE = 0.7  # share of the free memory that a batch of automatic size may use
 AUTO_BATCH_LIMIT = 64
 AUTO_BATCH_LIMIT_CPU = 16  # larger batches gain no speed on a CPU, which waits for memory either way
@@ -75,6 +83,7 @@ def load_engine(
             checkpoint_heads=checkpoint.alignment_heads,
             short_context=short_context,
             capture=cuda_capture() if device.type == "cuda" else None,
+            paged=_paged_attention(checkpoint.dims, device, dtype),
             background=_background(device),
             timeline=timeline,
         )
@@ -131,6 +140,30 @@ def _choose_attention(settings: Settings, dims: Dims, device: torch.device, dtyp
         logs.warning("flash_attention_refused", reason=reason)
         return "sdpa", reason
     return name, reason
+
+
+def _paged_attention(dims: Dims, device: torch.device, dtype: torch.dtype) -> PagedAttention | None:
+    """Return the kernel that attends to pages, or None where there is none. It is tried once beside products."""
+    if device.type != "cuda" or dtype == torch.float32 or torch.cuda.get_device_capability(device) < (8, 0):
+        return None
+    heads, depth = dims.n_text_head, dims.n_text_state // dims.n_text_head
+    q = torch.randn(2, heads, 1, depth, device=device, dtype=dtype)
+    k, v = (torch.randn(3, heads, PAGE_STEP, depth, device=device, dtype=dtype).transpose(1, 2) for _ in range(2))
+    table, lengths, starts = (
+        torch.tensor(values, device=device, dtype=torch.int32) for values in ([[2], [0]], [PAGE_STEP, 5], [0, 1, 2])
+    )
+    pages = Pages(table, lengths, starts, PAGE_STEP)
+    try:
+        difference = flash_paged_attention(q, k, v, pages) - paged_by_products(q, k, v, pages)
+        reason = "" if difference.abs().amax() < MAX_DIFFERENCE else "it computes something else than products"
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except RuntimeError as exc:
+        reason = str(exc).splitlines()[0]
+    if reason:
+        logs.warning("paged_attention_refused", reason=reason)
+        return None
+    return flash_paged_attention
 
 
 def _load_tokenizer(folder: Path, n_vocab: int, timeline: Timeline) -> Tokenizer:

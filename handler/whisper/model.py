@@ -5,7 +5,7 @@ of channels of a head. Source: openai/whisper, whisper/model.py.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -17,6 +17,8 @@ from handler.whisper.attention import (
     ATTENTION_KERNELS,
     AttentionKernels,
     CrossAttention,
+    PagedAttention,
+    Pages,
     SelfAttention,
     SharedAudio,
     merge_heads,
@@ -90,7 +92,7 @@ class Mlp(nn.Module):
 
 
 def clamp_half(x: Tensor) -> Tensor:
-    """Clamp float16 hidden states to finite values, as `transformers` does. Return other dtypes unchanged."""
+    """Clamp float16 states of the encoder to finite values, as `transformers` does. Return other dtypes unchanged."""
     return x.clamp(-64_504.0, 64_504.0) if x.dtype == torch.float16 else x
 
 
@@ -149,25 +151,19 @@ class DecoderLayer(nn.Module):
         self.mlp_norm = LayerNorm(state)
         self.mlp = Mlp(state)
 
-    def self_attention(
-        self,
-        x: Tensor,
-        kv: Tensor,
-        rows: Tensor,
-        positions: Tensor,
-        mask: Tensor,
-        attention: AttentionKernels,
-    ) -> Tensor:
-        """Write the keys and values of x to the cache, attend to the text, and return x plus the result, [B, T, C].
+    def text_query(self, x: Tensor, kv: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        """Write the keys and values of x to the cache, and return the queries of the self-attention, [B, H, T, D].
 
         x [B, T, C] holds hidden states, `positions` [B, T] their text positions, and `rows` [B, 1] the numbers 0 to
-        B − 1. `kv` [2, B, H, n_text_ctx, D] holds the cache's keys and values. Attention reads the first text_length
-        positions of the cache, where text_length is the length of `mask` [B, 1, T, text_length].
+        B − 1. `kv` [2, B, H, n_text_ctx, D] holds the cache's keys and values.
         """
         q, new_kv = self.attn.project_for_cache(self.attn_norm(x))
         kv[:, rows, :, positions] = new_kv
-        k, v = (buffer[:, :, : mask.shape[-1]] for buffer in kv)
-        return self.attn.out.add_to(x, merge_heads(attention.masked(q, k, v, mask)))
+        return q
+
+    def add_self_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Return x [B, T, C] plus the projection of what its queries have attended to, [B, H, T, D]."""
+        return self.attn.out.add_to(x, merge_heads(attended))
 
     def cross_query(self, x: Tensor) -> Tensor:
         """Return the queries of the cross-attention, [B, H, T, D], for hidden states x [B, T, C]."""
@@ -176,6 +172,9 @@ class DecoderLayer(nn.Module):
     def add_cross_attention(self, x: Tensor, attended: Tensor) -> Tensor:
         """Return x [B, T, C] plus the projection of what its queries have attended to, [B, H, T, D]."""
         return self.cross.out.add_to(x, merge_heads(attended))
+
+
+Attend = Callable[[int, Tensor], Tensor]  # a layer's number, and its queries [B, H, T, D], to what they attended to
 
 
 class Decoder(nn.Module):
@@ -189,6 +188,7 @@ class Decoder(nn.Module):
         self.layers = cast("Sequence[DecoderLayer]", nn.ModuleList(layers))
         self.norm = LayerNorm(dims.n_text_state)
         self.packed_logits: PackedLogits | QuantizedLogits | None = None
+        self.paged_attention: PagedAttention | None = None  # for one token a sequence, where the KV cache has pages
         self.attention = ATTENTION_KERNELS["sdpa"]
 
     def cross_kv(self, audio: Tensor) -> list[list[Tensor]]:
@@ -216,24 +216,69 @@ class Decoder(nn.Module):
         decoder may stop after `num_layers`; what it returns is then of no use.
         """
         x = self.tokens(tokens) + self.positions[positions]
-        is_future = torch.arange(text_length, device=x.device) > positions[:, None, :, None]  # [B, 1, T, text_length]
-        causal_mask = torch.zeros(is_future.shape, device=x.device, dtype=x.dtype).masked_fill_(is_future, -torch.inf)
+        rows = torch.arange(len(x), device=x.device)[:, None]
+        if tokens.shape[1] == 1 and self.paged_attention is not None:
+            attend_to_text, attend_to_audio = self._by_pages(self.paged_attention, cache, slots, positions, audio)
+        else:
+            attend_to_text, attend_to_audio = self._by_masks(cache, slots, positions, text_length, audio)
+        for index, layer in enumerate(self.layers[:num_layers]):
+            q = layer.text_query(x, cache.text_kv[index, :, slots], rows, positions)
+            x = layer.add_self_attention(x, attend_to_text(index, q))
+            q = layer.cross_query(x)
+            cache.alignment.keep(index, slots, rows, positions, q)
+            x = layer.add_cross_attention(x, attend_to_audio(index, q))
+            x = layer.mlp.add_to(x, layer.mlp_norm(x))
+        return self.norm(x)
+
+    def _by_masks(
+        self, cache: KVCache, slots: slice, positions: Tensor, text_length: int, audio: slice | SharedAudio
+    ) -> tuple[Attend, Attend]:
+        """Return functions that attend to the text and to the audio with masks over all positions that are read."""
         shared = audio if isinstance(audio, SharedAudio) else None
         audio_slots = audio.slots if isinstance(audio, SharedAudio) else audio
+        is_future = torch.arange(text_length, device=positions.device) > positions[:, None, :, None]
+        dtype = self.tokens.weight.dtype
+        causal_mask = torch.zeros(is_future.shape, device=positions.device, dtype=dtype)  # [B, 1, T, text_length]
+        causal_mask.masked_fill_(is_future, -torch.inf)
         audio_mask = cache.cross_mask(audio_slots)
-        rows = torch.arange(len(x), device=x.device)[:, None]
-        for index, layer in enumerate(self.layers[:num_layers]):
-            text_kv = cache.text_kv[index, :, slots]
-            x = layer.self_attention(x, text_kv, rows, positions, causal_mask, self.attention)
-            q, (k, v) = layer.cross_query(x), (buffer[audio_slots] for buffer in cache.cross_kv(index))
-            cache.alignment.keep(index, slots, rows, positions, q)
+
+        def attend_to_text(layer: int, q: Tensor) -> Tensor:
+            k, v = (buffer[:, :, :text_length] for buffer in cache.text_kv[layer, :, slots])
+            return self.attention.masked(q, k, v, causal_mask)
+
+        def attend_to_audio(layer: int, q: Tensor) -> Tensor:
+            k, v = (buffer[audio_slots] for buffer in cache.cross_kv(layer))
             if shared is None:
-                attended = self.attention.masked(q, k, v, audio_mask)
-            else:
-                attended = shared.part(self.attention.masked(shared.join(q), k, v, audio_mask))
-            x = layer.add_cross_attention(x, attended)
-            x = clamp_half(layer.mlp.add_to(x, layer.mlp_norm(x)))
-        return self.norm(x)
+                return self.attention.masked(q, k, v, audio_mask)
+            return shared.part(self.attention.masked(shared.join(q), k, v, audio_mask))
+
+        return attend_to_text, attend_to_audio
+
+    def _by_pages(
+        self, paged: PagedAttention, cache: KVCache, slots: slice, positions: Tensor, audio: slice | SharedAudio
+    ) -> tuple[Attend, Attend]:
+        """Return functions that attend to the text and to the audio by a kernel that reads a page for each sequence.
+
+        The kernel reads no further than each text goes, and each audio once however many sequences attend to it.
+        """
+        device, count = positions.device, len(positions)
+        number = torch.arange(count + 1, device=device, dtype=torch.int32)
+        text_lengths = (positions[:, 0] + 1).int()
+        audio_lengths = torch.full_like(text_lengths, cache.audio_length)
+        if isinstance(audio, SharedAudio):
+            audio_pages = (audio.rows + audio.slots.start).int()
+        else:
+            audio_pages = number[:count] + audio.start
+        text = Pages((number[:count] + slots.start)[:, None], text_lengths, number, cache.context)
+        sound = Pages(audio_pages[:, None], audio_lengths, number, cache.audio_length)
+
+        def attend_to_text(layer: int, q: Tensor) -> Tensor:
+            return paged(q, *cache.text_pages(layer), text)
+
+        def attend_to_audio(layer: int, q: Tensor) -> Tensor:
+            return paged(q, *cache.audio_pages(layer), sound)
+
+        return attend_to_text, attend_to_audio
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits [B, n_vocab] for hidden states [B, C].

@@ -49,8 +49,27 @@ class StepGraphs:
         try:
             return (self._logits if audio is None else self._shared_logits).run(count)
         except (RuntimeError, GraphMismatch) as exc:
-            if isinstance(exc, RuntimeError) and is_out_of_memory(exc):
-                raise
-            logs.warning("graphs_refused", reason=str(exc).partition("\n")[0], type=type(exc).__name__)
+            _report_refusal(exc)
             self._logits = None
             return None
+
+
+def capture_graphs(step: Step, context: int, slots: int, capture: Capture) -> StepGraphs | None:
+    """Return the graphs of a step. See StepGraphs.
+
+    A step that cannot be captured, or whose graphs do not compute what it computes itself, has none, and a warning says
+    so. Raises OutOfMemory.
+    """
+    try:
+        return StepGraphs(step, context, slots, capture)
+    except (RuntimeError, GraphMismatch) as exc:
+        _report_refusal(exc)
+        step.clear()
+        return None
+
+
+def _report_refusal(exc: Exception) -> None:
+    """Log why there are no graphs. Raise the exception again if the reason is a lack of memory."""
+    if isinstance(exc, RuntimeError) and is_out_of_memory(exc):
+        raise exc
+    logs.warning("graphs_refused", reason=str(exc).partition("\n")[0], type=type(exc).__name__)

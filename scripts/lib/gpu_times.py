@@ -36,13 +36,25 @@ def step(subject: Subject) -> list[dict[str, Any]]:
             break
         with engine._on_device():
             eager = seconds_per_call(lambda rows=rows: batch._step.greedy(rows, dims.n_text_ctx), subject.device)  # type: ignore[misc]
-            graph = None
+            graph, products = None, None
+            if (paged := engine._model.decoder.paged_attention) is not None:
+                engine._model.decoder.paged_attention = None
+                products = seconds_per_call(lambda rows=rows: batch._step.greedy(rows, dims.n_text_ctx), subject.device)  # type: ignore[misc]
+                engine._model.decoder.paged_attention = paged
             if batch._graphs is not None:
                 graph = seconds_per_call(lambda rows=rows: batch._graphs.greedy(rows), subject.device)  # type: ignore[misc]
             batch._step.clear()
         read = weights + rows * engine._cache.slot_bytes(dims, engine.dtype)
         rate = round(read / (graph or eager) / 1e9)
-        table.append({"rows": rows, "eager_ms": _ms(eager), "graph_ms": _ms(graph), "gb_per_s": rate})
+        table.append(
+            {
+                "rows": rows,
+                "eager_ms": _ms(eager),
+                "products_ms": _ms(products),
+                "graph_ms": _ms(graph),
+                "gb_per_s": rate,
+            }
+        )
     return table
 
 
