@@ -43,8 +43,11 @@ class FloatScaler:
 
     def scale(self, planes: Planes) -> Planes:
         """Return the samples divided by the full scale. NaN becomes 0. [n, channels]"""
-        planes = np.nan_to_num(planes, nan=0.0)
-        if np.abs(planes).max(initial=0.0) > self._full_scale:
+        peak = np.abs(planes).max(initial=0.0)
+        if not np.isfinite(peak):
+            planes = np.nan_to_num(planes, nan=0.0)
+            peak = np.abs(planes).max(initial=0.0)
+        if peak > self._full_scale:
             self._full_scale = max(self._full_scale, _find_full_scale(planes))
             limit = np.float32(self._full_scale * _MAX_OVERSHOOT)
             planes = np.clip(planes, -limit, limit)
