@@ -14,6 +14,7 @@ from handler.schema.options import Options
 from handler.schema.transcript import Evidence
 
 DEFAULT_INCREMENT = 0.2  # temperature step, if the request starts at temperature 0 and sets no step
+DECLINE_TEMPERATURE = 0.4  # below it, the best of a few samples is often likelier than that of a lower temperature
 
 
 class Verdict(Enum):
@@ -66,6 +67,22 @@ def is_unlikely(evidence: Evidence, options: Options) -> bool:
 def is_repetitive(evidence: Evidence, options: Options) -> bool:
     """Return whether the compression ratio of a text fails the threshold of the request."""
     return not evidence.compression_ratio <= options.compression_ratio_threshold
+
+
+def is_declining(best: Evidence | None, evidence: Evidence | None, temperature: float, options: Options) -> bool:
+    """Return whether a text shows that no higher temperature will find a better one than the best until now.
+
+    Both texts are only too unlikely, and the one of a temperature of at least DECLINE_TEMPERATURE is less likely than
+    the best. The higher the temperature, the less likely the texts are that are sampled. A text that repeats itself is
+    another matter: only a higher temperature leads out of a loop.
+    """
+    if best is None or evidence is None or temperature < DECLINE_TEMPERATURE:
+        return False
+    are_unlikely = all(
+        is_finite(each) and is_unlikely(each, options) and not each.looped and not is_repetitive(each, options)
+        for each in (best, evidence)
+    )
+    return are_unlikely and evidence.avg_logprob < best.avg_logprob
 
 
 def rank_key(evidence: Evidence, options: Options) -> tuple[bool, float, float]:

@@ -17,6 +17,7 @@ from handler.transcription.fallback import (
     Verdict,
     check_thresholds,
     fallback_temperatures,
+    is_declining,
     is_finite,
     is_repetitive,
     is_unlikely,
@@ -129,10 +130,12 @@ class WindowDecoder:
                 return replace(result, segments=(), seek_s=None), True
             if verdict is Verdict.ACCEPT:
                 return await self._without_prompt_echo(window, result, is_accepted=True)
-            is_confirmed = best is not None and self._confirms(best, result)
+            is_last = best is not None and (
+                self._confirms(best, result) or is_declining(best.evidence, result.evidence, temperature, self._options)
+            )
             if best is None or self._rank_key(window, result) > self._rank_key(window, best):
                 best = result
-            if is_confirmed:
+            if is_last:
                 break
         assert best is not None
         # Without the tokens that a request suppresses, no token may be left that has a probability.

@@ -140,7 +140,8 @@ async def test_a_provoked_loop_ends_in_a_readable_text(pipeline: Pipeline, name:
     transcript = await pipeline.transcribe(upload(samples), Options(vad=name != "bursts"))
     if name == "music and speech":
         assert word_error_rate(f"{FOX} {PANGRAM}", transcript.text) <= 0.1
-    assert longest_run(transcript.text) <= (32 if name == "syllables" else 3)  # the syllables were spoken 32 times
+    # The syllables were spoken 32 times. Elsewhere four in a row may be sampled by chance, but no loop.
+    assert longest_run(transcript.text) <= (32 if name == "syllables" else 4)
     assert len(transcript.text) / transcript.duration <= 20
 
 

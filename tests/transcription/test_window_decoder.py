@@ -105,6 +105,34 @@ async def test_if_nothing_is_accepted_the_best_is_returned() -> None:
     assert set(text.split()) == {"t06"}
 
 
+@pytest.mark.parametrize(
+    ("logprobs", "changes", "expected"),
+    [
+        ((-1.3, -1.2, -1.1, -1.4, -0.1), {}, [0.0, 0.2, 0.4, 0.6]),  # from 0.6 on, texts become less likely
+        ((-1.3, -1.4, -1.2, -1.1, -1.05), {}, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        ((-1.1, -1.5, -1.2), {}, [0.0, 0.2, 0.4]),  # few samples at 0.2 prove nothing
+        ((-0.4, -0.5, -0.6), {"compression_ratio": 4.0}, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        ((-1.1, -1.2, -1.3), {"looped": True}, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+    ],
+    ids=["declining", "rising", "at once", "repetitive", "looped"],
+)
+async def test_temperatures_that_cannot_find_a_likelier_text_are_left_out(
+    logprobs: tuple[float, ...], changes: dict[str, object], expected: list[float]
+) -> None:
+    chosen = dict(zip((0.0, 0.2, 0.4, 0.6, 0.8, 1.0), (*logprobs, *[-2.0] * 6), strict=False))
+
+    def answer(window: Window) -> WindowResult:
+        temperature = window.params.temperature
+        evidence = replace(BAD, avg_logprob=chosen[temperature], temperature=temperature, **changes)
+        text = f"{' '.join('abcdefghijklmnopqrstuvwxyz')} {temperature}"
+        return result(make_segment(text, 0.0), evidence=evidence)
+
+    engine = Engine(answer)
+    await decode(engine)
+    temperatures = [window.params.temperature for window in engine.windows if window.seconds == 20.0]
+    assert temperatures == expected
+
+
 async def test_an_echo_of_the_context_is_replaced_by_the_text_decoded_without_it() -> None:
     names = "gutenberg fust schoeffer subiaco"
 
