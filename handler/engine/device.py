@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MATRIX_UNIT = "amx_bf16"  # a CPU without it takes twice as long for PyTorch's fused attention as for plain products
-_AVX512 = "avx512f"  # a CPU without it takes half as long for fused attention as for plain products
+_AVX512 = "avx512f"  # a CPU without it takes half as long in the encoder for fused attention as for plain products
 _CPU_BF16_FLAGS = {"avx512_bf16", _MATRIX_UNIT}  # with either of them, bfloat16 products are several times faster
 
 
@@ -114,7 +114,7 @@ def choose_attention(flash_attention_2: bool, device: torch.device, dtype: torch
         if dtype == torch.bfloat16 and _MATRIX_UNIT in _cpu_flags():
             return "sdpa_throughout", f"{refusal}PyTorch's kernels use the processor's matrix unit"
         if _AVX512 not in _cpu_flags():
-            return "sdpa_throughout", f"{refusal}PyTorch's kernels are the fastest on a processor without AVX-512"
+            return "sdpa_transposed", f"{refusal}the fastest on a processor without AVX-512"
         return "blocked", f"{refusal}blocks that stay in the processor's cache"
     if not flash_attention_2:
         return "sdpa", "PyTorch chooses the kernel"

@@ -133,11 +133,13 @@ class AttentionKernels:
     unmasked: Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v
     masked: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]  # q, k, v, mask
     encoder_context: Callable[[], AbstractContextManager[object]] = nullcontext
+    is_audio_transposed: bool = False  # whether the function with a mask reads audio fastest as KVCache says
 
 
 ATTENTION_KERNELS = {
     "blocked": AttentionKernels(blocked_attention, masked_attention),
     "sdpa": AttentionKernels(fused_attention, masked_attention, without_planning),
+    "sdpa_transposed": AttentionKernels(fused_attention, masked_attention, is_audio_transposed=True),
     "sdpa_throughout": AttentionKernels(fused_attention, fused_masked_attention),
     "flash_attention_2": AttentionKernels(fused_attention, masked_attention, flash_attention_only),
 }

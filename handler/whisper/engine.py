@@ -18,7 +18,7 @@ from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 from handler.timeline import Timeline
 from handler.whisper.alignment_heads import alignment_heads
 from handler.whisper.assembly import Assembly
-from handler.whisper.attention import PAGE_STEP, PagedAttention
+from handler.whisper.attention import ATTENTION_KERNELS, PAGE_STEP, PagedAttention
 from handler.whisper.batch import Batch
 from handler.whisper.cuda_graphs import Capture
 from handler.whisper.device_errors import device_errors
@@ -62,22 +62,15 @@ class WhisperEngine:
         timeline: Timeline | None = None,
     ) -> None:
         assert not (short_context and (capture or paged)), "captured steps and pages have audio of one length"
-        weight = model.decoder.tokens.weight
-        specials = tokenizer.specials
         self.model_id = model_id
         self.device_name = device_name
-        self.longest_window_s = model.dims.window_samples / SAMPLE_RATE
-        self.languages = specials.languages if specials.multilingual else ("en",)
-        self.detects_language = specials.multilingual
-        self.text_tokens = specials.eot
-        self.dtype = weight.dtype
-        self.dtype_name = str(weight.dtype).removeprefix("torch.")
         self.attention = attention
         model.set_attention(attention)
         model.decoder.paged_attention = paged
         self._model = model
-        self._device = weight.device
+        self._device = model.decoder.tokens.weight.device
         self._tokenizer = tokenizer
+        self._describe_model()
         self._short_context = short_context
         self._encoder = AudioEncoder(model, self._device, self.dtype, short_context)
         self._capture = capture
@@ -88,7 +81,7 @@ class WhisperEngine:
         self._timeline = timeline or Timeline()
         self._max_new_tokens = max_new_tokens
         self._suppress = tuple(suppress)
-        self._bias = suppression(specials, suppress, self._device)
+        self._bias = suppression(tokenizer.specials, suppress, self._device)
         self._alignment_heads = tuple(checkpoint_heads) or alignment_heads(model.dims, self.detects_language)
         with device_errors(), on_device(self._device):
             self._allocate(slots)
@@ -96,11 +89,29 @@ class WhisperEngine:
                 with self._timeline.span("encoder_warmed"), torch.inference_mode():
                     self._encoder.warm_up(self.encode_batch_size)
 
+    def _describe_model(self) -> None:
+        """Set what others may know of the model."""
+        specials = self._tokenizer.specials
+        self.longest_window_s = self._model.dims.window_samples / SAMPLE_RATE
+        self.languages = specials.languages if specials.multilingual else ("en",)
+        self.detects_language = specials.multilingual
+        self.text_tokens = specials.eot
+        self.dtype = self._model.decoder.tokens.weight.dtype
+        self.dtype_name = str(self.dtype).removeprefix("torch.")
+
     def _allocate(self, slots: int) -> None:
         """Create all parts of the engine whose memory grows with the number of slots. If this fails, none is kept."""
         specials = self._tokenizer.specials
         page_step = 1 if self._model.decoder.paged_attention is None else PAGE_STEP
-        cache = KVCache(self._model.dims, slots, self._device, self.dtype, self._alignment_heads, page_step)
+        cache = KVCache(
+            self._model.dims,
+            slots,
+            self._device,
+            self.dtype,
+            self._alignment_heads,
+            page_step,
+            ATTENTION_KERNELS[self.attention].is_audio_transposed,
+        )
         step = Step(self._model.decoder, cache, self._bias, specials)
         self._batch = Batch(step, cache, specials, self._max_new_tokens, self._capture_graphs(step, slots))
         self._result_builder = ResultBuilder(self._model.decoder, cache, self._tokenizer)

@@ -28,7 +28,8 @@ class KVCache:
     The keys and values of an audio slot take `audio_length` positions, at least as many as the longest audio in use.
     The audio slots lie next to each other without gaps, because products over many slots are fast only then.
     `resize_audio` changes the length. With a `page_step`, each slot and each audio slot is a page of a whole number of
-    such steps, and the length must not change.
+    such steps, and the length must not change. If `is_transposed`, the positions of a channel of the audio lie next to
+    each other in memory, instead of the channels of a position.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class KVCache:
         dtype: torch.dtype,
         alignment_heads: Heads = (),
         page_step: int = 1,
+        is_transposed: bool = False,
     ) -> None:
         layers, self._heads = dims.n_text_layer, dims.n_text_head
         self._depth = dims.n_text_state // self._heads
@@ -48,6 +50,7 @@ class KVCache:
         # Products also read masked positions, where NaN would spread: 0 × NaN is NaN. Hence the buffers begin with
         # zeros, and what a slot holds is overwritten when the slot is given to a sequence.
         self._page_step = page_step
+        self._is_transposed = is_transposed
         text_shape = (layers, 2, slots, self._heads, round_up(dims.n_text_ctx, page_step), self._depth)
         self.text_kv = torch.zeros(text_shape, device=device, dtype=dtype)
         self.k, self.v = self.text_kv.unbind(1)
@@ -93,8 +96,12 @@ class KVCache:
 
     def _audio_pages(self, layer: int) -> tuple[Tensor, Tensor]:
         shape = (self.slots, self._heads, round_up(self.audio_length, self._page_step), self._depth)
-        count = math.prod(shape)
-        return self._cross_kv[0, layer, :count].view(shape), self._cross_kv[1, layer, :count].view(shape)
+        flat = self._cross_kv[:, layer, : math.prod(shape)]
+        if not self._is_transposed:
+            return flat[0].view(shape), flat[1].view(shape)
+        slots, heads, length, depth = shape
+        k, v = (buffer.view(slots, heads, depth, length).transpose(2, 3) for buffer in flat)
+        return k, v
 
     def cross_mask(self, slots: slice) -> Tensor | None:
         """Return what to add to the scores of audio slots `slots`, or None. [slots, 1, 1, audio_length]"""

@@ -254,7 +254,7 @@ def test_flash_attention_on_a_cpu_falls_back_and_logs_why(tiny_folder: Path, cap
     caplog.set_level("INFO", logger="asr")
     load_engine(tiny_folder, settings(batch_size=1, flash_attention_2=True))
     fields = caplog.records[-1].fields  # type: ignore[attr-defined]
-    assert fields["attention"] in ("blocked", "sdpa_throughout")
+    assert fields["attention"] in ("blocked", "sdpa_transposed", "sdpa_throughout")
     assert "needs a CUDA device" in fields["attention_reason"]
 
 

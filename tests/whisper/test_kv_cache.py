@@ -111,6 +111,18 @@ def test_every_window_is_written_to_a_slot_of_its_own_and_no_other(slots: slice,
     assert are_equal(audio_of(cache), expected)
 
 
+def test_transposed_audio_is_the_same_in_another_order_of_memory() -> None:
+    plain, transposed = (KVCache(TINY, SLOTS, CPU, torch.float32, is_transposed=flag) for flag in (False, True))
+    cross_kv = all_layers(2, 6)
+    for cache in (plain, transposed):
+        cache.resize_audio(7, 0)
+        cache.write_audio(slice(1, 3), cross_kv)
+        cache.copy_audio(2, 4)
+        cache.resize_audio(6, SLOTS)
+    assert are_equal(audio_of(transposed), audio_of(plain))
+    assert all(buffer.transpose(2, 3).is_contiguous() for buffer in audio_of(transposed))
+
+
 def test_the_mask_of_a_slot_is_closed_after_its_audio() -> None:
     cache = filled_cache(audio_length=7)
     before = cache.audio_mask.clone()
