@@ -5,6 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from handler import logs
+from handler.whisper.device_errors import is_out_of_memory
+
 StepFunction = Callable[[], Tensor]
 # A function that replays a step, and the tensor that then holds the result of the step.
 CapturedStep = tuple[Callable[[], object], Tensor]
@@ -96,6 +99,13 @@ class GraphsOnDemand:
         if not ((result[:count] - expected).abs() <= limit).all():
             raise GraphMismatch(f"the graph of {size} rows computes something else than its computation")
         return replay, result
+
+
+def report_refusal(exc: RuntimeError | GraphMismatch) -> None:
+    """Log why a computation runs without graphs. Raise the exception again if the reason is a lack of memory."""
+    if isinstance(exc, RuntimeError) and is_out_of_memory(exc):
+        raise exc
+    logs.warning("graphs_refused", reason=str(exc).partition("\n")[0], type=type(exc).__name__)
 
 
 def sizes_up_to(slots: int) -> list[int]:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from handler.schema.window import SAMPLE_RATE, Samples, Window
 from handler.whisper.alignment import onset_strength
+from handler.whisper.cuda_graphs import Capture, GraphMismatch, GraphsOnDemand, report_refusal
+from handler.whisper.dims import FRAMES_PER_POSITION
 from handler.whisper.model import LogMel, Whisper
 
 # A short window is encoded with at least PADDING_S of silence after it, and at least MIN_CONTEXT_S of audio in total.
@@ -37,14 +39,31 @@ class EncodedAudio:
 class AudioEncoder:
     """Encodes windows with the encoder of one model."""
 
-    def __init__(self, model: Whisper, device: torch.device, dtype: torch.dtype, short_context: bool) -> None:
-        """Create an encoder. With `short_context`, short windows are padded with a few seconds of silence only."""
+    def __init__(
+        self,
+        model: Whisper,
+        device: torch.device,
+        dtype: torch.dtype,
+        short_context: bool,
+        capture: Capture | None = None,
+    ) -> None:
+        """Create an encoder. With `short_context`, short windows are padded with a few seconds of silence only.
+
+        `capture` makes a graph of the network for each number of windows, in memory that no other graph uses: they may
+        run at the same time. Where it is None, the network runs without graphs.
+        """
+        assert not (short_context and capture), "a graph reads audio of one length"
         self.sizes: tuple[int, ...] = ENCODE_SIZES_CUDA if device.type == "cuda" else ENCODE_SIZES_CPU
         self._model = model
         self._device = device
         self._dtype = dtype
         self._short_context = short_context
         self._mel = LogMel(model.dims.n_mels, device)
+        self._graphs: GraphsOnDemand | None = None
+        if capture is not None:
+            shape = (max(self.sizes), model.dims.n_mels, FRAMES_PER_POSITION * model.dims.n_audio_ctx)
+            self._input = torch.zeros(shape, device=device, dtype=dtype)
+            self._graphs = GraphsOnDemand(lambda size: model.encoder(self._input[:size]), self.sizes, capture)
 
     def warm_up(self, limit: int) -> None:
         """Encode silence in batches of every size up to `limit`, so that no request waits for the choice of kernels."""
@@ -53,9 +72,23 @@ class AudioEncoder:
                 self.forward(torch.zeros(size, self._model.dims.window_samples, device=self._device))
 
     def forward(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log-mel frames [B, n_mels, F] and the hidden states [B, S, C] of samples [B, n] on the device."""
+        """Return the log-mel frames [B, n_mels, F] and the hidden states [B, S, C] of samples [B, n] on the device.
+
+        The next call may overwrite the hidden states.
+        """
         mel = self._mel(samples)
-        return mel, self._model.encoder(mel.to(self._dtype))
+        hidden = None if self._graphs is None else self._by_graph(self._graphs, mel)
+        return mel, self._model.encoder(mel.to(self._dtype)) if hidden is None else hidden
+
+    def _by_graph(self, graphs: GraphsOnDemand, mel: Tensor) -> Tensor | None:
+        """Return the hidden states of log-mel frames by a graph, or None if there is none that can be trusted."""
+        self._input[: len(mel)].copy_(mel)
+        try:
+            return graphs.run(len(mel))
+        except (RuntimeError, GraphMismatch) as exc:
+            report_refusal(exc)
+            self._graphs = None
+            return None
 
     def encode(self, windows: Sequence[Window]) -> list[EncodedAudio]:
         """Return the encoded audio of each window. Windows padded to the same length are encoded together."""

@@ -38,9 +38,9 @@ class WhisperEngine:
     """Decodes windows with one Whisper checkpoint on one device.
 
     A single thread must make all calls, except that `token_bytes` may be called from any thread. `capture` makes a
-    graph of a step; where it is None, every step runs without one. `background` prepares windows beside the steps;
-    where it is None, steps wait. `paged` attends in a step; where it is None, products with masks do. All calls raise
-    OutOfMemory if the device has no memory left, and DeviceLost if it fails.
+    graph of a step, and `capture_encoder` one of the encoder; where they are None, there are no graphs. `background`
+    prepares windows beside the steps; where it is None, steps wait. `paged` attends in a step; where it is None,
+    products with masks do. All calls raise OutOfMemory if the device has no memory left, and DeviceLost if it fails.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class WhisperEngine:
         checkpoint_heads: Sequence[tuple[int, int]] = (),
         short_context: bool = False,
         capture: Capture | None = None,
+        capture_encoder: Capture | None = None,
         background: Background | None = None,
         paged: PagedAttention | None = None,
         timeline: Timeline | None = None,
@@ -72,7 +73,7 @@ class WhisperEngine:
         self._tokenizer = tokenizer
         self._describe_model()
         self._short_context = short_context
-        self._encoder = AudioEncoder(model, self._device, self.dtype, short_context)
+        self._encoder = AudioEncoder(model, self._device, self.dtype, short_context, capture_encoder)
         self._capture = capture
         self._background = background
         self._threads = usable_threads()

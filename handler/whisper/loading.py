@@ -83,6 +83,7 @@ def load_engine(
             checkpoint_heads=checkpoint.alignment_heads,
             short_context=short_context,
             capture=cuda_capture() if device.type == "cuda" else None,
+            capture_encoder=cuda_capture() if device.type == "cuda" else None,
             paged=_paged_attention(checkpoint.dims, device, dtype),
             background=_background(device),
             timeline=timeline,

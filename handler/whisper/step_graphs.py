@@ -4,10 +4,15 @@ from functools import partial
 
 from torch import Tensor
 
-from handler import logs
 from handler.whisper.attention import SharedAudio
-from handler.whisper.cuda_graphs import Capture, CudaGraphs, GraphMismatch, GraphsOnDemand, sizes_up_to
-from handler.whisper.device_errors import is_out_of_memory
+from handler.whisper.cuda_graphs import (
+    Capture,
+    CudaGraphs,
+    GraphMismatch,
+    GraphsOnDemand,
+    report_refusal,
+    sizes_up_to,
+)
 from handler.whisper.step import Step
 
 SHARED_WIDTH = 5  # sequences that may attend to the same audio in a graph; the usual number of beams and of samples
@@ -49,7 +54,7 @@ class StepGraphs:
         try:
             return (self._logits if audio is None else self._shared_logits).run(count)
         except (RuntimeError, GraphMismatch) as exc:
-            _report_refusal(exc)
+            report_refusal(exc)
             self._logits = None
             return None
 
@@ -63,13 +68,6 @@ def capture_graphs(step: Step, context: int, slots: int, capture: Capture) -> St
     try:
         return StepGraphs(step, context, slots, capture)
     except (RuntimeError, GraphMismatch) as exc:
-        _report_refusal(exc)
+        report_refusal(exc)
         step.clear()
         return None
-
-
-def _report_refusal(exc: Exception) -> None:
-    """Log why there are no graphs. Raise the exception again if the reason is a lack of memory."""
-    if isinstance(exc, RuntimeError) and is_out_of_memory(exc):
-        raise exc
-    logs.warning("graphs_refused", reason=str(exc).partition("\n")[0], type=type(exc).__name__)

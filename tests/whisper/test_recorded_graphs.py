@@ -12,6 +12,7 @@ from torch import Tensor
 from handler.engine.runner import Runner
 from handler.schema.window import DecodingParams, Window, WindowResult
 from handler.whisper.cuda_graphs import Capture, CapturedStep, StepFunction
+from handler.whisper.encoding import AudioEncoder
 from handler.whisper.engine import WhisperEngine
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.loading import load_engine
@@ -92,6 +93,27 @@ def test_beams_and_samples_among_others_are_decoded_as_without_graphs(eager: Whi
     mixed = [replace(window, params=params) for window, params in zip(windows(), PARAMS, strict=True)]
     expected = run(with_capture(eager, None, slots=10), mixed)
     assert_equal(run(with_capture(eager, capture, slots=10), mixed), expected)
+
+
+@torch.inference_mode()
+def test_windows_are_encoded_by_graphs_as_without_and_audio_kept_is_not_overwritten(eager: WhisperEngine) -> None:
+    encoder = AudioEncoder(eager._model, torch.device("cpu"), torch.float32, False, capture)
+    twin = AudioEncoder(eager._model, torch.device("cpu"), torch.float32, False)
+    together = windows()[:2]
+    for actual, expected in zip(encoder.encode(together), twin.encode(together), strict=True):
+        assert torch.allclose(actual.audio, expected.audio, atol=1e-4)
+        assert torch.equal(actual.onset_strength, expected.onset_strength)
+
+
+def test_an_encoder_whose_graphs_cannot_be_trusted_runs_without_them_and_says_so(
+    eager: WhisperEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = AudioEncoder(eager._model, torch.device("cpu"), torch.float32, False, refuse)
+    with torch.inference_mode():
+        encoder.encode(windows()[:1])
+        encoder.encode(windows()[:1])
+    ((event, fields),) = events(caplog)
+    assert (event, fields["reason"]) == ("graphs_refused", "operation not permitted when stream is capturing")
 
 
 def test_graphs_of_logits_that_cannot_be_trusted_are_not_used_and_a_warning_says_so(
