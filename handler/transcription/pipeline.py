@@ -88,7 +88,7 @@ class Pipeline:
             decode_turns=DecodeTurns(max(1, available_processors() // 2)),
             audio_processes=shared_pool(),
             # Each request can detect its language; the pool lets a single request fill the whole batch meanwhile.
-            window_quota=WindowQuota(LANGUAGE_WINDOWS, engine.max_batch_size),
+            window_quota=WindowQuota(LANGUAGE_WINDOWS, engine.max_batch_size + engine.encode_batch_size),
             window_cache=self._new_window_cache(),
             model_info={
                 "model": engine.model_id,

@@ -63,6 +63,7 @@ class AudioEncoder:
         if capture is not None:
             shape = (max(self.sizes), model.dims.n_mels, FRAMES_PER_POSITION * model.dims.n_audio_ctx)
             self._input = torch.zeros(shape, device=device, dtype=dtype)
+            self._memory_used = torch.cuda.Event() if device.type == "cuda" else None
             self._graphs = GraphsOnDemand(lambda size: model.encoder(self._input[:size]), self.sizes, capture)
 
     def warm_up(self, limit: int) -> None:
@@ -72,19 +73,24 @@ class AudioEncoder:
                 self.forward(torch.zeros(size, self._model.dims.window_samples, device=self._device))
 
     def forward(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log-mel frames [B, n_mels, F] and the hidden states [B, S, C] of samples [B, n] on the device.
-
-        The next call may overwrite the hidden states.
-        """
+        """Return the log-mel frames [B, n_mels, F] and the hidden states [B, S, C] of samples [B, n] on the device."""
         mel = self._mel(samples)
         hidden = None if self._graphs is None else self._by_graph(self._graphs, mel)
         return mel, self._model.encoder(mel.to(self._dtype)) if hidden is None else hidden
 
     def _by_graph(self, graphs: GraphsOnDemand, mel: Tensor) -> Tensor | None:
-        """Return the hidden states of log-mel frames by a graph, or None if there is none that can be trusted."""
+        """Return the hidden states of log-mel frames by a graph, or None if there is none that can be trusted.
+
+        The graphs have one memory, and this method may be called in several streams: each waits for the one before.
+        """
+        if self._memory_used is not None:
+            torch.cuda.current_stream().wait_event(self._memory_used)
         self._input[: len(mel)].copy_(mel)
         try:
-            return graphs.run(len(mel))
+            hidden = graphs.run(len(mel)).clone()
+            if self._memory_used is not None:
+                self._memory_used.record()
+            return hidden
         except (RuntimeError, GraphMismatch) as exc:
             report_refusal(exc)
             self._graphs = None

@@ -32,7 +32,6 @@ class StepGraphs:
         captured.
         """
         self._step = step
-        self._slots = slots
         sizes = sizes_up_to(slots)
         self._greedy = CudaGraphs(lambda count: step.greedy(count, context), sizes, capture)
         self._greedy.verify(step.clear)

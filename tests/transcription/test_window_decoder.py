@@ -123,7 +123,8 @@ async def test_temperatures_that_cannot_find_a_likelier_text_are_left_out(
 
     def answer(window: Window) -> WindowResult:
         temperature = window.params.temperature
-        evidence = replace(BAD, avg_logprob=chosen[temperature], temperature=temperature, **changes)
+        evidence = replace(BAD, avg_logprob=chosen[temperature], temperature=temperature)
+        evidence = replace(evidence, **changes)  # type: ignore[arg-type]
         text = f"{' '.join('abcdefghijklmnopqrstuvwxyz')} {temperature}"
         return result(make_segment(text, 0.0), evidence=evidence)
 
