@@ -90,16 +90,20 @@ def load_engine(
         )
         with timeline.span("engine_built"):
             engine = _build(build, slots)
+    _log_engine(engine, attention_reason)
+    return engine
+
+
+def _log_engine(engine: WhisperEngine, attention_reason: str) -> None:
     logs.info(
         "engine_loaded",
-        model=settings.model_id,
+        model=engine.model_id,
         device=engine.device_name,
-        dtype=str(dtype).removeprefix("torch."),
-        attention=attention,
+        dtype=engine.dtype_name,
+        attention=engine.attention,
         attention_reason=attention_reason,
         slots=engine.max_batch_size,
     )
-    return engine
 
 
 def _build(build: Callable[..., WhisperEngine], slots: int) -> WhisperEngine:
