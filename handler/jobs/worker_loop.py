@@ -44,7 +44,7 @@ class DrainingWorkerLoop(_scale.JobScaler):  # type: ignore[misc,name-defined]
         self._drained = asyncio.Event()  # set when the last job has ended
         self._deadline_passed = False  # whether jobs are cancelled instead of run
         self._begun: set[str] = set()  # ids of the jobs whose tasks run
-        self._early_stops: dict[str, float] = {}  # by job id: the time when the platform wanted a job stopped
+        self._early_stops: set[str] = set()  # ids of the jobs that are to be cancelled when they begin
         self._loop: asyncio.AbstractEventLoop | None = None
         self.jobs_fetcher: Any = partial(self._take_jobs, self.jobs_fetcher)
         self.jobs_handler: Any = partial(_handle_by_quoted_id, self.jobs_handler)
@@ -142,17 +142,16 @@ class DrainingWorkerLoop(_scale.JobScaler):  # type: ignore[misc,name-defined]
         """
         if job_id in self._begun:
             return bool(await super().stop_job(job_id))
-        now = asyncio.get_running_loop().time()
-        recent = {job: time for job, time in self._early_stops.items() if now - time < EARLY_STOP_S}
-        self._early_stops = {**recent, job_id: now}
+        self._early_stops.add(job_id)
+        asyncio.get_running_loop().call_later(EARLY_STOP_S, self._early_stops.discard, job_id)
         return False
 
     async def handle_job(self, session: Any, job: dict[str, Any]) -> None:
         """Run one job. A job that is cancelled ends without an answer."""
         _session.set(session)
-        stopped_at = self._early_stops.pop(job["id"], None)
-        is_stopped = stopped_at is not None and asyncio.get_running_loop().time() - stopped_at < EARLY_STOP_S
-        if (is_stopped or self._deadline_passed) and (task := asyncio.current_task()) is not None:
+        is_stopped = job["id"] in self._early_stops or self._deadline_passed
+        self._early_stops.discard(job["id"])
+        if is_stopped and (task := asyncio.current_task()) is not None:
             task.cancel()
         self._begun.add(job["id"])
         try:

@@ -57,8 +57,12 @@ def _rounds(run: Figures, name: str, kind: str = "round") -> list[Figures]:
 
 def _names(run: Figures, clients: bool) -> list[str]:
     """Systems, or numbers of clients, in the order in which they were measured."""
-    names = dict.fromkeys(step.partition(": ")[2] for step in run if step.startswith("round"))
-    return [name for name in names if name.endswith(" clients") is clients]
+    return [name for name in _measured(run, "round") if name.endswith(" clients") is clients]
+
+
+def _measured(run: Figures, kind: str) -> list[str]:
+    """What the rounds of a kind have measured, in the order in which it was."""
+    return list(dict.fromkeys(step.partition(": ")[2] for step in run if step.startswith(kind)))
 
 
 def _middle(rounds: Sequence[Figures], *path: str) -> float:
@@ -132,7 +136,7 @@ def _clip_speed(run: Figures, name: str) -> float:
 
 
 def _jobs(run: Figures) -> Iterator[str]:
-    names = list(dict.fromkeys(step.partition(": ")[2] for step in run if step.startswith("jobs")))
+    names = _measured(run, "jobs")
     if not names:
         return
     joined = _middle(_rounds(run, OURS), "joined", "speed")
@@ -146,16 +150,15 @@ def _jobs(run: Figures) -> Iterator[str]:
 
 
 def _files(run: Figures) -> Iterator[str]:
-    steps = list(dict.fromkeys(step.partition(": ")[2] for step in run if step.startswith("file")))
+    steps = _measured(run, "file")
     if not steps:
         return
     yield from _head("file", "by", "speed", "ours is", "word errors", "of our decoding above temperature 0")
     for step in steps:
         kind, name = step.split(": ", 1)
-        speed = _middle(_rounds(run, step, "file"), "speed")
-        ours = _rounds(run, f"{kind}: {OURS}", "file")
+        rounds, ours = _rounds(run, step, "file"), _rounds(run, f"{kind}: {OURS}", "file")
+        first, speed = rounds[0], _middle(rounds, "speed")
         ratio = f"{_middle(ours, 'speed') / speed:.2f} times as fast" if name != OURS else ""
-        first = _rounds(run, step, "file")[0]
         shares = first.get("device_s", {})
         above = 1 - shares.get("0", 0.0) / sum(shares.values()) if shares else None
         share = f"{100 * above:.0f} %" if above is not None else ""
@@ -174,7 +177,7 @@ def _beside(run: Figures) -> Iterator[str]:
 
 
 def _busy(run: Figures) -> Iterator[str]:
-    names = list(dict.fromkeys(step.partition(": ")[2] for step in run if step.startswith("busy")))
+    names = _measured(run, "busy")
     if not names:
         return
     yield from _head("beside a busy process", "clips, of the quiet speed", "ours is", "joined, of quiet", "ours is")
