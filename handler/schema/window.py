@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from handler.schema.capabilities import Capabilities
 from handler.schema.transcript import Evidence, Segment
 
 SAMPLE_RATE = 16_000  # Hz; the rate of the samples that the audio decoder returns and that engines expect
@@ -109,10 +110,7 @@ class Engine(Protocol):
     device_name: str
     dtype_name: str  # number format of the weights, such as float16
     attention: str  # name of the attention kernels
-    longest_window_s: float
-    languages: tuple[str, ...]  # codes of the languages that the model knows
-    detects_language: bool
-    text_tokens: int  # number of text tokens; their ids are 0 to text_tokens − 1
+    capabilities: Capabilities
 
     def free(self) -> int:
         """Return how many more sequences may be admitted now."""

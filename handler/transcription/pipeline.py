@@ -17,8 +17,9 @@ from handler.audio.process_pool import shared_pool
 from handler.audio.source import AudioSource
 from handler.engine.processors import available_processors
 from handler.engine.runner import Runner
-from handler.errors import AsrError, DecodingLost, Internal, InvalidRequest, OutOfMemory, Overloaded
-from handler.schema.options import MULTI, Options
+from handler.errors import AsrError, DecodingLost, Internal, OutOfMemory, Overloaded
+from handler.schema.capabilities import check_options, effective_options
+from handler.schema.options import Options
 from handler.schema.transcript import ProgressCallback, Transcript
 from handler.schema.window import Engine
 from handler.settings import Settings
@@ -34,7 +35,6 @@ from handler.transcription.window_quota import WindowQuota
 # audio are not in work. Otherwise, a few clients that send a byte a minute would keep out all others.
 REQUESTS_PER_PLACE, STARVED_S = 4, 1.0
 STALLED_S = 120.0  # a request that waits longer for its turn to decode shows that decoding stands still
-MAX_LISTED_LANGUAGES = 9  # an error message lists a model's languages if there are at most this many
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Pipeline:
         `startup_timeline` holds the duration of each stage of the startup, and is reported with the first transcript.
         `model_info` is added to the account of every transcript (the record of what a request was and used).
         """
-        settings.check_window(engine.longest_window_s)
+        settings.check_window(engine.capabilities.longest_window_s)
         self._startup_timeline = startup_timeline
         self._ready_s = 0.0
         self._background_thread: threading.Thread | None = None
@@ -118,9 +118,11 @@ class Pipeline:
         within which the caller needs an answer. Unless the request accepts a partial transcript, TooLong is raised as
         soon as it is clear that `limit_s` will not suffice. Raises AsrError, of which TooLong is a subclass.
         """
-        self._check_options(options)
+        capabilities = self.engine.capabilities
+        check_options(options, capabilities, self.engine.model_id, self.engine.max_batch_size)
         if not is_admitted:
             self._check_capacity(len(self._requests))
+        options = effective_options(options, capabilities)
         request = Request(self._resources, options, progress, limit_s)
         self._requests.add(request)
         try:
@@ -223,39 +225,6 @@ class Pipeline:
         for request in tuple(self._requests):
             request.abort()
         self.threads.shutdown(wait=False, cancel_futures=True)
-
-    def _check_options(self, options: Options) -> None:
-        """Raise InvalidRequest if the engine does not support the options."""
-        self._check_decoding(options)
-        self._check_language(options)
-
-    def _check_decoding(self, options: Options) -> None:
-        """Raise InvalidRequest if the search is wider than the batch, or a token to suppress is not a text token."""
-        max_batch_size, num_tokens = self.engine.max_batch_size, self.engine.text_tokens
-        if max(options.beam_size, options.best_of or 1) > max_batch_size:
-            name = "beam_size" if options.beam_size > max_batch_size else "best_of"
-            value = getattr(options, name)
-            raise InvalidRequest(f"{name} must be at most BATCH_SIZE, which is {max_batch_size}; got {value}", name)
-        if any(token >= num_tokens for token in options.suppress_tokens or ()):
-            largest = max(options.suppress_tokens or ())
-            raise InvalidRequest(
-                f"suppress_tokens must be ids of text, below {num_tokens}; got {largest}", "suppress_tokens"
-            )
-
-    def _check_language(self, options: Options) -> None:
-        """Raise InvalidRequest if the model does not know the language or cannot do the task."""
-        model_id, languages, is_multilingual = self.engine.model_id, self.engine.languages, self.engine.detects_language
-        if options.language == MULTI and not is_multilingual:
-            raise InvalidRequest(f"language multi needs a multilingual model; {model_id} is not", "language")
-        if options.language not in (None, MULTI, *languages):
-            expected = f"one of {len(languages)} others"
-            if len(languages) <= MAX_LISTED_LANGUAGES:
-                expected = ", ".join(languages)
-            raise InvalidRequest(
-                f"language {options.language!r} is not known to model {model_id}; expected {expected}", "language"
-            )
-        if options.task == "translate" and not is_multilingual:
-            raise InvalidRequest(f"task translate needs a multilingual model; {model_id} is not", "task")
 
 
 def _limit_to_one_thread() -> None:

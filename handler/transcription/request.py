@@ -184,7 +184,7 @@ class Request:
         """Return whether the language must be detected before decoding begins."""
         if self._language is not None or self._options.language == MULTI:
             return False
-        return self._resources.engine.detects_language
+        return self._resources.engine.capabilities.detects_language
 
     async def _detect_language(self) -> list[Window | None]:
         """Detect the language from the first windows if needed, and return these windows, which are not decoded yet.

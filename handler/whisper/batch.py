@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from handler.schema.window import SAMPLE_RATE, Window
+from handler.tokens.repetition import MIN_LOOP_TOKENS, loop_start
 from handler.whisper.attention import SharedAudio
 from handler.whisper.beam_search import BeamSearch, beam_groups
 from handler.whisper.dims import TIMESTAMP_S
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.logit_rules import Choice, History, log_probabilities
-from handler.whisper.repetition import MIN_LOOP_TOKENS, loop_start
 from handler.whisper.sequences import ActiveSequence, DecodeTask, slots_by_task
 from handler.whisper.step import Step
 from handler.whisper.step_graphs import StepGraphs

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from handler import logs
-from handler.whisper.device_errors import is_out_of_memory
+from handler.engine.device_errors import is_out_of_memory
 
 StepFunction = Callable[[], Tensor]
 # A function that replays a step, and the tensor that then holds the result of the step.

@@ -14,6 +14,8 @@ from torch import Tensor
 from handler.engine.contention import Contention
 from handler.engine.cpu_tuning import usable_threads, use_threads
 from handler.engine.device import as_large_as_fits, on_device, release_memory
+from handler.engine.device_errors import device_errors
+from handler.schema.capabilities import Capabilities
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 from handler.timeline import Timeline
 from handler.whisper.alignment_heads import alignment_heads
@@ -21,7 +23,6 @@ from handler.whisper.assembly import Assembly
 from handler.whisper.attention import ATTENTION_KERNELS, PAGE_STEP, PagedAttention
 from handler.whisper.batch import Batch
 from handler.whisper.cuda_graphs import Capture
-from handler.whisper.device_errors import device_errors
 from handler.whisper.encoding import AudioEncoder
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.logit_rules import suppression
@@ -83,7 +84,9 @@ class WhisperEngine:
         self._max_new_tokens = max_new_tokens
         self._suppress = tuple(suppress)
         self._bias = suppression(tokenizer.specials, suppress, self._device)
-        self._alignment_heads = tuple(checkpoint_heads) or alignment_heads(model.dims, self.detects_language)
+        self._alignment_heads = tuple(checkpoint_heads) or alignment_heads(
+            model.dims, self.capabilities.detects_language
+        )
         with device_errors(), on_device(self._device):
             self._allocate(slots)
             if self._device.type == "cuda":
@@ -93,10 +96,19 @@ class WhisperEngine:
     def _describe_model(self) -> None:
         """Set what others may know of the model."""
         specials = self._tokenizer.specials
-        self.longest_window_s = self._model.dims.window_samples / SAMPLE_RATE
-        self.languages = specials.languages if specials.multilingual else ("en",)
-        self.detects_language = specials.multilingual
-        self.text_tokens = specials.eot
+        self.capabilities = Capabilities(
+            languages=specials.languages if specials.multilingual else ("en",),
+            tells_language=specials.multilingual,
+            detects_language=specials.multilingual,
+            translates=specials.multilingual,
+            prompt=True,
+            hotwords=True,
+            word_times=True,
+            sampling=True,
+            beam_search=True,
+            text_tokens=specials.eot,
+            longest_window_s=self._model.dims.window_samples / SAMPLE_RATE,
+        )
         self.dtype = self._model.decoder.tokens.weight.dtype
         self.dtype_name = str(self.dtype).removeprefix("torch.")
 
@@ -245,7 +257,7 @@ class WhisperEngine:
         The dictionary of a window is empty if the window's parameters name a language or the model knows only English.
         The next free audio slots hold the audio of the windows. The next free slots are overwritten.
         """
-        if not self.detects_language or all(window.params.language for window in windows):
+        if not self.capabilities.detects_language or all(window.params.language for window in windows):
             return [{} for _ in windows]
         ids = self._tokenizer.specials
         start = torch.full((len(windows), 1), ids.sot, device=self._device)
@@ -307,7 +319,9 @@ class WhisperEngine:
         tokens = torch.tensor(padded, device=self._device)  # [B, T]
         positions = torch.arange(length, device=self._device).expand_as(tokens)
         hidden = self._model.decoder(tokens, positions, self._cache, slots, length, self._batch.audio(slots))
-        if self.detects_language:  # the start-of-transcript token, which predicts "no speech", is then not the last one
+        if (
+            self.capabilities.detects_language
+        ):  # the start-of-transcript token, which predicts "no speech", is then not the last one
             starts = torch.tensor([prompt.index(ids.sot) for prompt in prompts], device=self._device)
             start_hidden = hidden[torch.arange(len(prompts), device=self._device), starts]
             probabilities = self._model.decoder.logits(start_hidden).softmax(-1)[:, ids.no_speech]

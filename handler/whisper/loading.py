@@ -20,6 +20,7 @@ from handler.engine.device import (
     free_memory,
     on_device,
 )
+from handler.engine.device_errors import device_errors
 from handler.schema.window import SAMPLE_RATE
 from handler.settings import Settings
 from handler.timeline import Timeline
@@ -35,7 +36,6 @@ from handler.whisper.checkpoint.conversion_cache import ConversionCache
 from handler.whisper.checkpoint.layout import Checkpoint
 from handler.whisper.checkpoint.reader import load, open_checkpoint
 from handler.whisper.cuda_graphs import cuda_capture
-from handler.whisper.device_errors import device_errors
 from handler.whisper.dims import Dims
 from handler.whisper.engine import WhisperEngine
 from handler.whisper.kv_cache import KVCache

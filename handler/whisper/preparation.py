@@ -15,9 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from handler.engine.device_errors import device_errors
 from handler.errors import AsrError
 from handler.schema.window import Window
-from handler.whisper.device_errors import device_errors
 from handler.whisper.encoding import AudioEncoder, EncodedAudio
 from handler.whisper.model import Decoder
 

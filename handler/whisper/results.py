@@ -13,15 +13,15 @@ from torch import Tensor
 
 from handler.schema.transcript import Evidence, Segment, Word
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
+from handler.tokens.repetition import compression_ratio, loop_start
+from handler.tokens.word_splitting import WordTokens, split_words
 from handler.whisper.alignment import TokenTimes, alignment_costs, dtw, peak_positions, place_words
 from handler.whisper.dims import TIMESTAMP_S
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.model import Decoder
-from handler.whisper.repetition import compression_ratio, loop_start
 from handler.whisper.sequences import DecodeTask
 from handler.whisper.timestamps import TokenSegment, before_text_token, complete_segments, split_segments
 from handler.whisper.tokenizer import Tokenizer
-from handler.whisper.word_splitting import WordTokens, split_words
 
 HostCopy = Callable[[], NDArray[np.float32]]
 
@@ -129,7 +129,7 @@ class ResultBuilder:
     ) -> Iterator[Segment]:
         """Yield each segment with its words. A segment lasts from its first word's start to its last word's end."""
         window = task.window
-        words = [split_words(segment.ids, self._tokenizer) for segment in text.segments]
+        words = [split_words(self._tokenizer.pieces(segment.ids)) for segment in text.segments]
         spans = place_words(
             _token_spans(text.segments, words),
             times,

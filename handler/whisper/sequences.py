@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from handler.schema.window import Window
-from handler.whisper.repetition import loop_start
+from handler.tokens.repetition import loop_start
 from handler.whisper.tokenizer import Specials
 
 

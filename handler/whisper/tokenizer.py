@@ -143,6 +143,10 @@ class Tokenizer:
         characters = self._backend.id_to_token(token) or ""
         return b"".join(self._bytes.get(character) or character.encode() for character in characters)
 
+    def pieces(self, ids: Iterable[int]) -> list[bytes]:
+        """Return the UTF-8 bytes of each token. Those of special tokens and timestamps are empty."""
+        return [self.token_bytes(token) if token < self.specials.eot else b"" for token in ids]
+
     @cached_property
     def _bytes(self) -> dict[str, bytes]:
         return {character: bytes([byte]) for byte, character in enumerate(visible_bytes())}

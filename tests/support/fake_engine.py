@@ -4,8 +4,13 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 
 from handler.errors import OutOfMemory
+from handler.schema.capabilities import Capabilities
 from handler.schema.transcript import Evidence, Segment
 from handler.schema.window import DecodingParams, Window, WindowResult
+
+ALL_ABILITIES = Capabilities(
+    languages=("en",), prompt=True, hotwords=True, word_times=True, sampling=True, beam_search=True, text_tokens=50_256
+)
 
 
 class FakeEngine:
@@ -17,10 +22,7 @@ class FakeEngine:
     device_name = "none"
     dtype_name = "none"
     attention = "none"
-    longest_window_s = 30.0
-    languages: tuple[str, ...] = ("en",)
-    detects_language = False
-    text_tokens = 50_256
+    capabilities = ALL_ABILITIES
 
     def __init__(self) -> None:
         self.running = list[Window]()

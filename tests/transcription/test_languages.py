@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from handler.transcription.pipeline import Pipeline
 from tests.conftest import settings
 from tests.support.asking import error_of
 from tests.support.espeak import say_timed
-from tests.support.fake_engine import FakeEngine
+from tests.support.fake_engine import ALL_ABILITIES, FakeEngine
 from tests.support.speech import SENTENCES, Samples, say, silence, wav
 from tests.support.word_errors import word_error_rate
 
@@ -89,8 +90,7 @@ async def test_an_english_only_model_refuses_multi(pipeline: Pipeline) -> None:
 class UnsureEngine(FakeEngine):
     """Detects a language in each window, more or less surely."""
 
-    languages: tuple[str, ...] = ("en", "de")
-    detects_language = True
+    capabilities = replace(ALL_ABILITIES, languages=("en", "de"), tells_language=True, detects_language=True)
     german_probabilities = (0.45, 0.9, 0.7, 0.7, 0.0)  # of one window after the other
 
     def __init__(self) -> None:

@@ -14,6 +14,7 @@ import torch
 from handler.schema.options import Options
 from handler.schema.transcript import Transcript, Word
 from handler.schema.window import SAMPLE_RATE
+from handler.tokens.word_splitting import split_words
 from handler.transcription.pipeline import Pipeline
 from handler.transcription.word_edits import normalize_word
 from handler.whisper.alignment import TokenTimes, alignment_costs, dtw, median, onset_lag, peak_positions, place_words
@@ -21,7 +22,6 @@ from handler.whisper.alignment_heads import alignment_heads
 from handler.whisper.alignment_queries import AlignmentQueries
 from handler.whisper.dims import Dims
 from handler.whisper.tokenizer import Tokenizer
-from handler.whisper.word_splitting import split_words
 from tests.support.asking import upload
 from tests.support.espeak import STORY, say_timed
 from tests.support.speech import PANGRAM, say, silence, wav
@@ -173,7 +173,7 @@ def multilingual(base_folder: Path) -> Tokenizer:
     ],
 )
 def test_words_of_every_script_keep_their_punctuation(multilingual: Tokenizer, text: str, words: list[str]) -> None:
-    split = split_words(multilingual.encode(text), multilingual)
+    split = split_words(multilingual.pieces(multilingual.encode(text)))
     assert [word.text for word in split] == words
     edges = list(chain.from_iterable((word.start, word.end) for word in split))
     assert edges[0] == 0

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from handler.tokens.repetition import loop_start
 from handler.whisper.attention import ATTENTION_KERNELS, SharedAudio
 from handler.whisper.dims import HOP_LENGTH, N_FFT, Dims
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.logit_rules import History, pick, suppression
 from handler.whisper.model import LogMel, Whisper, mel_filters
-from handler.whisper.repetition import loop_start
 from handler.whisper.tokenizer import Specials
 from tests.support.speech import FOX, say
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from handler.schema.window import DecodingParams, Window
+from handler.tokens.repetition import MIN_LOOP_TOKENS
 from handler.whisper.beam_search import BeamSearch, beam_groups
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.logit_rules import History
-from handler.whisper.repetition import MIN_LOOP_TOKENS
 from handler.whisper.sequences import ActiveSequence, DecodeTask, Hypothesis, slots_by_task
 from handler.whisper.tokenizer import Specials
 from tests.support.speech import silence

@@ -5,8 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from unicodedata import category
 
-from handler.whisper.tokenizer import Tokenizer
-
 # First and last character of scripts that are written without spaces between words.
 _SPACELESS_RANGES = (
     ("\u0e00", "\u0eff"),  # Thai, Lao
@@ -35,14 +33,14 @@ class WordTokens:
     end: float
 
 
-def split_words(tokens: Sequence[int], tokenizer: Tokenizer) -> list[WordTokens]:
-    """Split text tokens into words, each with its punctuation.
+def split_words(pieces: Sequence[bytes]) -> list[WordTokens]:
+    """Split text tokens into words, each with its punctuation. `pieces` are the UTF-8 bytes of each token.
 
     In scripts without spaces, every character with its combining marks is a word. No word begins in the middle of a
     character. Characters of such a script that share a token divide the token evenly, so their positions are fractions.
     """
     words: list[WordTokens] = []
-    for fragment in _fragments(tokens, tokenizer):
+    for fragment in _fragments(pieces):
         if words and _continues_word(words[-1].text, fragment.text):
             words[-1] = _join(words[-1], fragment)
         else:
@@ -50,14 +48,13 @@ def split_words(tokens: Sequence[int], tokenizer: Tokenizer) -> list[WordTokens]
     return _attach_punctuation(words)
 
 
-def _fragments(tokens: Sequence[int], tokenizer: Tokenizer) -> Iterator[WordTokens]:
+def _fragments(pieces: Sequence[bytes]) -> Iterator[WordTokens]:
     """Split tokens into the shortest runs that decode to complete characters, and yield each run's text with its span.
 
-    Bytes that are no character, such as one that was cut, are a replacement character, as `Tokenizer.decode` has it. A
+    Bytes that are no character, such as one that was cut, are a replacement character, as tokenizers have it. A
     run of several characters of a script without spaces is split further: each character gets an equal share of the
     run's span.
     """
-    pieces = [tokenizer.token_bytes(token) if token < tokenizer.specials.eot else b"" for token in tokens]
     characters = deque(_characters(b"".join(pieces)))
     position = 0  # of the end of the current token, in bytes
     first, text, text_end = 0, "", 0  # first token of the current run, its text so far and the end of that text

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from handler.engine import device_errors as module
+from handler.engine.device_errors import device_errors
 from handler.errors import AsrError, DeviceLost, OutOfMemory
-from handler.whisper import device_errors as module
 from handler.whisper.checkpoint.layout import checkpoint_errors
-from handler.whisper.device_errors import device_errors
 
 
 @pytest.mark.parametrize(

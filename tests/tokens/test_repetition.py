@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from handler.whisper.repetition import MAX_LOOP_PERIOD, MIN_LOOP_REPEATS, MIN_LOOP_TOKENS, compression_ratio, loop_start
+from handler.tokens.repetition import MAX_LOOP_PERIOD, MIN_LOOP_REPEATS, MIN_LOOP_TOKENS, compression_ratio, loop_start
 
 
 def slow_loop_start(tokens: list[int]) -> int | None:

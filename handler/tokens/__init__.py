@@ -1,0 +1,1 @@
+"""What decoded tokens tell, whatever model decoded them: words, and repetition."""
