@@ -4,7 +4,7 @@ Source: openai/whisper, whisper/tokenizer.py.
 """
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from handler.errors import ModelUnavailable
 from handler.languages import LANGUAGES
+from handler.tokens.byte_level import bytes_of, visible_bytes
 
 NUM_TIMESTAMPS = 1501  # tokens for 0.00, 0.02 … 30.00 s
 _NUM_LANGUAGES = 99  # languages of the smallest multilingual vocabulary; an English-only one reserves as many ids
@@ -140,16 +141,11 @@ class Tokenizer:
 
     def token_bytes(self, token: int) -> bytes:
         """Return the UTF-8 bytes of a text token, which may be only part of a character."""
-        characters = self._backend.id_to_token(token) or ""
-        return b"".join(self._bytes.get(character) or character.encode() for character in characters)
+        return bytes_of(self._backend.id_to_token(token) or "")
 
     def pieces(self, ids: Iterable[int]) -> list[bytes]:
         """Return the UTF-8 bytes of each token. Those of special tokens and timestamps are empty."""
         return [self.token_bytes(token) if token < self.specials.eot else b"" for token in ids]
-
-    @cached_property
-    def _bytes(self) -> dict[str, bytes]:
-        return {character: bytes([byte]) for byte, character in enumerate(visible_bytes())}
 
     def prompt(
         self, language: str | None, task: str, previous: str = "", hotwords: str = "", *, max_context: int
@@ -243,14 +239,3 @@ def _merges(ranks: dict[bytes, int]) -> tuple[dict[str, int], list[tuple[str, st
         pairs = [(prefix, suffix) for prefix, suffix in splits if prefix in ranks and suffix in ranks]
         merges += [(to_visible(prefix), to_visible(suffix)) for prefix, suffix in sorted(pairs, key=split_ranks)]
     return {to_visible(token): rank for token, rank in ranks.items()}, merges
-
-
-def visible_bytes() -> Sequence[str]:
-    """Return the visible characters that GPT-2 uses for the 256 byte values, in the order of the values.
-
-    A printable byte is represented by the Latin-1 character of the same value. The remaining bytes are represented, in
-    ascending order, by the characters from U+0100 on.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    unprintable = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) if byte in printable else chr(0x100 + unprintable.index(byte)) for byte in range(256)]

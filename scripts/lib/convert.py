@@ -13,11 +13,12 @@ import numpy as np
 
 from handler.schema.window import SAMPLE_RATE
 from handler.startup.model_locator import find_model
+from handler.tokens.byte_level import visible_bytes
 from handler.whisper.checkpoint import openai
 from handler.whisper.checkpoint.reader import open_checkpoint
 from handler.whisper.dims import HOP_LENGTH, N_FFT
 from handler.whisper.model import mel_filters
-from handler.whisper.tokenizer import NUM_TIMESTAMPS, Specials, visible_bytes
+from handler.whisper.tokenizer import NUM_TIMESTAMPS, Specials
 from scripts.lib.machine import slug
 from scripts.lib.peers import ROOT
 from tests.support import layouts

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from handler.tokens.byte_level import visible_bytes
 from handler.whisper.checkpoint import ctranslate2, openai, transformers
 from handler.whisper.checkpoint.layout import Checkpoint, TensorNames
 from handler.whisper.checkpoint.reader import open_checkpoint
 from handler.whisper.dims import Dims
 from handler.whisper.model import Whisper
-from handler.whisper.tokenizer import visible_bytes
 
 _MODULES_WITHOUT_BIAS = ("k_proj", "key")
 _MULTILINGUAL_VOCAB = 51_865

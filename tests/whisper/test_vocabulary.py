@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from handler.errors import ModelUnavailable
-from handler.whisper.tokenizer import Tokenizer, visible_bytes
+from handler.tokens.byte_level import visible_bytes
+from handler.whisper.tokenizer import Tokenizer
 
 VOCABULARY = {byte: token for token, byte in enumerate(visible_bytes())} | {"Ġt": 256, "he": 257, "Ġthe": 258}
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
