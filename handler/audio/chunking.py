@@ -63,7 +63,7 @@ class SpeechChunker:
     longer than a window is cut in the last `stride_s` seconds of the window, at the frame with the lowest probability
     of speech. If even this frame sounds like speech, the window keeps its full length, and the next window begins
     `stride_s` before the end of this one. The two windows then overlap, so that a word at the border is complete in one
-    of them.
+    of them. With `overlaps` false, it is cut at this frame nonetheless: words without times cannot be told apart.
 
     With `everything`, audio without speech is kept, and only inaudible audio is left out. A full window is then cut at
     the quietest point of its last `stride_s` seconds.
@@ -76,6 +76,7 @@ class SpeechChunker:
         detector: Detector,
         *,
         everything: bool = False,
+        overlaps: bool = True,
         max_pause_s: float = MAX_PAUSE_S,
         channel: int | None = None,
         start: int = 0,
@@ -83,6 +84,7 @@ class SpeechChunker:
         """Create a chunker. The first sample that is pushed lies `start` samples after the beginning of the audio."""
         self._detector = detector
         self._everything = everything
+        self._overlaps = overlaps
         self._channel = channel
         self._frame = frame = detector.frame
         self._max_frames = round(longest_s * SAMPLE_RATE) // frame
@@ -204,7 +206,8 @@ class SpeechChunker:
         """
         first = self._max_frames - self._stride
         quietest = first + int(self._probabilities[first : self._max_frames].argmin())
-        return (quietest, quietest) if self._probabilities[quietest] < SPEECH_ON else (self._max_frames, first)
+        is_cut = self._probabilities[quietest] < SPEECH_ON or not self._overlaps
+        return (quietest, quietest) if is_cut else (self._max_frames, first)
 
     def _release(self, count: int) -> None:
         """Remove the first `count` frames from the buffer. Nothing is removed if `count` is not positive."""

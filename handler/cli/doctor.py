@@ -11,6 +11,7 @@ from pathlib import Path
 
 from handler import __version__
 from handler.errors import AsrError
+from handler.schema.capabilities import Capabilities
 from handler.settings import GIB, Settings, SettingsError
 from handler.startup.model_locator import find_local, weight_files
 from handler.timeline import Timeline
@@ -55,9 +56,20 @@ def try_start(settings: Settings, timeline: Timeline, build: Build) -> Iterator[
         return
     pipeline.close()
     yield Finding("batch", f"{pipeline.engine.max_batch_size} windows")
+    yield Finding("can do", ", ".join(_abilities(pipeline.engine.capabilities)))
     for span in timeline.spans():
         offset = f", from {span.at:.3f} s on" if span.at else ""
         yield Finding(f"start: {span.name}", f"{span.seconds:.3f} s{offset}")
+
+
+def _abilities(capabilities: Capabilities) -> Iterator[str]:
+    """Yield what a model can do, in words."""
+    codes = capabilities.languages
+    yield f"{len(codes)} languages" if len(codes) > 1 else next(iter(codes), "languages unknown")
+    for name in ("tells_language", "translates", "prompt", "hotwords", "word_times", "sampling", "beam_search"):
+        if getattr(capabilities, name):
+            yield name.replace("_", " ")
+    yield f"windows of up to {capabilities.longest_window_s:g} s"
 
 
 def _examine_device(settings: Settings) -> Iterator[Finding]:

@@ -52,6 +52,7 @@ class WindowProducer:
     """Cuts the audio of one source into windows, and passes the windows and watermarks to `deliver`.
 
     At the end, `deliver` receives None if all audio was read, or else the error. It receives neither after `close`.
+    `overlaps` says whether windows may overlap where speech goes on for longer than a window.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class WindowProducer:
         quota: RequestQuota,
         turns: DecodeTurns,
         pool: AudioProcessPool,
+        overlaps: bool = True,
     ) -> None:
         self.seconds = 0.0  # seconds of audio decoded to samples so far
         self.channels: tuple[int | None, ...] = (None,)  # set before the first window is delivered
@@ -82,6 +84,7 @@ class WindowProducer:
         self._turns = turns
         self._start_time = time.monotonic()
         self._pool = pool
+        self._overlaps = overlaps
 
     @property
     def duration(self) -> float | None:
@@ -225,6 +228,7 @@ class WindowProducer:
             self._settings.stride_length_s,
             VoiceActivity(),
             everything=not options.vad,
+            overlaps=self._overlaps,
             max_pause_s=max_pause_s,
             channel=channel,
             start=round(options.start_at * SAMPLE_RATE),

@@ -84,6 +84,7 @@ class Request:
             resources.window_quota.for_request(reserved_only=options.condition_on_previous_text),
             resources.decode_turns,
             resources.audio_processes,
+            overlaps=resources.engine.capabilities.word_times,
         )
         self._decoder = WindowDecoder(self._submit, options, resources.engine.max_batch_size)
         self._reorder_buffer = ReorderBuffer()
@@ -118,11 +119,10 @@ class Request:
         else:
             self._reorder_buffer.end()
             self._report_progress(self.producer.seconds)
-        wait_s, device_s = self._resources.runner.usage(self)
+        for span, seconds in zip(("wait", "device"), self._resources.runner.usage(self), strict=True):
+            self._timeline.add(span, seconds)
         if has_expired:
             self.close()
-        self._timeline.add("wait", wait_s)
-        self._timeline.add("device", device_s)
         return await asyncio.to_thread(self._build_transcript, has_expired)
 
     def abort(self) -> None:
@@ -182,9 +182,8 @@ class Request:
 
     def _needs_language(self) -> bool:
         """Return whether the language must be detected before decoding begins."""
-        if self._language is not None or self._options.language == MULTI:
-            return False
-        return self._resources.engine.capabilities.detects_language
+        is_open = self._language is None and self._options.language != MULTI
+        return is_open and self._resources.engine.capabilities.detects_language
 
     async def _detect_language(self) -> list[Window | None]:
         """Detect the language from the first windows if needed, and return these windows, which are not decoded yet.
@@ -292,7 +291,8 @@ class Request:
             # Some channels are further ahead. Their text is cut here, because a request that resumes here repeats it.
             final_s = self._reorder_buffer.finalized_until_s(self.producer.channels)
             resume_at = cut_s = max(self._options.start_at, final_s)
-            segments = keep_words(segments, lambda word: word.start < cut_s)
+            kept = keep_words(segments, lambda word: word.start < cut_s)
+            segments = [segment for segment in kept if segment.start < cut_s]
             windows = [window for window in windows if window.end / SAMPLE_RATE <= cut_s]
         coverage = measure_coverage(windows, segments)
         language = self._language

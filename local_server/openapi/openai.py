@@ -139,7 +139,13 @@ _TRANSCRIPTION_FIELDS: dict[str, Any] = {
 _MODEL = {
     "type": "object",
     "required": ["id", "object", "created", "owned_by"],
-    "properties": {"id": _STRING, "object": {"const": "model"}, "created": {"type": "integer"}, "owned_by": _STRING},
+    "properties": {
+        "id": _STRING,
+        "object": {"const": "model"},
+        "created": {"type": "integer"},
+        "owned_by": _STRING,
+        "capabilities": {"type": "object", "description": "What the model can do; there once it is loaded."},
+    },
 }
 
 

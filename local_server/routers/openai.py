@@ -21,6 +21,7 @@ from handler.output.json_encoding import encode_json
 from handler.schema.model_names import check_model
 from handler.schema.transcript import Progress, Segment, Transcript, text_of
 from handler.settings import Settings
+from handler.transcription.pipeline import Pipeline
 from local_server.errors import openai_error
 from local_server.openapi.openai import (
     MODELS_RESPONSES,
@@ -56,17 +57,19 @@ def add_openai(app: FastAPI, state: ServerState) -> None:
     async def models() -> Response:
         """List the loaded model, once under its own id and once under each of its aliases."""
         names = (settings.model_id, *settings.model_aliases)
-        return JSONResponse({"object": "list", "data": [_model(name) for name in names]})
+        return JSONResponse({"object": "list", "data": [_model(name, state.pipeline) for name in names]})
 
     @app.get("/v1/models/{name:path}", responses=MODELS_RESPONSES)
     async def model(name: str) -> Response:
         """Describe the loaded model, which may be named by its id or by an alias."""
         check_model(name, settings.model_id, settings.model_aliases)
-        return JSONResponse(_model(name))
+        return JSONResponse(_model(name, state.pipeline))
 
 
-def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": CREATED_S, "owned_by": "asr-handler"}
+def _model(name: str, pipeline: Pipeline | None) -> dict[str, Any]:
+    """Return a model's entry, with what the model can do as soon as it is loaded."""
+    entry = {"id": name, "object": "model", "created": CREATED_S, "owned_by": "asr-handler"}
+    return entry if pipeline is None else entry | {"capabilities": pipeline.engine.capabilities.as_dict()}
 
 
 async def _respond(request: Request, state: ServerState, task: str) -> Response:
@@ -77,6 +80,7 @@ async def _respond(request: Request, state: ServerState, task: str) -> Response:
         async def start(work: AsyncExitStack) -> tuple[TranscriptStream | Transcript, OpenAIRequest]:
             source, fields = _split_source(request_body)
             openai_request = parse_openai_request(fields, task, settings)
+            openai_request.check(pipeline.engine.capabilities, settings.model_id)
             request.scope["asr_kind"] = "url" if source.url else "file"
             if openai_request.stream:
                 return transcript_stream(pipeline, source, openai_request.options, work), openai_request

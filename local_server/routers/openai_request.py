@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handler.errors import InvalidRequest
+from handler.schema.capabilities import Capabilities
 from handler.schema.model_names import check_model
 from handler.schema.options import LIST_OPTIONS, Options
 from handler.settings import Settings
@@ -43,6 +44,12 @@ class OpenAIRequest:
     stream: bool
     logprobs: bool  # whether the response lists log-probabilities of tokens
 
+    def check(self, capabilities: Capabilities, model_id: str) -> None:
+        """Raise InvalidRequest if the response is to have words, or their tokens, and the model times none."""
+        for field, is_asked in (("timestamp_granularities", "word" in self.granularities), ("include", self.logprobs)):
+            if is_asked and not capabilities.word_times:
+                raise InvalidRequest(f"{field} must be left out: {model_id} tells no times of words", field)
+
 
 def parse_openai_request(fields: Sequence[tuple[str, str]], task: str, settings: Settings) -> OpenAIRequest:
     """Parse the fields of a form, which are pairs of a name and a value.
@@ -66,7 +73,9 @@ def parse_openai_request(fields: Sequence[tuple[str, str]], task: str, settings:
     stream = boolean("stream", values.get("stream") or "false")
     if stream and format not in ("json", "text"):
         raise InvalidRequest("stream must come with response_format json or text", "stream")
-    return OpenAIRequest(_options(values, task), format, granularities or ("segment",), stream, bool(include))
+    needs_words = "word" in granularities or bool(include)  # a token's log-probability is that of a word's token
+    options = _options(values, task, "word" if needs_words else "segment")
+    return OpenAIRequest(options, format, granularities or ("segment",), stream, bool(include))
 
 
 def _collect(fields: Sequence[tuple[str, str]], task: str) -> dict[str, Any]:
@@ -126,7 +135,7 @@ def _choices(name: str, choices: tuple[str, ...], values: Mapping[str, Any]) -> 
     return tuple(parse(name, item) for item in values.get(name, ()))
 
 
-def _options(values: Mapping[str, Any], task: str) -> Options:
+def _options(values: Mapping[str, Any], task: str, timestamps: str) -> Options:
     languages = list(values.get("languages", ()))
     if values.get("language"):
         languages.append(values["language"])
@@ -142,7 +151,7 @@ def _options(values: Mapping[str, Any], task: str) -> Options:
             "language": languages[0] if languages else None,
             "prompt": values.get("prompt"),
             "temperature": number(0, 1)("temperature", temperature) if temperature else None,
-            "timestamps": "word",
+            "timestamps": timestamps,
             "hotwords": _hotwords(values),
             "vad": _vad(values),
         }
