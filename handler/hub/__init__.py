@@ -1,0 +1,1 @@
+"""Any speech recognition model of the Hub but Whisper, through `transformers`. Knows no request."""

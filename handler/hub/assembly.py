@@ -1,0 +1,108 @@
+"""Put together what decodes windows with a loaded network: its processor, its recognizer and what it can do.
+
+Knows no file format.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from handler.hub.ctc import CtcRecognizer
+from handler.hub.families import Family, Form, Kind
+from handler.hub.features import Features
+from handler.hub.generation import GenerateRecognizer, Request
+from handler.hub.model_card import stated_languages
+from handler.hub.recognizer import Recognizer
+from handler.hub.requests import ChatRequest, CohereRequest, GraniteRequest, PlainRequest, SeamlessRequest
+from handler.hub.transducer import AUTO, TransducerRecognizer
+from handler.hub.vocabulary import Vocabulary
+from handler.languages import language_code
+from handler.schema.capabilities import Capabilities
+
+
+class Parts:
+    """The parts of an engine for the model in a folder."""
+
+    def __init__(self, family: Family, model: Any, folder: Path, model_id: str) -> None:
+        from transformers import AutoTokenizer
+
+        self._family = family
+        self._model = model
+        self._folder = folder
+        self._model_id = model_id
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._languages = family.languages or stated_languages(folder)
+        self.vocabulary = Vocabulary(self._tokenizer)
+        self.recognizer, self.capabilities = {
+            Kind.CTC: self._ctc,
+            Kind.TRANSDUCER: self._transducer,
+            Kind.GENERATE: self._generate,
+        }[family.kind]()
+
+    @property
+    def _language(self) -> str | None:
+        """The language of a checkpoint that knows only one."""
+        return self._languages[0] if len(self._languages) == 1 else None
+
+    def _features(self) -> Features:
+        from transformers import AutoFeatureExtractor
+
+        extractor = AutoFeatureExtractor.from_pretrained(self._folder, local_files_only=True)
+        return Features(extractor, self._model.device, self._model.dtype)
+
+    def _processor(self) -> Any:
+        from transformers import AutoProcessor
+
+        return AutoProcessor.from_pretrained(self._folder, local_files_only=True)
+
+    def _ctc(self) -> tuple[Recognizer, Capabilities]:
+        blank = self._model.config.pad_token_id
+        recognizer = CtcRecognizer(self._model, self._features(), self.vocabulary, blank, self._language)
+        return recognizer, Capabilities(languages=self._languages, word_times=True)
+
+    def _transducer(self) -> tuple[Recognizer, Capabilities]:
+        prompt_ids = _prompt_ids(self._processor().prompt_dictionary) if self._takes_language_prompt() else {}
+        if prompt_ids:
+            self._languages = tuple(code for code in prompt_ids if code != AUTO)
+        recognizer = TransducerRecognizer(self._model, self._features(), self.vocabulary, self._language, prompt_ids)
+        return recognizer, Capabilities(
+            languages=self._languages,
+            word_times=True,
+            tells_language=len(self._languages) != 1,  # of several, such a model chooses one by itself
+        )
+
+    def _takes_language_prompt(self) -> bool:
+        return hasattr(self._model, "prompt_projector")
+
+    def _generate(self) -> tuple[Recognizer, Capabilities]:
+        family, request = self._family, self._request()
+        recognizer = GenerateRecognizer(self._model, self._tokenizer, request, family.tokens_per_s, self._language)
+        return recognizer, Capabilities(
+            languages=self._languages,
+            tells_language=family.tells_language,
+            needs_language=family.needs_language,
+            translates=family.translates,
+            prompt=isinstance(request, ChatRequest) and request.takes_prompt,
+            hotwords=isinstance(request, GraniteRequest)
+            or (isinstance(request, ChatRequest) and request.takes_hotwords),
+            longest_window_s=family.longest_window_s,
+        )
+
+    def _request(self) -> Request:
+        form = self._family.form
+        if form is Form.CHAT:
+            return ChatRequest(self._processor(), self._model, self._model_id)
+        if form is Form.GRANITE:
+            return GraniteRequest(self._processor(), self._model)
+        if form is Form.COHERE:
+            return CohereRequest(self._features(), self._processor())
+        return (SeamlessRequest if form is Form.SEAMLESS else PlainRequest)(self._features())
+
+
+def _prompt_ids(dictionary: dict[str, int]) -> dict[str, int]:
+    """Return the number of the prompt for each language that this server has a code for, and for "auto"."""
+    prompt_ids = {AUTO: int(dictionary[AUTO])}
+    for name, number in sorted(dictionary.items(), key=lambda item: len(item[0])):  # a bare code before a locale
+        code = language_code(name)
+        if code is not None:
+            prompt_ids.setdefault(code, int(number))
+    return prompt_ids

@@ -1,0 +1,171 @@
+"""Loading of a folder with a model of the Hub into an engine, as the settings demand. Knows no request."""
+
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handler import logs
+from handler.engine.device import choose_attention, choose_device, choose_dtype, compute_exactly, device_name, on_device
+from handler.engine.device_errors import device_errors
+from handler.errors import AsrError, ModelUnavailable
+from handler.hub.assembly import Parts
+from handler.hub.engine import HubEngine
+from handler.hub.families import Family, Kind, family_of
+from handler.settings import Settings
+from handler.timeline import Timeline
+
+AUTO_BATCH_SIZE_CPU, AUTO_BATCH_SIZE_CUDA = 4, 32
+# Seconds of audio in a batch: on a processor, larger batches are no faster, and everybody waits for them.
+MAX_BATCH_S_CPU, MAX_BATCH_S_CUDA = 30.0, 1920.0
+# In transformers' modeling_auto: names of classes by model_type.
+MAPPINGS = {
+    Kind.CTC: ("MODEL_FOR_CTC_MAPPING_NAMES",),
+    Kind.TRANSDUCER: ("MODEL_FOR_TDT_MAPPING_NAMES", "MODEL_FOR_RNNT_MAPPING_NAMES"),
+    Kind.GENERATE: ("MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES"),
+}
+_MAX_CONFIG_BYTES = 4 * 1024**2
+
+
+def load_engine(folder: Path, settings: Settings, timeline: Timeline | None = None) -> HubEngine:
+    """Load the checkpoint in `folder`, and return an engine for it.
+
+    `timeline` receives the durations of the loading steps. Raises ModelUnavailable, OutOfMemory, DeviceLost or
+    SettingsError.
+    """
+    timeline = timeline or Timeline()
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    compute_exactly(device)
+    with _loading_errors(settings.model_id), device_errors(), on_device(device):
+        config = read_config(folder)
+        family = family_of(str(config.get("model_type", "")))
+        _check_installed(family, str(config["model_type"]))
+        with timeline.span("import_transformers"):
+            model_class = _model_class(family, str(config["model_type"]))
+        attention, reason = _choose_attention(settings, model_class, device, dtype)
+        with timeline.span("weights_read"):
+            model = _load_model(model_class, folder, dtype, attention).to(device)
+        with timeline.span("vocabulary_read"):
+            parts = Parts(family, model, folder, settings.model_id)
+    is_cpu = device.type == "cpu"
+    engine = HubEngine(
+        settings.model_id,
+        parts.recognizer,
+        parts.capabilities,
+        parts.vocabulary,
+        device=device,
+        device_name=device_name(device),
+        dtype_name=str(dtype).removeprefix("torch."),
+        attention=attention,
+        max_batch_size=settings.batch_size or (AUTO_BATCH_SIZE_CPU if is_cpu else AUTO_BATCH_SIZE_CUDA),
+        max_batch_s=MAX_BATCH_S_CPU if is_cpu else MAX_BATCH_S_CUDA,
+        pads=family.pads and not _is_changed_by_padding(model.config),
+    )
+    logs.info(
+        "engine_loaded",
+        model=engine.model_id,
+        family=config["model_type"],
+        device=engine.device_name,
+        dtype=engine.dtype_name,
+        attention=attention,
+        attention_reason=reason,
+        slots=engine.max_batch_size,
+    )
+    return engine
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the object in the config.json of a folder. Raises ModelUnavailable."""
+    try:
+        with (folder / "config.json").open("rb") as file:
+            config = json.loads(file.read(_MAX_CONFIG_BYTES))
+    except (OSError, ValueError, RecursionError) as exc:
+        raise ModelUnavailable(f"config.json of model folder {folder.name}: {exc}") from exc
+    if not isinstance(config, dict):
+        raise ModelUnavailable(f"config.json of model folder {folder.name}: expected an object")
+    return config
+
+
+def _check_installed(family: Family, model_type: str) -> None:
+    """Raise ModelUnavailable, naming what to install, if the family needs what is not there."""
+    missing = [name for name in family.packages if find_spec(name) is None]
+    if missing:
+        packages = " ".join(name.replace("_", "-") for name in missing)
+        raise ModelUnavailable(f"model_type {model_type} needs {', '.join(missing)}: pip install {packages}")
+    installed = version("transformers")
+    if _as_tuple(installed) < _as_tuple(family.version):
+        needed = f"transformers {family.version} or later"
+        raise ModelUnavailable(f"model_type {model_type} needs {needed}; found {installed}")
+
+
+def _as_tuple(text: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", text)[:2]))
+
+
+@contextmanager
+def _loading_errors(model_id: str) -> Iterator[None]:
+    """Raise ModelUnavailable, with the model's id, if the block fails. Errors of the device are raised unchanged."""
+    try:
+        yield
+    except ModelUnavailable as exc:
+        raise ModelUnavailable(f"MODEL_ID={model_id}: {exc.message}") from exc
+    except (AsrError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception as exc:  # whatever a library finds wrong with a checkpoint
+        reason = (str(exc).strip().splitlines() or [""])[0][:300]
+        raise ModelUnavailable(f"MODEL_ID={model_id}: {type(exc).__name__}: {reason}") from exc
+
+
+def _model_class(family: Family, model_type: str) -> Any:
+    """Return the class of the networks of a family. Only the modules of this class are imported."""
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    # WavLM's own doing, and no harm: both masks are true where there is padding.
+    warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask")
+    names = [getattr(modeling_auto, mapping).get(model_type) for mapping in MAPPINGS[family.kind]]
+    return getattr(transformers, next(name for name in names if name is not None))
+
+
+def _choose_attention(
+    settings: Settings, model_class: Any, device: torch.device, dtype: torch.dtype
+) -> tuple[str, str]:
+    """Return the name by which `transformers` knows the attention to use, and the reason for the choice."""
+    name, reason = choose_attention(settings.flash_attention_2, device, dtype)
+    if name == "flash_attention_2":
+        if model_class._supports_flash_attn and find_spec("flash_attn"):
+            return name, reason
+        reason = f"{model_class.__name__} or this installation has no FlashAttention-2"
+    if settings.flash_attention_2:
+        logs.warning("flash_attention_refused", reason=reason)
+    if model_class._supports_sdpa:
+        return "sdpa", "PyTorch chooses the kernel"
+    return "eager", f"{model_class.__name__} has no other"
+
+
+def _load_model(model_class: Any, folder: Path, dtype: torch.dtype, attention: str) -> Any:
+    """Return the network with its weights. Raises ModelUnavailable if weights are missing."""
+    model, report = model_class.from_pretrained(
+        folder, dtype=dtype, attn_implementation=attention, local_files_only=True, output_loading_info=True
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise ModelUnavailable(f"the weights lack {len(missing)} tensors, such as {missing[0]}")
+    return model.requires_grad_(False).eval()
+
+
+def _is_changed_by_padding(config: Any) -> bool:
+    """Return whether a network computes something else for a window if silence is added to it.
+
+    The first layer of wav2vec2's base models normalizes over the whole length.
+    """
+    return getattr(config, "feat_extract_norm", None) == "group"

@@ -1,0 +1,106 @@
+"""Turn timed tokens into words and segments. Knows no tensor and no model."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import ceil, exp, inf
+
+from handler.hub.vocabulary import Vocabulary
+from handler.schema.transcript import Evidence, Segment, Word
+from handler.schema.window import SAMPLE_RATE, Window, WindowResult
+from handler.tokens.repetition import compression_ratio
+from handler.tokens.word_splitting import WordTokens, split_words
+
+MAX_PAUSE_S = 1.0  # a longer pause between two words ends a segment
+_SENTENCE_ENDS = (".", "?", "!", "…", "。", "？", "！", "।")
+
+
+@dataclass(frozen=True, slots=True)
+class TimedToken:
+    """A decoded token, and the frames of the encoder's output in which it was heard."""
+
+    id: int
+    start: int  # frame
+    end: int  # frame, exclusive
+    logprob: float
+
+
+class TextBuilder:
+    """Builds the segments of windows. `frame_s` is the length of a frame of the encoder's output in seconds."""
+
+    def __init__(self, vocabulary: Vocabulary, frame_s: float) -> None:
+        self._vocabulary = vocabulary
+        self._frame_s = frame_s
+
+    def _evidence(self, tokens: Sequence[TimedToken]) -> Evidence:
+        """Return the evidence for the tokens of a window."""
+        text = b"".join(self._vocabulary.pieces(token.id for token in tokens)).decode("utf-8", "replace")
+        return Evidence(
+            avg_logprob=sum(token.logprob for token in tokens) / max(1, len(tokens)),
+            no_speech_prob=0.0,
+            compression_ratio=compression_ratio(text),
+            temperature=0.0,
+            tokens=len(tokens),
+            looped=False,
+        )
+
+    def result(self, window: Window, tokens: Sequence[TimedToken], language: str | None) -> WindowResult:
+        """Return the result of a window: segments, each with its words.
+
+        `language` is that of the text unless the tokens tell another.
+        """
+        language = self._vocabulary.told_language(token.id for token in tokens) or language
+        evidence = self._evidence(tokens)
+        words = _in_order(list(self._words(window, tokens)))
+        ends = [index for index, (word, following) in enumerate(pairwise(words), 1) if _ends_segment(word, following)]
+        bounds = pairwise([0, *ends, len(words)])
+        segments = tuple(_segment(words[start:end], evidence, language) for start, end in bounds if start < end)
+        return WindowResult(segments, evidence, language)
+
+    def _words(self, window: Window, tokens: Sequence[TimedToken]) -> Iterator[Word]:
+        """Yield each word with its time in seconds from the start of the window."""
+        pieces = self._vocabulary.pieces(token.id for token in tokens)
+        for word in split_words(pieces):
+            if not word.text.strip():
+                continue
+            own = [index for index in _tokens_of(word) if pieces[index].strip()]
+            first, last = tokens[own[0]], tokens[own[-1]]
+            start, end = (min(frame * self._frame_s, window.seconds) for frame in (first.start, last.end))
+            probabilities = [exp(tokens[index].logprob) for index in own]
+            logprobs = tuple((tokens[index].id, tokens[index].logprob) for index in _tokens_of(word))
+            yield Word(start, max(start, end), _spaced(word.text), sum(probabilities) / len(probabilities), logprobs)
+
+
+def speech_bounds(window: Window) -> tuple[float, float]:
+    """Return the start of the first and the end of the last speech in a window, in seconds from its start."""
+    if not window.speech:
+        return 0.0, window.seconds
+    return (window.speech[0][0] - window.start) / SAMPLE_RATE, (window.speech[-1][1] - window.start) / SAMPLE_RATE
+
+
+def _in_order(words: Sequence[Word]) -> list[Word]:
+    """Return the words, of which none ends after the next one begins: several may be heard in one frame."""
+    starts = (*(word.start for word in words[1:]), inf)
+    return [
+        replace(word, end=min(word.end, max(word.start, start))) for word, start in zip(words, starts, strict=False)
+    ]
+
+
+def _tokens_of(word: WordTokens) -> range:
+    """Return the numbers of a word's tokens. A token that several words share is one of each."""
+    return range(int(word.start), max(ceil(word.end), int(word.start) + 1))
+
+
+def _spaced(text: str) -> str:
+    """Return the text of a word with one space before it, if any came with it, and none after it."""
+    return f" {text.strip()}" if text[0].isspace() else text.rstrip()
+
+
+def _ends_segment(word: Word, following: Word) -> bool:
+    return word.text.endswith(_SENTENCE_ENDS) or following.start - word.end > MAX_PAUSE_S
+
+
+def _segment(words: Sequence[Word], evidence: Evidence, language: str | None) -> Segment:
+    text = "".join(word.text for word in words)
+    tokens = tuple(token for word in words for token, _ in word.tokens)
+    return Segment(words[0].start, words[-1].end, text, tokens, evidence, tuple(words), language)
