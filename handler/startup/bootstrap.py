@@ -17,6 +17,7 @@ from handler import logs
 from handler.audio.process_pool import shared_pool
 from handler.errors import OutOfMemory
 from handler.settings import Settings
+from handler.startup.engine_loader import import_engine, is_whisper
 from handler.startup.model_locator import BAKED, find_local, find_model, mirror, revision, weight_files
 from handler.startup.self_test import self_test
 from handler.timeline import Timeline
@@ -80,18 +81,23 @@ def _load(
     stop = threading.Event()
     with ThreadPoolExecutor(2, "reader") as readers, stop_on_exit(stop):
         locate = partial(_locate_model, settings=settings, timeline=timeline, stop=stop, readers=readers)
-        local_model = readers.submit(locate, partial(find_local, *model))
+        local_folder = readers.submit(find_local, *model)
+        local_model = readers.submit(locate, local_folder.result)
         with timeline.span("import_torch"):
             import torch  # noqa: F401
         with timeline.span("import_engine"):
             from handler.engine.device import choose_device
-            from handler.whisper.loading import load_engine
+
+            load_engine = import_engine(local_folder.result())
         torch_imported.set()
         device = choose_device(settings.device)  # a wrong name raises an error before anything is downloaded
         with timeline.span("device_context"):
             _open_device(device)
-        located = local_model.result() or locate(partial(find_model, *model))
-        assert located is not None, "find_model returns a folder or raises"
+        located = local_model.result()
+        if located is None:
+            located = locate(partial(find_model, *model))
+            assert located is not None, "find_model returns a folder or raises"
+            load_engine = import_engine(located.folder)
         stop.set()  # from here on the engine's loader reads the weights
         vad = readers.submit(_load_vad, timeline)
         engine = load_engine(located.folder, settings, located.conversion, timeline)
@@ -138,7 +144,7 @@ def _locate_model(
     if folder is None:
         return None
     files = weight_files(folder)
-    conversion = _read_conversion(files, settings, timeline, stop)
+    conversion = _read_conversion(files, settings, timeline, stop) if is_whisper(folder) else None
     if conversion is None or not conversion.has_any():
         readers.submit(_read_ahead, files, timeline, stop)
     return LocatedModel(folder, conversion)

@@ -13,9 +13,12 @@ from handler.errors import ModelUnavailable
 
 PROGRESS_S = 5.0  # seconds between two progress reports
 MAIN = "main"  # the default revision
-_WEIGHT_LAYOUTS = (r"model\.safetensors", r"model-\d+-of-\d+\.safetensors", r"model\.bin", r"[^/]+\.pt")
+_WEIGHT_LAYOUTS = (
+    *(r"model\.safetensors", r"model-\d+-of-\d+\.safetensors", r"model\.bin", r"[^/]+\.pt"),
+    *(r"pytorch_model\.bin", r"pytorch_model-\d+-of-\d+\.bin"),
+)
 _COMMIT = re.compile("[0-9a-f]{40,64}")
-_SMALL_FILES = ["*.json", "merges.txt", "vocabulary.txt", "*.tiktoken"]
+_SMALL_FILES = ["*.json", "merges.txt", "vocab.txt", "vocabulary.txt", "*.tiktoken", "*.model", "*.jinja", "README.md"]
 
 
 def download_snapshot(model_id: str, cache_dir: Path, revision: str | None) -> Path:
@@ -94,7 +97,7 @@ def _weight_names(model_id: str, files: Sequence[str]) -> list[str]:
     for pattern in _WEIGHT_LAYOUTS:
         if names := [name for name in files if re.fullmatch(pattern, name)]:
             return names
-    expected = "model.safetensors, model.bin or a .pt file of a Whisper checkpoint"
+    expected = "model.safetensors, pytorch_model.bin, or model.bin or a .pt file of a Whisper checkpoint"
     raise ModelUnavailable(f"MODEL_ID={model_id}: expected {expected}")
 
 

@@ -28,7 +28,14 @@ _MAX_HUB_ID = 96  # characters; the Hub allows no more
 _REVISION = re.compile(r"(?!.*(\.\.|//))[^/\s~^:?*\[\\\x00-\x1f\x7f][^\s~^:?*\[\\\x00-\x1f\x7f]{0,199}")
 _COMMIT = re.compile(r"[\w-]{1,64}", re.ASCII)
 _MAX_INDEX_BYTES = 16 * 1024**2
-_SINGLE_FILES = ("model.safetensors", "model.bin")
+_SINGLE_FILES = ("model.safetensors", "model.bin", "pytorch_model.bin")
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")  # of weights in several files
+_SHARD = re.compile(rb'"([\w.-]{1,200}\.(?:safetensors|bin))"')
+# By the order in which they are taken where a folder has several.
+_WEIGHTS = (
+    *("model.safetensors", "model-*-of-*.safetensors", "model.bin", "*.pt"),
+    *("pytorch_model.bin", "pytorch_model-*-of-*.bin"),
+)
 
 
 def find_model(
@@ -71,7 +78,7 @@ def find_local(
 
 def weight_files(folder: Path) -> list[Path]:
     """Return the sorted weight files in a folder, or an empty list. If there are several layouts, one is chosen."""
-    for pattern in ("model.safetensors", "model-*-of-*.safetensors", "model.bin", "*.pt"):
+    for pattern in _WEIGHTS:
         if files := sorted(file for file in folder.glob(pattern) if file.is_file()):
             return files
     return []
@@ -145,11 +152,10 @@ def _read_ref(ref: Path) -> str | None:
 
 def _is_complete(folder: Path) -> bool:
     """Return whether a snapshot has all of its weight files. An interrupted download leaves only some."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
+    for index in (folder / name for name in _INDEXES if (folder / name).is_file()):
         shards = set()
         with suppress(OSError), index.open("rb") as file:
-            shards |= set(re.findall(rb'"([\w.-]{1,200}\.safetensors)"', file.read(_MAX_INDEX_BYTES)))
+            shards |= set(_SHARD.findall(file.read(_MAX_INDEX_BYTES)))
         return bool(shards) and all((folder / name.decode()).is_file() for name in shards)
     has_config = (folder / "config.json").is_file()
     return (has_config and any((folder / name).is_file() for name in _SINGLE_FILES)) or any(folder.glob("*.pt"))

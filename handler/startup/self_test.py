@@ -1,6 +1,7 @@
 """Decode a second of known speech before the first request. Knows no weights."""
 
 import wave
+from math import isfinite
 from pathlib import Path
 
 from handler.errors import ModelUnavailable
@@ -14,14 +15,21 @@ CHECK_WORDS = ("good", "morning")
 
 
 def self_test(pipeline: Pipeline, settings: Settings) -> None:
-    """Decode a second of speech, which also triggers the setup that an engine does for its first window.
+    """Decode a second of English speech, which also triggers the setup that an engine does for its first window.
 
-    Raises ModelUnavailable if the model recognizes none of the spoken words, unless the settings disable this check.
+    Raises ModelUnavailable unless the settings disable this check: if a model that knows English recognizes none of the
+    spoken words, or if another one finds no text at all, or computes no finite numbers.
     """
-    window = Window(0, _samples(CHECK)).with_params(language="en")
-    text = "".join(segment.text for segment in pipeline.runner.submit(CHECK, window).result().segments)
+    known = pipeline.engine.capabilities.languages
+    language = "en" if "en" in known else next(iter(known), None)
+    window = Window(0, _samples(CHECK)).with_params(language=language)
+    result = pipeline.runner.submit(CHECK, window).result()
     pipeline.runner.cancel(CHECK)  # otherwise the runner would keep the usage record of this test
-    if settings.startup_check and not any(word in letters_and_digits(text) for word in CHECK_WORDS):
+    text = "".join(segment.text for segment in result.segments)
+    spoken = letters_and_digits(text)
+    is_right = any(word in spoken for word in CHECK_WORDS) if language == "en" else bool(spoken)
+    is_finite = result.evidence is None or isfinite(result.evidence.avg_logprob)
+    if settings.startup_check and not (is_right and is_finite):
         mismatch = f"it heard {text.strip()!r} where {' '.join(CHECK_WORDS)!r} is said"
         advice = "the weights are damaged, or the model knows no English (STARTUP_CHECK=0 starts it all the same)"
         raise ModelUnavailable(f"MODEL_ID={settings.model_id}: {mismatch}; {advice}")

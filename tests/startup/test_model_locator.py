@@ -181,7 +181,7 @@ def test_a_repository_without_weights_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "repo" / "config.json").write_text("{}")
     with Hub(tmp_path / "repo") as hub:
         process = run_find_model(hub, tmp_path / "cache")
-        assert "expected model.safetensors, model.bin or a .pt file" in process.stderr
+        assert "expected model.safetensors, pytorch_model.bin, or model.bin or a .pt file" in process.stderr
 
 
 def test_an_interrupted_download_continues_where_it_ended_and_logs_its_progress(
