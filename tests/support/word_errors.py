@@ -1,5 +1,6 @@
 """Word errors as the field counts them: after Whisper's English normalizer."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,3 +22,8 @@ def total_errors(score: Any) -> int:
 def word_error_rate(reference: str, hypothesis: str) -> float:
     """Return the word error rate of one text, as a fraction."""
     return float(count_word_errors([reference], [hypothesis]).wer)
+
+
+def plain_words(text: str) -> str:
+    """Return the words of an English text in lower case, without punctuation."""
+    return " ".join(re.sub(r"[^a-z' ]", "", text.lower().replace("-", " ")).split())
