@@ -15,7 +15,7 @@ from handler.hub.recognizer import Recognizer
 from handler.hub.requests import ChatRequest, CohereRequest, GraniteRequest, PlainRequest, SeamlessRequest
 from handler.hub.transducer import AUTO, TransducerRecognizer
 from handler.hub.vocabulary import Vocabulary
-from handler.languages import language_code
+from handler.languages import LANGUAGES, language_code
 from handler.schema.capabilities import Capabilities
 
 
@@ -47,7 +47,7 @@ class Parts:
         from transformers import AutoFeatureExtractor
 
         extractor = AutoFeatureExtractor.from_pretrained(self._folder, local_files_only=True)
-        return Features(extractor, self._model.device, self._model.dtype)
+        return Features(extractor, self._model.device, self._model.dtype, self._family.multiple_of)
 
     def _processor(self) -> Any:
         from transformers import AutoProcessor
@@ -75,6 +75,9 @@ class Parts:
 
     def _generate(self) -> tuple[Recognizer, Capabilities]:
         family, request = self._family, self._request()
+        if family.form is not Form.PLAIN:
+            known = tuple(code for code in family.languages or LANGUAGES if request.knows(code))
+            self._languages = known or self._languages
         recognizer = GenerateRecognizer(self._model, self._tokenizer, request, family.tokens_per_s, self._language)
         return recognizer, Capabilities(
             languages=self._languages,
@@ -95,7 +98,9 @@ class Parts:
             return GraniteRequest(self._processor(), self._model)
         if form is Form.COHERE:
             return CohereRequest(self._features(), self._processor())
-        return (SeamlessRequest if form is Form.SEAMLESS else PlainRequest)(self._features())
+        if form is Form.SEAMLESS:
+            return SeamlessRequest(self._features(), self._model.generation_config.text_decoder_lang_to_code_id)
+        return PlainRequest(self._features())
 
 
 def _prompt_ids(dictionary: dict[str, int]) -> dict[str, int]:

@@ -99,13 +99,17 @@ class HubEngine:
         return window not in self._dropped
 
     def _next_batch(self) -> list[Window]:
-        """Return the window that has waited longest, and others that are about as long, as many as a batch may have."""
+        """Return the window that has waited longest, and others like it, as many as a batch may have.
+
+        They are about as long, and have the language and the task in common, which some networks are told once a batch.
+        """
         first = self._waiting[0]
         batch, longest, shortest = [first], len(first.samples), len(first.samples)
         for window in self._waiting[1:]:
             length = len(window.samples)
             new_longest, new_shortest = max(longest, length), min(shortest, length)
             is_alike = new_longest <= MAX_PADDING * new_shortest if self._pads else length == longest
+            is_alike = is_alike and _kind(window) == _kind(first)
             if is_alike and (len(batch) + 1) * new_longest <= self._max_batch_s * SAMPLE_RATE:
                 batch.append(window)
                 longest, shortest = new_longest, new_shortest
@@ -121,3 +125,8 @@ class HubEngine:
         """Forget windows whose results are no longer needed. Windows that were not admitted are ignored."""
         self._waiting = [window for window in self._waiting if window not in windows]
         self._dropped = {window for window in self._batch if window in windows or window in self._dropped}
+
+
+def _kind(window: Window) -> tuple[str | None, str]:
+    """Return what the windows of a batch must have in common."""
+    return window.params.language, window.params.task

@@ -8,7 +8,6 @@ from enum import Enum
 
 from handler.errors import ModelUnavailable
 from handler.hub.requests import SEAMLESS_CODES
-from handler.languages import LANGUAGES
 
 
 class Kind(Enum):
@@ -42,6 +41,7 @@ class Family:
     tells_language: bool = False  # it finds out the language that is spoken
     translates: bool = False  # into English
     form: Form = Form.PLAIN
+    multiple_of: int | None = None  # samples of which it must be given a multiple
     tokens_per_s: float = 15.0  # more than anybody speaks in a second, in any of its languages
     longest_window_s: float = 30.0
 
@@ -72,7 +72,7 @@ FAMILIES = {
     "nemotron3_5_asr": _TRANSDUCER,
     # The first layer normalizes over the whole length, so silence after the speech changes all of it.
     "moonshine": replace(_PLAIN, pads=False, tokens_per_s=6.5),
-    "moonshine_streaming": replace(_PLAIN, pads=False, tokens_per_s=6.5),
+    "moonshine_streaming": replace(_PLAIN, pads=False, tokens_per_s=6.5, multiple_of=80),
     "speech_to_text": replace(_PLAIN, packages=("sentencepiece",)),
     "speech-encoder-decoder": _PLAIN,
     "seamless_m4t": replace(_PLAIN, form=Form.SEAMLESS, languages=tuple(SEAMLESS_CODES), translates=True),
@@ -82,7 +82,7 @@ FAMILIES = {
     "qwen3_asr": _CHAT,
     "glmasr": _CHAT,
     "fun_asr_nano": replace(_CHAT, packages=("torchaudio",), languages=("zh", "en", "ja")),
-    "omniasr": replace(_CHAT, version="5.24", languages=tuple(LANGUAGES)),
+    "omniasr": replace(_CHAT, version="5.24", pads=False),
     "voxtral": replace(_CHAT, packages=("mistral_common",)),
     "granite_speech": _GRANITE,
 }

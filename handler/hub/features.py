@@ -29,16 +29,23 @@ class Inputs:
 
 
 class Features:
-    """Extracts the features of windows, and moves them to the device. `dtype` is the number format of the network."""
+    """Extracts the features of windows, and moves them to the device. `dtype` is the number format of the network.
 
-    def __init__(self, extractor: Any, device: torch.device, dtype: torch.dtype) -> None:
+    `multiple_of` is the number of samples of which a network that takes samples must be given a multiple.
+    """
+
+    def __init__(
+        self, extractor: Any, device: torch.device, dtype: torch.dtype, multiple_of: int | None = None
+    ) -> None:
         self._extractor = extractor
         self._device = device
         self._dtype = dtype
         self._rate = int(extractor.sampling_rate)
         # Extractors that compute spectra by PyTorch can do so on the device.
         takes_device = "device" in inspect.signature(type(extractor).__call__).parameters
-        self._options = {"device": str(device)} if takes_device else {}
+        self._options: dict[str, Any] = {"device": str(device)} if takes_device else {}
+        if multiple_of is not None:
+            self._options["pad_to_multiple_of"] = multiple_of
         probe = self.of_samples([np.zeros(_PROBE_S * SAMPLE_RATE, np.float32)])
         self.frame_s = (
             round(_PROBE_S * self._rate / int(probe.lengths[0])) / self._rate

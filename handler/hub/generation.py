@@ -24,6 +24,9 @@ LOOP_CHECK_STEPS = 8  # steps between two searches for loops
 class Request(Protocol):
     """How a family is told what to do with windows, and how its text is read."""
 
+    def knows(self, language: str) -> bool:
+        """Return whether the family can be told the language, which is a code."""
+
     def inputs(self, windows: Sequence[Window]) -> dict[str, Any]:
         """Return the arguments of `generate` for windows."""
 

@@ -5,9 +5,10 @@ Sources: transformers 5.24, the processors of the families (models/*/processing_
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,11 @@ from handler.schema.window import Samples, Window
 
 # What Qwen3-ASR writes before its text if no language is named. Source: Qwen3ASRProcessor.decode.
 _TOLD_LANGUAGE = re.compile(r"^\s*language (?P<name>[^<]*)<asr_text>", re.IGNORECASE)
+# For a batch whose prompts differ in length: what is generated follows all of them at once.
+_PADDED = {
+    "text_kwargs": {"padding": True, "padding_side": "left", "return_tensors": "pt"},
+    "audio_kwargs": {"return_tensors": "pt"},
+}
 DEFAULT_LANGUAGE = "en"  # of models that must be told one, if the request names none
 # The codes of ISO 639-3 that Seamless uses for languages whose code here has two letters.
 SEAMLESS_CODES = {
@@ -77,6 +83,10 @@ class PlainRequest:
     def __init__(self, features: Features) -> None:
         self._features = features
 
+    def knows(self, language: str) -> bool:
+        """Return whether the network can be told the language, which is a code."""
+        return False
+
     def inputs(self, windows: Sequence[Window]) -> dict[str, Any]:
         """Return the arguments of `generate` for windows."""
         return dict(self._features(windows).tensors)
@@ -87,7 +97,18 @@ class PlainRequest:
 
 
 class SeamlessRequest(PlainRequest):
-    """For SeamlessM4T, which is told the language of the text to write, whatever is spoken."""
+    """For SeamlessM4T, which is told the language of the text to write, whatever is spoken.
+
+    `codes` are the languages that the checkpoint has tokens for, as it calls them.
+    """
+
+    def __init__(self, features: Features, codes: Collection[str]) -> None:
+        super().__init__(features)
+        self._codes = codes
+
+    def knows(self, language: str) -> bool:
+        """Return whether the checkpoint has a token for the language."""
+        return SEAMLESS_CODES.get(language) in self._codes
 
     def inputs(self, windows: Sequence[Window]) -> dict[str, Any]:
         """Return the arguments of `generate` for windows, which have the language and the task in common."""
@@ -102,6 +123,10 @@ class CohereRequest(PlainRequest):
     def __init__(self, features: Features, processor: Any) -> None:
         super().__init__(features)
         self._processor = processor
+
+    def knows(self, language: str) -> bool:
+        """Return whether the vocabulary has a token for the language."""
+        return f"<|{language}|>" in self._processor.tokenizer.get_vocab()
 
     def inputs(self, windows: Sequence[Window]) -> dict[str, Any]:
         """Return the arguments of `generate` for windows."""
@@ -124,7 +149,22 @@ class ChatRequest:
         self._processor = processor
         self._model = model
         self._parameters = inspect.signature(processor.apply_transcription_request).parameters
-        self._fixed = {"model_id": model_id} if "model_id" in self._parameters else {}
+        self._fixed: dict[str, Any] = {"model_id": model_id} if "model_id" in self._parameters else {}
+        if "tokenize" in self._parameters:
+            self._fixed["processor_kwargs"] = _PADDED
+
+    def knows(self, language: str) -> bool:
+        """Return whether the processor accepts the language."""
+        name = next((name for name in ("source_language", "language") if name in self._parameters), None)
+        if name is None:
+            return False
+        try:
+            self._processor.apply_transcription_request(
+                np.zeros(1, np.float32), **self._fixed, **{name: language}, tokenize=False
+            )
+        except (ValueError, KeyError):  # it names the languages that it accepts
+            return False
+        return True
 
     @property
     def takes_prompt(self) -> bool:

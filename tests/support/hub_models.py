@@ -1,7 +1,7 @@
 """Checkpoints with random weights of the families of `transformers`, so small that a test writes them in no time."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,14 @@ def letters_tokenizer(folder: Path) -> Wav2Vec2CTCTokenizer:
     return Wav2Vec2CTCTokenizer(str(file))
 
 
-def pieces_tokenizer(blank: str = "<pad>") -> PreTrainedTokenizerFast:
-    """Return a vocabulary of pieces, some of which begin a word. The blank comes last."""
+def pieces_tokenizer(blank: str = "<pad>", others: Sequence[str] = (), **names_of: Any) -> PreTrainedTokenizerFast:
+    """Return a vocabulary of pieces, some of which begin a word, with other special tokens. The blank comes last."""
     names = ["<unk>", *LETTERS, *(f"\u2581{letter}" for letter in LETTERS), "."]
     backend = Tokenizer(models.BPE({name: index for index, name in enumerate(names)}, [], unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.decoder = decoders.Metaspace()
-    backend.add_special_tokens(sorted({"<pad>", blank}, reverse=True))
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>")
+    backend.add_special_tokens([*others, *sorted({"<pad>", blank}, reverse=True)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>", **names_of)
 
 
 def _wave_processor(folder: Path, masks: bool) -> None:
@@ -152,12 +152,192 @@ def _save_transducer(folder: Path, model_type: str) -> None:
     tokenizer.save_pretrained(folder)
 
 
+TEXT_DECODER = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
+LANGUAGE_TOKENS = ("<|en|>", "<|de|>")
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    names = {"pad_token_id": "<pad>", "bos_token_id": "<s>", "eos_token_id": "</s>"}
+    return {field: tokenizer.convert_tokens_to_ids(name) for field, name in names.items()}
+
+
+def _save_moonshine_streaming(folder: Path) -> None:
+    from transformers import MoonshineStreamingConfig, MoonshineStreamingForConditionalGeneration
+
+    tokenizer = pieces_tokenizer(others=("<s>", "</s>"), eos_token="</s>")
+    encoder = {**TEXT_DECODER, "sliding_windows": [[16, 4], [16, 0]]}
+    ids = _special_ids(tokenizer)
+    config = MoonshineStreamingConfig(
+        encoder_config=encoder,
+        vocab_size=len(tokenizer),
+        **TEXT_DECODER,
+        **ids,
+        decoder_start_token_id=ids["bos_token_id"],
+    )
+    MoonshineStreamingForConditionalGeneration(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _save_cohere_asr(folder: Path) -> None:
+    from transformers import (
+        CohereAsrConfig,
+        CohereAsrFeatureExtractor,
+        CohereAsrForConditionalGeneration,
+        CohereAsrProcessor,
+    )
+
+    names = (
+        *("<|startofcontext|>", "<|startoftranscript|>", "<|emo:undefined|>", "<|pnc|>", "<|nopnc|>", "<|noitn|>"),
+        *("<|notimestamp|>", "<|nodiarize|>", *LANGUAGE_TOKENS),
+    )
+    tokenizer = pieces_tokenizer(others=("<s>", "</s>", "\u2581", *names), eos_token="</s>", bos_token="<s>")
+    ids = _special_ids(tokenizer)
+    config = CohereAsrConfig(
+        encoder_config={**MEL_ENCODER, "model_type": "parakeet_encoder", "num_mel_bins": 128},
+        vocab_size=len(tokenizer),
+        **TEXT_DECODER,
+        **ids,
+        decoder_start_token_id=ids["bos_token_id"],
+    )
+    CohereAsrForConditionalGeneration(config).save_pretrained(folder)
+    CohereAsrProcessor(CohereAsrFeatureExtractor(), tokenizer).save_pretrained(folder)
+    CohereAsrFeatureExtractor().save_pretrained(folder)
+
+
+def _save_canary(folder: Path) -> None:
+    from transformers import CanaryConfig, CanaryForConditionalGeneration, CanaryProcessor, ParakeetFeatureExtractor
+
+    tokenizer = pieces_tokenizer(others=("<s>", "</s>", *LANGUAGE_TOKENS), eos_token="</s>", bos_token="<s>")
+    ids = _special_ids(tokenizer)
+    config = CanaryConfig(
+        encoder_config={**MEL_ENCODER, "model_type": "parakeet_encoder", "num_mel_bins": 128},
+        decoder_config={**TEXT_DECODER, "vocab_size": len(tokenizer), **ids},
+        vocab_size=len(tokenizer),
+        **ids,
+        decoder_start_token_id=ids["bos_token_id"],
+    )
+    CanaryForConditionalGeneration(config).save_pretrained(folder)
+    template = (
+        "{% for message in messages %}{% for part in message['content'] %}{% if part['type'] == 'text' %}<s><|"
+        "{{ part['source_language'] }}|><|{{ part['target_language'] }}|>{% endif %}{% endfor %}{% endfor %}"
+    )
+    CanaryProcessor(ParakeetFeatureExtractor(feature_size=128), tokenizer, chat_template=template).save_pretrained(
+        folder
+    )
+
+
+def _save_seamless_m4t_v2(folder: Path) -> None:
+    from transformers import SeamlessM4TFeatureExtractor, SeamlessM4Tv2Config, SeamlessM4Tv2ForSpeechToText
+
+    tokenizer = pieces_tokenizer(others=("<s>", "</s>", "__eng__", "__deu__"), eos_token="</s>", bos_token="<s>")
+    ids = _special_ids(tokenizer)
+    sizes = {f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    config = SeamlessM4Tv2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        **sizes,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        speech_encoder_layers=2,
+        speech_encoder_attention_heads=2,
+        speech_encoder_intermediate_size=48,
+        t2u_encoder_layers=1,
+        t2u_decoder_layers=1,
+        **ids,
+        decoder_start_token_id=ids["eos_token_id"],
+    )
+    model = SeamlessM4Tv2ForSpeechToText(config)
+    codes = {code: tokenizer.convert_tokens_to_ids(f"__{code}__") for code in ("eng", "deu")}
+    model.generation_config.text_decoder_lang_to_code_id = codes
+    model.generation_config._from_model_config = False
+    model.save_pretrained(folder)
+    SeamlessM4TFeatureExtractor().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _save_qwen3_asr(folder: Path) -> None:
+    from transformers import (
+        Qwen3ASRConfig,
+        Qwen3ASRFeatureExtractor,
+        Qwen3ASRForConditionalGeneration,
+        Qwen3ASRProcessor,
+    )
+
+    names = {"audio_token": "<|audio_pad|>", "audio_bos_token": "<|audio_start|>", "audio_eos_token": "<|audio_end|>"}
+    others = ("<s>", "</s>", "<asr_text>", *names.values())
+    tokenizer = pieces_tokenizer(others=others, eos_token="</s>", bos_token="<s>", extra_special_tokens=names)
+    ids = _special_ids(tokenizer)
+    audio = {"num_mel_bins": 128, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 48}
+    config = Qwen3ASRConfig(
+        audio_config={**audio, "d_model": 32, "output_dim": 32, "downsample_hidden_size": 8},
+        text_config={"model_type": "qwen3", "vocab_size": len(tokenizer), **TEXT_DECODER, **ids},
+        audio_token_id=tokenizer.convert_tokens_to_ids("<|audio_pad|>"),
+        timestamp_token_id=len(tokenizer) - 1,
+        pad_token_id=ids["pad_token_id"],
+        eos_token_id=ids["eos_token_id"],
+    )
+    Qwen3ASRForConditionalGeneration(config).save_pretrained(folder)
+    template = _chat_template("<|audio_start|><|audio_pad|><|audio_end|>")
+    extractor = Qwen3ASRFeatureExtractor()
+    Qwen3ASRProcessor(extractor, tokenizer, chat_template=template).save_pretrained(folder)
+
+
+def _chat_template(audio: str) -> str:
+    """Return a template that writes the token for audio, and texts as they are."""
+    return (
+        "{% for message in messages %}{% for part in message['content'] %}{% if part['type'] == 'audio' %}"
+        + audio
+        + "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    )
+
+
+def _save_glmasr(folder: Path) -> None:
+    from transformers import GlmAsrConfig, GlmAsrForConditionalGeneration, GlmAsrProcessor, WhisperFeatureExtractor
+
+    tokenizer = pieces_tokenizer(others=("<s>", "</s>", "<|pad|>"), eos_token="</s>", bos_token="<s>")
+    encoder = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = GlmAsrConfig(
+        audio_config=encoder,
+        text_config={"model_type": "llama", "vocab_size": len(tokenizer), **TEXT_DECODER, **_special_ids(tokenizer)},
+        audio_token_id=tokenizer.convert_tokens_to_ids("<|pad|>"),
+    )
+    GlmAsrForConditionalGeneration(config).save_pretrained(folder)
+    extractor = WhisperFeatureExtractor(feature_size=128)
+    GlmAsrProcessor(extractor, tokenizer, chat_template=_chat_template("<|pad|>")).save_pretrained(folder)
+
+
+def _save_omniasr(folder: Path) -> None:
+    from transformers import OmniASRConfig, OmniASRFeatureExtractor, OmniASRForConditionalGeneration, OmniASRProcessor
+
+    tokenizer = pieces_tokenizer(
+        others=("<s>", "</s>", "<extra_id_1>", "<|lang:eng_latn|>", "<|lang:auto|>"), eos_token="</s>", bos_token="<s>"
+    )
+    ids = _special_ids(tokenizer)
+    config = OmniASRConfig(
+        audio_config=WAVE_ENCODER,
+        text_config={"model_type": "llama", "vocab_size": len(tokenizer), **TEXT_DECODER, **ids},
+        audio_token_id=tokenizer.convert_tokens_to_ids("<extra_id_1>"),
+        **ids,
+    )
+    OmniASRForConditionalGeneration(config).save_pretrained(folder)
+    template = _chat_template("<extra_id_1>")
+    OmniASRProcessor(OmniASRFeatureExtractor(), tokenizer, chat_template=template).save_pretrained(folder)
+
+
 WAVE_CTC = (
     *("data2vec-audio", "hubert", "sew", "sew-d", "unispeech", "unispeech-sat", "wav2vec2"),
     *("wav2vec2-conformer", "wavlm"),
 )
 TRANSDUCERS = ("parakeet_tdt", "parakeet_rnnt", "nemotron_asr_streaming")
-SAVERS: Mapping[str, Callable[[Path], None]] = {
+SAVERS: dict[str, Callable[[Path], None]] = {
     **{model_type: partial(_save_wave_ctc, model_type=model_type) for model_type in WAVE_CTC},
     "wav2vec2-bert": _save_wav2vec2_bert,
     "parakeet_ctc": _save_parakeet_ctc,
@@ -166,10 +346,20 @@ SAVERS: Mapping[str, Callable[[Path], None]] = {
     **{model_type: partial(_save_transducer, model_type=model_type) for model_type in TRANSDUCERS},
 }
 
+GENERATING: dict[str, Callable[[Path], None]] = {
+    "moonshine_streaming": _save_moonshine_streaming,
+    "cohere_asr": _save_cohere_asr,
+    "canary": _save_canary,
+    "seamless_m4t_v2": _save_seamless_m4t_v2,
+    "qwen3_asr": _save_qwen3_asr,
+    "glmasr": _save_glmasr,
+    "omniasr": _save_omniasr,
+}
+
 
 def save_model(model_type: str, folder: Path, seed: int = 0) -> Path:
     """Write a checkpoint of a family with random weights into a folder, and return the folder."""
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    SAVERS[model_type](folder)
+    (SAVERS | GENERATING)[model_type](folder)
     return folder
