@@ -103,10 +103,14 @@ class GenerateRecognizer:
         return [self._result(window, *row) for window, *row in rows]
 
     def _result(self, window: Window, tokens: list[int], logprobs: list[float], budget: int) -> WindowResult:
-        """Return the result of a window whose row has these tokens, perhaps with padding after them."""
-        end = next((index for index, token in enumerate(tokens) if token in self._ends), None)
+        """Return the result of a window whose row has these tokens, perhaps with padding after them.
+
+        The padding may be the token that ends a text, so one behind the budget shows nothing.
+        """
+        ends = (index for index, token in enumerate(tokens[:budget]) if token in self._ends)
+        end = next(ends, None)
         count = min(budget, len(tokens)) if end is None else end
-        loop = loop_start(tokens[:count]) if end is None else None
+        loop = loop_start(tokens[:count])
         kept = tokens[:count] if loop is None else tokens[:loop]
         text, told = self._request.read(self._tokenizer.decode(kept, skip_special_tokens=True))
         decided = logprobs[: count if end is None else count + 1]

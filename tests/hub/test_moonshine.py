@@ -110,6 +110,35 @@ def test_a_text_without_an_end_is_as_long_as_its_budget(
     assert result.evidence.tokens == BASE_TOKENS + round(window.seconds)
 
 
+def test_rows_that_end_at_their_budget_or_in_a_loop_are_told_from_those_that_end_by_themselves(
+    recognizer: GenerateRecognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = recognizer._model
+    generate = network.generate
+
+    def write(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Make the first row end after five tokens, the second repeat itself and the third go on."""
+        step = input_ids.shape[1]
+        scores[:] = -torch.inf
+        scores[0, 2 if step > 5 else 100 + step] = 0.0
+        scores[1, 300 + step % 2] = 0.0
+        scores[2, 1000 + step] = 0.0
+        return scores
+
+    def generate_the_same(**options: Any) -> Any:
+        return generate(**{**options, "logits_processor": [write, *options["logits_processor"]]})
+
+    monkeypatch.setattr(network, "generate", generate_the_same)
+    samples = np.tile(clips()[1].samples, 4)[:112_000]
+    windows = [Window(0, samples) for _ in range(3)]
+    with torch.inference_mode():
+        results = recognizer.recognize(windows, lambda window: True)
+    found = [(each.evidence.looped, each.evidence.exhausted) for each in results if each.evidence is not None]
+    assert found == [(False, False), (True, False), (False, True)]
+    assert len(results[0].segments[0].tokens) == 5
+    assert len(results[1].segments[0].tokens) == 2
+
+
 def test_a_window_that_nobody_wants_any_more_ends_at_once(recognizer: GenerateRecognizer) -> None:
     wanted = iter([True] * 3)
     with torch.inference_mode():
