@@ -92,7 +92,9 @@ def _check_language(options: Options, capabilities: Capabilities, model_id: str)
     """Raise InvalidRequest if the model does not know the language or cannot do the task."""
     language, known = options.language, capabilities.languages
     if language == MULTI and not capabilities.tells_language:
-        raise InvalidRequest(f"language multi needs a multilingual model; {model_id} is not", "language")
+        raise InvalidRequest(
+            f"language multi needs a model that finds out the language; {model_id} does not", "language"
+        )
     if language not in (None, MULTI) and known and language not in known:
         raise InvalidRequest(
             f"language {language!r} is not known to model {model_id}; expected {_list(known)}", "language"
@@ -102,7 +104,7 @@ def _check_language(options: Options, capabilities: Capabilities, model_id: str)
             f"language must be given: {model_id} does not find it out; expected {_list(known)}", "language"
         )
     if options.task == "translate" and not capabilities.translates:
-        raise InvalidRequest(f"task translate needs a multilingual model; {model_id} is not", "task")
+        raise InvalidRequest(f"task translate needs a multilingual model; {model_id} does not translate", "task")
 
 
 def _list(languages: tuple[str, ...]) -> str:

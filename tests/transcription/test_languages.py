@@ -84,7 +84,7 @@ async def test_with_multi_each_chunk_says_its_own_language(base: Pipeline) -> No
 
 async def test_an_english_only_model_refuses_multi(pipeline: Pipeline) -> None:
     error = await error_of(pipeline, upload(say("Hello.")), Options(language="multi"))
-    assert "needs a multilingual model" in error.message
+    assert "needs a model that finds out the language" in error.message
 
 
 class UnsureEngine(FakeEngine):
