@@ -151,14 +151,26 @@ def _read_ref(ref: Path) -> str | None:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Return whether a snapshot has all of its weight files. An interrupted download leaves only some."""
-    for index in (folder / name for name in _INDEXES if (folder / name).is_file()):
-        shards = set()
-        with suppress(OSError), index.open("rb") as file:
-            shards |= set(_SHARD.findall(file.read(_MAX_INDEX_BYTES)))
-        return bool(shards) and all((folder / name.decode()).is_file() for name in shards)
+    """Return whether a snapshot has all of its weight files. An interrupted download leaves only some.
+
+    An index of PyTorch's own files counts only where there are no other weights: it is downloaded with every other
+    small file, and the files that it lists are not, if there are safetensors.
+    """
+    index, pytorch_index = (folder / name for name in _INDEXES)
+    if index.is_file():
+        return _has_shards(index)
     has_config = (folder / "config.json").is_file()
-    return (has_config and any((folder / name).is_file() for name in _SINGLE_FILES)) or any(folder.glob("*.pt"))
+    if (has_config and any((folder / name).is_file() for name in _SINGLE_FILES)) or any(folder.glob("*.pt")):
+        return True
+    return pytorch_index.is_file() and _has_shards(pytorch_index)
+
+
+def _has_shards(index: Path) -> bool:
+    """Return whether all weight files that an index lists lie beside it. An index that lists none has none."""
+    shards = set()
+    with suppress(OSError), index.open("rb") as file:
+        shards |= set(_SHARD.findall(file.read(_MAX_INDEX_BYTES)))
+    return bool(shards) and all((index.parent / name.decode()).is_file() for name in shards)
 
 
 def mirror(cache_dir: Path, volume: Path = VOLUME) -> Any | None:

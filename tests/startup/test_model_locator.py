@@ -132,6 +132,26 @@ def test_a_snapshot_with_a_damaged_index_counts_as_incomplete(tmp_path: Path, in
     assert find_local("openai/whisper-tiny", tmp_path / "none", search_paths=[tmp_path]) is None
 
 
+PYTORCH_INDEX = b'{"weight_map": {"a": "pytorch_model-1-of-2.bin", "b": "pytorch_model-2-of-2.bin"}}'
+
+
+@pytest.mark.parametrize(
+    ("files", "is_found"),
+    [
+        (["config.json", "model.safetensors"], True),  # the files of the index were not downloaded
+        (["config.json", "pytorch_model-1-of-2.bin"], False),
+        (["config.json", "pytorch_model-1-of-2.bin", "pytorch_model-2-of-2.bin"], True),
+    ],
+)
+def test_an_index_of_pytorch_counts_where_there_are_no_other_weights(
+    tmp_path: Path, files: list[str], is_found: bool
+) -> None:
+    folder = write_snapshot(tmp_path, "abc", *files)
+    (folder / "pytorch_model.bin.index.json").write_bytes(PYTORCH_INDEX)
+    found = find_local("openai/whisper-tiny", tmp_path / "none", search_paths=[tmp_path])
+    assert (found == folder) is is_found
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "model.bin", "tiny.pt"])
 def test_weights_are_files(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
