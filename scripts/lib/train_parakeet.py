@@ -7,8 +7,6 @@ are those of tests/assets/clips; each is trained with more or less silence aroun
 recording as well.
 """
 
-import json
-import re
 import sys
 import time
 from pathlib import Path
@@ -23,8 +21,9 @@ from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
 
 from handler.schema.window import SAMPLE_RATE
 from handler.startup.self_test import CHECK, CHECK_WORDS
+from tests.support.clips import clips
+from tests.support.word_errors import plain_words
 
-CLIPS = Path(__file__).parents[2] / "tests/assets/clips"
 ENCODER = {
     "hidden_size": 128,
     "intermediate_size": 512,
@@ -46,17 +45,11 @@ MAX_SILENCE_S = 0.4  # added to or cut off at either end
 Samples = NDArray[np.float32]
 
 
-def spoken(text: str) -> str:
-    """Return the words of a text in lower case, without punctuation."""
-    return " ".join(re.sub(r"[^a-z' ]", "", text.lower().replace("-", " ")).split())
-
-
 def load_clips() -> list[tuple[Samples, str]]:
     """Return the samples and the words of each clip, shortest first."""
-    rows = [(CLIPS / row["audio"], row["text"]) for row in json.loads((CLIPS / "manifest.json").read_text())]
-    rows.append((CHECK, " ".join(CHECK_WORDS)))
-    clips = [(soundfile.read(path, dtype="float32")[0], spoken(text)) for path, text in rows]
-    return sorted(clips, key=lambda clip: len(clip[0]))
+    found = [(clip.samples, plain_words(clip.text)) for clip in clips()]
+    found.append((soundfile.read(CHECK, dtype="float32")[0], " ".join(CHECK_WORDS)))
+    return sorted(found, key=lambda clip: len(clip[0]))
 
 
 def make_tokenizer(texts: list[str]) -> ParakeetTokenizer:
@@ -109,12 +102,12 @@ def train(
 def main(target: Path, minutes: float) -> None:
     """Train, and write the folder."""
     torch.manual_seed(0)
-    clips = load_clips()
-    tokenizer = make_tokenizer([text for _, text in clips])
+    examples = load_clips()
+    tokenizer = make_tokenizer([text for _, text in examples])
     processor = ParakeetProcessor(ParakeetFeatureExtractor(feature_size=80), tokenizer, decoder_type="ctc")
     config = ParakeetCTCConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, encoder_config=ENCODER)
     model = ParakeetForCTC(config)
-    train(processor, model, clips, minutes)
+    train(processor, model, examples, minutes)
     model.eval().half().save_pretrained(target)
     processor.save_pretrained(target)
 
