@@ -10,7 +10,7 @@ import torch
 
 from handler.engine.nvidia import driver_version, has_gpu
 from handler.errors import OutOfMemory
-from handler.settings import GIB, SettingsError
+from handler.settings import GIB, Settings, SettingsError
 
 T = TypeVar("T")
 
@@ -146,6 +146,16 @@ def free_memory(device: torch.device) -> int:
     meminfo = Path("/proc/meminfo")
     lines = meminfo.read_text().splitlines() if meminfo.is_file() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), 4 * GIB)
+
+
+def prepare_device(settings: Settings) -> tuple[torch.device, torch.dtype]:
+    """Return the device and the number format that the settings name, and make the device add up exactly.
+
+    Raises SettingsError.
+    """
+    device = choose_device(settings.device)
+    compute_exactly(device)
+    return device, choose_dtype(settings.dtype, device)
 
 
 def compute_exactly(device: torch.device) -> None:

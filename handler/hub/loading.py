@@ -1,6 +1,5 @@
 """Loading of a folder with a model of the Hub into an engine, as the settings demand. Knows no request."""
 
-import json
 import re
 import warnings
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from handler import logs
-from handler.engine.device import choose_attention, choose_device, choose_dtype, compute_exactly, device_name, on_device
+from handler.engine.device import choose_attention, device_name, on_device, prepare_device
 from handler.engine.device_errors import device_errors
 from handler.errors import AsrError, ModelUnavailable
 from handler.hub.assembly import Parts
@@ -31,25 +30,21 @@ MAPPINGS = {
     Kind.TRANSDUCER: ("MODEL_FOR_TDT_MAPPING_NAMES", "MODEL_FOR_RNNT_MAPPING_NAMES"),
     Kind.GENERATE: ("MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES"),
 }
-_MAX_CONFIG_BYTES = 4 * 1024**2
 
 
-def load_engine(folder: Path, settings: Settings, timeline: Timeline | None = None) -> HubEngine:
+def load_engine(folder: Path, model_type: str, settings: Settings, timeline: Timeline | None = None) -> HubEngine:
     """Load the checkpoint in `folder`, and return an engine for it.
 
-    `timeline` receives the durations of the loading steps. Raises ModelUnavailable, OutOfMemory, DeviceLost or
-    SettingsError.
+    `model_type` is that of the checkpoint's configuration. `timeline` receives the durations of the loading steps.
+    Raises ModelUnavailable, OutOfMemory, DeviceLost or SettingsError.
     """
     timeline = timeline or Timeline()
-    device = choose_device(settings.device)
-    dtype = choose_dtype(settings.dtype, device)
-    compute_exactly(device)
+    device, dtype = prepare_device(settings)
     with _loading_errors(settings.model_id), device_errors(), on_device(device):
-        config = read_config(folder)
-        family = family_of(str(config.get("model_type", "")))
-        _check_installed(family, str(config["model_type"]))
+        family = family_of(model_type)
+        _check_installed(family, model_type)
         with timeline.span("import_transformers"):
-            model_class = _model_class(family, str(config["model_type"]))
+            model_class = _model_class(family, model_type)
         attention, reason = _choose_attention(settings, model_class, device, dtype)
         with timeline.span("weights_read"):
             model = _load_model(model_class, folder, dtype, attention).to(device)
@@ -72,7 +67,7 @@ def load_engine(folder: Path, settings: Settings, timeline: Timeline | None = No
     logs.info(
         "engine_loaded",
         model=engine.model_id,
-        family=config["model_type"],
+        family=model_type,
         device=engine.device_name,
         dtype=engine.dtype_name,
         attention=attention,
@@ -80,18 +75,6 @@ def load_engine(folder: Path, settings: Settings, timeline: Timeline | None = No
         slots=engine.max_batch_size,
     )
     return engine
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return the object in the config.json of a folder. Raises ModelUnavailable."""
-    try:
-        with (folder / "config.json").open("rb") as file:
-            config = json.loads(file.read(_MAX_CONFIG_BYTES))
-    except (OSError, ValueError, RecursionError) as exc:
-        raise ModelUnavailable(f"config.json of model folder {folder.name}: {exc}") from exc
-    if not isinstance(config, dict):
-        raise ModelUnavailable(f"config.json of model folder {folder.name}: expected an object")
-    return config
 
 
 def _check_installed(family: Family, model_type: str) -> None:

@@ -3,7 +3,6 @@
 Only the chosen engine's modules are imported: a Whisper process knows nothing of `transformers`.
 """
 
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,23 +10,27 @@ from pathlib import Path
 from handler.schema.window import Engine
 from handler.settings import Settings
 from handler.timeline import Timeline
+from handler.whisper.checkpoint.config_values import read_json
 from handler.whisper.checkpoint.conversion_cache import ConversionCache
 
 LoadEngine = Callable[[Path, Settings, ConversionCache | None, Timeline], Engine]
-_MAX_CONFIG_BYTES = 4 * 1024**2
+WHISPER = "whisper"  # the model_type of its checkpoints
+
+
+def model_type(folder: Path) -> str:
+    """Return the type of the model in a folder: what its configuration states, or else that of Whisper.
+
+    Checkpoints of openai-whisper and CTranslate2 state none. What is wrong with a folder is left for the loader of
+    Whisper to report.
+    """
+    with suppress(OSError, ValueError):
+        return str(read_json(folder / "config.json").get("model_type", WHISPER))
+    return WHISPER
 
 
 def is_whisper(folder: Path) -> bool:
-    """Return whether a folder may hold a Whisper checkpoint, of whatever layout.
-
-    Any other speech model has a configuration that says so. What is wrong with a folder is left for the engine's loader
-    to report.
-    """
-    with suppress(OSError, ValueError, RecursionError), (folder / "config.json").open("rb") as file:
-        config = json.loads(file.read(_MAX_CONFIG_BYTES))
-        if isinstance(config, dict):
-            return str(config.get("model_type", "whisper")) == "whisper"
-    return True
+    """Return whether a folder may hold a Whisper checkpoint, of whatever layout."""
+    return model_type(folder) == WHISPER
 
 
 def import_engine(folder: Path | None) -> LoadEngine:
@@ -41,4 +44,5 @@ def import_engine(folder: Path | None) -> LoadEngine:
         return load_engine
     from handler.hub.loading import load_engine as load_hub_engine
 
-    return lambda folder, settings, _conversions, timeline: load_hub_engine(folder, settings, timeline)
+    kind = model_type(folder)
+    return lambda folder, settings, _conversions, timeline: load_hub_engine(folder, kind, settings, timeline)

@@ -12,13 +12,11 @@ from handler.engine.cpu_tuning import return_freed_memory, usable_threads
 from handler.engine.device import (
     as_large_as_fits,
     choose_attention,
-    choose_device,
-    choose_dtype,
     choose_short_context,
-    compute_exactly,
     device_name,
     free_memory,
     on_device,
+    prepare_device,
 )
 from handler.engine.device_errors import device_errors
 from handler.schema.window import SAMPLE_RATE
@@ -59,9 +57,7 @@ def load_engine(
     SettingsError.
     """
     timeline = timeline or Timeline()
-    device = choose_device(settings.device)
-    dtype = choose_dtype(settings.dtype, device)
-    compute_exactly(device)
+    device, dtype = prepare_device(settings)
     short_context = choose_short_context(settings.audio_context, device)
     checkpoint = open_checkpoint(folder)
     settings.check_window(checkpoint.dims.window_samples / SAMPLE_RATE)
