@@ -60,7 +60,8 @@ class Parts:
         return recognizer, Capabilities(languages=self._languages, word_times=True)
 
     def _transducer(self) -> tuple[Recognizer, Capabilities]:
-        prompt_ids = _prompt_ids(self._processor().prompt_dictionary) if self._takes_language_prompt() else {}
+        takes_language = hasattr(self._model, "prompt_projector")
+        prompt_ids = _prompt_ids(self._processor().prompt_dictionary) if takes_language else {}
         if prompt_ids:
             self._languages = tuple(code for code in prompt_ids if code != AUTO)
         recognizer = TransducerRecognizer(self._model, self._features(), self.vocabulary, self._language, prompt_ids)
@@ -69,9 +70,6 @@ class Parts:
             word_times=True,
             tells_language=len(self._languages) != 1,  # of several, such a model chooses one by itself
         )
-
-    def _takes_language_prompt(self) -> bool:
-        return hasattr(self._model, "prompt_projector")
 
     def _generate(self) -> tuple[Recognizer, Capabilities]:
         family, request = self._family, self._request()
@@ -84,9 +82,8 @@ class Parts:
             tells_language=family.tells_language,
             needs_language=family.needs_language,
             translates=family.translates,
-            prompt=isinstance(request, ChatRequest) and request.takes_prompt,
-            hotwords=isinstance(request, GraniteRequest)
-            or (isinstance(request, ChatRequest) and request.takes_hotwords),
+            prompt=request.takes_prompt,
+            hotwords=request.takes_hotwords,
             longest_window_s=family.longest_window_s,
         )
 

@@ -52,8 +52,7 @@ class CtcRecognizer:
         self._model = model
         self._features = features
         self._blank = blank
-        self._language = language
-        self._text = TextBuilder(vocabulary, inputs_per_output(model) * features.frame_s)
+        self._text = TextBuilder(vocabulary, inputs_per_output(model) * features.frame_s, language)
 
     def recognize(self, windows: Sequence[Window], is_wanted: IsWanted) -> list[WindowResult]:
         """Return the result of each window."""
@@ -61,7 +60,4 @@ class CtcRecognizer:
         logits = self._model(**inputs.tensors).logits
         lengths = output_lengths(self._model, inputs.lengths).clamp(max=logits.shape[1])
         tokens = collapse(logits, lengths, self._blank)
-        return [
-            self._text.result(window, row, window.params.language or self._language)
-            for window, row in zip(windows, tokens, strict=True)
-        ]
+        return self._text.results(windows, tokens)

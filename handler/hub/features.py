@@ -4,8 +4,9 @@ Knows no network.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,10 +47,12 @@ class Features:
         self._options: dict[str, Any] = {"device": str(device)} if takes_device else {}
         if multiple_of is not None:
             self._options["pad_to_multiple_of"] = multiple_of
+
+    @cached_property
+    def frame_s(self) -> float:
+        """Seconds that an input frame stands for."""
         probe = self.of_samples([np.zeros(_PROBE_S * SAMPLE_RATE, np.float32)])
-        self.frame_s = (
-            round(_PROBE_S * self._rate / int(probe.lengths[0])) / self._rate
-        )  # what an input frame stands for
+        return round(_PROBE_S * self._rate / int(probe.lengths[0])) / self._rate
 
     def __call__(self, windows: Sequence[Window]) -> Inputs:
         """Return the inputs for windows. Shorter ones are padded, which a mask tells if the checkpoint wants one."""
@@ -61,7 +64,7 @@ class Features:
         extracted = self._extractor(
             arrays, sampling_rate=self._rate, return_tensors="pt", padding="longest", **self._options
         )
-        tensors = {name: self._moved(value) for name, value in extracted.items() if isinstance(value, Tensor)}
+        tensors = on_device_as(extracted, self._device, self._dtype)
         mask = next((tensors[name] for name in _MASKS if name in tensors), None)
         if mask is not None:
             lengths = mask.reshape(len(arrays), -1).sum(-1).long()
@@ -70,12 +73,17 @@ class Features:
             lengths = torch.full((len(arrays),), main.shape[1], device=main.device)
         return Inputs(tensors, lengths)
 
-    def _moved(self, tensor: Tensor) -> Tensor:
-        """Return a tensor on the device, floating-point numbers in the network's format."""
-        return tensor.to(self._device, self._dtype if tensor.is_floating_point() else None, non_blocking=True)
-
     def _resampled(self, samples: Samples) -> Samples:
         return samples if self._rate == SAMPLE_RATE else soxr.resample(samples, SAMPLE_RATE, self._rate)
+
+
+def on_device_as(values: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the tensors among values, on the device, those of floating-point numbers in the format `dtype`."""
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    return {
+        name: tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
+        for name, tensor in tensors.items()
+    }
 
 
 def _at_least(samples: Samples, length: int) -> Samples:

@@ -24,6 +24,14 @@ LOOP_CHECK_STEPS = 8  # steps between two searches for loops
 class Request(Protocol):
     """How a family is told what to do with windows, and how its text is read."""
 
+    @property
+    def takes_prompt(self) -> bool:
+        """Whether the family reads a text before the audio."""
+
+    @property
+    def takes_hotwords(self) -> bool:
+        """Whether the family reads words that may occur, as such or as part of a prompt."""
+
     def knows(self, language: str) -> bool:
         """Return whether the family can be told the language, which is a code."""
 

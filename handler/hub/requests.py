@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from handler.hub.features import Features
-from handler.languages import LANGUAGES, language_code
+from handler.hub.features import Features, on_device_as
+from handler.languages import language_code
 from handler.schema.window import Samples, Window
 
 # What Qwen3-ASR writes before its text if no language is named. Source: Qwen3ASRProcessor.decode.
@@ -77,23 +76,30 @@ SEAMLESS_CODES = {
 }
 
 
-class PlainRequest:
-    """For networks that take audio and nothing else."""
+class UntoldRequest:
+    """For networks that are told neither language nor prompt, and write nothing but the transcript."""
 
-    def __init__(self, features: Features) -> None:
-        self._features = features
+    takes_prompt = False  # whether the family reads a text before the audio
+    takes_hotwords = False  # whether it reads words that may occur
 
     def knows(self, language: str) -> bool:
         """Return whether the network can be told the language, which is a code."""
         return False
 
-    def inputs(self, windows: Sequence[Window]) -> dict[str, Any]:
-        """Return the arguments of `generate` for windows."""
-        return dict(self._features(windows).tensors)
-
     def read(self, text: str) -> tuple[str, str | None]:
         """Return the text as it is; it tells no language."""
         return text, None
+
+
+class PlainRequest(UntoldRequest):
+    """For networks that take audio and nothing else."""
+
+    def __init__(self, features: Features) -> None:
+        self._features = features
+
+    def inputs(self, windows: Sequence[Window]) -> dict[str, Any]:
+        """Return the arguments of `generate` for windows."""
+        return dict(self._features(windows).tensors)
 
 
 class SeamlessRequest(PlainRequest):
@@ -181,12 +187,7 @@ class ChatRequest:
         arguments = {name: values for name, values in self._arguments(windows).items() if any(values)}
         audio: list[Samples] = [window.samples for window in windows]
         inputs = self._processor.apply_transcription_request(audio, **self._fixed, **arguments)
-        device, dtype = self._model.device, self._model.dtype
-        return {
-            name: value.to(device, dtype if value.is_floating_point() else None)
-            for name, value in inputs.items()
-            if isinstance(value, Tensor)
-        }
+        return dict(on_device_as(inputs, self._model.device, self._model.dtype))
 
     def _arguments(self, windows: Sequence[Window]) -> dict[str, list[Any]]:
         """Return what the family can be told of each window, by the names of its processor's parameters."""
@@ -214,8 +215,10 @@ class ChatRequest:
         return text[told.end() :], language_code(told["name"])
 
 
-class GraniteRequest(PlainRequest):
+class GraniteRequest(UntoldRequest):
     """For Granite Speech, whose chat template holds a sentence that asks for the transcript, with keywords if any."""
+
+    takes_hotwords = True
 
     def __init__(self, processor: Any, model: Any) -> None:
         self._processor = processor
@@ -226,18 +229,13 @@ class GraniteRequest(PlainRequest):
         texts = [self._chat(window) for window in windows]
         audio = [torch.from_numpy(window.samples) for window in windows]
         inputs = self._processor(texts, audio, device=str(self._model.device), return_tensors="pt", padding=True)
-        device, dtype = self._model.device, self._model.dtype
-        return {
-            name: value.to(device, dtype if value.is_floating_point() else None)
-            for name, value in inputs.items()
-            if isinstance(value, Tensor)
-        }
+        return dict(on_device_as(inputs, self._model.device, self._model.dtype))
 
     def _chat(self, window: Window) -> str:
         params = window.params
         question = f"{self._processor.audio_token}can you transcribe the speech into a written format?"
         if params.task == "translate":
-            question = f"{self._processor.audio_token}translate the speech to {LANGUAGES['en'].title()}."
+            question = f"{self._processor.audio_token}translate the speech to English."
         if params.hotwords:
             question += f" Keywords: {params.hotwords}"
         chat = [{"role": "user", "content": question}]

@@ -26,11 +26,20 @@ class TimedToken:
 
 
 class TextBuilder:
-    """Builds the segments of windows. `frame_s` is the length of a frame of the encoder's output in seconds."""
+    """Builds the results of windows.
 
-    def __init__(self, vocabulary: Vocabulary, frame_s: float) -> None:
+    `frame_s` is the length of a frame of the encoder's output in seconds. `language` is that of a checkpoint which
+    knows only one.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, frame_s: float, language: str | None) -> None:
         self._vocabulary = vocabulary
         self._frame_s = frame_s
+        self._language = language
+
+    def results(self, windows: Sequence[Window], tokens: Sequence[Sequence[TimedToken]]) -> list[WindowResult]:
+        """Return the result of each window, whose tokens are a row of `tokens`."""
+        return [self._result(window, row) for window, row in zip(windows, tokens, strict=True)]
 
     def _evidence(self, tokens: Sequence[TimedToken]) -> Evidence:
         """Return the evidence for the tokens of a window."""
@@ -44,12 +53,10 @@ class TextBuilder:
             looped=False,
         )
 
-    def result(self, window: Window, tokens: Sequence[TimedToken], language: str | None) -> WindowResult:
-        """Return the result of a window: segments, each with its words.
-
-        `language` is that of the text unless the tokens tell another.
-        """
-        language = self._vocabulary.told_language(token.id for token in tokens) or language
+    def _result(self, window: Window, tokens: Sequence[TimedToken]) -> WindowResult:
+        """Return the result of a window: segments, each with its words."""
+        told = self._vocabulary.told_language(token.id for token in tokens)
+        language = told or window.params.language or self._language
         evidence = self._evidence(tokens)
         words = _in_order(list(self._words(window, tokens)))
         ends = [index for index, (word, following) in enumerate(pairwise(words), 1) if _ends_segment(word, following)]

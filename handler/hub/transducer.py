@@ -149,13 +149,12 @@ class TransducerRecognizer:
         config = model.config
         self._model = model
         self._features = features
-        self._language = language
         self._prompt_ids = prompt_ids or {}
         durations = tuple(getattr(config, "durations", ()))
         self._search = TransducerSearch(
             model.decoder, model.joint, config.blank_token_id, durations, config.max_symbols_per_step
         )
-        self._text = TextBuilder(vocabulary, inputs_per_output(model) * features.frame_s)
+        self._text = TextBuilder(vocabulary, inputs_per_output(model) * features.frame_s, language)
 
     def recognize(self, windows: Sequence[Window], is_wanted: IsWanted) -> list[WindowResult]:
         """Return the result of each window."""
@@ -165,10 +164,7 @@ class TransducerRecognizer:
         )
         lengths = encoded.attention_mask.sum(-1)
         tokens = self._search.run(encoded.pooler_output, lengths)
-        return [
-            self._text.result(window, row, window.params.language or self._language)
-            for window, row in zip(windows, tokens, strict=True)
-        ]
+        return self._text.results(windows, tokens)
 
     def _prompts(self, windows: Sequence[Window], device: torch.device) -> dict[str, Tensor]:
         """Return the input that tells a multilingual network the language of each window."""
