@@ -102,7 +102,7 @@ def flash_paged_attention(q: Tensor, k: Tensor, v: Tensor, pages: Pages) -> Tens
         k,
         v,
         pages.starts,
-        None,
+        pages.starts,  # must be there, but the pages and their lengths say where keys are
         1,
         pages.longest,
         0.0,
@@ -111,6 +111,7 @@ def flash_paged_attention(q: Tensor, k: Tensor, v: Tensor, pages: Pages) -> Tens
         scale=1.0,
         seqused_k=pages.lengths,
         block_table=pages.table,
+        num_splits=1,  # parts of a page are put together wrongly where there are several sequences (PyTorch 2.13)
     )
     return out[:, :, None]
 

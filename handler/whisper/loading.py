@@ -36,12 +36,13 @@ from handler.whisper.checkpoint.reader import load, open_checkpoint
 from handler.whisper.cuda_graphs import cuda_capture
 from handler.whisper.dims import Dims
 from handler.whisper.engine import WhisperEngine
-from handler.whisper.kv_cache import KVCache
+from handler.whisper.kv_cache import KVCache, round_up
 from handler.whisper.model import Whisper
 from handler.whisper.preparation import Background, BackgroundThread, SideStream
 from handler.whisper.tokenizer import Tokenizer
 
 MAX_DIFFERENCE = 0.02  # between the results of two attention kernels, whose values are near 1
+_PROBE_ROWS = 8  # sequences; a kernel may work in another way for one than for several
 MEMORY_SHARE = 0.7  # share of the free memory that a batch of automatic size may use
 AUTO_BATCH_LIMIT = 64
 AUTO_BATCH_LIMIT_CPU = 16  # larger batches gain no speed on a CPU, which waits for memory either way
@@ -148,12 +149,14 @@ def _paged_attention(dims: Dims, device: torch.device, dtype: torch.dtype) -> Pa
     if device.type != "cuda" or dtype == torch.float32 or torch.cuda.get_device_capability(device) < (8, 0):
         return None
     heads, depth = dims.n_text_head, dims.n_text_state // dims.n_text_head
-    q = torch.randn(2, heads, 1, depth, device=device, dtype=dtype)
-    k, v = (torch.randn(3, heads, PAGE_STEP, depth, device=device, dtype=dtype).transpose(1, 2) for _ in range(2))
-    table, lengths, starts = (
-        torch.tensor(values, device=device, dtype=torch.int32) for values in ([[2], [0]], [PAGE_STEP, 5], [0, 1, 2])
+    length = round_up(dims.n_audio_ctx, PAGE_STEP)
+    q = torch.randn(_PROBE_ROWS, heads, 1, depth, device=device, dtype=dtype) / depth**0.5
+    k, v = (
+        torch.randn(_PROBE_ROWS, heads, length, depth, device=device, dtype=dtype).transpose(1, 2) for _ in range(2)
     )
-    pages = Pages(table, lengths, starts, PAGE_STEP)
+    numbers = torch.arange(_PROBE_ROWS + 1, device=device, dtype=torch.int32)
+    lengths = (numbers[1:] * dims.n_audio_ctx) // _PROBE_ROWS  # from a part of the audio to all of it
+    pages = Pages(numbers[:-1].flip(0)[:, None], lengths, numbers, dims.n_audio_ctx)
     try:
         difference = flash_paged_attention(q, k, v, pages) - paged_by_products(q, k, v, pages)
         reason = "" if difference.abs().amax() < MAX_DIFFERENCE else "it computes something else than products"

@@ -15,9 +15,8 @@ from scripts.lib.gpu_timing import seconds_of, seconds_per_call
 from tests.support.speech import say, wav
 
 ROWS = (1, 2, 4, 8, 16, 32, 64)
-ENCODED_TOGETHER = (1, 2, 4, 8, 16)
 CLIENTS = (1, 4, 16, 32, 64)
-ROWS_CPU, ENCODED_TOGETHER_CPU, CLIENTS_CPU = (1, 4), (1,), (1, 2)
+ROWS_CPU, CLIENTS_CPU = (1, 4), (1, 2)
 CLIPS_A_CLIENT, CLIPS_A_CLIENT_CPU = 4, 2
 LONG_S, LONG_S_CPU = 600.0, 20.0
 JOBS, JOBS_CPU = 64, 1
@@ -62,7 +61,7 @@ def encoder(subject: Subject) -> list[dict[str, Any]]:
     """Return the milliseconds of the encoder by windows encoded together: the first call, and later ones."""
     engine = subject.engine
     table = []
-    for windows in ENCODED_TOGETHER if subject.is_gpu else ENCODED_TOGETHER_CPU:
+    for windows in engine._encoder.sizes:
         samples = torch.zeros(windows, engine._model.dims.window_samples, device=subject.device)
 
         def encode(samples: torch.Tensor = samples) -> object:
