@@ -13,6 +13,9 @@ from torch import Tensor
 Heads = Sequence[tuple[int, int]]  # (layer, head) pairs
 
 
+HEADS_TOGETHER = 32  # whose attention is computed at a time, so that it takes little memory
+
+
 class AlignmentQueries:
     """The cross-attention queries of the alignment heads, for each slot of the KV cache and each text position.
 
@@ -21,6 +24,7 @@ class AlignmentQueries:
 
     def __init__(self, heads: Heads, slots: int, context: int, depth: int, device: torch.device, dtype: torch.dtype):
         self._layers: dict[int, tuple[Tensor, slice]] = {}  # heads on the device, and their places in the buffer
+        self._layer_of_head, self._heads = torch.tensor(sorted(heads), device=device).reshape(-1, 2).unbind(1)
         start = 0
         for layer, group in groupby(sorted(heads), lambda pair: pair[0]):
             indices = [head for _, head in group]
@@ -40,16 +44,17 @@ class AlignmentQueries:
             heads, places = part
             self.buffer[slots, :, places][rows, positions] = q[:, heads].transpose(1, 2)
 
-    def weights(self, slot: int, positions: Tensor, keys: Callable[[int], Tensor], length: int) -> Tensor:
+    def weights(self, slot: int, positions: Tensor, keys: Callable[[Tensor, Tensor], Tensor], length: int) -> Tensor:
         """Return the attention of a slot's text `positions` [T], averaged over all heads. float32 [T, length]
 
-        `keys` returns a layer's keys of the audio, [H, S, D]. Only the first `length` audio positions count: each row
-        of the result sums to one over them.
+        `keys` returns the keys of the audio for n layers and their heads, two tensors [n], as [n, S, D]. Only the first
+        `length` audio positions count: each row of the result sums to one over them.
         """
         queries = self.buffer[slot, positions].transpose(0, 1)  # [heads, T, D]
-        total = torch.zeros(len(positions), length, device=queries.device)
-        for layer, (heads, places) in self._layers.items():
+        sums: list[Tensor] = []
+        for start in range(0, len(queries), HEADS_TOGETHER):
+            some = slice(start, start + HEADS_TOGETHER)
             # The product covers all S positions, because kernels are set up for each length and S takes fewer values.
-            scores = queries[places] @ keys(layer)[heads].transpose(1, 2)  # [heads, T, S]
-            total += scores[..., :length].float().softmax(-1).sum(0)
-        return total / len(queries)
+            scores = queries[some] @ keys(self._layer_of_head[some], self._heads[some]).transpose(1, 2)  # [n, T, S]
+            sums.append(scores[..., :length].softmax(-1, dtype=torch.float32).sum(0))
+        return sum(sums[1:], sums[0]) / len(queries)

@@ -7,27 +7,37 @@ Source: openai/whisper, whisper/decoding.py (GreedyDecoder).
 """
 
 import math
-import random
 from collections.abc import Sequence
-from itertools import islice
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from handler.schema.window import SAMPLE_RATE, Window
 from handler.tokens.repetition import MIN_LOOP_TOKENS, loop_start
 from handler.whisper.attention import SharedAudio
 from handler.whisper.beam_search import BeamSearch, beam_groups
+from handler.whisper.decoding_state import DETECTED, Beginning
 from handler.whisper.dims import TIMESTAMP_S
+from handler.whisper.host_copy import HostCopy, start_copy
 from handler.whisper.kv_cache import KVCache
-from handler.whisper.logit_rules import Choice, History, log_probabilities
+from handler.whisper.sampling import sample, source_of_chance
 from handler.whisper.sequences import ActiveSequence, DecodeTask, slots_by_task
-from handler.whisper.step import Step
+from handler.whisper.step import CHOSEN, Step
 from handler.whisper.step_graphs import StepGraphs
 from handler.whisper.tokenizer import Specials
 
 MAX_TOKENS_PER_S = 12.0  # speech has fewer, so a short window with more is checked for a loop early
 MAX_SPEECH_WITHOUT_TEXT_S = 1.0  # speech at a window's end that may lack text after a segment's start
+
+
+class _PendingStep(NamedTuple):
+    """A step that the device has begun."""
+
+    sequences: list[ActiveSequence]  # by slot, as they were when it began
+    told: HostCopy  # what `Step.advance` or `Step.greedy` returns
 
 
 class Batch:
@@ -49,7 +59,8 @@ class Batch:
         self._ids = specials
         self._loop_check_interval = loop_check_interval  # tokens
         self._device = cache.k.device
-        self._beam_search = BeamSearch(cache, step.history, specials)
+        self._beam_search = BeamSearch(cache, step.state, specials)
+        self._pending: _PendingStep | None = None  # the step that the device is at
 
     @property
     def has_graphs(self) -> bool:
@@ -69,27 +80,18 @@ class Batch:
         self.tasks += tasks
         for task in tasks:
             for index in range(task.window.params.num_hypotheses):
-                self.sequences.append(ActiveSequence(task, self._chance(task, index)))
+                is_at_start = task.is_prompt_read_by_steps or task.prompt[-1] == self._ids.sot
+                unread = len(task.prompt) - 1 if task.is_prompt_read_by_steps else 0
+                self.sequences.append(ActiveSequence(task, source_of_chance(task, index), is_at_start, unread))
         slots = slice(start, len(self.sequences))
         self.cache.clear_text(slots)
-        sequences = self.sequences[slots]
-        prompt_lengths = [len(sequence.task.prompt) for sequence in sequences]
-        self._step.prompt_lengths[slots] = torch.tensor(prompt_lengths, device=self._device)
-        history = self._initial_history(sequences)
-        for buffer, value in zip(self._step.history.fields(), history.fields(), strict=True):
-            buffer[slots] = value
+        self._step.state.begin(slots, [self._beginning(sequence.task) for sequence in self.sequences[slots]])
         self._beam_search.start(slots, tasks)
         self._locate_audio()
         return slots
 
-    def _initial_history(self, sequences: Sequence[ActiveSequence]) -> History:
-        """Return the history of sequences that have a prompt and no decoded token yet."""
-        history = History.empty(len(sequences), self._ids, self._device)
-        last_tokens = [sequence.task.prompt[-1] for sequence in sequences]
-        history.last.copy_(torch.tensor(last_tokens, device=self._device))
-        bounds = [self._text_required_until(sequence.task.window) for sequence in sequences]
-        history.text_required_until += torch.tensor(bounds, device=self._device)
-        return history
+    def _beginning(self, task: DecodeTask) -> Beginning:
+        return Beginning(task.prompt, self._text_required_until(task.window), task.is_prompt_read_by_steps)
 
     def _text_required_until(self, window: Window) -> int:
         """Return the timestamp token after which only MAX_SPEECH_WITHOUT_TEXT_S of speech remain in the window.
@@ -104,26 +106,41 @@ class Batch:
             remaining -= end - start
         return 0
 
-    def _chance(self, task: DecodeTask, index: int) -> random.Random | None:
-        """Return the source of chance of sequence number `index` of a task, or None at temperature 0.
-
-        The seed depends on the window's start, the temperature and `index`, but not on the other sequences in the
-        batch.
-        """
-        params = task.window.params
-        if params.temperature == 0:
-            return None
-        return random.Random(task.window.start + round(1000 * params.temperature) * 1_000_003 + index * 7_919)
-
     def advance(self) -> None:
-        """Decode the next token of every sequence."""
+        """Decode the next token of every sequence, or read the next one of its prompt.
+
+        With graphs, the device is a step ahead: it begins the next one before the host looks at the tokens of this one.
+        A sequence that ends is one step longer on the device, which nobody reads.
+        """
+        if self._pending is None:
+            if self._needs_logits():
+                self._extend(self._logits(len(self.sequences)))
+            else:
+                self._start_step()
+        self._finish_step()
+        if self._graphs is not None and not self._needs_logits() and not all(map(self._is_finished, self.sequences)):
+            self._start_step()
+
+    def _start_step(self) -> None:
+        """Start a step that chooses the likeliest token of each sequence."""
         count = len(self.sequences)
-        if self._needs_logits():
-            self._extend(self._logits(count))
-        elif self._graphs is not None:
-            self._append(*self._graphs.greedy(count).tolist())
+        if self._graphs is not None:
+            told = self._graphs.advance(count)
         else:
-            self._append(*self._step.greedy(count, self._text_length()).tolist())
+            told = self._step.greedy(count, self._text_length())
+        self._pending = _PendingStep(list(self.sequences), start_copy(told))
+
+    def _finish_step(self) -> None:
+        """Wait for the step that was started, if there is one, and append its tokens to the sequences."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        told = pending.told()
+        remaining = set(map(id, self.sequences))  # those that ended meanwhile must stay as they are
+        self._learn(pending.sequences, told)
+        for sequence, token, logprob in zip(pending.sequences, *told[CHOSEN].tolist(), strict=True):
+            if id(sequence) in remaining:
+                self._append(sequence, token, logprob)
 
     def _logits(self, count: int) -> Tensor:
         """Return the logits of the next token of each of `count` sequences, by a graph if there is one."""
@@ -136,18 +153,7 @@ class Batch:
         for sequence in self.sequences:
             if sequence.chance is not None or sequence.task.beam_size or sequence.task.bias is not None:
                 return True
-        return bool(self._at_start())
-
-    def _at_start(self) -> list[int]:
-        """Return the slots whose next token follows the start-of-transcript token.
-
-        The logits for this next token give the no-speech probability.
-        """
-        return [
-            slot
-            for slot, sequence in enumerate(self.sequences)
-            if not sequence.hypothesis.tokens and sequence.task.prompt[-1] == self._ids.sot
-        ]
+        return self._graphs is None and any(sequence.is_at_start for sequence in self.sequences)
 
     def _text_length(self) -> int:
         """Return how many text positions of the KV cache the next step attends to."""
@@ -195,8 +201,8 @@ class Batch:
             return
         slots, sources = torch.tensor([[*range(len(order))], [*order]], device=self._device)
         self.cache.reorder(slots, sources, max(sequence.length for sequence in self.sequences))
-        for buffer in self._buffers():
-            buffer[slots] = buffer[sources]
+        self._step.state.reorder(slots, sources)
+        self._beam_search.scores[slots] = self._beam_search.scores[sources]
         self.sequences = [self.sequences[source] for source in order]
 
     def resize_audio(self, positions: int) -> None:
@@ -211,56 +217,53 @@ class Batch:
     def _extend(self, logits: Tensor) -> None:
         """Choose the next token of each sequence from logits [B, n_vocab], and append it to the sequence.
 
-        Also set the no-speech probability of each task that has a sequence in one of the slots `_at_start` returns.
         All values are copied to the host at once.
         """
         sequences = self.sequences
         slots = slice(0, len(sequences))
-        starting = self._at_start()
-        no_speech = logits[starting].softmax(-1)[:, self._ids.no_speech]  # read before the rules suppress the token
+        evidence = None
+        if any(sequence.is_at_start or sequence.unread for sequence in sequences):
+            evidence = self._step.evidence(logits)  # read before the rules suppress the tokens
         choice = self._step.choose(logits, slots, [sequence.task.bias for sequence in sequences])
-        self._sample(logits, choice)
+        sample(logits, choice, sequences, self._ids)
         groups = beam_groups(sequences)
         candidates = [self._beam_search.step(logits, choice, sequences, group).flatten() for group in groups]
-        chosen = self._step.append(choice, slots)  # [2, B]
-        values = iter(torch.cat((chosen.flatten(), no_speech, *candidates)).tolist())
-        tokens, logprobs = list(islice(values, len(sequences))), list(islice(values, len(sequences)))
-        for slot in starting:
-            sequences[slot].task.no_speech_prob = next(values)
+        told = self._step.append(choice, slots, evidence)
+        values = torch.cat((told.flatten(), *candidates)).cpu()
+        told_on_host = values[: told.numel()].view(told.shape).numpy()
+        candidate_values = iter(values[told.numel() :].tolist())
+        self._learn(sequences, told_on_host)
         for group in groups:
             for beam_slots in group:
-                self._beam_search.extend([sequences[slot] for slot in beam_slots], values)
-        for sequence, token, logprob in zip(sequences, tokens, logprobs, strict=True):
+                self._beam_search.extend([sequences[slot] for slot in beam_slots], candidate_values)
+        for sequence, token, logprob in zip(sequences, *told_on_host[CHOSEN].tolist(), strict=True):
             if not sequence.task.beam_size:
-                sequence.hypothesis.append(int(token), logprob)
+                self._append(sequence, token, logprob)
 
-    def _append(self, tokens: Sequence[float], logprobs: Sequence[float]) -> None:
-        """For each slot i, append tokens[i] and its log-probability logprobs[i] to the sequence in the slot."""
-        for sequence, token, logprob in zip(self.sequences, tokens, logprobs, strict=True):
+    def _learn(self, sequences: Sequence[ActiveSequence], told: NDArray[np.float32]) -> None:
+        """Take from what a step has told what is known after the start of the transcript: speech or none, language."""
+        languages = self._ids.languages
+        for column, sequence in enumerate(sequences):
+            if not sequence.is_at_start:
+                continue
+            sequence.is_at_start = False
+            evidence = told[CHOSEN.stop :, column]
+            task = sequence.task
+            task.no_speech_prob = float(evidence[-1])
+            if task.language is None:
+                probabilities = evidence[: len(languages)] / evidence[: len(languages)].sum()
+                task.language_probabilities = dict(zip(languages, probabilities.tolist(), strict=True))
+                task.language = languages[int(probabilities.argmax())]
+                detected = self._ids.language_id(task.language)
+                task.prompt = tuple(detected if token == DETECTED else token for token in task.prompt)
+
+    @staticmethod
+    def _append(sequence: ActiveSequence, token: float, logprob: float) -> None:
+        """Append a token to a sequence, unless the step has read a token of the prompt."""
+        if sequence.unread:
+            sequence.unread -= 1
+        else:
             sequence.hypothesis.append(int(token), logprob)
-
-    def _sample(self, logits: Tensor, choice: Choice) -> None:
-        """Draw the next token of each sequence that has a source of chance, by inverting the distribution function.
-
-        The token and its log-probability are replaced in `choice`. The tokens are drawn after the log-probabilities
-        have been divided by the sequence's temperature, but `choice` gets the undivided ones.
-        """
-        drawn = [
-            (slot, sequence.task.window.params.temperature, sequence.chance.random())
-            for slot, sequence in enumerate(self.sequences)
-            if sequence.chance is not None
-        ]
-        if not drawn:
-            return
-        index = torch.tensor([slot for slot, _, _ in drawn], device=logits.device)
-        numbers = torch.tensor([numbers for _, *numbers in drawn], device=logits.device, dtype=torch.float64)
-        temperature, share = numbers[:, :1], numbers[:, 1:]  # [n, 1] each
-        logprobs = log_probabilities(logits, choice, index, self._ids)  # [n, n_vocab]
-        sums = (logprobs / temperature.float()).softmax(-1).cumsum(-1, dtype=torch.float64)
-        token = torch.searchsorted(sums, share * sums[:, -1:], right=True)
-        token.clamp_(max=logprobs.shape[1] - 1)  # numbers that are not finite have no place in the sums
-        choice.token[index] = token[:, 0]
-        choice.logprob[index] = logprobs.gather(1, token)[:, 0]
 
     def collect_finished(self) -> list[tuple[int, DecodeTask]]:
         """Return (slot, task) for each finished task. The slot still holds the keys and values of the task's audio.
@@ -296,10 +299,12 @@ class Batch:
         """Return whether a sequence has ended.
 
         A sequence ends at the end-of-text token, when the decoder's context is full, or when its tokens end in a loop.
-        A sequence that serves only for language detection ends at once.
+        A sequence that serves only for language detection ends when the language is known.
         """
         window, hypothesis = sequence.task.window, sequence.hypothesis
-        if window.params.detect_only or sequence.length >= self.cache.context:
+        if window.params.detect_only:
+            return sequence.task.language is not None
+        if sequence.length >= self.cache.context:
             return True
         if not hypothesis.tokens:
             return False
@@ -318,8 +323,8 @@ class Batch:
             if slot < source:
                 self.sequences[slot] = sequence
                 self.cache.copy_text(source, slot, sequence.length)
-                for buffer in self._buffers():
-                    buffer[slot] = buffer[source]
+                self._step.state.move(source, slot)
+                self._beam_search.scores[slot] = self._beam_search.scores[source]
         if slots:
             self._remove_tasks()
             self._locate_audio()
@@ -333,7 +338,3 @@ class Batch:
                 if slot < len(self.tasks):
                     self.tasks[slot] = task
                     self.cache.copy_audio(len(self.tasks), slot)
-
-    def _buffers(self) -> tuple[Tensor, ...]:
-        """Return the buffers on the device that hold something of each slot, apart from the KV cache."""
-        return (self._step.prompt_lengths, self._beam_search.scores, *self._step.history.fields())

@@ -11,8 +11,9 @@ from itertools import chain, islice
 import torch
 from torch import Tensor
 
+from handler.whisper.decoding_state import DecodingState
 from handler.whisper.kv_cache import KVCache
-from handler.whisper.logit_rules import Choice, History, log_probabilities
+from handler.whisper.logit_rules import Choice, log_probabilities
 from handler.whisper.sequences import ActiveSequence, DecodeTask, Hypothesis, slots_by_task
 from handler.whisper.tokenizer import Specials
 
@@ -31,10 +32,10 @@ def beam_groups(sequences: Sequence[ActiveSequence]) -> list[Group]:
 class BeamSearch:
     """Beam search in the slots of a KV cache. Holds the sum of the log-probabilities of each slot's tokens."""
 
-    def __init__(self, cache: KVCache, history: History, specials: Specials) -> None:
+    def __init__(self, cache: KVCache, state: DecodingState, specials: Specials) -> None:
         self.scores = torch.zeros(cache.slots, device=cache.k.device)  # summed log-probabilities of the tokens. [slots]
         self._cache = cache
-        self._history = history
+        self._state = state
         self._ids = specials
 
     def start(self, slots: slice, tasks: Sequence[DecodeTask]) -> None:
@@ -43,6 +44,9 @@ class BeamSearch:
         All beams of a task begin with the same text. All beams but the first get a score of −inf, so that the
         first step does not choose the same continuation several times.
         """
+        self.scores[slots] = 0.0
+        if not any(task.beam_size for task in tasks):
+            return
         scores: list[float] = []
         for task in tasks:
             later_score = -torch.inf if task.beam_size else 0.0
@@ -73,10 +77,9 @@ class BeamSearch:
         return torch.stack((parent.float(), token.float(), scores), 1)
 
     def _reorder(self, slots: Tensor, parent_slots: Tensor, length: int) -> None:
-        """Copy the history and first `length` text positions of parent_slots[g, w] to slots[g, w], for each g and w."""
+        """Copy the state and first `length` text positions of parent_slots[g, w] to slots[g, w], for each g and w."""
         self._cache.reorder(slots.flatten(), parent_slots.flatten(), length)
-        for buffer in self._history.fields():
-            buffer[slots] = buffer[parent_slots]
+        self._state.reorder(slots.flatten(), parent_slots.flatten())
 
     def extend(self, beams: Sequence[ActiveSequence], values: Iterator[float]) -> None:
         """Replace the hypotheses of one task's beams by the continuations that `step` has chosen.

@@ -31,7 +31,7 @@ class CudaGraphs:
     """
 
     def __init__(self, step: Callable[[int], Tensor], sizes: Sequence[int], capture: Capture) -> None:
-        """Capture `step`, which is called with a batch size and returns tokens and log-probabilities, [2, size]."""
+        """Capture `step`, which is called with a batch size and returns tokens in row 0 and floats in others."""
         self._step = step
         self._captured: dict[int, CapturedStep] = {}
         for size in sorted(sizes, reverse=True):
@@ -40,7 +40,7 @@ class CudaGraphs:
     def verify(self, clear: Callable[[], object]) -> None:
         """Compare each graph with the step itself. `clear` sets the step's state to the same at every call.
 
-        Raises GraphMismatch, which names the batch size, if a token differs, or a log-probability by more than
+        Raises GraphMismatch, which names the batch size, if a token differs, or another number by more than
         MAX_LOGPROB_DIFFERENCE, or if one is not finite.
         """
         for size, (replay, result) in self._captured.items():
@@ -49,12 +49,12 @@ class CudaGraphs:
             clear()
             replay()
             difference = (result - expected).abs()
-            if difference[0].any() or not (difference[1] <= MAX_LOGPROB_DIFFERENCE).all():
+            if difference[0].any() or not (difference[1:] <= MAX_LOGPROB_DIFFERENCE).all():
                 raise GraphMismatch(f"the graph of {size} sequences computes something else than its step")
         clear()
 
     def run(self, count: int) -> Tensor:
-        """Run the step for the first `count` slots, and return the step's result, [2, count].
+        """Run the step for the first `count` slots, and return the step's result, [rows, count].
 
         Replays the graph of the smallest captured batch size that is at least `count`.
         """

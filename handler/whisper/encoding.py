@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from handler.schema.window import SAMPLE_RATE, Samples, Window
 from handler.whisper.alignment import onset_strength
 from handler.whisper.cuda_graphs import Capture, GraphMismatch, GraphsOnDemand, report_refusal
 from handler.whisper.dims import FRAMES_PER_POSITION
+from handler.whisper.host_copy import RowsOnTheirWay
 from handler.whisper.model import LogMel, Whisper
 
 # A short window is encoded with at least PADDING_S of silence after it, and at least MIN_CONTEXT_S of audio in total.
@@ -59,6 +59,7 @@ class AudioEncoder:
         self._dtype = dtype
         self._short_context = short_context
         self._mel = LogMel(model.dims.n_mels, device)
+        self._samples = RowsOnTheirWay(max(self.sizes), model.dims.window_samples, device)
         self._graphs: GraphsOnDemand | None = None
         if capture is not None:
             shape = (max(self.sizes), model.dims.n_mels, FRAMES_PER_POSITION * model.dims.n_audio_ctx)
@@ -110,20 +111,11 @@ class AudioEncoder:
 
     def _encode_batch(self, windows: Sequence[Window], length: int) -> list[EncodedAudio]:
         """Pad windows with silence to `length` samples, encode them in one batch, and return their encoded audio."""
-        padded = np.zeros((len(windows), length), np.float32)
-        for row, window in zip(padded, windows, strict=True):
-            row[: len(window.samples)] = window.samples
-        mel, outputs = self.forward(self._to_device(torch.from_numpy(padded)))
+        mel, outputs = self.forward(self._samples.send([window.samples for window in windows], length))
         strengths = onset_strength(mel)
         rows = zip(windows, outputs, strengths, strict=True)
         # Cloned, because a view would keep the memory of the whole batch alive.
         return [EncodedAudio(window.samples, audio.clone(), strength) for window, audio, strength in rows]
-
-    def _to_device(self, host: Tensor) -> Tensor:
-        """Copy a tensor to the device. On a GPU the copy is asynchronous, alongside the current work of the GPU."""
-        if self._device.type == "cuda":
-            host = host.pin_memory()
-        return host.to(self._device, non_blocking=True)
 
     def _encoder_samples(self, window: Window) -> int:
         """Return the number of samples to encode for a window, including the silence that pads it."""

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
 
 from handler.engine.contention import Contention
 from handler.engine.cpu_tuning import usable_threads, use_threads
@@ -32,6 +31,7 @@ from handler.whisper.results import ResultBuilder
 from handler.whisper.sequences import DecodeTask
 from handler.whisper.step import Step
 from handler.whisper.step_graphs import StepGraphs, capture_graphs
+from handler.whisper.task_builder import TaskBuilder, can_steps_read_prompt
 from handler.whisper.tokenizer import Tokenizer
 
 
@@ -82,7 +82,7 @@ class WhisperEngine:
         self._contention = Contention() if self._device.type == "cpu" and background else None
         self._timeline = timeline or Timeline()
         self._max_new_tokens = max_new_tokens
-        self._suppress = tuple(suppress)
+        self._task_builder = TaskBuilder(tokenizer, suppress, model.dims.n_text_ctx, self._device)
         self._bias = suppression(tokenizer.specials, suppress, self._device)
         self._alignment_heads = tuple(checkpoint_heads) or alignment_heads(
             model.dims, self.capabilities.detects_language
@@ -234,13 +234,26 @@ class WhisperEngine:
             use_threads(max(1, self._threads // 2) if self._uses_background() else self._threads)
 
     def _start_sequences(self, prepared: Sequence[PreparedWindow]) -> None:
-        """Start the sequences of prepared windows in the next free slots, and prefill their prompts."""
+        """Start the sequences of prepared windows in the next free slots.
+
+        Where steps are graphs, short prompts are read by steps, which all sequences take together. Other prompts are
+        prefilled, for which the running sequences wait.
+        """
         if self._short_context:
             self._batch.resize_audio(max(len(item.encoded.audio) for item in prepared))
+        by_steps = [item for item in prepared if self.has_graphs and can_steps_read_prompt(item.window)]
+        if by_steps:
+            self._write_audio(by_steps)
+            self._batch.add([self._task_builder.build(item, {}, by_steps=True) for item in by_steps])
+        if others := [item for item in prepared if item not in by_steps]:
+            self._write_audio(others)
+            languages = self._detect_languages([item.window for item in others])
+            self._prefill([self._task_builder.build(*parts) for parts in zip(others, languages, strict=True)])
+
+    def _write_audio(self, prepared: Sequence[PreparedWindow]) -> None:
+        """Write the keys and values of prepared windows to the next free audio slots."""
         for audio_slot, item in enumerate(prepared, len(self._batch.tasks)):
             self._cache.write_audio(slice(audio_slot, audio_slot + 1), item.cross_kv)
-        languages = self._detect_languages([item.window for item in prepared])
-        self._prefill([self._decode_task(*parts) for parts in zip(prepared, languages, strict=True)])
 
     def drop(self, windows: Collection[Window]) -> None:
         """Free the slots of windows whose results are no longer needed. Windows that hold no slot are ignored."""
@@ -270,37 +283,6 @@ class WhisperEngine:
             {} if window.params.language else dict(zip(ids.languages, probabilities, strict=True))
             for window, probabilities in zip(windows, logits.softmax(-1).tolist(), strict=True)
         ]
-
-    def _decode_task(self, prepared: PreparedWindow, language_probabilities: dict[str, float]) -> DecodeTask:
-        window, encoded = prepared.window, prepared.encoded
-        params = window.params
-        language = params.language
-        if not language:
-            language = max(language_probabilities, key=language_probabilities.__getitem__, default="en")
-        max_context = self._model.dims.n_text_ctx // 2 - 1  # half the context is for decoded tokens
-        prompt = self._tokenizer.prompt(language, params.task, params.prompt, params.hotwords, max_context=max_context)
-        return DecodeTask(
-            window,
-            tuple(prompt),
-            language,
-            language_probabilities,
-            encoded.onset_strength,
-            len(encoded.audio),
-            self._suppression_bias(params.suppress),
-        )
-
-    def _suppression_bias(self, suppress: tuple[int, ...] | None) -> Tensor | None:
-        """Return the logit bias [n_vocab] that suppresses the tokens of a window's `suppress` parameter.
-
-        −1 in `suppress` stands for the engine's own list. Return None, which stands for the default bias, if `suppress`
-        is None or (−1,).
-        """
-        if suppress is None or suppress == (-1,):
-            return None
-        ids = {token for token in suppress if token >= 0}
-        if -1 in suppress:
-            ids |= set(self._suppress)
-        return suppression(self._tokenizer.specials, ids, self._device)
 
     def _prefill(self, tasks: Sequence[DecodeTask]) -> None:
         """Add tasks to the batch, and fill the KV cache with their prompts except for the last token of each.

@@ -5,7 +5,6 @@ to the same audio. In shapes, T is the number of text positions, S of audio posi
 a head.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -56,6 +55,7 @@ class KVCache:
         self.k, self.v = self.text_kv.unbind(1)
         cross_size = slots * round_up(dims.n_audio_ctx, page_step) * dims.n_text_state
         self._cross_kv = torch.zeros(2, layers, cross_size, device=device, dtype=dtype)
+        self._pages = self._audio_pages()
         # 0 at the positions of the audio in each audio slot, and −inf after them.
         self.audio_mask = torch.zeros(slots, dims.n_audio_ctx, device=device, dtype=dtype)
         self.alignment = AlignmentQueries(alignment_heads, slots, dims.n_text_ctx, self._depth, device, dtype)
@@ -82,26 +82,33 @@ class KVCache:
 
     def cross_kv(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return a layer's keys and values of all audio slots, as views [slots, H, audio_length, D]."""
-        k, v = self._audio_pages(layer)
-        return k[:, :, : self.audio_length], v[:, :, : self.audio_length]
+        k, v = self._pages[:, layer, :, :, : self.audio_length]
+        return k, v
 
     def audio_pages(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return a layer's keys and values of all audio slots as pages, [slots, S, H, D]."""
-        k, v = self._audio_pages(layer)
-        return k.transpose(1, 2), v.transpose(1, 2)
+        k, v = self._pages[:, layer].transpose(2, 3)
+        return k, v
 
     def text_pages(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return a layer's keys and values of all slots as pages, [slots, T, H, D]."""
         return self.k[layer].transpose(1, 2), self.v[layer].transpose(1, 2)
 
-    def _audio_pages(self, layer: int) -> tuple[Tensor, Tensor]:
-        shape = (self.slots, self._heads, round_up(self.audio_length, self._page_step), self._depth)
-        flat = self._cross_kv[:, layer, : math.prod(shape)]
+    def alignment_weights(self, slot: int, audio_slot: int, positions: Tensor, length: int) -> Tensor:
+        """Return the attention of a slot's text `positions` to the audio. See AlignmentQueries.weights."""
+
+        def keys(layers: Tensor, heads: Tensor) -> Tensor:
+            return self._pages[0][layers, audio_slot, heads][:, : self.audio_length]
+
+        return self.alignment.weights(slot, positions, keys, length)
+
+    def _audio_pages(self) -> Tensor:
+        """Return the keys and values of all audio slots as a view. [2, layers, slots, H, S, D]"""
+        length = round_up(self.audio_length, self._page_step)
+        flat = self._cross_kv[:, :, : self.slots * self._heads * length * self._depth]
         if not self._is_transposed:
-            return flat[0].view(shape), flat[1].view(shape)
-        slots, heads, length, depth = shape
-        k, v = (buffer.view(slots, heads, depth, length).transpose(2, 3) for buffer in flat)
-        return k, v
+            return flat.unflatten(2, (self.slots, self._heads, length, self._depth))
+        return flat.unflatten(2, (self.slots, self._heads, self._depth, length)).transpose(-1, -2)
 
     def cross_mask(self, slots: slice) -> Tensor | None:
         """Return what to add to the scores of audio slots `slots`, or None. [slots, 1, 1, audio_length]"""
@@ -118,6 +125,7 @@ class KVCache:
         for layer in range(len(self.k)):
             copies.append([buffer[:slots, :, :common].clone() for buffer in self.cross_kv(layer)])
         self.audio_length = audio_length
+        self._pages = self._audio_pages()
         for layer, layer_copies in enumerate(copies):
             for buffer, copy in zip(self.cross_kv(layer), layer_copies, strict=True):
                 buffer[:slots, :, :common] = copy
@@ -128,10 +136,11 @@ class KVCache:
         k and v are [n, H, S, D] for n slots.
         """
         length = cross_kv[0][0].shape[2]
-        for layer, layer_kv in enumerate(cross_kv):
-            for buffer, values in zip(self.cross_kv(layer), layer_kv, strict=True):
-                buffer[slots, :, :length] = values
-                buffer[slots, :, length:].zero_()
+        buffers = [buffer[slots] for layer in range(len(cross_kv)) for buffer in self.cross_kv(layer)]
+        values = [tensor for layer_kv in cross_kv for tensor in layer_kv]
+        torch._foreach_copy_([buffer[:, :, :length] for buffer in buffers], values)  # one call, one turn of the lock
+        if length < self.audio_length:
+            torch._foreach_zero_([buffer[:, :, length:] for buffer in buffers])
         self._has_short_audio = self._has_short_audio or length < self.audio_mask.shape[1]
         self.audio_mask[slots, :length].zero_()
         self.audio_mask[slots, length:].fill_(-torch.inf)
@@ -148,9 +157,7 @@ class KVCache:
 
     def copy_audio(self, source: int, target: int) -> None:
         """Copy audio slot `source` to audio slot `target`."""
-        for layer in range(len(self.k)):
-            for buffer in self.cross_kv(layer):
-                buffer[target].copy_(buffer[source])
+        self._pages[:, :, target] = self._pages[:, :, source]
         self.audio_mask[target].copy_(self.audio_mask[source])
 
     def reorder(self, slots: Tensor, parents: Tensor, text_length: int) -> None:

@@ -44,9 +44,9 @@ class History:
         """Return a view of the history of `slots`."""
         return History(*(field[slots] for field in self.fields()))
 
-    def append(self, token: Tensor, specials: Specials) -> None:
-        """Append one new token to each sequence, in place. token [B]."""
-        self.count.add_(1)
+    def append(self, token: Tensor, specials: Specials, is_decoded: Tensor | int = 1) -> None:
+        """Append one new token to each sequence, in place. Those that are not decoded do not count. Both [B]."""
+        self.count.add_(is_decoded)
         self.previous.copy_(self.last)
         self.last.copy_(token)
         self.last_timestamp.copy_(torch.where(token >= specials.timestamp_begin, token, self.last_timestamp))

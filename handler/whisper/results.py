@@ -17,13 +17,12 @@ from handler.tokens.repetition import compression_ratio, loop_start
 from handler.tokens.word_splitting import WordTokens, split_words
 from handler.whisper.alignment import TokenTimes, alignment_costs, dtw, peak_positions, place_words
 from handler.whisper.dims import TIMESTAMP_S
+from handler.whisper.host_copy import HostCopy, host_tensor, start_copy, to_device
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.model import Decoder
 from handler.whisper.sequences import DecodeTask
 from handler.whisper.timestamps import TokenSegment, before_text_token, complete_segments, split_segments
 from handler.whisper.tokenizer import Tokenizer
-
-HostCopy = Callable[[], NDArray[np.float32]]
 
 
 @dataclass(slots=True)
@@ -108,11 +107,9 @@ class ResultBuilder:
         positions.append(min(positions[-1] + 1, first + len(text.tokens) - 2))  # the last token may not have been read
         if task.window.params.num_hypotheses > 1:
             self._read_again(slot, audio_slot, [*task.prompt, *text.tokens])
-        on_device = torch.tensor(positions, device=self._cache.k.device)
+        on_device = to_device(host_tensor(positions, self._cache.k.device), self._cache.k.device)
         length = min(task.audio_positions, ceil(task.window.seconds / TIMESTAMP_S))
-        return self._cache.alignment.weights(
-            slot, on_device, lambda layer: self._cache.cross_kv(layer)[0][audio_slot], length
-        )
+        return self._cache.alignment_weights(slot, audio_slot, on_device, length)
 
     def _read_again(self, slot: int, audio_slot: int, tokens: Sequence[int]) -> None:
         """Run the decoder on the tokens of a text, which leaves the queries of its alignment heads in the cache."""
@@ -150,22 +147,6 @@ class ResultBuilder:
                 tuple(timed),
                 task.language,
             )
-
-
-def start_copy(tensor: Tensor) -> HostCopy:
-    """Start to copy a tensor to the host. Return a function that waits for the copy and returns it."""
-    if tensor.device.type != "cuda":
-        return tensor.numpy
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    copy.copy_(tensor, non_blocking=True)
-    copied = torch.cuda.Event()
-    copied.record()
-
-    def wait() -> NDArray[np.float32]:
-        copied.synchronize()
-        return copy.numpy()
-
-    return wait
 
 
 def _token_times(attention: NDArray[np.float32]) -> TokenTimes:

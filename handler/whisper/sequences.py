@@ -51,11 +51,12 @@ class DecodeTask:
 
     window: Window
     prompt: tuple[int, ...]  # token ids that precede the first decoded token
-    language: str | None
+    language: str | None  # None until it is detected
     language_probabilities: dict[str, float]  # empty unless the language had to be detected
     onset_strength: Tensor  # of each 10 ms frame, used to time the words. [frames]
     audio_positions: int  # encoder positions that the sequences attend to
     bias: Tensor | None = None  # added to the logits instead of the engine's default bias. [n_vocab]
+    is_prompt_read_by_steps: bool = False  # instead of a prefill
     no_speech_prob: float = 0.0
     finished: list[Hypothesis] = field(default_factory=list)
 
@@ -89,6 +90,8 @@ class ActiveSequence:
 
     task: DecodeTask
     chance: random.Random | None = None  # None unless tokens are sampled
+    is_at_start: bool = False  # whether the next step reads the start of the transcript
+    unread: int = 0  # tokens of the prompt that steps must read after the next one
     hypothesis: Hypothesis = field(default_factory=lambda: Hypothesis([], []))
 
     @property

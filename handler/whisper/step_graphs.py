@@ -33,8 +33,8 @@ class StepGraphs:
         """
         self._step = step
         sizes = sizes_up_to(slots)
-        self._greedy = CudaGraphs(lambda count: step.greedy(count, context), sizes, capture)
-        self._greedy.verify(step.clear)
+        self._advance = CudaGraphs(lambda count: step.advance(count, context), sizes, capture)
+        self._advance.verify(step.clear)
         self._logits: GraphsOnDemand | None = GraphsOnDemand(lambda count: step.logits(count, context), sizes, capture)
         self._shared_logits = GraphsOnDemand(partial(self._compute_shared, context), sizes, capture)
 
@@ -42,9 +42,9 @@ class StepGraphs:
         # Which sequences share an audio may differ from one replay to the next: there is room for any arrangement.
         return self._step.logits(count, context, self._step.shared_audio(count, count, SHARED_WIDTH))
 
-    def greedy(self, count: int) -> Tensor:
-        """Run `Step.greedy` for the first `count` slots, and return its result."""
-        return self._greedy.run(count)
+    def advance(self, count: int) -> Tensor:
+        """Run `Step.advance` for the first `count` slots, and return its result, which the next call overwrites."""
+        return self._advance.run(count)
 
     def logits(self, count: int, audio: SharedAudio | None) -> Tensor | None:
         """Return the result of `Step.logits`, or None if no graph can compute it."""

@@ -67,11 +67,12 @@ def parts() -> dict[str, Callable[[], object]]:
         layer: (torch.zeros(len(heads), dtype=torch.int64, device=DEVICE), places)
         for layer, (heads, places) in queries._layers.items()
     }
+    queries._layer_of_head, queries._heads = torch.zeros(2, len(queries._heads), dtype=torch.int64, device=DEVICE)
     queries.buffer = torch.zeros(queries.buffer.shape, dtype=torch.float16, device=DEVICE)
     cache.alignment = queries
 
     def words() -> object:
-        return queries.weights(0, positions, lambda layer: cache.cross_kv(layer)[0][0], LARGE_V3.n_audio_ctx).cpu()
+        return cache.alignment_weights(0, 0, positions, LARGE_V3.n_audio_ctx).cpu()
 
     def move() -> None:
         cache.copy_text(3, 1, TOKENS)
@@ -81,7 +82,7 @@ def parts() -> dict[str, Callable[[], object]]:
         "mel": lambda: (mel_of(samples), onset_strength(mel)),
         "encoder": lambda: model.encoder(mel.half()),
         "keys and values": lambda: cache.write_audio(slice(0, WINDOWS), model.decoder.cross_kv(audio)),
-        "step": lambda: step.greedy(SLOTS, LARGE_V3.n_text_ctx),
+        "step": lambda: step.advance(SLOTS, LARGE_V3.n_text_ctx),
         "step with shared audio": lambda: step.logits(SLOTS, LARGE_V3.n_text_ctx, step.shared_audio(SLOTS, 4, 5)),
         "a slot moves": move,
         "slots are cleared": lambda: cache.clear_text(slice(0, WINDOWS)),

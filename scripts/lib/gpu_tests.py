@@ -86,7 +86,7 @@ def _graphs(subject: Subject) -> str:
     assert engine.has_graphs, "the step could not be captured; the worker runs without graphs"
     with engine._on_device():
         step, graphs = engine._batch._step, engine._batch._graphs
-        graphs._greedy.verify(step.clear)  # type: ignore[union-attr]
+        graphs._advance.verify(step.clear)  # type: ignore[union-attr]
         for audio in (None, step.shared_audio(1, 1, 1)):  # verified when they are captured, which is now
             assert graphs.logits(1, audio) is not None, "logits could not be captured"  # type: ignore[union-attr]
     return "each replay equals the step without a graph"
@@ -98,7 +98,7 @@ def _no_waiting(subject: Subject) -> str:
         raise NotHere("a processor waits for nobody")
     engine = subject.engine
     with engine._on_device(), no_synchronization():
-        engine._batch._step.greedy(1, engine._model.dims.n_text_ctx)
+        engine._batch._step.advance(1, engine._model.dims.n_text_ctx)
     return "the host never waits within a step"
 
 

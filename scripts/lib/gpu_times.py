@@ -41,7 +41,7 @@ def step(subject: Subject) -> list[dict[str, Any]]:
                 products = seconds_per_call(lambda rows=rows: batch._step.greedy(rows, dims.n_text_ctx), subject.device)  # type: ignore[misc]
                 engine._model.decoder.paged_attention = paged
             if batch._graphs is not None:
-                graph = seconds_per_call(lambda rows=rows: batch._graphs.greedy(rows), subject.device)  # type: ignore[misc]
+                graph = seconds_per_call(lambda rows=rows: batch._graphs.advance(rows), subject.device)  # type: ignore[misc]
             batch._step.clear()
         read = weights + rows * engine._cache.slot_bytes(dims, engine.dtype)
         rate = round(read / (graph or eager) / 1e9)

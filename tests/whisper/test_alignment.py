@@ -86,7 +86,7 @@ def test_attention_is_read_only_where_there_is_audio() -> None:
     q, keys = torch.randn(3, 2, 4, 3, 8), torch.randn(3, 4, 30, 8)  # of each layer
     for layer in range(3):
         queries.keep(layer, slice(1, 3), rows, positions, q[layer])
-    weights = queries.weights(2, torch.tensor([7, 9]), lambda layer: keys[layer], 11)
+    weights = queries.weights(2, torch.tensor([7, 9]), lambda layers, heads: keys[layers, heads], 11)
     expected = torch.stack(
         [(q[layer, 1, head, [0, 2]] @ keys[layer, head].T)[:, :11].softmax(-1) for layer, head in heads]
     )

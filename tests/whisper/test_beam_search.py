@@ -13,6 +13,7 @@ from handler.whisper.engine import WhisperEngine
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.loading import load_engine
 from handler.whisper.logit_rules import History, log_probabilities, pick
+from handler.whisper.sampling import sample
 from handler.whisper.sequences import ActiveSequence, DecodeTask
 from tests.conftest import settings
 from tests.support.speech import FOX, PANGRAM, SENTENCES, say
@@ -114,7 +115,6 @@ def test_tokens_are_drawn_as_often_as_their_temperature_makes_them_likely(
     window = window_of(FOX, temperature=temperature, num_hypotheses=12)
     task = DecodeTask(window, (ids.sot,), "en", {}, torch.zeros(0), 1500)
     sequences = [ActiveSequence(task, random.Random(seed)) for seed in range(12)]
-    monkeypatch.setattr(tiny._batch, "sequences", sequences)
     logits = torch.full((1, ids.vocab), -30.0)
     logits[0, 500:504] = torch.tensor([3.0, 2.0, 1.0, 2.5])
     history = History.empty(12, ids, torch.device("cpu"))
@@ -123,7 +123,7 @@ def test_tokens_are_drawn_as_often_as_their_temperature_makes_them_likely(
     for _ in range(300):
         chosen = logits.repeat(12, 1)
         choice = pick(chosen, torch.zeros(ids.vocab), history, ids)
-        tiny._batch._sample(chosen, choice)
+        sample(chosen, choice, sequences, ids)
         counts.update(choice.token.tolist())
         assert choice.logprob.tolist() == pytest.approx(logits.log_softmax(-1)[0, choice.token].tolist(), abs=1e-3)
     for token, share in zip(range(500, 504), (logits[0, 500:504] / temperature).softmax(-1).tolist(), strict=True):

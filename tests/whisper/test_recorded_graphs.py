@@ -35,7 +35,7 @@ def with_capture(engine: WhisperEngine, capture: Capture | None, slots: int = 3)
         engine.model_id,
         engine._model,
         engine._tokenizer,
-        engine._suppress,
+        engine._task_builder._suppress,
         device_name=engine.device_name,
         attention=engine.attention,
         slots=slots,
@@ -93,6 +93,45 @@ def test_beams_and_samples_among_others_are_decoded_as_without_graphs(eager: Whi
     mixed = [replace(window, params=params) for window, params in zip(windows(), PARAMS, strict=True)]
     expected = run(with_capture(eager, None, slots=10), mixed)
     assert_equal(run(with_capture(eager, capture, slots=10), mixed), expected)
+
+
+def test_prompts_that_steps_read_lead_to_what_prefilled_ones_lead_to(base_folder: Path) -> None:
+    """Some languages are given and some detected, some prompts have text, and some windows end with their language."""
+    prefilled = load_engine(base_folder, settings(model_id="base", batch_size=3, audio_context="full"))
+    fox, pangram = (Window(0, say(text)) for text in (FOX, PANGRAM))
+    asked = [
+        fox.with_params(language="en"),
+        pangram,
+        fox.with_params(language="fr", task="translate"),
+        fox.with_params(detect_only=True),
+        pangram.with_params(language="en", prompt="A list of things to pack"),
+        pangram.with_params(suppress=(-1, 1, 2)),
+    ]
+    for result, expected in zip(run(with_capture(prefilled, capture), asked), run(prefilled, asked), strict=True):
+        assert tokens_of(result) == tokens_of(expected)
+        assert result.language == expected.language
+        assert result.languages == pytest.approx(expected.languages, abs=0.01)
+        if result.evidence is not None and expected.evidence is not None:
+            assert result.evidence.no_speech_prob == pytest.approx(expected.evidence.no_speech_prob, abs=0.01)
+
+
+def test_the_host_looks_at_a_step_after_the_next_one_has_begun(eager: WhisperEngine) -> None:
+    begun = list[int]()
+
+    def counting(step: StepFunction) -> CapturedStep:
+        replay, result = capture(step)
+
+        def replay_counting() -> None:
+            begun.append(len(result))
+            replay()
+
+        return replay_counting, result
+
+    engine = with_capture(eager, counting)
+    begun.clear()
+    (result,) = run(engine, windows()[:1])
+    assert result.evidence is not None
+    assert len(begun) == result.evidence.tokens  # and none after the last one, which would only cost time
 
 
 @torch.inference_mode()

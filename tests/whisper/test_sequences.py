@@ -10,8 +10,8 @@ import torch
 from handler.schema.window import DecodingParams, Window
 from handler.tokens.repetition import MIN_LOOP_TOKENS
 from handler.whisper.beam_search import BeamSearch, beam_groups
+from handler.whisper.decoding_state import DecodingState
 from handler.whisper.kv_cache import KVCache
-from handler.whisper.logit_rules import History
 from handler.whisper.sequences import ActiveSequence, DecodeTask, Hypothesis, slots_by_task
 from handler.whisper.tokenizer import Specials
 from tests.support.speech import silence
@@ -30,12 +30,12 @@ def make_task(num_hypotheses: int = 1, temperature: float = 0.0, *finished: Hypo
 def beams_of(task: DecodeTask, *hypotheses: Hypothesis) -> list[ActiveSequence]:
     """Return the sequences of a task's beams, empty ones unless hypotheses are given."""
     count = task.window.params.num_hypotheses
-    return [ActiveSequence(task, None, hypothesis) for hypothesis in hypotheses or [Hypothesis([], [])] * count]
+    return [ActiveSequence(task, hypothesis=hypothesis) for hypothesis in hypotheses or [Hypothesis([], [])] * count]
 
 
 def greedy_search() -> BeamSearch:
     """Return a search in six slots of a tiny cache."""
-    return BeamSearch(KVCache(TINY, 6, CPU, torch.float32), History.empty(6, IDS, CPU), IDS)
+    return BeamSearch(KVCache(TINY, 6, CPU, torch.float32), DecodingState(6, IDS, CPU), IDS)
 
 
 @pytest.mark.parametrize("length_penalty", [None, 0.0, 0.5, 1.0, 2.5])

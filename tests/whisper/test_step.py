@@ -35,9 +35,9 @@ def step_and_cache(slots: int, model: Whisper | None = None, device: torch.devic
     if device.type != "meta":
         torch.manual_seed(1)
         cache.write_audio(slice(0, slots), model.decoder.cross_kv(torch.randn(slots, SMALL.n_audio_ctx, 64).to(device)))
-        step.prompt_lengths.fill_(1)
-        step.history.count.fill_(1)
-        step.history.last.copy_(torch.arange(slots) + IDS.timestamp_begin)
+        step.state.prompt_lengths.fill_(1)
+        step.state.history.count.fill_(1)
+        step.state.history.last.copy_(torch.arange(slots) + IDS.timestamp_begin)
     return step, cache
 
 
@@ -47,16 +47,16 @@ def replayed_and_eager(
     """Yield the results of a captured step and of its eager twin for several batch sizes; both run inside `context`."""
     eager, _ = step_and_cache(12, device=device)
     step, _ = step_and_cache(12, device=device)
-    initial = [field.clone() for field in step.history.fields()]
+    initial = [field.clone() for field in step.state.history.fields()]
     graphs = CudaGraphs(lambda count: step.greedy(count, SMALL.n_text_ctx), sizes_up_to(12), capture)
-    for field, value in zip(step.history.fields(), initial, strict=True):  # capturing runs steps
+    for field, value in zip(step.state.history.fields(), initial, strict=True):  # capturing runs steps
         field.copy_(value)
     for count in (12, 9, 3, 1):
         with context():
             results = graphs.run(count), eager.greedy(count, SMALL.n_text_ctx)
         yield results
         for twin in (step, eager):  # slots after the batch hold values that no one reads
-            twin.history.rows(slice(count, 12)).count.fill_(1)
+            twin.state.history.rows(slice(count, 12)).count.fill_(1)
 
 
 @torch.inference_mode()
@@ -80,8 +80,8 @@ def test_a_step_reads_nothing_back_and_has_no_shape_that_depends_on_data() -> No
     meta = torch.device("meta")  # tensors without values: reading one fails
     step, _ = step_and_cache(4, device=meta)
     with Recorder() as recorder:
-        tokens_and_logprobs = step.greedy(3, SMALL.n_text_ctx)
-    assert tokens_and_logprobs.shape == (2, 3)
+        told = step.advance(3, SMALL.n_text_ctx)
+    assert told.shape == (3, 3)  # tokens, log-probabilities, and those of no speech
     names = {str(func) for func, *_ in recorder.calls}
     for name in ("_local_scalar_dense", "nonzero", "masked_select", "unique2"):
         assert f"aten.{name}.default" not in names
@@ -186,7 +186,7 @@ def count_only(q: Tensor, k: Tensor, v: Tensor, pages: Pages) -> Tensor:
     return torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
-KERNELS = [(count_only, 32, 597), (count_only, 4, 133), (None, 32, 756), (None, 4, 152)]
+KERNELS = [(count_only, 32, 610), (count_only, 4, 146), (None, 32, 769), (None, 4, 165)]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_a_step_of_a_large_model_starts_few_kernels(paged: PagedAttention | None
     cache = KVCache(dims, 16, meta, torch.float16, alignment_heads(dims, True), page_step)
     step = Step(decoder, cache, bias, specials)
     with Recorder() as recorder:
-        step.greedy(16, dims.n_text_ctx)
+        step.advance(16, dims.n_text_ctx)
     operators = [call[0] for call in recorder.calls]
     # A GPU starts at least one kernel for each operator that is more than another view of a tensor.
     views = sum(operator.is_view or operator is torch.ops.aten.empty.memory_format for operator in operators)
