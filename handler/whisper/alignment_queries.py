@@ -24,7 +24,10 @@ class AlignmentQueries:
 
     def __init__(self, heads: Heads, slots: int, context: int, depth: int, device: torch.device, dtype: torch.dtype):
         self._layers: dict[int, tuple[Tensor, slice]] = {}  # heads on the device, and their places in the buffer
-        self._layer_of_head, self._heads = torch.tensor(sorted(heads), device=device).reshape(-1, 2).unbind(1)
+        located = torch.zeros(2, len(heads), dtype=torch.int64, device=device)
+        if heads:
+            located.copy_(torch.tensor(sorted(heads)).T)
+        self._layer_of_head, self._heads = located
         start = 0
         for layer, group in groupby(sorted(heads), lambda pair: pair[0]):
             indices = [head for _, head in group]

@@ -1,6 +1,6 @@
 """Loading of a checkpoint folder into an engine, as the settings demand. Knows no request."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from handler.engine.device_errors import device_errors
 from handler.schema.window import SAMPLE_RATE
 from handler.settings import Settings
 from handler.timeline import Timeline
+from handler.whisper.alignment_queries import Heads
 from handler.whisper.attention import (
     ATTENTION_KERNELS,
     PAGE_STEP,
@@ -59,34 +60,51 @@ def load_engine(
     """
     timeline = timeline or Timeline()
     device, dtype = prepare_device(settings)
-    short_context = choose_short_context(settings.audio_context, device)
+    choose_short_context(settings.audio_context, device)  # raises an error before anything is read
     checkpoint = open_checkpoint(folder)
     settings.check_window(checkpoint.dims.window_samples / SAMPLE_RATE)
     with ThreadPoolExecutor(1, "vocabulary") as executor, device_errors(), on_device(device):
         tokenizer_future = executor.submit(_load_tokenizer, folder, checkpoint.dims.n_vocab, timeline)
         model = _load_model(checkpoint, device, dtype, conversions, timeline)
         tokenizer = tokenizer_future.result()
-        attention, attention_reason = _choose_attention(settings, checkpoint.dims, device, dtype)
-        slots = settings.batch_size or auto_batch_size(checkpoint.dims, dtype, free_memory(device), device.type)
-        build = partial(
-            WhisperEngine,
-            settings.model_id,
-            model,
-            tokenizer,
-            checkpoint.suppress or tokenizer.non_speech,
-            device_name=device_name(device),
-            attention=attention,
-            max_new_tokens=settings.max_new_tokens,
-            checkpoint_heads=checkpoint.alignment_heads,
-            short_context=short_context,
-            capture=cuda_capture() if device.type == "cuda" else None,
-            capture_encoder=cuda_capture() if device.type == "cuda" else None,
-            paged=_paged_attention(checkpoint.dims, device, dtype),
-            background=_background(device),
-            timeline=timeline,
-        )
-        with timeline.span("engine_built"):
-            engine = _build(build, slots)
+        suppress = checkpoint.suppress or tokenizer.non_speech
+        return build_engine(model, tokenizer, suppress, checkpoint.alignment_heads, settings, timeline)
+
+
+def build_engine(
+    model: Whisper,
+    tokenizer: Tokenizer,
+    suppress: Collection[int],
+    alignment_heads: Heads,
+    settings: Settings,
+    timeline: Timeline,
+) -> WhisperEngine:
+    """Return an engine for a model that is on its device, with the fastest kernels that work there.
+
+    Raises OutOfMemory, DeviceLost, SettingsError.
+    """
+    device, dtype, dims = model.decoder.positions.device, model.decoder.positions.dtype, model.dims
+    attention, attention_reason = _choose_attention(settings, dims, device, dtype)
+    slots = settings.batch_size or auto_batch_size(dims, dtype, free_memory(device), device.type)
+    build = partial(
+        WhisperEngine,
+        settings.model_id,
+        model,
+        tokenizer,
+        suppress,
+        device_name=device_name(device),
+        attention=attention,
+        max_new_tokens=settings.max_new_tokens,
+        checkpoint_heads=alignment_heads,
+        short_context=choose_short_context(settings.audio_context, device),
+        capture=cuda_capture() if device.type == "cuda" else None,
+        capture_encoder=cuda_capture() if device.type == "cuda" else None,
+        paged=_paged_attention(dims, device, dtype),
+        background=_background(device),
+        timeline=timeline,
+    )
+    with timeline.span("engine_built"):
+        engine = _build(build, slots)
     _log_engine(engine, attention_reason)
     return engine
 

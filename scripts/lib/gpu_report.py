@@ -31,14 +31,14 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         f"{name.replace('_', ' ')}: {_cell(value)}" for name, value in facts.items() if value not in ("", [], {}, None)
     )
     yield ""
-    yield from _table([_check_row(check) for check in report["checks"]])
+    yield from markdown_table([_check_row(check) for check in report["checks"]])
     for name, content in report["times"].items():
         rows = content if isinstance(content, list) else [content]
         if rows and rows[0]:
             yield ""
             yield f"**{name.replace('_', ' ')}**"
             yield ""
-            yield from _table(rows)
+            yield from markdown_table(rows)
     if report["skipped"]:
         yield ""
         yield f"No time was left for: {', '.join(report['skipped'])}."
@@ -49,7 +49,7 @@ def _check_row(check: Mapping[str, Any]) -> dict[str, str]:
     return {"check": check["name"], "": _MARKS[check["passed"]], "found": detail}
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield the lines of a table whose columns are those of all rows."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     yield f"| {' | '.join(name.replace('_', ' ') for name in columns)} |"
@@ -69,7 +69,9 @@ def _cell(value: object) -> str:
 def main(files: Sequence[str]) -> None:
     """Write the document from files that scripts/gpu_check has written."""
     reports = [json.loads(Path(file).read_text()) for file in files]
-    tables = [f"{table(report)}\n" for report in reports] or ["No machine has been measured yet.\n"]
+    tables = [f"{table(report)}\n" for report in reports] or [
+        "No machine has been measured yet. [gpu-h200.md](gpu-h200.md) tells of one by hand.\n"
+    ]
     DOCUMENT.write_text("\n".join([_HEAD, *tables]))
 
 

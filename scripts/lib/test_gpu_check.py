@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from handler.errors import OutOfMemory
-from scripts.lib import gpu_check, gpu_report, gpu_tests, gpu_times
+from scripts.lib import gpu_check, gpu_report, gpu_shapes, gpu_tests, gpu_times
 from scripts.lib.gpu_report import table
 from scripts.lib.gpu_times import TABLES
 from scripts.lib.torch_build import build_for
@@ -129,3 +129,16 @@ def test_a_worker_that_finds_no_memory_beside_the_first_fails_no_check(monkeypat
     outcome = gpu_tests.run("number formats", gpu_tests.CHECKS["number formats"], subject)  # type: ignore[arg-type]
     assert outcome.passed is None
     assert "no memory" in outcome.detail
+
+
+def test_shapes_of_models_are_measured_without_their_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "shapes.json"
+    options = ["--device", "cpu", "--shapes", "tiny", "--rows", "1", "--waves", "1", "--no-peer", "--json", str(file)]
+    assert gpu_shapes.main(options) == 0
+    (row,) = json.loads(file.read_text())["rows"]
+    assert row["shape"] == "tiny"
+    assert min(row[name] for name in ("step_ms", "encoder_ms", "times_real_time")) > 0
+    assert row["transformers"] is None
+    assert "| tiny | 1 |" in capsys.readouterr().out
