@@ -16,6 +16,7 @@ GIB = 1024**3  # bytes
 _DAY_S = 24 * 3600
 _MAX_DIGITS = 18  # of a whole number; Python refuses to convert thousands
 _FLAGS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_LANGUAGE = re.compile(r"[A-Za-z][\w-]{1,63}", re.ASCII)
 _HOST = re.compile(r"\*|(\*\.)?[\w.-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
 
 
@@ -36,6 +37,12 @@ def _folder(name: str, raw: str) -> Path:
 
 def _comma_separated(name: str, raw: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in raw.split(",") if part.strip())
+
+
+def _language(name: str, raw: str) -> str:
+    if not _LANGUAGE.fullmatch(raw):
+        raise SettingsError(name, raw, "one language, such as fr, French or, for weights of MMS, fra")
+    return raw
 
 
 def _hosts(name: str, raw: str) -> tuple[str, ...]:
@@ -135,6 +142,9 @@ class Settings:
         "Hub id, folder, or `pkg:PACKAGE/FOLDER` inside an installed Python package",
     )
     model_revision: str | None = _variable("MODEL_REVISION", None, _text, "branch, tag or commit of a Hub id")
+    model_language: str | None = _variable(
+        "MODEL_LANGUAGE", None, _language, "language of a checkpoint that states none, or has weights for each language"
+    )
     cache_dir: Path = _variable("CACHE_DIR", Path("/data"), _folder, "folder that models are kept in")
     flash_attention_2: bool = _variable(
         "FLASH_ATTENTION_2", False, _flag, "`1` selects FlashAttention-2 if GPU and dtype allow it"

@@ -14,6 +14,7 @@ VALID = {
     "PORT_HEALTH": ("8081", "port_health", 8081),
     "MODEL_ID": ("openai/whisper-tiny", "model_id", "openai/whisper-tiny"),
     "MODEL_REVISION": ("v2", "model_revision", "v2"),
+    "MODEL_LANGUAGE": ("fra", "model_language", "fra"),
     "CACHE_DIR": ("/models", "cache_dir", Path("/models")),
     "FLASH_ATTENTION_2": ("1", "flash_attention_2", True),
     "BATCH_SIZE": ("auto", "batch_size", None),

@@ -15,10 +15,11 @@ from handler import logs
 from handler.engine.device import choose_attention, device_name, on_device, prepare_device
 from handler.engine.device_errors import device_errors
 from handler.errors import AsrError, ModelUnavailable
+from handler.hub.adapters import has_adapters, load_adapter
 from handler.hub.assembly import Parts
 from handler.hub.engine import HubEngine
-from handler.hub.families import Family, Kind, family_of
-from handler.settings import Settings
+from handler.hub.families import Family, Form, Kind, family_of
+from handler.settings import Settings, SettingsError
 from handler.timeline import Timeline
 
 AUTO_BATCH_SIZE_CPU, AUTO_BATCH_SIZE_CUDA = 4, 32
@@ -46,10 +47,14 @@ def load_engine(folder: Path, model_type: str, settings: Settings, timeline: Tim
         with timeline.span("import_transformers"):
             model_class = _model_class(family, model_type)
         attention, reason = _choose_attention(settings, model_class, device, dtype)
+        language = _checked_language(family, model_type, settings.model_language)
         with timeline.span("weights_read"):
-            model = _load_model(model_class, folder, dtype, attention).to(device)
+            model = _load_model(model_class, folder, dtype, attention)
+            if language is not None and has_adapters(model):
+                load_adapter(model, folder, language)
+            model = model.to(device)
         with timeline.span("vocabulary_read"):
-            parts = Parts(family, model, folder, settings.model_id)
+            parts = Parts(family, model, folder, settings.model_id, language)
     is_cpu = device.type == "cpu"
     engine = HubEngine(
         settings.model_id,
@@ -89,6 +94,16 @@ def _check_installed(family: Family, model_type: str) -> None:
         raise ModelUnavailable(f"model_type {model_type} needs {needed}; found {installed}")
 
 
+def _checked_language(family: Family, model_type: str, language: str | None) -> str | None:
+    """Return the language that the settings name, if the family leaves it open. Raises SettingsError."""
+    if language is None:
+        return None
+    if family.languages or family.form is not Form.PLAIN or family.kind is Kind.TRANSDUCER:
+        expected = f"no value for model_type {model_type}, which knows its languages"
+        raise SettingsError("MODEL_LANGUAGE", language, expected)
+    return language
+
+
 def _as_tuple(text: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", text)[:2]))
 
@@ -100,7 +115,7 @@ def _loading_errors(model_id: str) -> Iterator[None]:
         yield
     except ModelUnavailable as exc:
         raise ModelUnavailable(f"MODEL_ID={model_id}: {exc.message}") from exc
-    except (AsrError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
+    except (AsrError, SettingsError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as exc:  # whatever a library finds wrong with a checkpoint
         reason = (str(exc).strip().splitlines() or [""])[0][:300]

@@ -95,7 +95,7 @@ def _load(
             _open_device(device)
         located = local_model.result()
         if located is None:
-            located = locate(partial(find_model, *model))
+            located = locate(partial(find_model, *model, language=settings.model_language))
             assert located is not None, "find_model returns a folder or raises"
             load_engine = import_engine(located.folder)
         stop.set()  # from here on the engine's loader reads the weights

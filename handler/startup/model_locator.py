@@ -44,14 +44,15 @@ def find_model(
     revision: str | None = None,
     search_paths: Sequence[Path] = SEARCH_PATHS,
     volume: Path = VOLUME,
+    language: str | None = None,
 ) -> Path:
     """Return a model's folder.
 
     If the model is not on this machine, copy it from a network volume into `cache_dir`. If the volume does not have the
-    model either, download it into `cache_dir`. Raises ModelUnavailable.
+    model either, download it into `cache_dir`, with what it has for `language` alone. Raises ModelUnavailable.
     """
     model = model_id, cache_dir, revision
-    return find_local(*model, search_paths) or _find_mirrored(*model, volume) or download_snapshot(*model)
+    return find_local(*model, search_paths) or _find_mirrored(*model, volume) or download_snapshot(*model, language)
 
 
 def find_local(

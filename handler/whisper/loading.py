@@ -20,7 +20,7 @@ from handler.engine.device import (
 )
 from handler.engine.device_errors import device_errors
 from handler.schema.window import SAMPLE_RATE
-from handler.settings import Settings
+from handler.settings import Settings, SettingsError
 from handler.timeline import Timeline
 from handler.whisper.alignment_queries import Heads
 from handler.whisper.attention import (
@@ -59,6 +59,8 @@ def load_engine(
     SettingsError.
     """
     timeline = timeline or Timeline()
+    if settings.model_language is not None:
+        raise SettingsError("MODEL_LANGUAGE", settings.model_language, "no value: Whisper knows its languages")
     device, dtype = prepare_device(settings)
     choose_short_context(settings.audio_context, device)  # raises an error before anything is read
     checkpoint = open_checkpoint(folder)

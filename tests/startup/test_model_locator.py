@@ -166,15 +166,17 @@ from handler import logs
 from handler.startup import hub_download, model_locator
 logs.configure("INFO")
 hub_download.PROGRESS_S = 0.01
-name, cache, revision = sys.argv[1:]
-print(model_locator.find_model(name, Path(cache), revision or None))
+name, cache, revision, language = sys.argv[1:]
+print(model_locator.find_model(name, Path(cache), revision or None, language=language or None))
 """
 
 
-def run_find_model(hub: Hub, cache: Path, revision: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+def run_find_model(
+    hub: Hub, cache: Path, revision: str = "", language: str = "", **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run find_model in a process of its own: the Hub's client reads its address when it is imported."""
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1", **variables}
-    command = [sys.executable, "-c", FIND_MODEL, "org/whisper", str(cache), revision]
+    command = [sys.executable, "-c", FIND_MODEL, "org/whisper", str(cache), revision, language]
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
@@ -194,6 +196,16 @@ def test_a_model_is_downloaded_once_and_a_missing_file_is_downloaded_again(tiny_
         (folder / "model.bin").unlink()
         assert find_model_folder(hub, tmp_path) == folder
         assert (folder / "model.bin").is_file()
+
+
+def test_of_weights_for_each_language_those_for_one_are_downloaded(tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    for name in ("config.json", "model.safetensors", "adapter.eng.safetensors", "adapter.fra.safetensors"):
+        (tmp_path / "repo" / name).write_text("{}")
+    with Hub(tmp_path / "repo") as hub:
+        process = run_find_model(hub, tmp_path / "cache", language="fra")
+    names = {path.name for path in Path(process.stdout.strip()).iterdir() if path.is_file()}
+    assert names == {"config.json", "model.safetensors", "adapter.fra.safetensors"}
 
 
 def test_a_repository_without_weights_is_unavailable(tmp_path: Path) -> None:
