@@ -15,8 +15,17 @@ from numpy.typing import NDArray
 from handler import logs
 from handler.audio.media_file import Idle
 from handler.audio.media_report import MAX_CHANNELS, DecodeOptions, MediaReport
-from handler.audio.process_messages import MAX_PIECE_SAMPLES, Disconnected, close_all, new_channel, receive, send
+from handler.audio.process_messages import (
+    MAX_PIECE_FRAMES,
+    MAX_PIECE_SAMPLES,
+    Disconnected,
+    close_all,
+    new_channel,
+    receive,
+    send,
+)
 from handler.audio.process_pool import AudioProcessPool
+from handler.audio.silero import FRAME
 from handler.audio.spool import Spool, full_disk_as_storage_full
 from handler.audio.stored_file import StoredFile
 from handler.errors import AsrError, Cancelled, CorruptMedia, InvalidRequest, NoAudioStream, TooLong, UnsupportedMedia
@@ -30,7 +39,9 @@ _ERRORS = {kind.code: kind for kind in (UnsupportedMedia, NoAudioStream, Corrupt
 class AudioProcess:
     """Decodes one file in an audio process.
 
-    `report` tells what is known of the file so far.
+    `report` tells what is known of the file so far, and `speech` holds what came with the last block: for each channel,
+    the probabilities of speech in the frames for which they are final. The first frame begins where `options` say that
+    speech counts.
     """
 
     def __init__(self, pool: AudioProcessPool, content: Spool | StoredFile, options: DecodeOptions, idle: Idle) -> None:
@@ -45,8 +56,12 @@ class AudioProcess:
         self._num_parts = 0  # parts of the spool that the process has descriptors of
         self._num_asked = 0  # bytes that the process last asked for, from the start of the file
         self._last_block_at = time.monotonic()  # before the first block, when the process was prepared
+        self._num_heard = -options.listen_from  # samples of each channel in which speech counts
+        self._num_frames: list[int] = []  # that have a probability, of each channel
         self.report = MediaReport()
+        self.speech: list[NDArray[np.float32]] = []
         self.cpu_s = 0.0  # processor seconds that the audio process has spent
+        self.vad_s = 0.0  # those of them that it took to detect speech
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield the audio in blocks of samples at 16 kHz. [n, channels]
@@ -104,7 +119,7 @@ class AudioProcess:
                 self._check_open()
                 message = self._receive(channel)
                 if "block" in message:
-                    block = self._read_block(block_memory, message["block"])
+                    block, self.speech = self._read_block(block_memory, message)
                     self._take_report(message)
                     self._last_block_at = time.monotonic()
                     send(channel, {})  # the process may decode the next block
@@ -159,10 +174,13 @@ class AudioProcess:
         duration: Any = message.get("duration")
         warnings: Any = message.get("warnings")
         cpu_s: Any = message.get("cpu_s")
+        vad_s: Any = message.get("vad_s")
         is_text = isinstance(warnings, list) and all(isinstance(text, str) for text in warnings)
-        if not (is_text and _is_number(cpu_s) and (duration is None or _is_number(duration))):
+        are_times = _is_number(cpu_s) and _is_number(vad_s)
+        if not (is_text and are_times and (duration is None or _is_number(duration))):
             raise Disconnected
-        self.report.duration, self.report.warnings, self.cpu_s = duration, warnings, cpu_s
+        self.report.duration, self.report.warnings = duration, warnings
+        self.cpu_s, self.vad_s = cpu_s, vad_s
 
     def _take_end(self, message: dict[str, Any]) -> None:
         """Take the last message of the process. Raises the error in it, and Disconnected if it is malformed."""
@@ -176,26 +194,37 @@ class AudioProcess:
         if "end" not in message:
             raise Disconnected
 
-    def _read_block(self, memory: int, shape: Any) -> NDArray[np.float32]:
-        """Return a block of samples from shared memory. Raises Disconnected if it is no block of this file.
+    def _read_block(
+        self, memory: int, message: dict[str, Any]
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """Return a block of samples from shared memory, and the probabilities of speech that follow it there.
 
-        Its shape [n, channels] must be possible, with the channels of the blocks before, and its samples finite. The
-        memory is read, not mapped: a process that has gone mad could shrink it under a mapping.
+        Raises Disconnected if they are not of this file. The block's shape [n, channels] must be possible, with the
+        channels of the blocks before, its samples finite, and the probabilities no more than there are samples for.
+        The memory is read, not mapped: a process that has gone mad could shrink it under a mapping.
         """
-        if not (isinstance(shape, list) and len(shape) == 2 and all(isinstance(size, int) for size in shape)):
+        shape: Any = message["block"]
+        frames: Any = message.get("speech")
+        if not (_are_counts(shape) and len(shape) == 2 and _are_counts(frames)):
             raise Disconnected
-        frames, channels = shape
-        if frames < 0 or not 1 <= channels <= MAX_CHANNELS or frames * channels > MAX_PIECE_SAMPLES:
+        count, channels = shape
+        if not 1 <= channels <= MAX_CHANNELS or count * channels > MAX_PIECE_SAMPLES or sum(frames) > MAX_PIECE_FRAMES:
             raise Disconnected
         if channels != (self._num_channels or channels) or (channels > 1 and not self._options.split):
             raise Disconnected
         self._num_channels = channels
-        block = np.empty((frames, channels), np.float32)
-        if block.nbytes and os.preadv(memory, [block.data.cast("B")], 0) != block.nbytes:
+        self._num_heard += count
+        self._num_frames = self._num_frames or [0] * channels
+        self._num_frames = [before + new for before, new in zip(self._num_frames, frames, strict=False)]
+        if len(frames) != channels or max(self._num_frames) > -(-max(0, self._num_heard) // FRAME):
             raise Disconnected
-        if not np.isfinite(block).all():
+        numbers = np.empty(count * channels + sum(frames), np.float32)
+        if numbers.nbytes and os.preadv(memory, [numbers.data.cast("B")], 0) != numbers.nbytes:
             raise Disconnected
-        return block
+        block, *speech = np.split(numbers, np.cumsum([count * channels, *frames[:-1]]))
+        if not np.isfinite(block).all() or any(((part < 0) | (part > 1) | np.isnan(part)).any() for part in speech):
+            raise Disconnected
+        return block.reshape(count, channels), speech
 
     def _death(self, signal_name: str) -> AsrError:
         """Log that the process has died, and return the error of its request."""
@@ -203,6 +232,10 @@ class AudioProcess:
         if signal_name == "SIGXCPU":
             return CorruptMedia("expected a file that can be decoded in a reasonable time")
         return CorruptMedia("expected a file that can be decoded; its decoding broke down")
+
+
+def _are_counts(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, int) and value >= 0 for value in values)
 
 
 def _is_number(value: object) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handler.audio.silence import quietest_cut, trim_silence
+from handler.audio.silero import FRAME
 from handler.schema.window import SAMPLE_RATE, Samples, Window
 
 # Speech begins at a probability of SPEECH_ON or more and ends at one below SPEECH_OFF, as in Silero's code.
@@ -52,6 +53,28 @@ class Detector(Protocol):
 
     def finish(self) -> NDArray[np.float32]:
         """End the stream, and return the probabilities of all remaining frames, the incomplete last one included."""
+
+
+class DetectedElsewhere:
+    """A detector whose probabilities somebody else passes on, with the samples or later."""
+
+    frame = FRAME
+
+    def __init__(self) -> None:
+        self._waiting: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
+
+    def pass_on(self, probabilities: NDArray[np.float32]) -> None:
+        """Add probabilities of the frames that follow. [frames]"""
+        self._waiting.append(probabilities)
+
+    def push(self, samples: Samples) -> NDArray[np.float32]:
+        """Return the probabilities that were passed on since the last call. [frames]"""
+        return self.finish()
+
+    def finish(self) -> NDArray[np.float32]:
+        """Return the probabilities that were passed on since the last call. [frames]"""
+        waiting, self._waiting = self._waiting, [np.zeros(0, np.float32)]
+        return np.concatenate(waiting)
 
 
 class SpeechChunker:

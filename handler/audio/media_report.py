@@ -25,6 +25,7 @@ class DecodeOptions:
     encoding: str | None = None  # of samples without a header, such as pcm_mulaw; None: the file has a header
     sample_rate: int | None = None  # Hz, of samples without a header
     channels: int = 1  # of samples without a header
+    listen_from: int = 0  # samples at 16 kHz before which nobody has to know where there is speech
 
 
 @dataclass(slots=True)

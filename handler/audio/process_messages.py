@@ -15,6 +15,9 @@ MAX_DESCRIPTORS = 4  # largest number of file descriptors in one message
 MAX_PIECE_SAMPLES = 256 * 1024  # samples in the shared memory of an audio process, all channels together
 
 
+MAX_PIECE_FRAMES = 64 * 1024  # probabilities of speech that follow the samples there, all channels together
+
+
 class Disconnected(Exception):
     """The process at the other end is gone."""
 

@@ -44,6 +44,9 @@ class Supervisor:
             import soundfile  # noqa: F401
 
             from handler.audio import process_worker  # noqa: F401
+            from handler.audio.silero import load_silero
+
+            load_silero()
         except Exception as exc:  # of any kind: a library that is damaged raises what it likes
             send(self._channel, {"failed": f"{type(exc).__name__}: {exc}"[:1000]})
             raise Disconnected from exc

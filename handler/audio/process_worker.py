@@ -1,8 +1,9 @@
 """Decode one file in an audio process, which the supervisor has forked for this file alone.
 
 The process reads the file's bytes from the descriptors of its spool, and asks the serving process for more. It decodes
-one block at a time, and writes the samples to shared memory. Whatever a file does to the libraries that read it happens
-to this process alone. Knows no window and no network.
+one block at a time, detects speech in it, and writes the samples and the probabilities of speech to shared memory.
+Here no other request waits for the interpreter's lock meanwhile. Whatever a file does to the libraries that read it
+happens to this process alone. Knows no window and no network.
 """
 
 import os
@@ -29,6 +30,7 @@ from handler.audio.process_messages import (
     send,
 )
 from handler.audio.spool import read_parts
+from handler.audio.vad import VoiceActivity
 from handler.errors import AsrError, CorruptMedia
 from handler.schema.window import SAMPLE_RATE
 
@@ -153,8 +155,13 @@ class _BlockSender:
     A piece is shorter at the end of the file, and where the decoder has to wait for bytes.
     """
 
-    def __init__(self, channel: socket.socket, memory: int, report: MediaReport, budget: _CpuBudget) -> None:
+    def __init__(
+        self, channel: socket.socket, memory: int, report: MediaReport, budget: _CpuBudget, listen_from: int
+    ) -> None:
         self._channel = channel
+        self._num_unheard = listen_from  # samples in which nobody looks for speech
+        self._detectors: list[VoiceActivity] = []  # of each channel
+        self._vad_s = 0.0  # processor seconds
         self._memory = memory
         self._report = report
         self._budget = budget
@@ -172,15 +179,38 @@ class _BlockSender:
         """Send what is kept. Raises Disconnected."""
         blocks, self._blocks = self._blocks, []
         for piece in _split(np.concatenate(blocks)) if blocks else ():
-            os.pwrite(self._memory, piece.tobytes(), 0)
-            send(self._channel, {"block": piece.shape, **self.describe()})
-            receive(self._channel)  # the serving process has copied the piece
+            self._send(piece, self._hear(piece))
+
+    def finish(self) -> None:
+        """Send what is kept, and the probabilities of speech that waited for more samples. Raises Disconnected."""
+        self.flush()
+        started = time.process_time()
+        rest = [detector.finish() for detector in self._detectors]
+        self._vad_s += time.process_time() - started
+        self._send(np.zeros((0, max(1, len(rest))), np.float32), rest)
+
+    def _hear(self, piece: Samples) -> list[Samples]:
+        """Return the probabilities of speech, of each channel, that are now known. piece [n, channels] → [frames]"""
+        started = time.process_time()
+        self._detectors = self._detectors or [VoiceActivity() for _ in range(piece.shape[1])]
+        skipped = min(self._num_unheard, len(piece))
+        self._num_unheard -= skipped
+        heard = piece[skipped:].T
+        speech = [detector.push(samples) for detector, samples in zip(self._detectors, heard, strict=True)]
+        self._vad_s += time.process_time() - started
+        return speech
+
+    def _send(self, piece: Samples, speech: list[Samples]) -> None:
+        os.pwrite(self._memory, b"".join(array.tobytes() for array in (piece, *speech)), 0)
+        frames = [len(probabilities) for probabilities in speech] or [0]
+        send(self._channel, {"block": piece.shape, "speech": frames, **self.describe()})
+        receive(self._channel)  # the serving process has copied the piece
 
     def describe(self) -> dict[str, Any]:
         """Return what is known of the file, and the processor seconds that it has taken."""
         warnings = [text[:MAX_TEXT_CHARS] for text in self._report.warnings[:MAX_WARNINGS]]
         cpu_s = time.process_time() - self._started
-        return {"duration": self._report.duration, "warnings": warnings, "cpu_s": cpu_s}
+        return {"duration": self._report.duration, "warnings": warnings, "cpu_s": cpu_s, "vad_s": self._vad_s}
 
 
 def _decode(
@@ -188,13 +218,13 @@ def _decode(
 ) -> None:
     """Send a message for each piece of the audio, and then the end or the error. Raises Disconnected."""
     decoder = AudioDecoder(MediaFile(content), options)
-    sender = _BlockSender(channel, block_memory, decoder.report, budget)
+    sender = _BlockSender(channel, block_memory, decoder.report, budget, options.listen_from)
     content.before_wait = sender.flush
     end: dict[str, Any] = {"end": True}
     try:
         for block in decoder.blocks():
             sender.add(block)
-        sender.flush()
+        sender.finish()
     except MemoryError:
         end = _describe_error(CorruptMedia("expected a file that can be decoded within 1 GB of memory"))
     except AsrError as exc:

@@ -8,7 +8,6 @@ speech cannot turn into a window.
 """
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from handler.audio.chunking import SPEECH_ON
@@ -38,7 +37,7 @@ class VoiceActivity:
         # The last CONTEXT samples before the incomplete frame, followed by the samples of the incomplete frame.
         self._buffer: Samples = np.zeros(CONTEXT, np.float32)
         self._state: State | None = None
-        self._features = torch.zeros(0, FEATURES)  # of the frames whose probabilities are held back
+        self._features = np.zeros((0, FEATURES), np.float32)  # of the frames whose probabilities are held back
         self._held: NDArray[np.float32] = np.zeros(0, np.float32)  # probabilities that a second pass may raise
         self._run = 0  # frames of speech in a row, up to the last frame
         self._since_speech = _ADAPTED_FRAMES  # frames since the last one of a run of _ONSET_FRAMES
@@ -65,16 +64,15 @@ class VoiceActivity:
     def _hear(self, samples: Samples, count: int) -> None:
         """Append the probabilities of `count` frames to those held back. samples [CONTEXT + at least count * FRAME]"""
         gains = self._leveler.gains(samples[CONTEXT : CONTEXT + count * FRAME].reshape(count, FRAME))
-        with torch.inference_mode():
-            frames = torch.from_numpy(samples).unfold(0, CONTEXT + FRAME, FRAME)[:count]
-            features = self._network.features(frames, torch.from_numpy(gains))
-            probabilities, self._state = self._network.probabilities(features[None], self._state)
-            self._features = torch.cat((self._features, features))
-            first = len(self._held)
-            self._held = np.concatenate((self._held, probabilities[0].numpy()))
-            for onset in self._find_onsets(first):
-                if onset > 0:
-                    self._hear_again(onset)
+        frames = np.lib.stride_tricks.sliding_window_view(samples, CONTEXT + FRAME)[::FRAME][:count]
+        features = self._network.features(frames, gains)
+        probabilities, self._state = self._network.probabilities(features[None], self._state)
+        self._features = np.concatenate((self._features, features))
+        first = len(self._held)
+        self._held = np.concatenate((self._held, probabilities[0]))
+        for onset in self._find_onsets(first):
+            if onset > 0:
+                self._hear_again(onset)
 
     def _find_onsets(self, first: int) -> list[int]:
         """Return the frames at which speech begins after a time without, seen from the frames from `first` on."""
@@ -100,12 +98,14 @@ class VoiceActivity:
         Therefore several passes begin at different frames, and the highest probability counts.
         """
         starts = sorted({max(0, onset - _LOOK_BACK + number * _PASS_STEP) for number in range(_PASSES)})
-        features = torch.zeros(len(starts), onset - starts[0], FEATURES)  # what follows a shorter pass is not used
+        features = np.zeros(
+            (len(starts), onset - starts[0], FEATURES), np.float32
+        )  # what follows a shorter pass is not used
         for row, start in zip(features, starts, strict=True):
             row[: onset - start] = self._features[start:onset]
-        hidden, cell = (part.repeat(1, len(starts), 1) for part in self._network.state_after_silence)
-        probabilities, _ = self._network.probabilities(features, (hidden, cell))
-        for row, start in zip(probabilities.numpy(), starts, strict=True):
+        state = State(*(np.repeat(part, len(starts), 0) for part in self._network.state_after_silence))
+        probabilities, _ = self._network.probabilities(features, state)
+        for row, start in zip(probabilities, starts, strict=True):
             np.maximum(self._held[start:onset], row[: onset - start], out=self._held[start:onset])
 
     def _release(self, count: int) -> NDArray[np.float32]:

@@ -72,7 +72,7 @@ def build(
 def _load(
     settings: Settings, timeline: Timeline, torch_imported: threading.Event
 ) -> tuple[Pipeline, ConversionCache | None]:
-    """Load the engine, while other threads read the weights and load the voice activity detector.
+    """Load the engine, while other threads read the weights.
 
     Return the pipeline and the cache of converted weights, which is None if there is no cache. `torch_imported` is set
     once PyTorch and the engine's modules are imported.
@@ -99,9 +99,7 @@ def _load(
             assert located is not None, "find_model returns a folder or raises"
             load_engine = import_engine(located.folder)
         stop.set()  # from here on the engine's loader reads the weights
-        vad = readers.submit(_load_vad, timeline)
         engine = load_engine(located.folder, settings, located.conversion, timeline)
-        vad.result()
     model_info = {"revision": revision(located.folder), "dtype": engine.dtype_name, "attention": engine.attention}
     return Pipeline(engine, settings, timeline, model_info), located.conversion
 
@@ -175,17 +173,6 @@ def _read_ahead(files: Sequence[Path], timeline: Timeline, stop: threading.Event
     with timeline.span("read_ahead"), suppress(OSError):  # if a file is unreadable, its loader reports why
         for file in files:
             read_ahead(file, stop)
-
-
-def _load_vad(timeline: Timeline) -> None:
-    """Import and load the voice activity detector, so that the first request does not wait for this."""
-    from handler.engine.cpu_tuning import use_one_thread
-
-    use_one_thread()
-    with timeline.span("load_vad"):
-        from handler.audio.vad import VoiceActivity
-
-        VoiceActivity()
 
 
 def _store_model(conversion: ConversionCache | None, cache_dir: Path) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from handler.audio.audio_process import AudioProcess
-from handler.audio.chunking import MAX_PAUSE_S, SpeechChunker
+from handler.audio.chunking import MAX_PAUSE_S, DetectedElsewhere, Detector, SpeechChunker
 from handler.audio.fetch import Fetcher
 from handler.audio.media_report import DecodeOptions
 from handler.audio.process_pool import AudioProcessPool
@@ -78,7 +78,7 @@ class WindowProducer:
         self._growing: Spool | None = None  # of the bytes that somebody else receives
         self._file: StoredFile | None = None
         self._decoder: AudioProcess | None = None
-        self._vad_s = 0.0  # processor seconds that this thread spent on detecting speech and cutting windows
+        self._chunking_s = 0.0  # processor seconds that this thread spent on cutting windows
         self._is_closed = threading.Event()
         self._quota = quota
         self._turns = turns
@@ -148,9 +148,9 @@ class WindowProducer:
             error = exc
         if self._file is not None:
             self._file.close()
-        decoder_s = 0.0 if self._decoder is None else self._decoder.cpu_s
-        self._timeline.add("decode", time.thread_time() - started - self._vad_s + decoder_s)
-        self._timeline.add("vad", self._vad_s)
+        cpu_s, vad_s = (0.0, 0.0) if self._decoder is None else (self._decoder.cpu_s, self._decoder.vad_s)
+        self._timeline.add("decode", time.thread_time() - started - self._chunking_s + cpu_s - vad_s)
+        self._timeline.add("vad", self._chunking_s + vad_s)
         if not self._is_closed.is_set():
             self._deliver(error)
         elif self._spool is not None:  # the spool was created while `close` was running
@@ -176,6 +176,7 @@ class WindowProducer:
     def _produce_windows(self, content: Spool | StoredFile, options: Options) -> None:
         """Decode a file to samples, and deliver the windows and watermarks of all channels."""
         chunkers: list[SpeechChunker] = []
+        detectors: list[DetectedElsewhere] = []
         watermark_s = 0.0  # position in the audio at which watermarks were last delivered
         num_to_skip = round(options.start_at * SAMPLE_RATE)  # samples before `start_at`
         self._decoder = AudioProcess(self._pool, content, _decode_options(options), self._turns.released)
@@ -186,7 +187,10 @@ class WindowProducer:
             self._check_duration(self._decoder.report.duration)
             if not chunkers:
                 self.channels = tuple(range(block.shape[1])) if options.channels == "split" else (None,)
-                chunkers = [self._new_chunker(options, channel) for channel in self.channels]
+                detectors = [DetectedElsewhere() for _ in self.channels]
+                chunkers = [self._new_chunker(options, *parts) for parts in zip(self.channels, detectors, strict=True)]
+            for detector, probabilities in zip(detectors, self._decoder.speech, strict=True):
+                detector.pass_on(probabilities)
             num_skipped, num_to_skip = min(num_to_skip, len(block)), max(0, num_to_skip - len(block))
             if num_skipped < len(block):
                 for chunker, samples in zip(chunkers, block[num_skipped:].T, strict=True):
@@ -212,21 +216,19 @@ class WindowProducer:
             raise TooLong(f"expected at most {self._settings.max_duration_s:g} s of audio; got more")
 
     def _timed(self, method: Callable[..., list[Window]], *samples: Samples) -> list[Window]:
-        """Call a chunker's method, add the processor time of the call to `_vad_s`, and return the windows."""
+        """Call a chunker's method, add the processor time of the call to `_chunking_s`, and return the windows."""
         started = time.thread_time()
         try:
             return method(*samples)
         finally:
-            self._vad_s += time.thread_time() - started
+            self._chunking_s += time.thread_time() - started
 
-    def _new_chunker(self, options: Options, channel: int | None) -> SpeechChunker:
-        from handler.audio.vad import VoiceActivity
-
+    def _new_chunker(self, options: Options, channel: int | None, detector: Detector) -> SpeechChunker:
         max_pause_s = MULTI_PAUSE_S if options.language == MULTI else MAX_PAUSE_S
         return SpeechChunker(
             self._settings.chunk_length_s,
             self._settings.stride_length_s,
-            VoiceActivity(),
+            detector,
             everything=not options.vad,
             overlaps=self._overlaps,
             max_pause_s=max_pause_s,
@@ -263,4 +265,5 @@ def _decode_options(options: Options) -> DecodeOptions:
         encoding=options.input_format,
         sample_rate=options.sample_rate,
         channels=options.input_channels or 1,
+        listen_from=round(options.start_at * SAMPLE_RATE),
     )

@@ -1,5 +1,6 @@
 """Files are decoded in processes of their own: what a file does to its process, it does to itself alone."""
 
+import io
 import itertools
 import os
 import select
@@ -13,6 +14,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
+from numpy.typing import NDArray
 
 from handler.audio import process_worker
 from handler.audio.audio_process import AudioProcess
@@ -27,32 +30,38 @@ from handler.audio.process_messages import (
 )
 from handler.audio.process_pool import AudioProcessPool, shared_pool
 from handler.audio.spool import Spool
+from handler.audio.vad import VoiceActivity
 from handler.errors import Cancelled, CorruptMedia
 from handler.schema.window import SAMPLE_RATE, Samples
 from tests.support.asking import growing_file
 from tests.support.processes import children_of
 from tests.support.serving import wait_until
-from tests.support.speech import wav
+from tests.support.speech import FOX, say, wav
 
 SECONDS = 600  # of a file that is still being decoded when a test looks
 LONG = wav(np.zeros(SECONDS * SAMPLE_RATE, np.float32))
 
 
-END = b'"warnings": [], "cpu_s": 0.0}'
+END = b'"warnings": [], "cpu_s": 0.0, "vad_s": 0.0}'
 LIES = (
     b"",
     b"[]",
     b"{}",
     b"[" * 60_000,
     b"\xff" * 8,
-    b'{"block": [100000000, 8], "duration": null, ' + END,
-    b'{"block": [-1, 1], "duration": null, ' + END,
-    b'{"block": [1, 0], "duration": null, ' + END,
-    b'{"block": [16000, 1], "duration": null, ' + END,  # the memory holds fewer samples
-    b'{"block": "all", "duration": null, ' + END,
+    b'{"block": [100000000, 8], "speech": [0, 0, 0, 0, 0, 0, 0, 0], "duration": null, ' + END,
+    b'{"block": [-1, 1], "speech": [0], "duration": null, ' + END,
+    b'{"block": [1, 0], "speech": [], "duration": null, ' + END,
+    b'{"block": [16000, 1], "speech": [0], "duration": null, ' + END,  # the memory holds fewer samples
+    b'{"block": "all", "speech": [0], "duration": null, ' + END,
+    b'{"block": [0, 1], "duration": null, ' + END,
+    b'{"block": [0, 1], "speech": [0, 0], "duration": null, ' + END,
+    b'{"block": [0, 1], "speech": "much", "duration": null, ' + END,
+    b'{"block": [0, 1], "speech": [1], "duration": null, ' + END,  # of no samples
+    b'{"block": [0, 1], "speech": [100000000], "duration": null, ' + END,
     b'{"end": true, "duration": "long", ' + END,
     b'{"end": true, "duration": NaN, ' + END,
-    b'{"end": true, "duration": 1.0, "warnings": [1], "cpu_s": 0.0}',
+    b'{"end": true, "duration": 1.0, "warnings": [1], "cpu_s": 0.0, "vad_s": 0.0}',
     b'{"bytes": "many"}',
     b'{"bytes": 1e999}',
     b'{"error": ["internal"], "message": {}, "duration": null, ' + END,
@@ -268,9 +277,35 @@ def test_nothing_that_a_process_sends_can_harm_the_serving_process(message: byte
 @pytest.mark.parametrize("sample", [np.nan, np.inf])
 def test_samples_that_are_no_numbers_are_refused(sample: float) -> None:
     block = np.array([[0.5], [sample]], np.float32)
-    message = b'{"block": [2, 1], "duration": null, ' + END
+    message = b'{"block": [2, 1], "speech": [0], "duration": null, ' + END
     with growing_file(b"?") as spool, pytest.raises(CorruptMedia):
         list(process(Liar(message, block.tobytes()), spool).blocks())
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.1, np.nan])
+def test_probabilities_that_are_none_are_refused(probability: float) -> None:
+    numbers = np.array([0.5, 0.5, probability], np.float32)
+    message = b'{"block": [2, 1], "speech": [1], "duration": null, ' + END
+    with growing_file(b"?") as spool, pytest.raises(CorruptMedia):
+        list(process(Liar(message, numbers.tobytes()), spool).blocks())
+
+
+@pytest.mark.parametrize("listen_from", [0, 20_000, 10**6])
+def test_speech_is_detected_in_the_audio_process_as_it_would_be_here(pool: AudioProcessPool, listen_from: int) -> None:
+    both = np.stack([np.pad(say(FOX), (0, 9_000)), np.pad(say(FOX), (9_000, 0))], 1)
+    file = io.BytesIO()
+    soundfile.write(file, both, SAMPLE_RATE, subtype="FLOAT", format="WAV")
+    received: list[list[NDArray[np.float32]]] = [[], []]
+    with growing_file(file.getvalue()) as spool:
+        decoder = process(pool, spool, split=True, listen_from=listen_from)
+        for _ in decoder.blocks():
+            for parts, probabilities in zip(received, decoder.speech, strict=True):
+                parts.append(probabilities)
+        assert 0 <= decoder.vad_s <= decoder.cpu_s
+    for parts, samples in zip(received, both[listen_from:].T, strict=True):
+        detector = VoiceActivity()
+        expected = np.concatenate((detector.push(samples), detector.finish()))
+        assert np.concatenate(parts) == pytest.approx(expected, abs=1e-4)
 
 
 def open_descriptors() -> int:
