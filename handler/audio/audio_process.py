@@ -16,6 +16,7 @@ from handler import logs
 from handler.audio.media_file import Idle
 from handler.audio.media_report import MAX_CHANNELS, DecodeOptions, MediaReport
 from handler.audio.process_messages import (
+    MAX_HELD_FRAMES,
     MAX_PIECE_FRAMES,
     MAX_PIECE_SAMPLES,
     Disconnected,
@@ -176,7 +177,7 @@ class AudioProcess:
         cpu_s: Any = message.get("cpu_s")
         vad_s: Any = message.get("vad_s")
         is_text = isinstance(warnings, list) and all(isinstance(text, str) for text in warnings)
-        are_times = _is_number(cpu_s) and _is_number(vad_s)
+        are_times = _is_number(cpu_s) and _is_number(vad_s) and 0 <= vad_s <= cpu_s
         if not (is_text and are_times and (duration is None or _is_number(duration))):
             raise Disconnected
         self.report.duration, self.report.warnings = duration, warnings
@@ -200,7 +201,7 @@ class AudioProcess:
         """Return a block of samples from shared memory, and the probabilities of speech that follow it there.
 
         Raises Disconnected if they are not of this file. The block's shape [n, channels] must be possible, with the
-        channels of the blocks before, its samples finite, and the probabilities no more than there are samples for.
+        channels of the blocks before, its samples finite, and the probabilities about as many as there are samples for.
         The memory is read, not mapped: a process that has gone mad could shrink it under a mapping.
         """
         shape: Any = message["block"]
@@ -216,7 +217,9 @@ class AudioProcess:
         self._num_heard += count
         self._num_frames = self._num_frames or [0] * channels
         self._num_frames = [before + new for before, new in zip(self._num_frames, frames, strict=False)]
-        if len(frames) != channels or max(self._num_frames) > -(-max(0, self._num_heard) // FRAME):
+        heard = max(0, self._num_heard)
+        is_too_few = min(self._num_frames) < heard // FRAME - MAX_HELD_FRAMES  # all samples would wait for them
+        if len(frames) != channels or is_too_few or max(self._num_frames) > -(-heard // FRAME):
             raise Disconnected
         numbers = np.empty(count * channels + sum(frames), np.float32)
         if numbers.nbytes and os.preadv(memory, [numbers.data.cast("B")], 0) != numbers.nbytes:
@@ -224,7 +227,7 @@ class AudioProcess:
         block, *speech = np.split(numbers, np.cumsum([count * channels, *frames[:-1]]))
         if not np.isfinite(block).all() or any(((part < 0) | (part > 1) | np.isnan(part)).any() for part in speech):
             raise Disconnected
-        return block.reshape(count, channels), speech
+        return block.reshape(count, channels), [part.copy() for part in speech]  # not with the block behind them
 
     def _death(self, signal_name: str) -> AsrError:
         """Log that the process has died, and return the error of its request."""

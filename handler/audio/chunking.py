@@ -65,7 +65,8 @@ class DetectedElsewhere:
 
     def pass_on(self, probabilities: NDArray[np.float32]) -> None:
         """Add probabilities of the frames that follow. [frames]"""
-        self._waiting.append(probabilities)
+        if len(probabilities):
+            self._waiting.append(probabilities)
 
     def push(self, samples: Samples) -> NDArray[np.float32]:
         """Return the probabilities that were passed on since the last call. [frames]"""

@@ -17,6 +17,8 @@ MAX_PIECE_SAMPLES = 256 * 1024  # samples in the shared memory of an audio proce
 
 MAX_PIECE_FRAMES = 64 * 1024  # probabilities of speech that follow the samples there, all channels together
 
+MAX_HELD_FRAMES = 128  # that have arrived, and whose probability of speech is not final; a detector holds about 100
+
 
 class Disconnected(Exception):
     """The process at the other end is gone."""

@@ -107,7 +107,9 @@ def _examine_driver() -> Finding:
 def _examine_model(settings: Settings) -> Iterator[tuple[Finding, int]]:
     """Yield findings on the model, each with the total bytes of the weight files, or 0 if the size is unknown."""
     try:
-        folder = find_local(settings.model_id, settings.cache_dir, settings.model_revision)
+        folder = find_local(
+            settings.model_id, settings.cache_dir, settings.model_revision, language=settings.model_language
+        )
     except AsrError as exc:
         yield Finding("model", settings.model_id, exc.message), 0
         return

@@ -3,34 +3,152 @@
 Source: transformers, models/wav2vec2/modeling_wav2vec2.py (load_adapter); Pratap et al., MMS, 2023.
 """
 
+import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from handler.errors import ModelUnavailable
+from handler.languages import language_code
 
 _PREFIX, _SUFFIX = "adapter.", ".safetensors"
 _MAX_TOLD = 20  # languages in a message
+# The codes of ISO 639-3 by which MMS calls the languages that have another code here.
+_CODES = {
+    "eng": "en",
+    "cmn": "zh",
+    "deu": "de",
+    "spa": "es",
+    "rus": "ru",
+    "kor": "ko",
+    "fra": "fr",
+    "jpn": "ja",
+    "por": "pt",
+    "tur": "tr",
+    "pol": "pl",
+    "cat": "ca",
+    "nld": "nl",
+    "ara": "ar",
+    "swe": "sv",
+    "ita": "it",
+    "ind": "id",
+    "hin": "hi",
+    "fin": "fi",
+    "vie": "vi",
+    "heb": "he",
+    "ukr": "uk",
+    "ell": "el",
+    "zlm": "ms",
+    "ces": "cs",
+    "ron": "ro",
+    "dan": "da",
+    "hun": "hu",
+    "tam": "ta",
+    "nob": "no",
+    "tha": "th",
+    "urd": "ur",
+    "hrv": "hr",
+    "bul": "bg",
+    "lit": "lt",
+    "lat": "la",
+    "mri": "mi",
+    "mal": "ml",
+    "cym": "cy",
+    "slk": "sk",
+    "tel": "te",
+    "fas": "fa",
+    "lav": "lv",
+    "ben": "bn",
+    "srp": "sr",
+    "azj": "az",
+    "slv": "sl",
+    "kan": "kn",
+    "ekk": "et",
+    "est": "et",
+    "mkd": "mk",
+    "bre": "br",
+    "eus": "eu",
+    "isl": "is",
+    "hye": "hy",
+    "npi": "ne",
+    "mon": "mn",
+    "bos": "bs",
+    "kaz": "kk",
+    "sqi": "sq",
+    "swh": "sw",
+    "glg": "gl",
+    "mar": "mr",
+    "pan": "pa",
+    "sin": "si",
+    "khm": "km",
+    "sna": "sn",
+    "yor": "yo",
+    "som": "so",
+    "afr": "af",
+    "oci": "oc",
+    "kat": "ka",
+    "bel": "be",
+    "tgk": "tg",
+    "snd": "sd",
+    "guj": "gu",
+    "amh": "am",
+    "ydd": "yi",
+    "lao": "lo",
+    "uzb": "uz",
+    "fao": "fo",
+    "hat": "ht",
+    "pus": "ps",
+    "pbt": "ps",
+    "tuk": "tk",
+    "nno": "nn",
+    "mlt": "mt",
+    "san": "sa",
+    "ltz": "lb",
+    "mya": "my",
+    "bod": "bo",
+    "tgl": "tl",
+    "mlg": "mg",
+    "asm": "as",
+    "tat": "tt",
+    "haw": "haw",
+    "lin": "ln",
+    "hau": "ha",
+    "bak": "ba",
+    "jav": "jw",
+    "sun": "su",
+    "yue": "yue",
+}
 
 
-def adapter_file(language: str) -> str:
-    """Return the name of the file with the weights of a language, by the checkpoint's own name of the language."""
-    return f"{_PREFIX}{language}{_SUFFIX}"
+def has_adapters(folder: Path) -> bool:
+    """Return whether the checkpoint in a folder has weights for each language."""
+    with suppress(OSError, ValueError, AttributeError):
+        return json.loads((folder / "config.json").read_bytes()).get("adapter_attn_dim") is not None
+    return False
 
 
-def has_adapters(model: Any) -> bool:
-    """Return whether a network has weights for each language."""
-    return getattr(model.config, "adapter_attn_dim", None) is not None
-
-
-def load_adapter(model: Any, folder: Path, language: str) -> None:
-    """Replace the weights that differ from language to language, and the layer that yields its letters.
-
-    Raises ModelUnavailable if the folder has none for the language.
-    """
-    if not (folder / adapter_file(language)).is_file():
-        names = sorted(path.name.removeprefix(_PREFIX).removesuffix(_SUFFIX) for path in folder.glob(adapter_file("*")))
+def check_adapter(folder: Path, language: str) -> None:
+    """Raise ModelUnavailable, naming those that are there, if a folder has no weights for a language."""
+    if not (folder / _file_of(language)).is_file():
+        names = sorted(path.name.removeprefix(_PREFIX).removesuffix(_SUFFIX) for path in folder.glob(_file_of("*")))
         told = ", ".join(names[:_MAX_TOLD]) + (", …" if len(names) > _MAX_TOLD else "")
-        raise ModelUnavailable(
-            f"MODEL_LANGUAGE={language}: {adapter_file(language)} is not there; expected one of {told or 'none'}"
-        )
+        message = f"{_file_of(language)} is not there; expected one of {told or 'none'}"
+        raise ModelUnavailable(f"MODEL_LANGUAGE={language}: {message}")
+
+
+def load_adapter(model: Any, language: str) -> None:
+    """Replace the weights that differ from language to language, and the layer that yields its letters."""
     model.load_adapter(language, force_load=True, local_files_only=True, use_safetensors=True)
+
+
+def code_of(language: str) -> str | None:
+    """Return the code of a language that a checkpoint calls by a code of three letters, or None if it has none here.
+
+    A script that follows, as in azj-script_latin, does not matter.
+    """
+    name = language.partition("-script")[0]
+    return _CODES.get(name) or language_code(name)
+
+
+def _file_of(language: str) -> str:
+    return f"{_PREFIX}{language}{_SUFFIX}"

@@ -6,7 +6,7 @@ Knows no file format.
 from pathlib import Path
 from typing import Any
 
-from handler.hub.adapters import has_adapters
+from handler.hub.adapters import code_of, has_adapters
 from handler.hub.ctc import CtcRecognizer
 from handler.hub.families import Family, Form, Kind
 from handler.hub.features import Features
@@ -14,7 +14,6 @@ from handler.hub.generation import GenerateRecognizer, Request
 from handler.hub.model_card import stated_languages
 from handler.hub.recognizer import Recognizer
 from handler.hub.requests import (
-    SEAMLESS_CODES,
     ChatRequest,
     CohereRequest,
     GraniteRequest,
@@ -25,7 +24,6 @@ from handler.hub.transducer import AUTO, TransducerRecognizer
 from handler.hub.vocabulary import Vocabulary
 from handler.languages import LANGUAGES, language_code
 from handler.schema.capabilities import Capabilities
-from handler.settings import SettingsError
 
 
 class Parts:
@@ -41,11 +39,12 @@ class Parts:
         self._model = model
         self._folder = folder
         self._model_id = model_id
-        options = {"target_lang": language} if language is not None and has_adapters(model) else {}
+        options = {"target_lang": language} if language is not None and has_adapters(folder) else {}
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
         self._languages = family.languages or stated_languages(folder)
         if language is not None:
-            self._languages = (_code_of(language),)
+            code = code_of(language)
+            self._languages = () if code is None else (code,)
         self.vocabulary = Vocabulary(self._tokenizer)
         self.recognizer, self.capabilities = {
             Kind.CTC: self._ctc,
@@ -113,14 +112,6 @@ class Parts:
         if form is Form.SEAMLESS:
             return SeamlessRequest(self._features(), self._model.generation_config.text_decoder_lang_to_code_id)
         return PlainRequest(self._features())
-
-
-def _code_of(language: str) -> str:
-    """Return the code of a language, whose code may have three letters. Raises SettingsError if there is none."""
-    code = language_code(language) or next((two for two, three in SEAMLESS_CODES.items() if three == language), None)
-    if code is None:
-        raise SettingsError("MODEL_LANGUAGE", language, "a language by its code, tag or English name")
-    return code
 
 
 def _prompt_ids(dictionary: dict[str, int]) -> dict[str, int]:

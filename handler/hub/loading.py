@@ -15,10 +15,11 @@ from handler import logs
 from handler.engine.device import choose_attention, device_name, on_device, prepare_device
 from handler.engine.device_errors import device_errors
 from handler.errors import AsrError, ModelUnavailable
-from handler.hub.adapters import has_adapters, load_adapter
+from handler.hub.adapters import check_adapter, has_adapters, load_adapter
 from handler.hub.assembly import Parts
 from handler.hub.engine import HubEngine
 from handler.hub.families import Family, Form, Kind, family_of
+from handler.languages import language_code
 from handler.settings import Settings, SettingsError
 from handler.timeline import Timeline
 
@@ -47,11 +48,11 @@ def load_engine(folder: Path, model_type: str, settings: Settings, timeline: Tim
         with timeline.span("import_transformers"):
             model_class = _model_class(family, model_type)
         attention, reason = _choose_attention(settings, model_class, device, dtype)
-        language = _checked_language(family, model_type, settings.model_language)
+        language = _checked_language(family, model_type, folder, settings.model_language)
         with timeline.span("weights_read"):
             model = _load_model(model_class, folder, dtype, attention)
-            if language is not None and has_adapters(model):
-                load_adapter(model, folder, language)
+            if language is not None and has_adapters(folder):
+                load_adapter(model, language)
             model = model.to(device)
         with timeline.span("vocabulary_read"):
             parts = Parts(family, model, folder, settings.model_id, language)
@@ -94,13 +95,20 @@ def _check_installed(family: Family, model_type: str) -> None:
         raise ModelUnavailable(f"model_type {model_type} needs {needed}; found {installed}")
 
 
-def _checked_language(family: Family, model_type: str, language: str | None) -> str | None:
-    """Return the language that the settings name, if the family leaves it open. Raises SettingsError."""
+def _checked_language(family: Family, model_type: str, folder: Path, language: str | None) -> str | None:
+    """Return the language that the settings name, if the checkpoint leaves it open.
+
+    Raises SettingsError, and ModelUnavailable if the checkpoint should have weights for the language.
+    """
     if language is None:
         return None
     if family.languages or family.form is not Form.PLAIN or family.kind is Kind.TRANSDUCER:
         expected = f"no value for model_type {model_type}, which knows its languages"
         raise SettingsError("MODEL_LANGUAGE", language, expected)
+    if has_adapters(folder):
+        check_adapter(folder, language)
+    elif language_code(language) is None:
+        raise SettingsError("MODEL_LANGUAGE", language, "a language by its code, tag or English name")
     return language
 
 

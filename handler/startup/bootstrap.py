@@ -81,7 +81,7 @@ def _load(
     stop = threading.Event()
     with ThreadPoolExecutor(2, "reader") as readers, stop_on_exit(stop):
         locate = partial(_locate_model, settings=settings, timeline=timeline, stop=stop, readers=readers)
-        local_folder = readers.submit(find_local, *model)
+        local_folder = readers.submit(find_local, *model, language=settings.model_language)
         local_model = readers.submit(locate, local_folder.result)
         with timeline.span("import_torch"):
             import torch  # noqa: F401

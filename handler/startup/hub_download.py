@@ -17,6 +17,7 @@ _WEIGHT_LAYOUTS = (
     *(r"model\.safetensors", r"model-\d+-of-\d+\.safetensors", r"model\.bin", r"[^/]+\.pt"),
     *(r"pytorch_model\.bin", r"pytorch_model-\d+-of-\d+\.bin"),
 )
+MAX_TOLD = 20  # languages in a message
 _COMMIT = re.compile("[0-9a-f]{40,64}")
 _SMALL_FILES = ["*.json", "merges.txt", "vocab.txt", "vocabulary.txt", "*.tiktoken", "*.model", "*.jinja", "README.md"]
 
@@ -37,8 +38,7 @@ def download_snapshot(model_id: str, cache_dir: Path, revision: str | None, lang
         info = HfApi().model_info(model_id, revision=revision, files_metadata=True)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         patterns = [*_SMALL_FILES, *_weight_names(model_id, list(sizes))]
-        if language is not None:
-            patterns.append(f"adapter.{language}.safetensors")  # see handler.hub.adapters
+        patterns += _language_names(model_id, list(sizes), language)
         repo, commit = cache_dir / folder_name(model_id), str(info.sha)
         if not _COMMIT.fullmatch(commit):  # it names a folder
             raise ModelUnavailable(f"MODEL_ID={model_id}: the Hub named no commit: {commit[:100]!r}")
@@ -102,6 +102,25 @@ def _weight_names(model_id: str, files: Sequence[str]) -> list[str]:
             return names
     expected = "model.safetensors, pytorch_model.bin, or model.bin or a .pt file of a Whisper checkpoint"
     raise ModelUnavailable(f"MODEL_ID={model_id}: expected {expected}")
+
+
+def _language_names(model_id: str, files: Sequence[str], language: str | None) -> list[str]:
+    """Return the name of the file with the weights for `language`, if the repository has weights for each language.
+
+    Raises ModelUnavailable if it has some, and none for this one.
+    """
+    names = sorted(match[1] for name in files if (match := re.fullmatch(r"adapter\.(.+)\.safetensors", name)))
+    if language is None or not names:
+        return []
+    if language not in names:
+        told = ", ".join(names[:MAX_TOLD]) + (", …" if len(names) > MAX_TOLD else "")
+        raise ModelUnavailable(f"MODEL_LANGUAGE={language}: the Hub has no weights for it; expected one of {told}")
+    return [adapter_name(language)]
+
+
+def adapter_name(language: str) -> str:
+    """Return the name of the file with a checkpoint's weights for a language."""
+    return f"adapter.{language}.safetensors"
 
 
 def _first_line(exc: Exception) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 
 from handler.errors import ModelUnavailable
 from handler.runpod_sdk import import_sdk
-from handler.startup.hub_download import MAIN, download_snapshot, folder_name
+from handler.startup.hub_download import MAIN, adapter_name, download_snapshot, folder_name
+from handler.whisper.checkpoint.config_values import read_json
 from handler.whisper.checkpoint.fingerprint import fingerprint
 
 BAKED = Path("/opt/models")  # models that are part of the container image
@@ -52,13 +53,20 @@ def find_model(
     model either, download it into `cache_dir`, with what it has for `language` alone. Raises ModelUnavailable.
     """
     model = model_id, cache_dir, revision
-    return find_local(*model, search_paths) or _find_mirrored(*model, volume) or download_snapshot(*model, language)
+    found = find_local(*model, search_paths, language) or _find_mirrored(*model, volume, language)
+    return found or download_snapshot(*model, language)
 
 
 def find_local(
-    model_id: str, cache_dir: Path, revision: str | None = None, search_paths: Sequence[Path] = SEARCH_PATHS
+    model_id: str,
+    cache_dir: Path,
+    revision: str | None = None,
+    search_paths: Sequence[Path] = SEARCH_PATHS,
+    language: str | None = None,
 ) -> Path | None:
     """Return a model's folder on this machine, or None if a Hub model is not on this machine.
+
+    Of a Hub model that has weights for each language, those for `language` must be there.
 
     Raises ModelUnavailable if the package or folder that `model_id` names does not exist, or if `model_id` or
     `revision` cannot be that of a Hub model.
@@ -74,7 +82,7 @@ def find_local(
         raise ModelUnavailable(f"MODEL_REVISION={revision[:200]}: expected a branch, a tag or a commit")
     revision = None if revision == MAIN else revision
     snapshots = (_find_snapshot(model_id, hub, revision) for hub in (*search_paths, cache_dir))
-    return next((folder for folder in snapshots if folder is not None), None)
+    return next((folder for folder in snapshots if folder is not None and not _lacks(folder, language)), None)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -166,6 +174,15 @@ def _is_complete(folder: Path) -> bool:
     return pytorch_index.is_file() and _has_shards(pytorch_index)
 
 
+def _lacks(folder: Path, language: str | None) -> bool:
+    """Return whether a snapshot has weights for each language, but not those for `language`."""
+    if language is None or (folder / adapter_name(language)).is_file():
+        return False
+    with suppress(OSError, ValueError):
+        return read_json(folder / "config.json").get("adapter_attn_dim") is not None
+    return False
+
+
 def _has_shards(index: Path) -> bool:
     """Return whether all weight files that an index lists lie beside it. An index that lists none has none."""
     shards = set()
@@ -186,9 +203,11 @@ def mirror(cache_dir: Path, volume: Path = VOLUME) -> Any | None:
     return volume_cache if volume_cache.available else None
 
 
-def _find_mirrored(model_id: str, cache_dir: Path, revision: str | None, volume: Path) -> Path | None:
+def _find_mirrored(
+    model_id: str, cache_dir: Path, revision: str | None, volume: Path, language: str | None
+) -> Path | None:
     """Copy a model from the network volume into `cache_dir`. Return its folder, or None if the volume lacks it."""
     volume_mirror = mirror(cache_dir, volume)
     if volume_mirror is None or not volume_mirror.hydrate():
         return None
-    return find_local(model_id, cache_dir, revision, search_paths=())
+    return find_local(model_id, cache_dir, revision, (), language)

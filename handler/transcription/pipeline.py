@@ -76,9 +76,7 @@ class Pipeline:
         self.fetcher = Fetcher(settings)
         self.runner = Runner(engine)
         # A request needs one thread, to cut its audio into windows, so no request waits for another's.
-        self.threads = ThreadPoolExecutor(
-            REQUESTS_PER_PLACE * settings.max_requests, thread_name_prefix="audio", initializer=_limit_to_one_thread
-        )
+        self.threads = ThreadPoolExecutor(REQUESTS_PER_PLACE * settings.max_requests, thread_name_prefix="audio")
         self._resources = SharedResources(
             settings=settings,
             engine=engine,
@@ -225,10 +223,3 @@ class Pipeline:
         for request in tuple(self._requests):
             request.abort()
         self.threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _limit_to_one_thread() -> None:
-    """Keep the PyTorch work of the calling thread within this thread."""
-    from handler.engine.cpu_tuning import use_one_thread
-
-    use_one_thread()

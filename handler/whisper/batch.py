@@ -251,9 +251,11 @@ class Batch:
             task = sequence.task
             task.no_speech_prob = float(evidence[-1])
             if task.language is None:
-                probabilities = evidence[: len(languages)] / evidence[: len(languages)].sum()
+                probabilities = evidence[: len(languages)]
+                best = int(probabilities.argmax())  # as on the device
+                probabilities = probabilities / max(float(probabilities.sum()), 1e-30)
                 task.language_probabilities = dict(zip(languages, probabilities.tolist(), strict=True))
-                task.language = languages[int(probabilities.argmax())]
+                task.language = languages[best]
                 detected = self._ids.language_id(task.language)
                 task.prompt = tuple(detected if token == DETECTED else token for token in task.prompt)
 
@@ -328,6 +330,8 @@ class Batch:
         if slots:
             self._remove_tasks()
             self._locate_audio()
+        if not self.sequences:
+            self._pending = None  # nobody will wait for it, and it holds the windows of its sequences
 
     def _remove_tasks(self) -> None:
         """Remove the tasks that have no sequence left."""

@@ -1,4 +1,4 @@
-"""Copies from a GPU to the host that nobody waits for until they are needed. Knows no model."""
+"""Copies between the host and a GPU that nobody waits for before they are needed. Knows no model."""
 
 from collections.abc import Callable, Sequence
 

@@ -50,7 +50,7 @@ class Row:
 
     shape: str
     rows: int
-    step_ms: float  # of a step that is not disturbed
+    step_ms: float  # of a step that is not disturbed, at the full length of the texts
     encoder_ms: float  # of a window, several together
     times_real_time: float
     transformers: float | None  # the same, of generate() on features that are on the device already
@@ -104,12 +104,12 @@ def random_engine(dims: Dims, settings: Settings) -> WhisperEngine:
         parameter.normal_(0, 0.02) if parameter.ndim > 1 else parameter.fill_(float("norm.weight" in name))
     tokenizer = Tokenizer.from_folder(find_model(settings.model_id, settings.cache_dir), dims.n_vocab)
     with on_device(device):
-        return build_engine(model.pack(), tokenizer, {tokenizer.specials.eot}, (), settings, Timeline())
+        return build_engine(model.pack(), tokenizer, (), (), settings, Timeline())
 
 
 @contextmanager
 def all_sequences_end_at(tokens: int) -> Iterator[None]:
-    """Let every sequence end at so many tokens inside the block: random ones never end by themselves."""
+    """Let every sequence end at so many tokens inside the block, and not before: random ones end at any length."""
 
     def is_finished(_: Batch, sequence: ActiveSequence) -> bool:
         return len(sequence.hypothesis.tokens) >= tokens
@@ -141,8 +141,9 @@ def decode(engine: WhisperEngine, count: int) -> float:
 
 
 def step_s(engine: WhisperEngine, rows: int) -> float:
-    """Return the seconds of a step, by its graph if there is one."""
+    """Return the seconds of a step at the full length of the texts, by its graph if there is one."""
     batch, context = engine._batch, engine._model.dims.n_text_ctx
+    batch._step.state.history.count.fill_(context)
     work: Callable[[], object] = partial(batch._step.greedy, rows, context)
     if batch._graphs is not None:
         work = partial(batch._graphs.advance, rows)

@@ -58,6 +58,8 @@ LIES = (
     b'{"block": [0, 1], "speech": [0, 0], "duration": null, ' + END,
     b'{"block": [0, 1], "speech": "much", "duration": null, ' + END,
     b'{"block": [0, 1], "speech": [1], "duration": null, ' + END,  # of no samples
+    b'{"end": true, "duration": 1.0, "warnings": [], "cpu_s": 1.0, "vad_s": 2.0}',
+    b'{"end": true, "duration": 1.0, "warnings": [], "cpu_s": 1.0, "vad_s": -1.0}',
     b'{"block": [0, 1], "speech": [100000000], "duration": null, ' + END,
     b'{"end": true, "duration": "long", ' + END,
     b'{"end": true, "duration": NaN, ' + END,
@@ -282,6 +284,14 @@ def test_samples_that_are_no_numbers_are_refused(sample: float) -> None:
         list(process(Liar(message, block.tobytes()), spool).blocks())
 
 
+def test_a_process_that_keeps_what_it_knows_of_speech_is_refused() -> None:
+    """Samples without probabilities wait for them, in the memory of the serving process."""
+    samples = np.zeros(200_000, np.float32)
+    message = b'{"block": [200000, 1], "speech": [0], "duration": null, ' + END
+    with growing_file(b"?") as spool, pytest.raises(CorruptMedia):
+        list(process(Liar(message, samples.tobytes()), spool).blocks())
+
+
 @pytest.mark.parametrize("probability", [-0.1, 1.1, np.nan])
 def test_probabilities_that_are_none_are_refused(probability: float) -> None:
     numbers = np.array([0.5, 0.5, probability], np.float32)
@@ -298,9 +308,10 @@ def test_speech_is_detected_in_the_audio_process_as_it_would_be_here(pool: Audio
     received: list[list[NDArray[np.float32]]] = [[], []]
     with growing_file(file.getvalue()) as spool:
         decoder = process(pool, spool, split=True, listen_from=listen_from)
-        for _ in decoder.blocks():
+        for block in decoder.blocks():
             for parts, probabilities in zip(received, decoder.speech, strict=True):
                 parts.append(probabilities)
+                assert not np.shares_memory(probabilities, block)  # who keeps the one would keep the other
         assert 0 <= decoder.vad_s <= decoder.cpu_s
     for parts, samples in zip(received, both[listen_from:].T, strict=True):
         detector = VoiceActivity()

@@ -9,7 +9,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from handler.audio.chunking import SpeechChunker, speech_spans
+from handler.audio.chunking import DetectedElsewhere, SpeechChunker, speech_spans
 from handler.audio.silero import FRAME
 from handler.audio.source import AudioSource
 from handler.audio.vad import VoiceActivity
@@ -87,6 +87,17 @@ def test_the_windows_do_not_depend_on_how_the_samples_arrive(name: str) -> None:
     for block in (777, 16_000, 10**7):
         windows = windows_of(STREAMS[name], block)
         assert [(w.start, w.end, w.speech) for w in windows] == [(w.start, w.end, w.speech) for w in expected]
+
+
+def test_what_was_detected_elsewhere_comes_in_its_order_and_nothing_takes_no_room() -> None:
+    detector = DetectedElsewhere()
+    for probability in (0.25, 0.5):
+        detector.pass_on(np.full(2, probability, np.float32))
+        for _ in range(1000):
+            detector.pass_on(np.zeros(0, np.float32))
+    assert len(detector._waiting) == 3
+    assert detector.push(np.zeros(2000, np.float32)).tolist() == [0.25, 0.25, 0.5, 0.5]
+    assert detector.finish().tolist() == []
 
 
 def test_a_stream_without_samples_has_no_probabilities() -> None:

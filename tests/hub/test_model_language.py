@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from handler.errors import ModelUnavailable
+from handler.hub.adapters import code_of
 from handler.schema.window import Window
 from handler.settings import Settings, SettingsError
 from handler.whisper.loading import load_engine as load_whisper
@@ -81,6 +82,13 @@ def _greedy(folder: Path, language: str) -> str:
 def test_a_language_without_weights_is_told_with_those_that_have_some(multilingual: Path) -> None:
     with pytest.raises(ModelUnavailable, match=r"MODEL_LANGUAGE=deu: .*expected one of eng, fra"):
         engine_for(multilingual, model_language="deu")
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("ara", "ar"), ("azj-script_latin", "az"), ("kmr-script_latin", None), ("zlm", "ms")]
+)
+def test_names_of_three_letters_are_told_by_their_codes(name: str, code: str | None) -> None:
+    assert code_of(name) == code
 
 
 def test_a_checkpoint_that_states_no_language_has_the_one_that_is_set(tmp_path: Path) -> None:

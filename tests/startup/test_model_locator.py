@@ -200,12 +200,22 @@ def test_a_model_is_downloaded_once_and_a_missing_file_is_downloaded_again(tiny_
 
 def test_of_weights_for_each_language_those_for_one_are_downloaded(tmp_path: Path) -> None:
     (tmp_path / "repo").mkdir()
-    for name in ("config.json", "model.safetensors", "adapter.eng.safetensors", "adapter.fra.safetensors"):
+    (tmp_path / "repo" / "config.json").write_text('{"adapter_attn_dim": 16}')
+    for name in ("model.safetensors", "adapter.eng.safetensors", "adapter.fra.safetensors"):
         (tmp_path / "repo" / name).write_text("{}")
+
+    def files_with(language: str) -> set[str]:
+        process = run_find_model(hub, tmp_path / "cache", language=language)
+        return {path.name for path in Path(process.stdout.strip()).iterdir() if path.is_file()}
+
     with Hub(tmp_path / "repo") as hub:
-        process = run_find_model(hub, tmp_path / "cache", language="fra")
-    names = {path.name for path in Path(process.stdout.strip()).iterdir() if path.is_file()}
-    assert names == {"config.json", "model.safetensors", "adapter.fra.safetensors"}
+        assert files_with("fra") == {"config.json", "model.safetensors", "adapter.fra.safetensors"}
+        assert "adapter.eng.safetensors" in files_with("eng")
+        hub.requested_paths.clear()
+        assert files_with("fra") == files_with("eng")
+        assert hub.requested_paths == []
+        refused = run_find_model(hub, tmp_path / "cache", language="deu")
+    assert "MODEL_LANGUAGE=deu: the Hub has no weights for it; expected one of eng, fra" in refused.stderr
 
 
 def test_a_repository_without_weights_is_unavailable(tmp_path: Path) -> None:

@@ -115,6 +115,24 @@ def test_prompts_that_steps_read_lead_to_what_prefilled_ones_lead_to(base_folder
             assert result.evidence.no_speech_prob == pytest.approx(expected.evidence.no_speech_prob, abs=0.01)
 
 
+def test_prompts_that_steps_read_move_to_other_slots_and_stand_beside_beams(base_folder: Path) -> None:
+    prefilled = load_engine(base_folder, settings(model_id="base", batch_size=6, audio_context="full"))
+    fox, pangram, third = (Window(0, say(text)) for text in (FOX, PANGRAM, SENTENCES[0]))
+    beams = Window(0, say(SENTENCES[1]), params=DecodingParams(num_hypotheses=3, language="en"))
+    kept = [pangram, third, beams]
+    expected = dict(zip(kept, run(prefilled, kept), strict=True))
+    engine = with_capture(prefilled, capture, slots=6)
+    engine.admit([fox, *kept])
+    results = dict(engine.advance())
+    assert any(sequence.unread for sequence in engine._batch.sequences)
+    engine.drop([fox])
+    while len(results) < len(kept):
+        results |= dict(engine.advance())
+    for window in kept:
+        assert tokens_of(results[window]) == tokens_of(expected[window])
+        assert results[window].language == expected[window].language
+
+
 def test_the_host_looks_at_a_step_after_the_next_one_has_begun(eager: WhisperEngine) -> None:
     begun = list[int]()
 
@@ -129,9 +147,15 @@ def test_the_host_looks_at_a_step_after_the_next_one_has_begun(eager: WhisperEng
 
     engine = with_capture(eager, counting)
     begun.clear()
-    (result,) = run(engine, windows()[:1])
-    assert result.evidence is not None
-    assert len(begun) == result.evidence.tokens  # and none after the last one, which would only cost time
+    engine.admit(windows()[:1])
+    while not engine._batch.sequences or not (tokens := engine._batch.sequences[0].hypothesis.tokens):
+        engine.advance()
+    assert len(begun) == len(tokens) + 1
+    results: list[tuple[Window, WindowResult]] = []
+    while not results:
+        results = engine.advance()
+    assert results[0][1].evidence is not None
+    assert len(begun) == results[0][1].evidence.tokens  # and none after the last one, which would only cost time
 
 
 @torch.inference_mode()
