@@ -13,10 +13,7 @@ from typing import Any
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_DESCRIPTORS = 4  # largest number of file descriptors in one message
 MAX_PIECE_SAMPLES = 256 * 1024  # samples in the shared memory of an audio process, all channels together
-
-
 MAX_PIECE_FRAMES = 64 * 1024  # probabilities of speech that follow the samples there, all channels together
-
 MAX_HELD_FRAMES = 128  # that have arrived, and whose probability of speech is not final; a detector holds about 100
 
 

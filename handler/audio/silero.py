@@ -24,7 +24,6 @@ _HOP = 128
 _POSITIONS = (FRAME + CONTEXT + _REFLECTED - _N_FFT) // _HOP + 1  # spectra per frame: 4
 _STRIDES = (1, 2, 2, 1)  # of the four convolutions
 _SILENT_FRAMES = 32  # about a second, after which speech is detected soonest
-
 _HALF = np.float32(0.5)
 
 assert _POSITIONS == 4
@@ -63,7 +62,7 @@ class SileroNetwork:
         # The gates of the recurrent layer in the order input, forget, output, cell. The sigmoid of the first three is
         # (tanh(x / 2) + 1) / 2, so with half their weights one tanh serves all four.
         order = np.r_[0 : 2 * FEATURES, 3 * FEATURES : 4 * FEATURES, 2 * FEATURES : 3 * FEATURES]
-        scale = np.where(np.arange(len(order)) < 3 * FEATURES, np.float32(0.5), np.float32(1))
+        scale = np.where(np.arange(len(order)) < 3 * FEATURES, _HALF, np.float32(1))
         self._of_input = np.ascontiguousarray((weights["decoder.rnn.weight_ih"][order] * scale[:, None]).T)
         self._of_hidden = np.ascontiguousarray((weights["decoder.rnn.weight_hh"][order] * scale[:, None]).T)
         self._bias = (weights["decoder.rnn.bias_ih"] + weights["decoder.rnn.bias_hh"])[order] * scale
@@ -99,8 +98,8 @@ class SileroNetwork:
         gates = features.swapaxes(0, 1) @ self._of_input  # [n, batch, 4 * FEATURES]
         gates += self._bias
         outputs = np.empty((count, batch, FEATURES), np.float32)
-        recurrent = np.empty_like(gates[:1])[0] if count else None
-        for frame in range(count):  # in place, because the numbers of a frame are fewer than the time of a call
+        recurrent = np.empty((batch, 4 * FEATURES), np.float32)
+        for frame in range(count):  # in place: with so few numbers, new arrays would take as long as the arithmetic
             gate = gates[frame]
             gate += np.matmul(hidden, self._of_hidden, out=recurrent)
             np.tanh(gate, out=gate)

@@ -98,9 +98,8 @@ class VoiceActivity:
         Therefore several passes begin at different frames, and the highest probability counts.
         """
         starts = sorted({max(0, onset - _LOOK_BACK + number * _PASS_STEP) for number in range(_PASSES)})
-        features = np.zeros(
-            (len(starts), onset - starts[0], FEATURES), np.float32
-        )  # what follows a shorter pass is not used
+        # What follows a shorter pass is not used.
+        features = np.zeros((len(starts), onset - starts[0], FEATURES), np.float32)
         for row, start in zip(features, starts, strict=True):
             row[: onset - start] = self._features[start:onset]
         state = State(*(np.repeat(part, len(starts), 0) for part in self._network.state_after_silence))

@@ -1,9 +1,11 @@
-"""Load the weights by which a checkpoint for many languages differs from one language to the next.
+"""Find and load the weights by which a checkpoint for many languages differs from one language to the next.
 
 Source: transformers, models/wav2vec2/modeling_wav2vec2.py (load_adapter); Pratap et al., MMS, 2023.
 """
 
 import json
+import re
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ from typing import Any
 from handler.errors import ModelUnavailable
 from handler.languages import language_code
 
-_PREFIX, _SUFFIX = "adapter.", ".safetensors"
+_ADAPTER = re.compile(r"adapter\.(.+)\.safetensors")
+_MAX_CONFIG_BYTES = 4 * 1024**2
 _MAX_TOLD = 20  # languages in a message
 # The codes of ISO 639-3 by which MMS calls the languages that have another code here.
 _CODES = {
@@ -120,20 +123,32 @@ _CODES = {
 }
 
 
+def adapter_file(language: str) -> str:
+    """Return the name of the file with a checkpoint's weights for a language."""
+    return f"adapter.{language}.safetensors"
+
+
+def adapter_languages(files: Iterable[str]) -> list[str]:
+    """Return the languages that weights are there for, by the names of all files of a checkpoint."""
+    return sorted(match[1] for name in files if (match := _ADAPTER.fullmatch(name)))
+
+
 def has_adapters(folder: Path) -> bool:
-    """Return whether the checkpoint in a folder has weights for each language."""
-    with suppress(OSError, ValueError, AttributeError):
-        return json.loads((folder / "config.json").read_bytes()).get("adapter_attn_dim") is not None
+    """Return whether the checkpoint in a folder is one that has weights for each language."""
+    with suppress(OSError, ValueError, RecursionError, AttributeError), (folder / "config.json").open("rb") as file:
+        return json.loads(file.read(_MAX_CONFIG_BYTES)).get("adapter_attn_dim") is not None
     return False
 
 
-def check_adapter(folder: Path, language: str) -> None:
-    """Raise ModelUnavailable, naming those that are there, if a folder has no weights for a language."""
-    if not (folder / _file_of(language)).is_file():
-        names = sorted(path.name.removeprefix(_PREFIX).removesuffix(_SUFFIX) for path in folder.glob(_file_of("*")))
-        told = ", ".join(names[:_MAX_TOLD]) + (", …" if len(names) > _MAX_TOLD else "")
-        message = f"{_file_of(language)} is not there; expected one of {told or 'none'}"
-        raise ModelUnavailable(f"MODEL_LANGUAGE={language}: {message}")
+def has_adapter(folder: Path, language: str) -> bool:
+    """Return whether a folder has the weights for a language."""
+    return (folder / adapter_file(language)).is_file()
+
+
+def no_adapter(language: str, reason: str, languages: Sequence[str]) -> ModelUnavailable:
+    """Return the error for a language without weights, which names those that have some."""
+    told = ", ".join(languages[:_MAX_TOLD]) + (", …" if len(languages) > _MAX_TOLD else "")
+    return ModelUnavailable(f"MODEL_LANGUAGE={language}: {reason}; expected one of {told or 'none'}")
 
 
 def load_adapter(model: Any, language: str) -> None:
@@ -148,7 +163,3 @@ def code_of(language: str) -> str | None:
     """
     name = language.partition("-script")[0]
     return _CODES.get(name) or language_code(name)
-
-
-def _file_of(language: str) -> str:
-    return f"{_PREFIX}{language}{_SUFFIX}"

@@ -6,20 +6,14 @@ Knows no file format.
 from pathlib import Path
 from typing import Any
 
-from handler.hub.adapters import code_of, has_adapters
+from handler.hub.adapters import code_of
 from handler.hub.ctc import CtcRecognizer
 from handler.hub.families import Family, Form, Kind
 from handler.hub.features import Features
 from handler.hub.generation import GenerateRecognizer, Request
 from handler.hub.model_card import stated_languages
 from handler.hub.recognizer import Recognizer
-from handler.hub.requests import (
-    ChatRequest,
-    CohereRequest,
-    GraniteRequest,
-    PlainRequest,
-    SeamlessRequest,
-)
+from handler.hub.requests import ChatRequest, CohereRequest, GraniteRequest, PlainRequest, SeamlessRequest
 from handler.hub.transducer import AUTO, TransducerRecognizer
 from handler.hub.vocabulary import Vocabulary
 from handler.languages import LANGUAGES, language_code
@@ -29,17 +23,20 @@ from handler.schema.capabilities import Capabilities
 class Parts:
     """The parts of an engine for the model in a folder.
 
-    `language` is what the settings say that the checkpoint transcribes, if they do.
+    `language` is what the settings say that the checkpoint transcribes, if they do, and `adapter` the same if the
+    checkpoint has weights, and letters, for each language.
     """
 
-    def __init__(self, family: Family, model: Any, folder: Path, model_id: str, language: str | None = None) -> None:
+    def __init__(
+        self, family: Family, model: Any, folder: Path, model_id: str, language: str | None, adapter: str | None
+    ) -> None:
         from transformers import AutoTokenizer
 
         self._family = family
         self._model = model
         self._folder = folder
         self._model_id = model_id
-        options = {"target_lang": language} if language is not None and has_adapters(folder) else {}
+        options = {} if adapter is None else {"target_lang": adapter}
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
         self._languages = family.languages or stated_languages(folder)
         if language is not None:

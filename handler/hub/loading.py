@@ -15,7 +15,7 @@ from handler import logs
 from handler.engine.device import choose_attention, device_name, on_device, prepare_device
 from handler.engine.device_errors import device_errors
 from handler.errors import AsrError, ModelUnavailable
-from handler.hub.adapters import check_adapter, has_adapters, load_adapter
+from handler.hub.adapters import adapter_file, adapter_languages, has_adapter, has_adapters, load_adapter, no_adapter
 from handler.hub.assembly import Parts
 from handler.hub.engine import HubEngine
 from handler.hub.families import Family, Form, Kind, family_of
@@ -48,14 +48,16 @@ def load_engine(folder: Path, model_type: str, settings: Settings, timeline: Tim
         with timeline.span("import_transformers"):
             model_class = _model_class(family, model_type)
         attention, reason = _choose_attention(settings, model_class, device, dtype)
-        language = _checked_language(family, model_type, folder, settings.model_language)
+        language = settings.model_language
+        adapter = language if language is not None and has_adapters(folder) else None
+        _check_language(family, model_type, folder, language, adapter)
         with timeline.span("weights_read"):
             model = _load_model(model_class, folder, dtype, attention)
-            if language is not None and has_adapters(folder):
-                load_adapter(model, language)
+            if adapter is not None:
+                load_adapter(model, adapter)
             model = model.to(device)
         with timeline.span("vocabulary_read"):
-            parts = Parts(family, model, folder, settings.model_id, language)
+            parts = Parts(family, model, folder, settings.model_id, language, adapter)
     is_cpu = device.type == "cpu"
     engine = HubEngine(
         settings.model_id,
@@ -95,21 +97,21 @@ def _check_installed(family: Family, model_type: str) -> None:
         raise ModelUnavailable(f"model_type {model_type} needs {needed}; found {installed}")
 
 
-def _checked_language(family: Family, model_type: str, folder: Path, language: str | None) -> str | None:
-    """Return the language that the settings name, if the checkpoint leaves it open.
+def _check_language(family: Family, model_type: str, folder: Path, language: str | None, adapter: str | None) -> None:
+    """Check the language that the settings name. `adapter` is the same if the checkpoint has weights for each language.
 
-    Raises SettingsError, and ModelUnavailable if the checkpoint should have weights for the language.
+    Raises SettingsError if the checkpoint knows its languages, and ModelUnavailable if it has no weights for this one.
     """
     if language is None:
-        return None
+        return
     if family.languages or family.form is not Form.PLAIN or family.kind is Kind.TRANSDUCER:
         expected = f"no value for model_type {model_type}, which knows its languages"
         raise SettingsError("MODEL_LANGUAGE", language, expected)
-    if has_adapters(folder):
-        check_adapter(folder, language)
-    elif language_code(language) is None:
+    if adapter is None and language_code(language) is None:
         raise SettingsError("MODEL_LANGUAGE", language, "a language by its code, tag or English name")
-    return language
+    if adapter is not None and not has_adapter(folder, adapter):
+        languages = adapter_languages(path.name for path in folder.iterdir())
+        raise no_adapter(adapter, f"{adapter_file(adapter)} is not there", languages)
 
 
 def _as_tuple(text: str) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from handler import logs
 from handler.errors import ModelUnavailable
+from handler.hub.adapters import adapter_file, adapter_languages, no_adapter
 
 PROGRESS_S = 5.0  # seconds between two progress reports
 MAIN = "main"  # the default revision
@@ -17,7 +18,6 @@ _WEIGHT_LAYOUTS = (
     *(r"model\.safetensors", r"model-\d+-of-\d+\.safetensors", r"model\.bin", r"[^/]+\.pt"),
     *(r"pytorch_model\.bin", r"pytorch_model-\d+-of-\d+\.bin"),
 )
-MAX_TOLD = 20  # languages in a message
 _COMMIT = re.compile("[0-9a-f]{40,64}")
 _SMALL_FILES = ["*.json", "merges.txt", "vocab.txt", "vocabulary.txt", "*.tiktoken", "*.model", "*.jinja", "README.md"]
 
@@ -38,7 +38,7 @@ def download_snapshot(model_id: str, cache_dir: Path, revision: str | None, lang
         info = HfApi().model_info(model_id, revision=revision, files_metadata=True)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         patterns = [*_SMALL_FILES, *_weight_names(model_id, list(sizes))]
-        patterns += _language_names(model_id, list(sizes), language)
+        patterns += _language_names(list(sizes), language)
         repo, commit = cache_dir / folder_name(model_id), str(info.sha)
         if not _COMMIT.fullmatch(commit):  # it names a folder
             raise ModelUnavailable(f"MODEL_ID={model_id}: the Hub named no commit: {commit[:100]!r}")
@@ -104,23 +104,17 @@ def _weight_names(model_id: str, files: Sequence[str]) -> list[str]:
     raise ModelUnavailable(f"MODEL_ID={model_id}: expected {expected}")
 
 
-def _language_names(model_id: str, files: Sequence[str], language: str | None) -> list[str]:
+def _language_names(files: Sequence[str], language: str | None) -> list[str]:
     """Return the name of the file with the weights for `language`, if the repository has weights for each language.
 
     Raises ModelUnavailable if it has some, and none for this one.
     """
-    names = sorted(match[1] for name in files if (match := re.fullmatch(r"adapter\.(.+)\.safetensors", name)))
-    if language is None or not names:
+    languages = adapter_languages(files)
+    if language is None or not languages:
         return []
-    if language not in names:
-        told = ", ".join(names[:MAX_TOLD]) + (", …" if len(names) > MAX_TOLD else "")
-        raise ModelUnavailable(f"MODEL_LANGUAGE={language}: the Hub has no weights for it; expected one of {told}")
-    return [adapter_name(language)]
-
-
-def adapter_name(language: str) -> str:
-    """Return the name of the file with a checkpoint's weights for a language."""
-    return f"adapter.{language}.safetensors"
+    if language not in languages:
+        raise no_adapter(language, "the Hub has no weights for it", languages)
+    return [adapter_file(language)]
 
 
 def _first_line(exc: Exception) -> str:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from handler.errors import ModelUnavailable
+from handler.hub.adapters import has_adapter, has_adapters
 from handler.runpod_sdk import import_sdk
-from handler.startup.hub_download import MAIN, adapter_name, download_snapshot, folder_name
-from handler.whisper.checkpoint.config_values import read_json
+from handler.startup.hub_download import MAIN, download_snapshot, folder_name
 from handler.whisper.checkpoint.fingerprint import fingerprint
 
 BAKED = Path("/opt/models")  # models that are part of the container image
@@ -176,11 +176,7 @@ def _is_complete(folder: Path) -> bool:
 
 def _lacks(folder: Path, language: str | None) -> bool:
     """Return whether a snapshot has weights for each language, but not those for `language`."""
-    if language is None or (folder / adapter_name(language)).is_file():
-        return False
-    with suppress(OSError, ValueError):
-        return read_json(folder / "config.json").get("adapter_attn_dim") is not None
-    return False
+    return language is not None and not has_adapter(folder, language) and has_adapters(folder)
 
 
 def _has_shards(index: Path) -> bool:

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 
 Heads = Sequence[tuple[int, int]]  # (layer, head) pairs
-
-
 HEADS_TOGETHER = 32  # whose attention is computed at a time, so that it takes little memory
 
 

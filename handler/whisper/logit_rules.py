@@ -27,15 +27,6 @@ class History:
     last_timestamp: Tensor  # the last timestamp token, or the id below the first timestamp token if there is none
     text_required_until: Tensor  # a segment must have text if its start token is below this id, since speech follows
 
-    @classmethod
-    def empty(cls, size: int, specials: Specials, device: torch.device) -> "History":
-        """Return the history of `size` sequences without decoded tokens."""
-
-        def full(value: int) -> Tensor:
-            return torch.full((size,), value, dtype=torch.int64, device=device)
-
-        return cls(full(0), full(0), full(0), full(specials.timestamp_begin - 1), full(0))
-
     def fields(self) -> tuple[Tensor, ...]:
         """Return the tensors in the order in which the fields are declared."""
         return self.count, self.last, self.previous, self.last_timestamp, self.text_required_until

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from handler.schema.window import DecodingParams, Window
+from handler.whisper.decoding_state import DecodingState
 from handler.whisper.engine import WhisperEngine
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.loading import load_engine
-from handler.whisper.logit_rules import History, log_probabilities, pick
+from handler.whisper.logit_rules import log_probabilities, pick
 from handler.whisper.sampling import sample
 from handler.whisper.sequences import ActiveSequence, DecodeTask
 from tests.conftest import settings
@@ -39,7 +40,7 @@ def slow_logprobs(engine: WhisperEngine, audio: torch.Tensor, tokens: list[int])
     cache.write_audio(slice(0, 1), decoder.cross_kv(audio))
     prefix = torch.tensor([[ids.sot, *tokens]])
     hidden = decoder(prefix, torch.arange(prefix.shape[1])[None], cache, slice(0, 1), prefix.shape[1], slice(0, 1))
-    history = History.empty(1, ids, torch.device("cpu"))
+    history = DecodingState(1, ids, torch.device("cpu")).history
     for token in tokens:
         history.append(torch.tensor([token]), ids)
     logits = decoder.logits(hidden[:, -1])
@@ -117,7 +118,7 @@ def test_tokens_are_drawn_as_often_as_their_temperature_makes_them_likely(
     sequences = [ActiveSequence(task, random.Random(seed)) for seed in range(12)]
     logits = torch.full((1, ids.vocab), -30.0)
     logits[0, 500:504] = torch.tensor([3.0, 2.0, 1.0, 2.5])
-    history = History.empty(12, ids, torch.device("cpu"))
+    history = DecodingState(12, ids, torch.device("cpu")).history
     history.append(torch.full((12,), ids.timestamp_begin), ids)
     counts: Counter[int] = Counter()
     for _ in range(300):

@@ -9,9 +9,10 @@ import torch
 
 from handler.tokens.repetition import loop_start
 from handler.whisper.attention import ATTENTION_KERNELS, SharedAudio
+from handler.whisper.decoding_state import DecodingState
 from handler.whisper.dims import HOP_LENGTH, N_FFT, Dims
 from handler.whisper.kv_cache import KVCache
-from handler.whisper.logit_rules import History, pick, suppression
+from handler.whisper.logit_rules import pick, suppression
 from handler.whisper.model import LogMel, Whisper, mel_filters
 from handler.whisper.tokenizer import Specials
 from tests.support.speech import FOX, say
@@ -163,7 +164,7 @@ def test_the_rules_over_the_batch_equal_the_rules_one_by_one() -> None:
     for favoured in (0, t, ids.eot):
         logits = torch.randn(len(histories), ids.vocab)
         logits[:, favoured : favoured + 1500] += 2.0
-        history = History.empty(len(histories), ids, CPU)
+        history = DecodingState(len(histories), ids, CPU).history
         for row, tokens in enumerate(histories):
             row_history = history.rows(slice(row, row + 1))
             for token in tokens:

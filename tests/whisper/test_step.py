@@ -13,10 +13,11 @@ from torch.utils._pytree import tree_leaves
 from handler.whisper.alignment_heads import alignment_heads
 from handler.whisper.attention import PAGE_STEP, PagedAttention, Pages, SharedAudio, paged_by_products
 from handler.whisper.cuda_graphs import Capture, CudaGraphs, sizes_up_to
+from handler.whisper.decoding_state import DecodingState
 from handler.whisper.dims import Dims
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.layers import Linear, PackedLogits, QuantizedLogits, can_pack
-from handler.whisper.logit_rules import History, suppression
+from handler.whisper.logit_rules import suppression
 from handler.whisper.model import Whisper
 from handler.whisper.step import Step
 from handler.whisper.tokenizer import Specials
@@ -155,7 +156,7 @@ def test_quantized_logits_are_as_probable_and_no_sequence_depends_on_the_others(
 
 
 def test_history_counts_in_place() -> None:
-    history = History.empty(2, IDS, CPU)
+    history = DecodingState(2, IDS, CPU).history
     history.rows(slice(1, 2)).append(torch.tensor([5]), IDS)
     assert history.count.tolist() == [0, 1]
 
