@@ -17,6 +17,7 @@ _DAY_S = 24 * 3600
 _MAX_DIGITS = 18  # of a whole number; Python refuses to convert thousands
 _FLAGS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 _LANGUAGE = re.compile(r"[A-Za-z][\w-]{1,63}", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _HOST = re.compile(r"\*|(\*\.)?[\w.-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
 
 
@@ -144,6 +145,12 @@ class Settings:
     model_revision: str | None = _variable("MODEL_REVISION", None, _text, "branch, tag or commit of a Hub id")
     model_language: str | None = _variable(
         "MODEL_LANGUAGE", None, _language, "language of a checkpoint that states none, or has weights for each language"
+    )
+    trust_remote_code: bool = _variable(
+        "TRUST_REMOTE_CODE", False, _flag, "`1` runs code that a checkpoint brings; needs a commit as MODEL_REVISION"
+    )
+    align_model: str | None = _variable(
+        "ALIGN_MODEL", None, _text, "Whisper model, named as in MODEL_ID, that times the words of a model without times"
     )
     cache_dir: Path = _variable("CACHE_DIR", Path("/data"), _folder, "folder that models are kept in")
     flash_attention_2: bool = _variable(
@@ -302,6 +309,11 @@ class Settings:
         if self.stride_length_s > self.chunk_length_s / 2:
             expected = f"at most half of CHUNK_LENGTH_S={self.chunk_length_s:g}"
             raise SettingsError("STRIDE_LENGTH_S", self.stride_length_s, expected)
+
+        is_pinned = _COMMIT.fullmatch(self.model_revision or "") or os.path.isdir(self.model_id)
+        if self.trust_remote_code and not is_pinned:
+            expected = "MODEL_REVISION to be a commit of 40 digits, so that no other code runs than was read"
+            raise SettingsError("TRUST_REMOTE_CODE", 1, expected)
 
         bucket = ("bucket_endpoint_url", "bucket_name", "bucket_access_key_id", "bucket_secret_access_key")
         missing = [name.upper() for name in bucket if getattr(self, name) is None]

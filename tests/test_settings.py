@@ -15,6 +15,8 @@ VALID = {
     "MODEL_ID": ("openai/whisper-tiny", "model_id", "openai/whisper-tiny"),
     "MODEL_REVISION": ("v2", "model_revision", "v2"),
     "MODEL_LANGUAGE": ("fra", "model_language", "fra"),
+    "TRUST_REMOTE_CODE": ("1", "trust_remote_code", True),
+    "ALIGN_MODEL": ("openai/whisper-base", "align_model", "openai/whisper-base"),
     "CACHE_DIR": ("/models", "cache_dir", Path("/models")),
     "FLASH_ATTENTION_2": ("1", "flash_attention_2", True),
     "BATCH_SIZE": ("auto", "batch_size", None),
@@ -100,7 +102,14 @@ def test_defaults_are_those_of_the_ancestors() -> None:
 @pytest.mark.parametrize("name", VALID)
 def test_a_variable_sets_its_field(name: str) -> None:
     raw, field, value = VALID[name]
-    assert getattr(Settings.from_env({name: raw}), field) == value
+    others = {"MODEL_REVISION": "0" * 40} if name == "TRUST_REMOTE_CODE" else {}
+    assert getattr(Settings.from_env({name: raw, **others}), field) == value
+
+
+@pytest.mark.parametrize("revision", [{}, {"MODEL_REVISION": "main"}, {"MODEL_REVISION": "0" * 39}], ids=str)
+def test_code_runs_at_a_commit_alone(revision: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match="MODEL_REVISION to be a commit"):
+        Settings.from_env({"TRUST_REMOTE_CODE": "1", **revision})
 
 
 @pytest.mark.parametrize("name", BAD)

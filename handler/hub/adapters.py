@@ -3,18 +3,17 @@
 Source: transformers, models/wav2vec2/modeling_wav2vec2.py (load_adapter); Pratap et al., MMS, 2023.
 """
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from handler.engine.json_file import read_json
 from handler.errors import ModelUnavailable
 from handler.languages import language_code
 
 _ADAPTER = re.compile(r"adapter\.(.+)\.safetensors")
-_MAX_CONFIG_BYTES = 4 * 1024**2
 _MAX_TOLD = 20  # languages in a message
 # The codes of ISO 639-3 by which MMS calls the languages that have another code here.
 _CODES = {
@@ -135,8 +134,8 @@ def adapter_languages(files: Iterable[str]) -> list[str]:
 
 def has_adapters(folder: Path) -> bool:
     """Return whether the checkpoint in a folder is one that has weights for each language."""
-    with suppress(OSError, ValueError, RecursionError, AttributeError), (folder / "config.json").open("rb") as file:
-        return json.loads(file.read(_MAX_CONFIG_BYTES)).get("adapter_attn_dim") is not None
+    with suppress(OSError, ValueError):
+        return read_json(folder / "config.json").get("adapter_attn_dim") is not None
     return False
 
 

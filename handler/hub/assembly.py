@@ -24,11 +24,18 @@ class Parts:
     """The parts of an engine for the model in a folder.
 
     `language` is what the settings say that the checkpoint transcribes, if they do, and `adapter` the same if the
-    checkpoint has weights, and letters, for each language.
+    checkpoint has weights, and letters, for each language. With `trusts_code`, code beside the checkpoint may run.
     """
 
     def __init__(
-        self, family: Family, model: Any, folder: Path, model_id: str, language: str | None, adapter: str | None
+        self,
+        family: Family,
+        model: Any,
+        folder: Path,
+        model_id: str,
+        language: str | None,
+        adapter: str | None,
+        trusts_code: bool = False,
     ) -> None:
         from transformers import AutoTokenizer
 
@@ -36,8 +43,10 @@ class Parts:
         self._model = model
         self._folder = folder
         self._model_id = model_id
+        # Unless code is explicitly not trusted, `transformers` would ask on the terminal whether it is.
+        self._options = {"local_files_only": True, "trust_remote_code": trusts_code}
         options = {} if adapter is None else {"target_lang": adapter}
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, **self._options, **options)
         self._languages = family.languages or stated_languages(folder)
         if language is not None:
             code = code_of(language)
@@ -57,18 +66,18 @@ class Parts:
     def _features(self) -> Features:
         from transformers import AutoFeatureExtractor
 
-        extractor = AutoFeatureExtractor.from_pretrained(self._folder, local_files_only=True)
+        extractor = AutoFeatureExtractor.from_pretrained(self._folder, **self._options)
         return Features(extractor, self._model.device, self._model.dtype, self._family.multiple_of)
 
     def _processor(self) -> Any:
         from transformers import AutoProcessor
 
-        return AutoProcessor.from_pretrained(self._folder, local_files_only=True)
+        return AutoProcessor.from_pretrained(self._folder, **self._options)
 
     def _ctc(self) -> tuple[Recognizer, Capabilities]:
         blank = self._model.config.pad_token_id
         recognizer = CtcRecognizer(self._model, self._features(), self.vocabulary, blank, self._language)
-        return recognizer, Capabilities(languages=self._languages, word_times=True)
+        return recognizer, Capabilities(languages=self._languages, word_times=True, token_logprobs=True)
 
     def _transducer(self) -> tuple[Recognizer, Capabilities]:
         takes_language = hasattr(self._model, "prompt_projector")
@@ -79,6 +88,7 @@ class Parts:
         return recognizer, Capabilities(
             languages=self._languages,
             word_times=True,
+            token_logprobs=True,
             tells_language=len(self._languages) != 1,  # of several, such a model chooses one by itself
         )
 

@@ -14,11 +14,13 @@ import torch
 from handler import logs
 from handler.engine.device import choose_attention, device_name, on_device, prepare_device
 from handler.engine.device_errors import device_errors
+from handler.engine.json_file import read_json
 from handler.errors import AsrError, ModelUnavailable
 from handler.hub.adapters import adapter_file, adapter_languages, has_adapter, has_adapters, load_adapter, no_adapter
 from handler.hub.assembly import Parts
 from handler.hub.engine import HubEngine
 from handler.hub.families import Family, Form, Kind, family_of
+from handler.hub.remote_code import brings_code, family_of_code, no_permission, prepare_folder
 from handler.languages import language_code
 from handler.settings import Settings, SettingsError
 from handler.timeline import Timeline
@@ -43,10 +45,10 @@ def load_engine(folder: Path, model_type: str, settings: Settings, timeline: Tim
     timeline = timeline or Timeline()
     device, dtype = prepare_device(settings)
     with _loading_errors(settings.model_id), device_errors(), on_device(device):
-        family = family_of(model_type)
+        family, auto_class = _family(folder, model_type, settings)
         _check_installed(family, model_type)
         with timeline.span("import_transformers"):
-            model_class = _model_class(family, model_type)
+            model_class = _model_class(family, model_type, folder, auto_class)
         attention, reason = _choose_attention(settings, model_class, device, dtype)
         language = settings.model_language
         adapter = language if language is not None and has_adapters(folder) else None
@@ -57,7 +59,8 @@ def load_engine(folder: Path, model_type: str, settings: Settings, timeline: Tim
                 load_adapter(model, adapter)
             model = model.to(device)
         with timeline.span("vocabulary_read"):
-            parts = Parts(family, model, folder, settings.model_id, language, adapter)
+            trusts = auto_class is not None
+            parts = Parts(family, model, folder, settings.model_id, language, adapter, trusts)
     is_cpu = device.type == "cpu"
     engine = HubEngine(
         settings.model_id,
@@ -83,6 +86,21 @@ def load_engine(folder: Path, model_type: str, settings: Settings, timeline: Tim
         slots=engine.max_batch_size,
     )
     return engine
+
+
+def _family(folder: Path, model_type: str, settings: Settings) -> tuple[Family, str | None]:
+    """Return the family of a checkpoint, and the class that loads its own code, or None if it needs none.
+
+    Raises ModelUnavailable.
+    """
+    config = read_json(folder / "config.json")
+    if not brings_code(model_type, config):
+        return family_of(model_type), None
+    if not settings.trust_remote_code:
+        raise no_permission(model_type)
+    family, auto_class = family_of_code(model_type, config)
+    logs.warning("remote_code_trusted", model=settings.model_id, revision=settings.model_revision, family=model_type)
+    return family, auto_class
 
 
 def _check_installed(family: Family, model_type: str) -> None:
@@ -132,8 +150,13 @@ def _loading_errors(model_id: str) -> Iterator[None]:
         raise ModelUnavailable(f"MODEL_ID={model_id}: {type(exc).__name__}: {reason}") from exc
 
 
-def _model_class(family: Family, model_type: str) -> Any:
-    """Return the class of the networks of a family. Only the modules of this class are imported."""
+def _model_class(family: Family, model_type: str, folder: Path, auto_class: str | None) -> Any:
+    """Return the class of the networks of a family. Only the modules of this class are imported.
+
+    That of a checkpoint with code of its own is what its configuration names for `auto_class`.
+    """
+    if auto_class is not None:
+        prepare_folder()
     import transformers
     from transformers.models.auto import modeling_auto
 
@@ -141,6 +164,11 @@ def _model_class(family: Family, model_type: str) -> Any:
     transformers.utils.logging.disable_progress_bar()
     # WavLM's own doing, and no harm: both masks are true where there is padding.
     warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask")
+    if auto_class is not None:
+        from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+        name = read_json(folder / "config.json")["auto_map"][auto_class]
+        return get_class_from_dynamic_module(name, folder, local_files_only=True)
     names = [getattr(modeling_auto, mapping).get(model_type) for mapping in MAPPINGS[family.kind]]
     return getattr(transformers, next(name for name in names if name is not None))
 

@@ -2,17 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from math import ceil, exp, inf
 
 from handler.hub.vocabulary import Vocabulary
 from handler.schema.transcript import Evidence, Segment, Word
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 from handler.tokens.repetition import compression_ratio
+from handler.tokens.segmentation import split_segments
 from handler.tokens.word_splitting import WordTokens, split_words
-
-MAX_PAUSE_S = 1.0  # a longer pause between two words ends a segment
-_SENTENCE_ENDS = (".", "?", "!", "…", "。", "？", "！", "।")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +56,7 @@ class TextBuilder:
         language = told or window.params.language or self._language
         evidence = self._evidence(tokens)
         words = _in_order(list(self._words(window, tokens)))
-        ends = [index for index, (word, following) in enumerate(pairwise(words), 1) if _ends_segment(word, following)]
-        bounds = pairwise([0, *ends, len(words)])
-        segments = tuple(_segment(words[start:end], evidence, language) for start, end in bounds if start < end)
+        segments = tuple(_segment(part, evidence, language) for part in split_segments(words))
         return WindowResult(segments, evidence, language)
 
     def _words(self, window: Window, tokens: Sequence[TimedToken]) -> Iterator[Word]:
@@ -101,10 +96,6 @@ def _tokens_of(word: WordTokens) -> range:
 def _spaced(text: str) -> str:
     """Return the text of a word with one space before it, if any came with it, and none after it."""
     return f" {text.strip()}" if text[0].isspace() else text.rstrip()
-
-
-def _ends_segment(word: Word, following: Word) -> bool:
-    return word.text.endswith(_SENTENCE_ENDS) or following.start - word.end > MAX_PAUSE_S
 
 
 def _segment(words: Sequence[Word], evidence: Evidence, language: str | None) -> Segment:

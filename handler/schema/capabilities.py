@@ -36,7 +36,8 @@ class Capabilities:
     translates: bool = False  # task `translate`
     prompt: bool = False
     hotwords: bool = False
-    word_times: bool = False  # words have times and a probability, and their tokens log-probabilities
+    word_times: bool = False  # words have times and a probability
+    token_logprobs: bool = False  # so have the tokens of words, with log-probabilities
     sampling: bool = False  # temperatures above 0, and therefore a second try for a window that fails a threshold
     beam_search: bool = False
     text_tokens: int = 0  # number of text tokens that can be suppressed; their ids are 0 to text_tokens − 1

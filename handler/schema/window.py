@@ -1,4 +1,4 @@
-"""Windows of long audio, the parameters to decode them with, and the Engine protocol.
+"""Windows of long audio, the parameters to decode them with, and the Engine and Aligner protocols.
 
 Knows no model and no file.
 """
@@ -135,3 +135,20 @@ class Engine(Protocol):
 
     def drop(self, windows: Collection[Window]) -> None:
         """Remove windows whose results are no longer needed. Windows that are not in the batch are ignored."""
+
+
+class Aligner(Protocol):
+    """A model that finds out when the words of a text are spoken, which another model has decoded.
+
+    A single thread must make all calls.
+    """
+
+    model_id: str
+    languages: tuple[str, ...]  # codes of the languages that it can read
+    longest_window_s: float  # longest stretch of audio that it hears as a whole
+
+    def align(self, results: Sequence[tuple[Window, WindowResult]]) -> list[WindowResult]:
+        """Return the result of each window, all of which have a text, with a time for each word.
+
+        A segment is divided where a sentence ends or the speaker pauses, and lasts from its first word to its last.
+        """

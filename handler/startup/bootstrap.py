@@ -17,6 +17,7 @@ from handler import logs
 from handler.audio.process_pool import shared_pool
 from handler.errors import OutOfMemory
 from handler.settings import Settings
+from handler.startup.aligner_loader import add_aligner, find_aligner
 from handler.startup.engine_loader import import_engine, is_whisper
 from handler.startup.model_locator import BAKED, find_local, find_model, mirror, revision, weight_files
 from handler.startup.self_test import self_test
@@ -83,6 +84,7 @@ def _load(
         locate = partial(_locate_model, settings=settings, timeline=timeline, stop=stop, readers=readers)
         local_folder = readers.submit(find_local, *model, language=settings.model_language)
         local_model = readers.submit(locate, local_folder.result)
+        align_folder = readers.submit(find_aligner, settings.align_model, settings) if settings.align_model else None
         with timeline.span("import_torch"):
             import torch  # noqa: F401
         with timeline.span("import_engine"):
@@ -95,12 +97,16 @@ def _load(
             _open_device(device)
         located = local_model.result()
         if located is None:
-            located = locate(partial(find_model, *model, language=settings.model_language))
+            find = partial(find_model, language=settings.model_language, with_code=settings.trust_remote_code)
+            located = locate(partial(find, *model))
             assert located is not None, "find_model returns a folder or raises"
             load_engine = import_engine(located.folder)
         stop.set()  # from here on the engine's loader reads the weights
         engine = load_engine(located.folder, settings, located.conversion, timeline)
-    model_info = {"revision": revision(located.folder), "dtype": engine.dtype_name, "attention": engine.attention}
+        model_info = {"revision": revision(located.folder), "dtype": engine.dtype_name, "attention": engine.attention}
+        if align_folder is not None:
+            engine = add_aligner(engine, align_folder.result(), settings, timeline)
+            model_info["align_revision"] = revision(align_folder.result())
     return Pipeline(engine, settings, timeline, model_info), located.conversion
 
 

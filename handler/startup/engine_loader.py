@@ -7,10 +7,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from handler.engine.json_file import read_json
 from handler.schema.window import Engine
 from handler.settings import Settings
 from handler.timeline import Timeline
-from handler.whisper.checkpoint.config_values import read_json
 from handler.whisper.checkpoint.conversion_cache import ConversionCache
 
 LoadEngine = Callable[[Path, Settings, ConversionCache | None, Timeline], Engine]

@@ -22,12 +22,14 @@ _COMMIT = re.compile("[0-9a-f]{40,64}")
 _SMALL_FILES = ["*.json", "merges.txt", "vocab.txt", "vocabulary.txt", "*.tiktoken", "*.model", "*.jinja", "README.md"]
 
 
-def download_snapshot(model_id: str, cache_dir: Path, revision: str | None, language: str | None = None) -> Path:
+def download_snapshot(
+    model_id: str, cache_dir: Path, revision: str | None, language: str | None = None, with_code: bool = False
+) -> Path:
     """Download a model into `cache_dir`, in the Hub's cache layout, and return the folder of the snapshot.
 
     An interrupted download is resumed. The snapshot holds regular files instead of the usual links, because a copy to a
     network volume would leave out links. If `revision` is None, it is `main`. Of weights that a checkpoint has for
-    each language, only those for `language` are downloaded. Raises ModelUnavailable.
+    each language, only those for `language` are downloaded, and Python files only `with_code`. Raises ModelUnavailable.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -39,6 +41,7 @@ def download_snapshot(model_id: str, cache_dir: Path, revision: str | None, lang
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         patterns = [*_SMALL_FILES, *_weight_names(model_id, list(sizes))]
         patterns += _language_names(list(sizes), language)
+        patterns += ["*.py"] if with_code else []
         repo, commit = cache_dir / folder_name(model_id), str(info.sha)
         if not _COMMIT.fullmatch(commit):  # it names a folder
             raise ModelUnavailable(f"MODEL_ID={model_id}: the Hub named no commit: {commit[:100]!r}")

@@ -46,15 +46,17 @@ def find_model(
     search_paths: Sequence[Path] = SEARCH_PATHS,
     volume: Path = VOLUME,
     language: str | None = None,
+    with_code: bool = False,
 ) -> Path:
     """Return a model's folder.
 
     If the model is not on this machine, copy it from a network volume into `cache_dir`. If the volume does not have the
-    model either, download it into `cache_dir`, with what it has for `language` alone. Raises ModelUnavailable.
+    model either, download it into `cache_dir`, with what it has for `language` alone, and with its Python files only if
+    `with_code`. Raises ModelUnavailable.
     """
     model = model_id, cache_dir, revision
     found = find_local(*model, search_paths, language) or _find_mirrored(*model, volume, language)
-    return found or download_snapshot(*model, language)
+    return found or download_snapshot(*model, language, with_code)
 
 
 def find_local(

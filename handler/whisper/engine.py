@@ -104,6 +104,7 @@ class WhisperEngine:
             prompt=True,
             hotwords=True,
             word_times=True,
+            token_logprobs=True,
             sampling=True,
             beam_search=True,
             text_tokens=specials.eot,

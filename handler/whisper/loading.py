@@ -22,6 +22,8 @@ from handler.engine.device_errors import device_errors
 from handler.schema.window import SAMPLE_RATE
 from handler.settings import Settings, SettingsError
 from handler.timeline import Timeline
+from handler.whisper.aligner import WhisperAligner
+from handler.whisper.alignment_heads import alignment_heads
 from handler.whisper.alignment_queries import Heads
 from handler.whisper.attention import (
     ATTENTION_KERNELS,
@@ -46,6 +48,8 @@ MAX_DIFFERENCE = 0.02  # between the results of two attention kernels, whose val
 _PROBE_ROWS = 8  # sequences; a kernel may work in another way for one than for several
 MEMORY_SHARE = 0.7  # share of the free memory that a batch of automatic size may use
 AUTO_BATCH_LIMIT = 64
+# Windows whose words are timed together. What one pass over a text gains by more rows is little.
+ALIGNED_TOGETHER_CPU, ALIGNED_TOGETHER_CUDA = 4, 8
 AUTO_BATCH_LIMIT_CPU = 16  # larger batches gain no speed on a CPU, which waits for memory either way
 
 
@@ -61,23 +65,64 @@ def load_engine(
     timeline = timeline or Timeline()
     if settings.model_language is not None:
         raise SettingsError("MODEL_LANGUAGE", settings.model_language, "no value: Whisper knows its languages")
+    if settings.align_model is not None:
+        raise SettingsError(
+            "ALIGN_MODEL", settings.align_model, f"no value: {settings.model_id} times its words itself"
+        )
     device, dtype = prepare_device(settings)
     choose_short_context(settings.audio_context, device)  # raises an error before anything is read
     checkpoint = open_checkpoint(folder)
     settings.check_window(checkpoint.dims.window_samples / SAMPLE_RATE)
-    with ThreadPoolExecutor(1, "vocabulary") as executor, device_errors(), on_device(device):
-        tokenizer_future = executor.submit(_load_tokenizer, folder, checkpoint.dims.n_vocab, timeline)
-        model = _load_model(checkpoint, device, dtype, conversions, timeline)
-        tokenizer = tokenizer_future.result()
+    with device_errors(), on_device(device):
+        model, tokenizer = _load_parts(folder, checkpoint, device, dtype, conversions, timeline)
         suppress = checkpoint.suppress or tokenizer.non_speech
         return build_engine(model, tokenizer, suppress, checkpoint.alignment_heads, settings, timeline)
+
+
+def load_aligner(
+    folder: Path, settings: Settings, conversions: ConversionCache | None = None, timeline: Timeline | None = None
+) -> WhisperAligner:
+    """Load the Whisper checkpoint in `folder`, and return what times the words of other models' texts with it.
+
+    Raises ModelUnavailable, OutOfMemory, DeviceLost or SettingsError. See load_engine.
+    """
+    timeline = timeline or Timeline()
+    device, dtype = prepare_device(settings)
+    checkpoint = open_checkpoint(folder)
+    with device_errors(), on_device(device):
+        model, tokenizer = _load_parts(folder, checkpoint, device, dtype, conversions, timeline)
+        attention, _ = _choose_attention(settings, model.dims, device, dtype)
+        return WhisperAligner(
+            settings.align_model or folder.name,
+            model,
+            tokenizer,
+            checkpoint.alignment_heads or alignment_heads(model.dims, tokenizer.specials.multilingual),
+            attention=attention,
+            slots=ALIGNED_TOGETHER_CPU if device.type == "cpu" else ALIGNED_TOGETHER_CUDA,
+            short_context=choose_short_context(settings.audio_context, device),
+        )
+
+
+def _load_parts(
+    folder: Path,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    conversions: ConversionCache | None,
+    timeline: Timeline,
+) -> tuple[Whisper, Tokenizer]:
+    """Load the network and, at the same time, the vocabulary of a checkpoint."""
+    with ThreadPoolExecutor(1, "vocabulary") as executor:
+        tokenizer = executor.submit(_load_tokenizer, folder, checkpoint.dims.n_vocab, timeline)
+        model = _load_model(checkpoint, device, dtype, conversions, timeline)
+        return model, tokenizer.result()
 
 
 def build_engine(
     model: Whisper,
     tokenizer: Tokenizer,
     suppress: Collection[int],
-    alignment_heads: Heads,
+    checkpoint_heads: Heads,
     settings: Settings,
     timeline: Timeline,
 ) -> WhisperEngine:
@@ -97,7 +142,7 @@ def build_engine(
         device_name=device_name(device),
         attention=attention,
         max_new_tokens=settings.max_new_tokens,
-        checkpoint_heads=alignment_heads,
+        checkpoint_heads=checkpoint_heads,
         short_context=choose_short_context(settings.audio_context, device),
         capture=cuda_capture() if device.type == "cuda" else None,
         capture_encoder=cuda_capture() if device.type == "cuda" else None,

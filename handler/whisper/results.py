@@ -3,19 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
-from math import ceil, exp
+from math import ceil
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from handler.schema.transcript import Evidence, Segment, Word
-from handler.schema.window import SAMPLE_RATE, Window, WindowResult
+from handler.schema.transcript import Evidence, Segment
+from handler.schema.window import WindowResult
 from handler.tokens.repetition import compression_ratio, loop_start
-from handler.tokens.word_splitting import WordTokens, split_words
-from handler.whisper.alignment import TokenTimes, alignment_costs, dtw, peak_positions, place_words
 from handler.whisper.dims import TIMESTAMP_S
 from handler.whisper.host_copy import HostCopy, host_tensor, start_copy, to_device
 from handler.whisper.kv_cache import KVCache
@@ -23,6 +20,7 @@ from handler.whisper.model import Decoder
 from handler.whisper.sequences import DecodeTask
 from handler.whisper.timestamps import TokenSegment, before_text_token, complete_segments, split_segments
 from handler.whisper.tokenizer import Tokenizer
+from handler.whisper.word_times import TextTokens, timed_words
 
 
 @dataclass(slots=True)
@@ -60,8 +58,8 @@ class ResultBuilder:
 
     def _assemble(self, task: DecodeTask, text: _Text, attention: HostCopy, onset_strength: HostCopy) -> WindowResult:
         """Time the words of a text, and return the result."""
-        times = _token_times(attention())
-        return self._result(task, text, tuple(self._segments(text, times, onset_strength(), task)))
+        segments = self._segments(text, attention(), onset_strength(), task)
+        return self._result(task, text, tuple(segments))
 
     def _result(self, task: DecodeTask, text: _Text, segments: tuple[Segment, ...]) -> WindowResult:
         return WindowResult(segments, text.evidence, task.language, task.language_probabilities, text.seek_s)
@@ -122,68 +120,18 @@ class ResultBuilder:
         self._decoder(padded, positions, self._cache, slots, padded.shape[1], audio, num_layers)
 
     def _segments(
-        self, text: _Text, times: TokenTimes, onset_strength: NDArray[np.float32], task: DecodeTask
+        self, text: _Text, attention: NDArray[np.float32], onset_strength: NDArray[np.float32], task: DecodeTask
     ) -> Iterator[Segment]:
         """Yield each segment with its words. A segment lasts from its first word's start to its last word's end."""
-        window = task.window
-        words = [split_words(self._tokenizer.pieces(segment.ids)) for segment in text.segments]
-        spans = place_words(
-            _token_spans(text.segments, words),
-            times,
-            onset_strength,
-            _speech_s(window),
-            window.seconds,
-        )
-        remaining_spans = iter(spans)
-        for segment, segment_words in zip(text.segments, words, strict=True):
-            logprobs = text.logprobs[segment.offset :]
-            timed = [_timed_word(word, next(remaining_spans), segment.ids, logprobs) for word in segment_words]
+        texts = [TextTokens(segment.ids, text.logprobs[segment.offset :]) for segment in text.segments]
+        timed = timed_words(texts, attention, onset_strength, task.window, self._tokenizer)
+        for segment, words in zip(text.segments, timed, strict=True):
             yield Segment(
-                timed[0].start,
-                timed[-1].end,
+                words[0].start,
+                words[-1].end,
                 self._tokenizer.decode(segment.ids),
                 tuple(segment.ids),
                 text.evidence,
-                tuple(timed),
+                words,
                 task.language,
             )
-
-
-def _token_times(attention: NDArray[np.float32]) -> TokenTimes:
-    """Return when each text token is spoken, from how much each attends to each audio position. [tokens + 1, S]"""
-    costs = alignment_costs(attention)
-    starts = dtw(costs)
-    return TokenTimes(
-        starts_s=[position * TIMESTAMP_S for position in starts[:-1].tolist()],
-        peaks_s=[position * TIMESTAMP_S for position in peak_positions(costs, starts)[:-1]],
-    )
-
-
-def _speech_s(window: Window) -> list[tuple[float, float]]:
-    """Return the (start, end) spans of speech in a window, in seconds from the window's start."""
-    return [((start - window.start) / SAMPLE_RATE, (end - window.start) / SAMPLE_RATE) for start, end in window.speech]
-
-
-def _token_spans(segments: list[TokenSegment], words: list[list[WordTokens]]) -> list[tuple[float, float]]:
-    """Return the start and end of each word as positions in the sequence of all text tokens of the window.
-
-    Position 0 is the start of the first token, and the end is exclusive. A position is a fraction where several words
-    share a token. words[i] are the words of segments[i], and their positions count from the first token of segments[i].
-    """
-    offsets = accumulate((len(segment.ids) for segment in segments), initial=0)
-    spans: list[tuple[float, float]] = []
-    for offset, segment_words in zip(offsets, words, strict=False):
-        spans += [(offset + word.start, offset + word.end) for word in segment_words]
-    return spans
-
-
-def _timed_word(word: WordTokens, span_s: tuple[float, float], ids: list[int], logprobs: list[float]) -> Word:
-    """Return a word with its start and end in seconds (`span_s`) and the mean probability of its tokens.
-
-    ids[i] and logprobs[i] belong to token number i of the word's segment. `logprobs` may be longer than `ids`, because
-    log-probabilities of later segments may follow.
-    """
-    probabilities = [exp(logprob) for logprob in logprobs[int(word.start) : ceil(word.end)]]
-    first, end = ceil(word.start), ceil(word.end)  # a token shared by several words is listed in the first one
-    tokens = tuple(zip(ids[first:end], logprobs[first:end], strict=True))
-    return Word(*span_s, word.text, sum(probabilities) / len(probabilities), tokens)

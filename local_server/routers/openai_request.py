@@ -45,10 +45,12 @@ class OpenAIRequest:
     logprobs: bool  # whether the response lists log-probabilities of tokens
 
     def check(self, capabilities: Capabilities, model_id: str) -> None:
-        """Raise InvalidRequest if the response is to have words, or their tokens, and the model times none."""
-        for field, is_asked in (("timestamp_granularities", "word" in self.granularities), ("include", self.logprobs)):
-            if is_asked and not capabilities.word_times:
-                raise InvalidRequest(f"{field} must be left out: {model_id} tells no times of words", field)
+        """Raise InvalidRequest if the response is to have words or their tokens, and the model tells none."""
+        if "word" in self.granularities and not capabilities.word_times:
+            field = "timestamp_granularities"
+            raise InvalidRequest(f"{field} must be left out: {model_id} tells no times of words", field)
+        if self.logprobs and not capabilities.token_logprobs:
+            raise InvalidRequest(f"include must be left out: {model_id} tells no tokens of words", "include")
 
 
 def parse_openai_request(fields: Sequence[tuple[str, str]], task: str, settings: Settings) -> OpenAIRequest:

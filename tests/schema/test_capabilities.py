@@ -17,6 +17,7 @@ EVERYTHING = Capabilities(
     prompt=True,
     hotwords=True,
     word_times=True,
+    token_logprobs=True,
     sampling=True,
     beam_search=True,
     text_tokens=100,
@@ -63,7 +64,7 @@ def test_defaults_are_never_refused(capabilities: Capabilities) -> None:
 
 
 def test_every_ability_is_needed_by_an_option_or_concerns_none() -> None:
-    others = {"languages", "detects_language", "needs_language", "longest_window_s"}
+    others = {"languages", "detects_language", "needs_language", "longest_window_s", "token_logprobs"}
     assert {field.name for field in fields(Capabilities)} == set(NEEDS) | others
 
 

@@ -9,7 +9,14 @@ from handler.schema.transcript import Evidence, Segment
 from handler.schema.window import DecodingParams, Window, WindowResult
 
 ALL_ABILITIES = Capabilities(
-    languages=("en",), prompt=True, hotwords=True, word_times=True, sampling=True, beam_search=True, text_tokens=50_256
+    languages=("en",),
+    prompt=True,
+    hotwords=True,
+    word_times=True,
+    token_logprobs=True,
+    sampling=True,
+    beam_search=True,
+    text_tokens=50_256,
 )
 
 

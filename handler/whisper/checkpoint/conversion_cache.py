@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from handler import logs
-from handler.whisper.checkpoint.config_values import read_json
+from handler.engine.json_file import read_json
 from handler.whisper.checkpoint.fingerprint import fingerprint
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handler.engine.json_file import read_json
 from handler.errors import AsrError, ModelUnavailable
-from handler.whisper.checkpoint.config_values import read_json
 from handler.whisper.dims import Dims
 
 KINDS = "Whisper checkpoints of transformers (safetensors), openai-whisper (.pt) and CTranslate2 (model.bin)"

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handler.whisper.checkpoint.config_values import parse_json
+from handler.engine.json_file import parse_json
 
 _DTYPES = {
     "F64": torch.float64,
