@@ -1,0 +1,60 @@
+"""Checkpoints that bring code of their own. It runs only if the settings allow it. Knows no network.
+
+Such a checkpoint names its classes under `auto_map` in config.json, each as MODULE.CLASS of a Python file beside it.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from handler.errors import ModelUnavailable
+from handler.hub.families import FAMILIES, Family, Form, Kind
+
+KINDS = {"AutoModelForCTC": Kind.CTC, "AutoModelForSpeechSeq2Seq": Kind.GENERATE}
+_ELSEWHERE = "--"  # as in OWNER/REPOSITORY--MODULE.CLASS
+
+
+def brings_code(model_type: str, config: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint has to bring its networks: `transformers` has none for its `model_type`."""
+    return model_type not in FAMILIES and isinstance(config.get("auto_map"), dict)
+
+
+def family_of_code(model_type: str, config: Mapping[str, Any]) -> tuple[Family, str]:
+    """Return the family of a checkpoint that brings code, and the name of the class of `transformers` that loads it.
+
+    What the code does with padding is unknown, so windows of different lengths do not share a batch.
+    Raises ModelUnavailable if the code recognizes no speech, or if it lies in another repository, whose revision nobody
+    has named.
+    """
+    names = config["auto_map"]
+    name = next((name for name in KINDS if isinstance(names.get(name), str)), None)
+    if name is None:
+        found, expected = ", ".join(sorted(map(str, names))), " or ".join(KINDS)
+        raise ModelUnavailable(f"model_type {model_type} brings code for {found}: expected {expected}")
+    elsewhere = sorted(str(value) for value in names.values() if _ELSEWHERE in str(value))
+    if elsewhere:
+        raise ModelUnavailable(
+            f"model_type {model_type} runs code of another repository, {elsewhere[0]}: expected its own"
+        )
+    return replace(Family(KINDS[name], form=Form.PLAIN), pads=False), name
+
+
+def no_permission(model_type: str) -> ModelUnavailable:
+    """Return the error for a checkpoint whose code may not run."""
+    return ModelUnavailable(
+        f"model_type {model_type} needs the code that its checkpoint brings: TRUST_REMOTE_CODE=1 runs it"
+    )
+
+
+def prepare_folder() -> None:
+    """Have `transformers` copy the code that it imports to a folder of this process. Call it before the import.
+
+    Its own folder is that of the user, who may have none, and processes that start together would share it.
+    """
+    folder = tempfile.mkdtemp(prefix="asr-code-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["HF_MODULES_CACHE"] = folder
