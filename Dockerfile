@@ -5,6 +5,7 @@
 ARG BASE_IMAGE=debian:bookworm-slim
 ARG VARIANT=base
 # PyTorch's build: cu126 runs where the driver is 525 or later, up to Hopper GPUs; cu130 from 580 on; cpu needs no GPU.
+# openvino is cpu with what BACKEND=openvino needs.
 ARG TORCH=cu126
 
 # ---- wheels only, byte-compiled, in an environment that is copied in parts ----
@@ -18,7 +19,7 @@ RUN if ! python3 -c "import ensurepip, venv" 2>/dev/null; then \
 RUN python3 -m venv /opt/asr && python3 -m venv /opt/installer
 ENV VIRTUAL_ENV=/opt/asr PATH=/opt/asr/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 UV_NO_CACHE=1
 WORKDIR /src
-COPY constraints.txt pyproject.toml ./
+COPY constraints.txt constraints-openvino.txt pyproject.toml ./
 COPY requirements requirements
 # The dependencies change seldom, so they are layers of their own. How to reach a registry comes as a secret: nothing of it stays.
 RUN --mount=type=secret,id=registry \

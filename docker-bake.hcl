@@ -9,7 +9,8 @@ variable "VERSION" {
   default = "0.1.0"
 }
 
-# cu126 runs where the driver is 525 or later, up to Hopper GPUs; cu130 from 580 on.
+# cu126 runs where the driver is 525 or later, up to Hopper GPUs; cu130 from 580 on. cpu needs no GPU, and openvino is
+# cpu with what BACKEND=openvino needs.
 variable "TORCH" {
   default = "cu126"
 }

@@ -146,6 +146,9 @@ class Settings:
     model_language: str | None = _variable(
         "MODEL_LANGUAGE", None, _language, "language of a checkpoint that states none, or has weights for each language"
     )
+    backend: str = _variable(
+        "BACKEND", "pytorch", _one_of("pytorch", "openvino"), "what computes a CTC model on a processor"
+    )
     trust_remote_code: bool = _variable(
         "TRUST_REMOTE_CODE", False, _flag, "`1` runs code that a checkpoint brings; needs a commit as MODEL_REVISION"
     )

@@ -29,7 +29,8 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 
 def test_every_dependency_is_pinned_for_tests() -> None:
-    constraints = (ROOT / "constraints.txt").read_text().splitlines()
+    files = (ROOT / "constraints.txt", ROOT / "constraints-openvino.txt")
+    constraints = chain.from_iterable(file.read_text().splitlines() for file in files)
     pinned = {line.partition("==")[0].lower().replace("_", "-") for line in constraints}
     extras = chain.from_iterable(PROJECT["optional-dependencies"].values())
     names = {re.split(r"[\[<>=]", requirement)[0].lower() for requirement in (*PROJECT["dependencies"], *extras)}

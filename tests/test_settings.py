@@ -15,6 +15,7 @@ VALID = {
     "MODEL_ID": ("openai/whisper-tiny", "model_id", "openai/whisper-tiny"),
     "MODEL_REVISION": ("v2", "model_revision", "v2"),
     "MODEL_LANGUAGE": ("fra", "model_language", "fra"),
+    "BACKEND": ("openvino", "backend", "openvino"),
     "TRUST_REMOTE_CODE": ("1", "trust_remote_code", True),
     "ALIGN_MODEL": ("openai/whisper-base", "align_model", "openai/whisper-base"),
     "CACHE_DIR": ("/models", "cache_dir", Path("/models")),
@@ -87,6 +88,7 @@ BAD = {
     "DRAIN_TIMEOUT_S": "-1",
     "ALLOWED_HOSTS": "https://a.example",
     "LOG_LEVEL": "loud",
+    "BACKEND": "onnx",
 }
 
 

@@ -2,12 +2,12 @@
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,6 +20,7 @@ from handler.hub.adapters import adapter_file, adapter_languages, has_adapter, h
 from handler.hub.assembly import Parts
 from handler.hub.engine import HubEngine
 from handler.hub.families import Family, Form, Kind, family_of
+from handler.hub.openvino import check_openvino, load_openvino
 from handler.hub.remote_code import brings_code, family_of_code, no_permission, prepare_folder
 from handler.languages import language_code
 from handler.settings import Settings, SettingsError
@@ -28,6 +29,7 @@ from handler.timeline import Timeline
 AUTO_BATCH_SIZE_CPU, AUTO_BATCH_SIZE_CUDA = 4, 32
 # Seconds of audio in a batch: on a processor, larger batches are no faster, and everybody waits for them.
 MAX_BATCH_S_CPU, MAX_BATCH_S_CUDA = 30.0, 1920.0
+OPENVINO = "openvino"  # a value of BACKEND
 # In transformers' modeling_auto: names of classes by model_type.
 MAPPINGS = {
     Kind.CTC: ("MODEL_FOR_CTC_MAPPING_NAMES",),
@@ -36,31 +38,50 @@ MAPPINGS = {
 }
 
 
-def load_engine(folder: Path, model_type: str, settings: Settings, timeline: Timeline | None = None) -> HubEngine:
+class _Network(NamedTuple):
+    """A network that is ready to run, and what is told of it."""
+
+    model: Any
+    dtype_name: str
+    attention: str
+    attention_reason: str
+    pads: bool  # whether windows of different lengths may share a batch
+
+
+def load_engine(
+    folder: Path,
+    model_type: str,
+    settings: Settings,
+    timeline: Timeline | None = None,
+    kept_in: Sequence[Path] = (),
+) -> HubEngine:
     """Load the checkpoint in `folder`, and return an engine for it.
 
     `model_type` is that of the checkpoint's configuration. `timeline` receives the durations of the loading steps.
-    Raises ModelUnavailable, OutOfMemory, DeviceLost or SettingsError.
+    What is converted is looked for in the folders `kept_in`, and written to the last of them, which is CACHE_DIR if
+    there is none. Raises ModelUnavailable, OutOfMemory, DeviceLost or SettingsError.
     """
     timeline = timeline or Timeline()
     device, dtype = prepare_device(settings)
     with _loading_errors(settings.model_id), device_errors(), on_device(device):
         family, auto_class = _family(folder, model_type, settings)
         _check_installed(family, model_type)
-        with timeline.span("import_transformers"):
-            model_class = _model_class(family, model_type, folder, auto_class)
-        attention, reason = _choose_attention(settings, model_class, device, dtype)
         language = settings.model_language
         adapter = language if language is not None and has_adapters(folder) else None
         _check_language(family, model_type, folder, language, adapter)
+        is_exported = settings.backend == OPENVINO
+        number_format = check_openvino(model_type, settings, device, adapter) if is_exported else ""
+        with timeline.span("import_transformers"):
+            model_class = _model_class(family, model_type, folder, auto_class)
         with timeline.span("weights_read"):
-            model = _load_model(model_class, folder, dtype, attention)
-            if adapter is not None:
-                load_adapter(model, adapter)
-            model = model.to(device)
+            if is_exported:
+                model = load_openvino(folder, model_class, number_format, kept_in or (settings.cache_dir,))
+                network = _Network(model, number_format, OPENVINO, "OpenVINO has its own", pads=False)
+            else:
+                network = _load_network(model_class, folder, family, settings, adapter, device, dtype)
         with timeline.span("vocabulary_read"):
             trusts = auto_class is not None
-            parts = Parts(family, model, folder, settings.model_id, language, adapter, trusts)
+            parts = Parts(family, network.model, folder, settings.model_id, language, adapter, trusts)
     is_cpu = device.type == "cpu"
     engine = HubEngine(
         settings.model_id,
@@ -69,23 +90,46 @@ def load_engine(folder: Path, model_type: str, settings: Settings, timeline: Tim
         parts.vocabulary,
         device=device,
         device_name=device_name(device),
-        dtype_name=str(dtype).removeprefix("torch."),
-        attention=attention,
+        dtype_name=network.dtype_name,
+        attention=network.attention,
         max_batch_size=settings.batch_size or (AUTO_BATCH_SIZE_CPU if is_cpu else AUTO_BATCH_SIZE_CUDA),
         max_batch_s=MAX_BATCH_S_CPU if is_cpu else MAX_BATCH_S_CUDA,
-        pads=family.pads and not _is_changed_by_padding(model.config),
+        pads=network.pads,
     )
+    _log_engine(engine, model_type, network.attention_reason)
+    return engine
+
+
+def _log_engine(engine: HubEngine, model_type: str, attention_reason: str) -> None:
     logs.info(
         "engine_loaded",
         model=engine.model_id,
         family=model_type,
         device=engine.device_name,
         dtype=engine.dtype_name,
-        attention=attention,
-        attention_reason=reason,
+        attention=engine.attention,
+        attention_reason=attention_reason,
         slots=engine.max_batch_size,
     )
-    return engine
+
+
+def _load_network(
+    model_class: Any,
+    folder: Path,
+    family: Family,
+    settings: Settings,
+    adapter: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> _Network:
+    """Return a network on its device, run by PyTorch, with the weights of an `adapter` for a language if it has one."""
+    attention, reason = _choose_attention(settings, model_class, device, dtype)
+    model = _load_model(model_class, folder, dtype, attention)
+    if adapter is not None:
+        load_adapter(model, adapter)
+    model = model.to(device)
+    pads = family.pads and not _is_changed_by_padding(model.config)
+    return _Network(model, str(dtype).removeprefix("torch."), attention, reason, pads)
 
 
 def _family(folder: Path, model_type: str, settings: Settings) -> tuple[Family, str | None]:

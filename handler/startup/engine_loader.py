@@ -10,6 +10,7 @@ from pathlib import Path
 from handler.engine.json_file import read_json
 from handler.schema.window import Engine
 from handler.settings import Settings
+from handler.startup.model_locator import BAKED
 from handler.timeline import Timeline
 from handler.whisper.checkpoint.conversion_cache import ConversionCache
 
@@ -45,4 +46,8 @@ def import_engine(folder: Path | None) -> LoadEngine:
     from handler.hub.loading import load_engine as load_hub_engine
 
     kind = model_type(folder)
-    return lambda folder, settings, _conversions, timeline: load_hub_engine(folder, kind, settings, timeline)
+
+    def load(folder: Path, settings: Settings, _: ConversionCache | None, timeline: Timeline) -> Engine:
+        return load_hub_engine(folder, kind, settings, timeline, kept_in=(BAKED, settings.cache_dir))
+
+    return load

@@ -13,11 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from handler.engine.fingerprint import fingerprint
 from handler.errors import ModelUnavailable
 from handler.hub.adapters import has_adapter, has_adapters
 from handler.runpod_sdk import import_sdk
 from handler.startup.hub_download import MAIN, download_snapshot, folder_name
-from handler.whisper.checkpoint.fingerprint import fingerprint
 
 BAKED = Path("/opt/models")  # models that are part of the container image
 VOLUME = Path("/runpod-volume")  # RunPod mounts a network volume here

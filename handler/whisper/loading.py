@@ -65,6 +65,8 @@ def load_engine(
     timeline = timeline or Timeline()
     if settings.model_language is not None:
         raise SettingsError("MODEL_LANGUAGE", settings.model_language, "no value: Whisper knows its languages")
+    if settings.backend != "pytorch":
+        raise SettingsError("BACKEND", settings.backend, "pytorch: Whisper runs on an engine of its own")
     if settings.align_model is not None:
         raise SettingsError(
             "ALIGN_MODEL", settings.align_model, f"no value: {settings.model_id} times its words itself"

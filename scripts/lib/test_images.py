@@ -35,13 +35,14 @@ def versions_in(text: str) -> dict[str, str]:
 
 CONSTRAINTS = versions_in((ROOT / "constraints.txt").read_text())
 CUDA_CONSTRAINTS = versions_in((ROOT / "constraints-cuda.txt").read_text())
+OPENVINO_CONSTRAINTS = versions_in((ROOT / "constraints-openvino.txt").read_text())
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.stem)
 def test_a_lock_has_the_tested_version_and_a_hash_of_every_package(lock: Path) -> None:
     text = lock.read_text()
     locked = versions_in(text)
-    pinned = CONSTRAINTS | CUDA_CONSTRAINTS
+    pinned = CONSTRAINTS | CUDA_CONSTRAINTS | (OPENVINO_CONSTRAINTS if lock.stem == "openvino" else {})
     other_cuda = {name for name in locked if name.startswith("nvidia-") and name not in pinned}  # of another build
     versions = {name: version.partition("+")[0] for name, version in locked.items() if name not in other_cuda}
     assert {name: version for name, version in versions.items() if pinned.get(name) != version} == {}
@@ -55,6 +56,13 @@ def test_the_locks_differ_by_cuda_alone_and_have_no_compiler() -> None:
     cpu, cuda = (versions_in((ROOT / f"requirements/{name}.txt").read_text()) for name in ("cpu", "cu130"))
     assert cuda.keys() - cpu.keys() == CUDA_CONSTRAINTS.keys() - {"triton"}
     assert cpu.keys() <= cuda.keys()
+
+
+def test_the_image_with_openvino_differs_by_what_optimum_needs_alone() -> None:
+    cpu, openvino = (versions_in((ROOT / f"requirements/{name}.txt").read_text()) for name in ("cpu", "openvino"))
+    common = cpu.keys() & openvino.keys() - OPENVINO_CONSTRAINTS.keys()
+    assert {name for name in common if cpu[name] != openvino[name]} == set()
+    assert OPENVINO_CONSTRAINTS.keys() - openvino.keys() == {"torchvision"}  # built for another PyTorch
 
 
 def test_no_build_of_pytorch_is_held_that_its_cuda_packages_contradict() -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from handler.engine.fingerprint import SAMPLE_BYTES, fingerprint
 from handler.engine.json_file import MAX_JSON_BYTES
 from handler.errors import ModelUnavailable
 from handler.whisper.checkpoint import ctranslate2, openai, transformers
-from handler.whisper.checkpoint.fingerprint import SAMPLE_BYTES, fingerprint
 from handler.whisper.checkpoint.layout import TensorNames, checkpoint_errors, read_config, summarize_error
 from handler.whisper.model import Whisper
 from tests.whisper.test_model import SMALL

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from handler import logs
+from handler.engine.fingerprint import fingerprint
 from handler.engine.json_file import read_json
-from handler.whisper.checkpoint.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
