@@ -136,6 +136,21 @@ _TRANSCRIPTION_FIELDS: dict[str, Any] = {
         "description": "Accepted for compatibility; speech is detected unless vad is false.",
     },
 }
+_CAPABILITIES: dict[str, dict[str, Any]] = {
+    "languages": {"type": "array", "items": _STRING, "description": "Codes; empty if the checkpoint does not say."},
+    "tells_language": {"type": "boolean", "description": "It finds out the language if the request names none."},
+    "detects_language": {"type": "boolean", "description": "It can do so without decoding a text."},
+    "needs_language": {"type": "boolean", "description": "Each request must name the language."},
+    "translates": {"type": "boolean", "description": "It can translate into English."},
+    "prompt": {"type": "boolean", "description": "It reads a text before the audio."},
+    "hotwords": {"type": "boolean", "description": "It takes words that may be said."},
+    "word_times": {"type": "boolean", "description": "Words have times and probabilities."},
+    "token_logprobs": {"type": "boolean", "description": "Tokens have log-probabilities."},
+    "sampling": {"type": "boolean", "description": "It decodes at temperatures, and again where thresholds say so."},
+    "beam_search": {"type": "boolean", "description": "It takes a `beam_size`."},
+    "text_tokens": {"type": "integer", "description": "Number of tokens that `suppress_tokens` may name."},
+    "longest_window_s": {"type": "number", "description": "Longest audio that it hears as a whole, seconds."},
+}
 _MODEL = {
     "type": "object",
     "required": ["id", "object", "created", "owned_by"],
@@ -144,7 +159,13 @@ _MODEL = {
         "object": {"const": "model"},
         "created": {"type": "integer"},
         "owned_by": _STRING,
-        "capabilities": {"type": "object", "description": "What the model can do; there once it is loaded."},
+        "capabilities": {
+            "type": "object",
+            "description": "What the model can do; there once it is loaded. Other options are refused by name.",
+            "required": list(_CAPABILITIES),
+            "properties": _CAPABILITIES,
+            "additionalProperties": False,
+        },
     },
 }
 

@@ -28,6 +28,12 @@ function refusal(request) {
   }
 }
 
+/** What the loaded model can do, as its entry in /v1/models says it; null if the server does not tell (yet). */
+export async function abilities(key) {
+  const response = await fetch("/v1/models", { headers: key ? { "X-API-Key": key } : {} });
+  return response.ok ? (await response.json()).data[0] : null;
+}
+
 /**
  * Transcribe a Blob or a URL. `sending` is called with the share of a Blob that has been sent, and `progress` with
  * {done_s, total_s, text, chunks}, both repeatedly. Resolves to the transcript; rejects with Refused, or with AbortError after `signal`.

@@ -1,6 +1,6 @@
 // The page: choose a source, show its transcript while it arrives, then play, search, edit and download it.
 
-import { Refused, transcribe } from "/page/asr.js";
+import { abilities, Refused, transcribe } from "/page/asr.js";
 import { clock, FORMATS } from "/page/formats.js";
 import { draw, peaksOf } from "/page/wave.js";
 
@@ -19,6 +19,7 @@ let length = 0; // seconds of audio; 0 if not known
 let words = []; // {start, end, element}
 let running = null; // the AbortController of the current request
 let recorder = null;
+let can = null; // what the model can do; null until the server tells
 
 function show(name, visible) {
   at(name).hidden = !visible;
@@ -31,6 +32,18 @@ function fail(error) {
     show("keyed", true);
     at("key").focus();
   }
+}
+
+/** Ask what the model can do, and offer that alone. */
+async function look() {
+  const model = await abilities(at("key").value).catch(() => null);
+  can = model?.capabilities ?? null;
+  if (!can) return;
+  at("model").textContent = model.id;
+  for (const [name, is_there] of [["tasks", can.translates], ["names", can.hotwords]]) show(name, is_there);
+  at("languages").replaceChildren(...can.languages.map((code) => new Option(code)));
+  show("spoken", can.languages.length !== 1);
+  at("language").placeholder = can.tells_language ? "find out" : "its code";
 }
 
 function redraw() {
@@ -94,14 +107,17 @@ function told(chunk) {
   said.dataset.start = start;
   said.dataset.end = end;
   let place_in_text = 0; // words are separated as in the text, because not every script uses spaces
-  for (const word of chunk.words) {
+  // Of a model that times no words, the chunk as a whole is played and lit up.
+  const [all, words_of] = [{ word: chunk.text.trim(), start, end }, chunk.words ?? []];
+  for (const word of words_of.length ? words_of : [all]) {
     const begins = chunk.text.indexOf(word.word, place_in_text);
     if (begins > place_in_text) said.append(chunk.text.slice(place_in_text, begins));
     if (begins >= 0) place_in_text = begins + word.word.length;
     const element = document.createElement("span");
     element.className = word.probability < UNSURE ? "word unsure" : "word";
     element.textContent = word.word;
-    element.title = `${clock(word.start)}, ${Math.round(100 * word.probability)} % sure`;
+    element.title = clock(word.start);
+    if (word.probability !== undefined) element.title += `, ${Math.round(100 * word.probability)} % sure`;
     element.addEventListener("click", () => seek(word.start));
     said.append(element);
     words.push({ start: word.start, end: word.end, element });
@@ -170,9 +186,14 @@ async function start(source, playable) {
   player.preload = source instanceof Blob ? "auto" : "none";
   player.src = playable;
   if (source instanceof Blob) outline(source, mine);
-  const options = { timestamps: "word", task: at("task").value };
-  for (const name of ["language", "hotwords"]) if (at(name).value.trim()) options[name] = at(name).value.trim();
   try {
+    if (!can) await look();
+    mine.signal.throwIfAborted();
+    const options = { timestamps: can?.word_times ? "word" : "segment" };
+    const chosen = { language: "spoken", hotwords: "names", task: "tasks" }; // an input, and what hides it
+    for (const [name, whole] of Object.entries(chosen)) {
+      if (at(name).value.trim() && !at(whole).hidden) options[name] = at(name).value.trim();
+    }
     const news = (one) => {
       heard = true;
       progress(one);
@@ -301,3 +322,4 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 window.addEventListener("resize", redraw);
+look();

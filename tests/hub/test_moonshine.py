@@ -2,23 +2,28 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
 
 from handler.audio.source import AudioSource
 from handler.hub.generation import BASE_TOKENS, GenerateRecognizer
+from handler.schema.capabilities import Capabilities
 from handler.schema.options import Options
 from handler.schema.window import Window
 from handler.startup.bootstrap import build
 from handler.transcription.pipeline import Pipeline
 from tests.conftest import package, settings
 from tests.support.asking import error_of, upload
+from tests.support.browser import CHROMIUM, Browser
 from tests.support.clips import Clip, clips
 from tests.support.moonshine import save_moonshine
+from tests.support.serving import serving
 from tests.support.word_errors import count_word_errors
 
 MAX_WER = 0.086
@@ -64,6 +69,43 @@ async def test_another_language_is_refused(moonshine: Pipeline) -> None:
     error = await error_of(moonshine, upload(clips()[1].path.read_bytes()), Options(language="de"))
     assert (error.code, error.field) == ("invalid_request", "language")
     assert "expected en" in error.message
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_page_offers_what_the_model_can_do_and_plays_its_segments(moonshine: Pipeline) -> None:
+    with serving(moonshine) as server, Browser() as page:
+        page.open(server.url + "/")
+        page.wait_until("document.getElementById('tasks').hidden")
+        assert page.run("['tasks', 'names', 'spoken'].map(name => document.getElementById(name).hidden)") == [True] * 3
+        page.drop(clips()[1].path.read_bytes(), "clip.flac")
+        page.wait_until("document.getElementById('status').hidden && !document.getElementById('result').hidden")
+        assert page.run("document.getElementById('error').hidden")
+        assert page.run("document.querySelectorAll('.said').length") == 1
+        shown = page.run("document.querySelector('.word').textContent")
+        assert count_word_errors([clips()[1].text], [shown]).wer == 0
+        assert page.run("document.querySelector('.word').title") == "0:00"
+        assert page.errors == []
+
+
+def test_the_schema_describes_every_ability(moonshine: Pipeline) -> None:
+    with serving(moonshine) as server:
+        document = httpx.get(f"{server.url}/openapi.json").json()
+        model = httpx.get(f"{server.url}/v1/models").json()["data"][0]
+    content = document["paths"]["/v1/models/{name}"]["get"]["responses"]["200"]["content"]["application/json"]
+    described = next(part for part in _parts(content) if "word_times" in part)
+    assert described.keys() == model["capabilities"].keys() == {field.name for field in fields(Capabilities)}
+    assert model["capabilities"]["word_times"] is False
+
+
+def _parts(value: object) -> Iterator[dict[str, Any]]:
+    """Yield every JSON object in a value."""
+    if isinstance(value, dict):
+        yield value
+        for item in value.values():
+            yield from _parts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _parts(item)
 
 
 @pytest.fixture
