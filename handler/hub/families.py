@@ -50,7 +50,8 @@ _CTC = Family(Kind.CTC)
 _TRANSDUCER = Family(Kind.TRANSDUCER, version="5.17")
 _PLAIN = Family(Kind.GENERATE)
 _CHAT = Family(Kind.GENERATE, form=Form.CHAT, version="5.17", tells_language=True)
-_GRANITE = Family(Kind.GENERATE, form=Form.GRANITE, packages=("torchaudio",), translates=True)
+# Its encoder masks no padding inside a block of frames.
+_GRANITE = Family(Kind.GENERATE, form=Form.GRANITE, packages=("torchaudio",), pads=False, translates=True)
 # Source: model card of nvidia/canary-1b-v2.
 _CANARY_LANGUAGES = (
     *("bg", "hr", "cs", "da", "nl", "en", "et", "fi", "fr", "de", "el", "hu", "it", "lv", "lt", "mt", "pl", "pt"),
@@ -59,14 +60,13 @@ _CANARY_LANGUAGES = (
 # Source: CohereAsrProcessor, models/cohere_asr/processing_cohere_asr.py.
 _COHERE_LANGUAGES = ("ar", "de", "el", "en", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "vi", "zh")
 FAMILIES = {
-    **dict.fromkeys(
-        ("hubert", "unispeech", "unispeech-sat", "wav2vec2", "wav2vec2-bert", "wavlm", "parakeet_ctc"), _CTC
-    ),
+    **dict.fromkeys(("hubert", "unispeech", "unispeech-sat", "wav2vec2", "wav2vec2-bert", "wavlm"), _CTC),
+    "parakeet_ctc": replace(_CTC, version="5.17"),  # earlier ones need librosa for its spectrum
     # Convolutions of these carry the padding into the last frames of the audio.
     **dict.fromkeys(("data2vec-audio", "sew", "sew-d", "wav2vec2-conformer", "lasr_ctc"), replace(_CTC, pads=False)),
     "granite_speech5_ctc": replace(_CTC, version="5.23", packages=("torchaudio",), languages=("en",)),
     "omniasr_ctc": replace(_CTC, version="5.24"),
-    "parakeet_tdt": replace(_TRANSDUCER, version="5.9"),
+    "parakeet_tdt": _TRANSDUCER,
     "parakeet_rnnt": _TRANSDUCER,
     "nemotron_asr_streaming": _TRANSDUCER,
     "nemotron3_5_asr": _TRANSDUCER,

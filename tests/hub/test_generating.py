@@ -17,10 +17,11 @@ WINDOWS = [
     Window(0, say(text)[:length]).with_params(language="en")
     for text, length in zip(SENTENCES, (48_000, 47_000, 42_000), strict=False)
 ]
-TOLD_A_LANGUAGE = {"cohere_asr", "canary", "seamless_m4t_v2", "qwen3_asr", "omniasr"}
+TOLD_A_LANGUAGE = {"cohere_asr", "canary", "seamless_m4t_v2", "qwen3_asr", "omniasr", "fun_asr_nano"}
 MUST_BE_TOLD = {"cohere_asr", "canary"}
-TRANSLATING = {"canary", "seamless_m4t_v2"}
-WITH_PROMPT = {"qwen3_asr", "glmasr"}
+TRANSLATING = {"canary", "seamless_m4t_v2", "granite_speech"}
+WITH_PROMPT = {"qwen3_asr", "glmasr", "fun_asr_nano"}
+WITH_HOTWORDS = WITH_PROMPT | {"granite_speech"}
 
 
 @pytest.fixture(scope="module", params=GENERATING)
@@ -77,7 +78,11 @@ def test_a_family_is_told_the_language_of_the_request(engine: HubEngine, model_t
 
 
 def test_a_language_without_a_token_is_not_known(engine: HubEngine, model_type: str) -> None:
-    if model_type in TOLD_A_LANGUAGE - {"qwen3_asr", "canary"}:  # whose processors have the names of their languages
+    if model_type in TOLD_A_LANGUAGE - {
+        "qwen3_asr",
+        "canary",
+        "fun_asr_nano",
+    }:  # whose processors have the names of their languages
         assert set(engine.capabilities.languages) <= {"en", "de"}
 
 
@@ -89,11 +94,11 @@ def test_a_family_that_translates_is_told_to(engine: HubEngine, model_type: str)
 
 
 def test_a_family_with_a_prompt_reads_prompt_and_hotwords(engine: HubEngine, model_type: str) -> None:
-    assert engine.capabilities.prompt == engine.capabilities.hotwords == (model_type in WITH_PROMPT)
-    if model_type in WITH_PROMPT:
-        plain = inputs_for(engine)
-        assert differ(plain, inputs_for(engine, prompt="abc"))
-        assert differ(plain, inputs_for(engine, hotwords="abc"))
+    assert engine.capabilities.prompt == (model_type in WITH_PROMPT)
+    assert engine.capabilities.hotwords == (model_type in WITH_HOTWORDS)
+    plain = inputs_for(engine)
+    assert differ(plain, inputs_for(engine, prompt="abc")) == (model_type in WITH_PROMPT)
+    assert differ(plain, inputs_for(engine, hotwords="abc")) == (model_type in WITH_HOTWORDS)
 
 
 def test_windows_in_different_languages_share_no_batch(engine: HubEngine, model_type: str) -> None:

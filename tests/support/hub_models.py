@@ -143,13 +143,59 @@ def _save_transducer(folder: Path, model_type: str) -> None:
         encoder_config={**MEL_ENCODER, "num_mel_bins": extractor.feature_size},
     )
     model = model_class(config)
-    scales = {model.joint.head: 0.3, model.encoder_projector: 1.0, model.decoder.decoder_projector: 1.0}
-    for part, scale in {**scales, model.decoder.embedding: 1.0}.items():  # or one token would win in all frames
-        torch.nn.init.normal_(part.weight, std=scale)
-    model.joint.head.bias.data[config.blank_token_id] = 1.5 if model_type == "parakeet_tdt" else 4.0
+    _make_all_tokens_likely(model, 1.5 if model_type == "parakeet_tdt" else 4.0)
     model.save_pretrained(folder)
     extractor.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _save_granite_speech5_ctc(folder: Path) -> None:
+    from transformers import GraniteSpeech5CTCConfig, GraniteSpeech5FeatureExtractor, GraniteSpeech5ForCTC
+
+    tokenizer = pieces_tokenizer()
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = GraniteSpeech5CTCConfig(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        encoder_config={**sizes, "vocab_size": len(tokenizer)},
+    )
+    GraniteSpeech5ForCTC(config).save_pretrained(folder)
+    GraniteSpeech5FeatureExtractor().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _save_nemotron3_5_asr(folder: Path) -> None:
+    from transformers import (
+        Nemotron3_5AsrConfig,
+        Nemotron3_5AsrForRNNT,
+        Nemotron3_5AsrProcessor,
+        NemotronAsrStreamingFeatureExtractor,
+    )
+
+    tokenizer = pieces_tokenizer(blank="<blank>")
+    extractor = NemotronAsrStreamingFeatureExtractor()
+    config = Nemotron3_5AsrConfig(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        blank_token_id=tokenizer.convert_tokens_to_ids("<blank>"),
+        decoder_hidden_size=24,
+        num_decoder_layers=1,
+        prompt_intermediate_size=32,
+        encoder_config={**MEL_ENCODER, "num_mel_bins": extractor.feature_size},
+    )
+    model = Nemotron3_5AsrForRNNT(config)
+    _make_all_tokens_likely(model, 1.5)
+    model.save_pretrained(folder)
+    Nemotron3_5AsrProcessor(extractor, tokenizer).save_pretrained(folder)
+    extractor.save_pretrained(folder)
+
+
+def _make_all_tokens_likely(model: Any, blank_bias: float) -> None:
+    """Give a transducer weights with which not one token wins in all frames."""
+    scales = {model.joint.head: 0.3, model.encoder_projector: 1.0, model.decoder.decoder_projector: 1.0}
+    for part, scale in {**scales, model.decoder.embedding: 1.0}.items():
+        torch.nn.init.normal_(part.weight, std=scale)
+    model.joint.head.bias.data[model.config.blank_token_id] = blank_bias
 
 
 TEXT_DECODER = {
@@ -291,11 +337,11 @@ def _save_qwen3_asr(folder: Path) -> None:
 
 
 def _chat_template(audio: str) -> str:
-    """Return a template that writes the token for audio, and texts as they are."""
+    """Return a template that writes the token for audio, and texts and keywords as they are."""
     return (
         "{% for message in messages %}{% for part in message['content'] %}{% if part['type'] == 'audio' %}"
         + audio
-        + "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+        + "{% else %}{{ part['text'] }}{{ part['keywords'] | join(' ') }}{% endif %}{% endfor %}{% endfor %}"
     )
 
 
@@ -332,6 +378,102 @@ def _save_omniasr(folder: Path) -> None:
     OmniASRProcessor(OmniASRFeatureExtractor(), tokenizer, chat_template=template).save_pretrained(folder)
 
 
+def _save_granite_speech(folder: Path) -> None:
+    from transformers import (
+        GraniteSpeechConfig,
+        GraniteSpeechFeatureExtractor,
+        GraniteSpeechForConditionalGeneration,
+        GraniteSpeechProcessor,
+    )
+
+    tokenizer = pieces_tokenizer(others=("<s>", "</s>", "<|audio|>"), eos_token="</s>", bos_token="<s>")
+    encoder = {"num_layers": 2, "hidden_dim": 32, "num_heads": 2, "output_dim": 8, "context_size": 50}
+    projector = {"hidden_size": 32, "encoder_hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
+    config = GraniteSpeechConfig(
+        encoder_config=encoder,
+        projector_config={**projector, "model_type": "blip_2_qformer", "num_hidden_layers": 2},
+        text_config={"model_type": "granite", "vocab_size": len(tokenizer), **TEXT_DECODER, **_special_ids(tokenizer)},
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|audio|>"),
+        has_lora_adapter=False,
+    )
+    GraniteSpeechForConditionalGeneration(config).save_pretrained(folder)
+    template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    GraniteSpeechProcessor(GraniteSpeechFeatureExtractor(), tokenizer, chat_template=template).save_pretrained(folder)
+
+
+def _save_speech_to_text(folder: Path) -> None:
+    import sentencepiece
+    from transformers import (
+        Speech2TextConfig,
+        Speech2TextFeatureExtractor,
+        Speech2TextForConditionalGeneration,
+        Speech2TextTokenizer,
+    )
+
+    words = (f"{first} {second}{first}" for first in LETTERS[:26] for second in LETTERS[:26])
+    model, prefix = folder / "sentencepiece.bpe.model", str(folder / "spm")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=words, model_prefix=prefix, vocab_size=54, minloglevel=2, bos_id=-1, eos_id=-1, unk_id=0
+    )
+    (folder / "spm.model").rename(model)
+    pieces = sentencepiece.SentencePieceProcessor(str(model))
+    names = ["<s>", "<pad>", "</s>", "<unk>", *(pieces.id_to_piece(piece) for piece in range(1, len(pieces)))]
+    (folder / "vocab.json").write_text(json.dumps({name: index for index, name in enumerate(names)}))
+    sizes = {f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    config = Speech2TextConfig(
+        vocab_size=len(names), d_model=32, encoder_ffn_dim=48, decoder_ffn_dim=48, conv_channels=32, **sizes
+    )
+    Speech2TextForConditionalGeneration(config).save_pretrained(folder)
+    Speech2TextFeatureExtractor().save_pretrained(folder)
+    Speech2TextTokenizer(str(folder / "vocab.json"), str(model)).save_pretrained(folder)
+
+
+def _save_speech_encoder_decoder(folder: Path) -> None:
+    from transformers import BartConfig, BartForCausalLM, SpeechEncoderDecoderModel, Wav2Vec2Config, Wav2Vec2Model
+
+    tokenizer = pieces_tokenizer(others=("<s>", "</s>"), eos_token="</s>", bos_token="<s>")
+    ids = _special_ids(tokenizer)
+    decoder = BartConfig(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        decoder_layers=2,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=48,
+        is_decoder=True,
+        add_cross_attention=True,
+        **ids,
+    )
+    encoder = Wav2Vec2Model(Wav2Vec2Config(**WAVE_ENCODER, feat_extract_norm="layer"))
+    model = SpeechEncoderDecoderModel(encoder=encoder, decoder=BartForCausalLM(decoder))
+    for config in (model.config, model.generation_config):
+        config.decoder_start_token_id = ids["bos_token_id"]
+        config.pad_token_id, config.eos_token_id = ids["pad_token_id"], ids["eos_token_id"]
+    model.save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _save_fun_asr_nano(folder: Path) -> None:
+    from transformers import (
+        FunAsrNanoConfig,
+        FunAsrNanoFeatureExtractor,
+        FunAsrNanoForConditionalGeneration,
+        FunAsrNanoProcessor,
+    )
+
+    tokenizer = pieces_tokenizer(others=("<s>", "</s>", "<|object_ref_start|>"), eos_token="</s>", bos_token="<s>")
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48, "num_hidden_layers": 2}
+    config = FunAsrNanoConfig(
+        audio_config={**sizes, "num_timestamp_prediction_layers": 1},
+        adaptor_config={**sizes, "intermediate_size": 8, "projector_hidden_size": 48},
+        text_config={"model_type": "qwen3", "vocab_size": len(tokenizer), **TEXT_DECODER, **_special_ids(tokenizer)},
+        audio_token_id=tokenizer.convert_tokens_to_ids("<|object_ref_start|>"),
+    )
+    FunAsrNanoForConditionalGeneration(config).save_pretrained(folder)
+    template = _chat_template("<|object_ref_start|>")
+    FunAsrNanoProcessor(FunAsrNanoFeatureExtractor(), tokenizer, chat_template=template).save_pretrained(folder)
+
+
 WAVE_CTC = (
     *("data2vec-audio", "hubert", "sew", "sew-d", "unispeech", "unispeech-sat", "wav2vec2"),
     *("wav2vec2-conformer", "wavlm"),
@@ -343,7 +485,9 @@ SAVERS: dict[str, Callable[[Path], None]] = {
     "parakeet_ctc": _save_parakeet_ctc,
     "lasr_ctc": _save_lasr_ctc,
     "omniasr_ctc": _save_omniasr_ctc,
+    "granite_speech5_ctc": _save_granite_speech5_ctc,
     **{model_type: partial(_save_transducer, model_type=model_type) for model_type in TRANSDUCERS},
+    "nemotron3_5_asr": _save_nemotron3_5_asr,
 }
 
 GENERATING: dict[str, Callable[[Path], None]] = {
@@ -354,6 +498,10 @@ GENERATING: dict[str, Callable[[Path], None]] = {
     "qwen3_asr": _save_qwen3_asr,
     "glmasr": _save_glmasr,
     "omniasr": _save_omniasr,
+    "granite_speech": _save_granite_speech,
+    "speech_to_text": _save_speech_to_text,
+    "speech-encoder-decoder": _save_speech_encoder_decoder,
+    "fun_asr_nano": _save_fun_asr_nano,
 }
 
 
