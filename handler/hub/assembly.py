@@ -67,7 +67,9 @@ class Parts:
         from transformers import AutoFeatureExtractor
 
         extractor = AutoFeatureExtractor.from_pretrained(self._folder, **self._options)
-        return Features(extractor, self._model.device, self._model.dtype, self._family.multiple_of)
+        return Features(
+            extractor, self._model.device, self._model.dtype, self._family.multiple_of, self._family.silence
+        )
 
     def _processor(self) -> Any:
         from transformers import AutoProcessor

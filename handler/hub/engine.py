@@ -11,6 +11,7 @@ import torch
 from handler.engine.device import on_device, release_memory
 from handler.engine.device_errors import device_errors
 from handler.hub.recognizer import Recognizer
+from handler.hub.silence import Silence
 from handler.hub.vocabulary import Vocabulary
 from handler.schema.capabilities import Capabilities
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
@@ -25,7 +26,8 @@ class HubEngine:
     A single thread must make all calls, except that `token_bytes` may be called from any thread. Batches are decoded in
     a thread of the engine's own, so that those who are no longer wanted can be told to end. `max_batch_s` limits
     the seconds of audio in a batch, because nothing else runs until it is done. `pads` says whether windows of
-    different lengths may share a batch: padding changes what some networks compute.
+    different lengths may share a batch: padding changes what some networks compute. `silence` is what the recognizer
+    adds to the windows, and makes lengths equal.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class HubEngine:
         max_batch_size: int,
         max_batch_s: float,
         pads: bool,
+        silence: Silence | None = None,
     ) -> None:
         self.model_id = model_id
         self.device_name = device_name
@@ -54,6 +57,7 @@ class HubEngine:
         self._device = device
         self._max_batch_s = max_batch_s
         self._pads = pads
+        self._silence = silence
         self._waiting: list[Window] = []
         self._batch: list[Window] = []  # the windows that are being decoded
         self._dropped: set[Window] = set()  # those of them whose results are no longer needed
@@ -104,9 +108,10 @@ class HubEngine:
         They are about as long, and have the language and the task in common, which some networks are told once a batch.
         """
         first = self._waiting[0]
-        batch, longest, shortest = [first], len(first.samples), len(first.samples)
+        longest = shortest = self._length(first)
+        batch = [first]
         for window in self._waiting[1:]:
-            length = len(window.samples)
+            length = self._length(window)
             new_longest, new_shortest = max(longest, length), min(shortest, length)
             is_alike = new_longest <= MAX_PADDING * new_shortest if self._pads else length == longest
             is_alike = is_alike and _kind(window) == _kind(first)
@@ -114,6 +119,10 @@ class HubEngine:
                 batch.append(window)
                 longest, shortest = new_longest, new_shortest
         return batch
+
+    def _length(self, window: Window) -> int:
+        """Return the number of samples that the network hears of a window, silence included."""
+        return len(window.samples) if self._silence is None else self._silence.length(len(window.samples))
 
     def halve(self) -> None:
         """Use batches of half the size from now on, and forget all windows."""

@@ -8,6 +8,7 @@ from enum import Enum
 
 from handler.errors import ModelUnavailable
 from handler.hub.requests import SEAMLESS_CODES
+from handler.hub.silence import Silence
 
 
 class Kind(Enum):
@@ -42,6 +43,7 @@ class Family:
     translates: bool = False  # into English
     form: Form = Form.PLAIN
     multiple_of: int | None = None  # samples of which it must be given a multiple
+    silence: Silence | None = None  # around each window
     tokens_per_s: float = 15.0  # more than anybody speaks in a second, in any of its languages
     longest_window_s: float = 30.0
 
@@ -70,8 +72,10 @@ FAMILIES = {
     "parakeet_rnnt": _TRANSDUCER,
     "nemotron_asr_streaming": _TRANSDUCER,
     "nemotron3_5_asr": _TRANSDUCER,
-    # The first layer normalizes over the whole length, so silence after the speech changes all of it.
-    "moonshine": replace(_PLAIN, pads=False, tokens_per_s=6.5),
+    # The first layer normalizes over the whole length, so silence changes all of it. Without some before the speech,
+    # Moonshine tiny goes on after the text or misses the first word: 8.5 % instead of 6.1 % word errors in the clips of
+    # the tests. How much there is behind the speech matters little.
+    "moonshine": replace(_PLAIN, pads=False, tokens_per_s=6.5, silence=Silence(0.5, 0.5, 2.0)),
     "moonshine_streaming": replace(_PLAIN, pads=False, tokens_per_s=6.5, multiple_of=80),
     "speech_to_text": replace(_PLAIN, packages=("sentencepiece",)),
     "speech-encoder-decoder": _PLAIN,

@@ -14,6 +14,7 @@ import soxr
 import torch
 from torch import Tensor
 
+from handler.hub.silence import Silence
 from handler.schema.window import SAMPLE_RATE, Samples, Window
 
 MIN_SAMPLES = SAMPLE_RATE // 2  # a shorter window is followed by silence: convolutions need some frames
@@ -32,15 +33,22 @@ class Inputs:
 class Features:
     """Extracts the features of windows, and moves them to the device. `dtype` is the number format of the network.
 
-    `multiple_of` is the number of samples of which a network that takes samples must be given a multiple.
+    `multiple_of` is the number of samples of which a network that takes samples must be given a multiple. `silence` is
+    added around each window.
     """
 
     def __init__(
-        self, extractor: Any, device: torch.device, dtype: torch.dtype, multiple_of: int | None = None
+        self,
+        extractor: Any,
+        device: torch.device,
+        dtype: torch.dtype,
+        multiple_of: int | None = None,
+        silence: Silence | None = None,
     ) -> None:
         self._extractor = extractor
         self._device = device
         self._dtype = dtype
+        self._silence = silence
         self._rate = int(extractor.sampling_rate)
         # Extractors that compute spectra by PyTorch can do so on the device.
         takes_device = "device" in inspect.signature(type(extractor).__call__).parameters
@@ -56,7 +64,8 @@ class Features:
 
     def __call__(self, windows: Sequence[Window]) -> Inputs:
         """Return the inputs for windows. Shorter ones are padded, which a mask tells if the checkpoint wants one."""
-        return self.of_samples([window.samples for window in windows])
+        samples = [window.samples for window in windows]
+        return self.of_samples(samples if self._silence is None else [*map(self._silence.around, samples)])
 
     def of_samples(self, samples: Sequence[Samples]) -> Inputs:
         """Return the inputs for audio at SAMPLE_RATE."""

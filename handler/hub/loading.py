@@ -26,9 +26,8 @@ from handler.languages import language_code
 from handler.settings import Settings, SettingsError
 from handler.timeline import Timeline
 
-AUTO_BATCH_SIZE_CPU, AUTO_BATCH_SIZE_CUDA = 4, 32
-# Seconds of audio in a batch: on a processor, larger batches are no faster, and everybody waits for them.
-MAX_BATCH_S_CPU, MAX_BATCH_S_CUDA = 30.0, 1920.0
+# Windows in a batch, and seconds of audio: on a processor, larger batches are no faster, and everybody waits for them.
+BATCH_LIMITS = {"cpu": (4, 30.0), "cuda": (32, 1920.0)}
 OPENVINO = "openvino"  # a value of BACKEND
 # In transformers' modeling_auto: names of classes by model_type.
 MAPPINGS = {
@@ -57,9 +56,9 @@ def load_engine(
 ) -> HubEngine:
     """Load the checkpoint in `folder`, and return an engine for it.
 
-    `model_type` is that of the checkpoint's configuration. `timeline` receives the durations of the loading steps.
-    What is converted is looked for in the folders `kept_in`, and written to the last of them, which is CACHE_DIR if
-    there is none. Raises ModelUnavailable, OutOfMemory, DeviceLost or SettingsError.
+    `model_type` is that of its configuration. `timeline` receives the durations of the steps. Conversions are looked
+    for in the folders `kept_in`, and written to the last of them; if there is none, in CACHE_DIR. Raises
+    ModelUnavailable, OutOfMemory, DeviceLost or SettingsError.
     """
     timeline = timeline or Timeline()
     device, dtype = prepare_device(settings)
@@ -67,7 +66,7 @@ def load_engine(
         family, auto_class = _family(folder, model_type, settings)
         _check_installed(family, model_type)
         language = settings.model_language
-        adapter = language if language is not None and has_adapters(folder) else None
+        adapter = language if has_adapters(folder) else None
         _check_language(family, model_type, folder, language, adapter)
         is_exported = settings.backend == OPENVINO
         number_format = check_openvino(model_type, settings, device, adapter) if is_exported else ""
@@ -82,7 +81,7 @@ def load_engine(
         with timeline.span("vocabulary_read"):
             trusts = auto_class is not None
             parts = Parts(family, network.model, folder, settings.model_id, language, adapter, trusts)
-    is_cpu = device.type == "cpu"
+    batch_size, max_batch_s = BATCH_LIMITS[device.type]
     engine = HubEngine(
         settings.model_id,
         parts.recognizer,
@@ -92,9 +91,10 @@ def load_engine(
         device_name=device_name(device),
         dtype_name=network.dtype_name,
         attention=network.attention,
-        max_batch_size=settings.batch_size or (AUTO_BATCH_SIZE_CPU if is_cpu else AUTO_BATCH_SIZE_CUDA),
-        max_batch_s=MAX_BATCH_S_CPU if is_cpu else MAX_BATCH_S_CUDA,
+        max_batch_size=settings.batch_size or batch_size,
+        max_batch_s=max_batch_s,
         pads=network.pads,
+        silence=family.silence,
     )
     _log_engine(engine, model_type, network.attention_reason)
     return engine
