@@ -48,11 +48,7 @@ class _Network(NamedTuple):
 
 
 def load_engine(
-    folder: Path,
-    model_type: str,
-    settings: Settings,
-    timeline: Timeline | None = None,
-    kept_in: Sequence[Path] = (),
+    folder: Path, model_type: str, settings: Settings, timeline: Timeline | None = None, kept_in: Sequence[Path] = ()
 ) -> HubEngine:
     """Load the checkpoint in `folder`, and return an engine for it.
 
