@@ -30,7 +30,6 @@ from handler.timeline import Timeline
 from handler.transcription.decode_turns import DecodeTurns
 from handler.transcription.window_quota import RequestQuota
 
-LANGUAGE_WINDOWS = 4  # largest number of windows used to detect the language before decoding begins
 MULTI_PAUSE_S = 0.8  # with language `multi`, a longer pause ends a window because languages change at pauses
 START_BYTES = 1024  # of a file that is still arriving; with fewer, it gets no turn and no process
 WATERMARK_INTERVAL_S = 2.0  # seconds of audio between two watermarks of a channel

@@ -25,7 +25,7 @@ from handler.schema.window import Engine
 from handler.settings import Settings
 from handler.timeline import Timeline
 from handler.transcription.decode_turns import DecodeTurns
-from handler.transcription.ingest import LANGUAGE_WINDOWS
+from handler.transcription.language_detector import LANGUAGE_WINDOWS
 from handler.transcription.request import Request, SharedResources
 from handler.transcription.usage import Counters
 from handler.transcription.window_cache import WindowCache

@@ -15,25 +15,24 @@ from handler.schema.transcript import Coverage, Progress, ProgressCallback, Tran
 from handler.schema.window import SAMPLE_RATE, Engine, Window, WindowResult
 from handler.settings import Settings
 from handler.timeline import Timeline
+from handler.transcription.deadline_estimate import DeadlineEstimate, is_hopeless
 from handler.transcription.decode_turns import DecodeTurns
 from handler.transcription.decoded_window import DecodedWindow
 from handler.transcription.fallback import is_finite
-from handler.transcription.ingest import LANGUAGE_WINDOWS, ProducerItem, Watermark, WindowProducer
+from handler.transcription.ingest import ProducerItem, Watermark, WindowProducer
+from handler.transcription.language_detector import LanguageDetector
 from handler.transcription.merge import dominant_language, gap_warnings, measure_coverage
 from handler.transcription.reorder_buffer import ReorderBuffer
 from handler.transcription.usage import Counters
+from handler.transcription.usage_report import build_account
 from handler.transcription.window_cache import WindowCache
 from handler.transcription.window_decoder import MAX_CONTEXT_CHARS, WindowDecoder
 from handler.transcription.window_quota import WindowQuota
 from handler.transcription.word_edits import keep_words
 
-SURE_PROBABILITY = 0.9  # probability from which a language counts as detected without further windows
 # Text decoded at a higher temperature does not become context for the next window.
 # Source: SYSTRAN/faster-whisper, prompt_reset_on_temperature.
 MAX_CONTEXT_TEMPERATURE = 0.5
-# A request's total time is estimated after this many seconds of work by the device and windows of the request.
-MIN_ESTIMATE_DEVICE_S, MIN_ESTIMATE_WINDOWS = 5.0, 8
-ESTIMATE_MARGIN = 1.25  # a request is refused if the device alone would take this many times the remaining time
 
 
 @dataclass(slots=True)
@@ -89,9 +88,7 @@ class Request:
         self._decoder = WindowDecoder(self._submit, options, resources.engine.max_batch_size)
         self._reorder_buffer = ReorderBuffer()
         self._warnings: list[tuple[float, str]] = []
-        self._num_windows = 0  # number of decoded windows
-        self._windows_s = 0.0  # seconds of audio in the decoded windows
-        self._decoded_until_s = 0.0  # latest end of a decoded window, in seconds of the audio
+        self._estimate = DeadlineEstimate(options.start_at)
         self._language: str | None = None if options.language == MULTI else options.language
         self._language_probability: float | None = None
 
@@ -113,7 +110,7 @@ class Request:
                 raise
             if not self._options.partial:
                 raise DeadlineExceeded(
-                    f"{self._expectation()}; {self._num_windows} windows were decoded by then"
+                    f"{self._expectation()}; {self._estimate.num_windows} windows were decoded by then"
                 ) from None
             has_expired = True
         else:
@@ -194,17 +191,11 @@ class Request:
         windows = [await self._next_window()]
         if not self._needs_language():
             return windows
-        weights: dict[str, float] = {}  # sum of probability times seconds of each language
+        detector = LanguageDetector()
         while (window := windows[-1]) is not None:
-            result = await self._submit(window.with_params(detect_only=True))
-            if not result.languages:
-                self._language = result.language
-                break
-            for language, probability in result.languages.items():
-                weights[language] = weights.get(language, 0.0) + probability * window.seconds
-            self._language = max(weights, key=weights.__getitem__)
-            self._language_probability = weights[self._language] / sum(weights.values())
-            if len(windows) == LANGUAGE_WINDOWS or self._language_probability >= SURE_PROBABILITY:
+            detector.add(await self._submit(window.with_params(detect_only=True)), window.seconds)
+            self._language, self._language_probability = detector.language, detector.probability
+            if detector.is_done:
                 break
             windows.append(await self._next_window())
         return windows
@@ -219,11 +210,10 @@ class Request:
         self._warnings += decoded.warnings
         self._reorder_buffer.complete(window, decoded)
         self.producer.release_window()
-        self._num_windows += 1
-        self._windows_s += window.seconds
-        self._decoded_until_s = max(self._decoded_until_s, window.end / SAMPLE_RATE)
+        self._estimate.add(window)
         self._check_deadline()
-        self._report_progress(min(self._decoded_until_s, self.producer.duration or self._decoded_until_s))
+        decoded_until_s = self._estimate.decoded_until_s
+        self._report_progress(min(decoded_until_s, self.producer.duration or decoded_until_s))
         return self._next_prompt(prompt, decoded)
 
     def _with_options(self, window: Window, prompt: str) -> Window:
@@ -267,22 +257,15 @@ class Request:
 
     def _check_deadline(self) -> None:
         """Raise TooLong if the device could not meet the caller's time limit even if it had no other request."""
-        total_s, device_s = self.producer.duration, self._resources.runner.device_s
+        total_s = self.producer.duration
         if total_s is None or self._options.partial or not self._is_limited_by_caller:
             return
-        if self._num_windows < MIN_ESTIMATE_WINDOWS or device_s < MIN_ESTIMATE_DEVICE_S:
-            return
+        remaining_s = self._estimate.remaining_s(total_s, self._resources.runner.device_s, self._resources.decoded_s)
         elapsed_s = self._timeline.total()
-        needed_s = self._remaining_windows_s(total_s) * device_s / max(self._resources.decoded_s, 1e-6)
-        if needed_s > ESTIMATE_MARGIN * max(0.0, self._limit_s - elapsed_s):
-            estimate = f"{total_s:.0f} s of audio would take about {elapsed_s + needed_s:.0f} s here"
+        if remaining_s is not None and is_hopeless(remaining_s, self._limit_s - elapsed_s):
+            estimate = f"{total_s:.0f} s of audio would take about {elapsed_s + remaining_s:.0f} s here"
             advice = "allow more (policy.executionTimeout), or ask for a part (partial, start_at)"
             raise TooLong(f"{self._expectation()}; {estimate}: {advice}")
-
-    def _remaining_windows_s(self, total_s: float) -> float:
-        """Estimate how many seconds of windows are still to come, assuming the share of silence stays the same."""
-        processed_s = self._decoded_until_s - self._options.start_at
-        return (total_s - self._decoded_until_s) * min(1.0, self._windows_s / max(processed_s, 1e-6))
 
     def _build_transcript(self, has_expired: bool) -> Transcript:
         """Return the transcript. If time has expired, cut it at the time up to which all channels have final text."""
@@ -311,7 +294,14 @@ class Request:
             timing=self._timeline.seconds(),
             cold_start=cold_start,
             coverage=coverage,
-            account=self._build_account(cold_start is not None),
+            account=build_account(
+                self.producer.seconds,
+                self._timeline.total(),
+                self._timeline.seconds()["device"],
+                is_cold=cold_start is not None,
+                price_per_s=self._resources.settings.gpu_price_per_second,
+                model_info=self._resources.model_info,
+            ),
             resume_at=resume_at,
             warnings=self._all_warnings(coverage, resume_at),
         )
@@ -333,17 +323,3 @@ class Request:
             return warnings
         missing = f"what comes behind {resume_at:g} s is missing"
         return (f"{DeadlineExceeded.code}: {self._expectation()}; {missing}", *warnings)
-
-    def _build_account(self, is_cold: bool) -> dict[str, str | float | bool]:
-        """Return the duration of the audio, the transcript's time and price, and details of the model and device."""
-        total_s, price = self._timeline.total(), self._resources.settings.gpu_price_per_second
-        device_s = self._timeline.seconds()["device"]
-        account: dict[str, str | float | bool] = {
-            "audio_s": round(self.producer.seconds, 3),
-            "total_s": round(total_s, 4),
-            "real_time_factor": round(self.producer.seconds / total_s, 3),
-            "device_s": device_s,
-            "cold": is_cold,
-            **self._resources.model_info,
-        }
-        return account if price is None else account | {"price": round(device_s * price, 8)}

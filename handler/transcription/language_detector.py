@@ -1,0 +1,29 @@
+"""Find the language of a recording from its first windows. Knows no engine and no request."""
+
+from handler.schema.window import WindowResult
+
+SURE_PROBABILITY = 0.9  # from which the language counts as found without further windows
+LANGUAGE_WINDOWS = 4  # largest number of windows that are asked
+
+
+class LanguageDetector:
+    """Weighs what windows tell of the language by their seconds, until it is sure enough."""
+
+    def __init__(self) -> None:
+        self.language: str | None = None  # the likeliest so far
+        self.probability: float | None = None  # of that language; None if no window has told any
+        self.is_done = False  # whether no further window need be asked
+        self._weights: dict[str, float] = {}  # sum of probability times seconds of each language
+        self._num_windows = 0
+
+    def add(self, result: WindowResult, seconds: float) -> None:
+        """Add the result of a window. One that tells no probabilities settles the language."""
+        self._num_windows += 1
+        if not result.languages:
+            self.language, self.is_done = result.language, True
+            return
+        for language, probability in result.languages.items():
+            self._weights[language] = self._weights.get(language, 0.0) + probability * seconds
+        self.language = max(self._weights, key=self._weights.__getitem__)
+        self.probability = self._weights[self.language] / sum(self._weights.values())
+        self.is_done = self._num_windows == LANGUAGE_WINDOWS or self.probability >= SURE_PROBABILITY
