@@ -30,7 +30,7 @@ def main() -> None:
     settings, pipeline = worker.settings, worker.pipeline
     # The number is constant, because the SDK changes it only while no job is running. It exceeds the batch size, so
     # that further jobs are waiting when one ends.
-    concurrency = settings.concurrency or min(settings.max_requests, JOBS_PER_SEQUENCE * pipeline.engine.max_batch_size)
+    concurrency = settings.concurrency or min(settings.max_requests, JOBS_PER_SEQUENCE * pipeline.max_batch_size)
     config = {
         "handler": worker.stream if settings.stream else worker.handler,
         "return_aggregate_stream": True,
@@ -41,7 +41,7 @@ def main() -> None:
     finally:
         pipeline.close()  # a thread that is still working while the interpreter exits would crash it
     if pipeline.fault is not None:
-        sys.exit(DEVICE_LOST if pipeline.runner.fault else DECODING_LOST)
+        sys.exit(DEVICE_LOST if pipeline.is_device_lost else DECODING_LOST)
 
 
 if __name__ == "__main__":

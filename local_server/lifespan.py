@@ -138,7 +138,7 @@ class LifespanApp:
 def _prepare_downloads(pipeline: Pipeline) -> None:
     """Import what the first download needs. Uploads do not wait for it, and a download tries again if it fails."""
     try:
-        pipeline.fetcher.prepare()
+        pipeline.prepare_downloads()
     except Exception as exc:
         logs.warning("downloads_delayed", reason=f"{type(exc).__name__}: {exc}")
 

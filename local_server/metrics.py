@@ -102,7 +102,7 @@ class _PipelineCollector(Collector):
         if pipeline is None:
             return
         info = GaugeMetricFamily("asr_info", "The model, device and version.", labels=("model", "device", "version"))
-        info.add_metric([pipeline.engine.model_id, pipeline.engine.device_name, __version__], 1)
+        info.add_metric([pipeline.model_id, pipeline.device_name, __version__], 1)
         yield info
         stats = pipeline.stats()
         for name, (description, value_of) in _GAUGES.items():

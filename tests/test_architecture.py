@@ -103,3 +103,22 @@ def test_packages_cost_nothing_to_import() -> None:
     for path in FILES:
         if path.name == "__init__.py" and module_of(path) not in ("handler", "handler.cli"):
             assert len(ast.parse(path.read_text()).body) == 1, f"{path} holds more than its docstring"
+
+
+INNER_PARTS = ("engine", "fetcher", "runner", "settings", "threads")  # of a pipeline
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_nobody_reaches_through_the_pipeline(path: Path) -> None:
+    """Those who use a pipeline call its methods, and know nothing of what it consists of."""
+    if package_of(module_of(path)) == "handler.transcription":
+        return
+    owners = ("pipeline", "_pipeline")
+    reaches = [
+        f"{node.lineno}: {node.attr}"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and node.attr in INNER_PARTS
+        and getattr(node.value, "id", getattr(node.value, "attr", None)) in owners
+    ]
+    assert reaches == []

@@ -55,8 +55,8 @@ def try_start(settings: Settings, timeline: Timeline, build: Build) -> Iterator[
         yield Finding("start", "failed", problem)
         return
     pipeline.close()
-    yield Finding("batch", f"{pipeline.engine.max_batch_size} windows")
-    yield Finding("can do", ", ".join(_abilities(pipeline.engine.capabilities)))
+    yield Finding("batch", f"{pipeline.max_batch_size} windows")
+    yield Finding("can do", ", ".join(_abilities(pipeline.capabilities)))
     for span in timeline.spans():
         offset = f", from {span.at:.3f} s on" if span.at else ""
         yield Finding(f"start: {span.name}", f"{span.seconds:.3f} s{offset}")

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -76,12 +76,12 @@ async def _transcribe_one(pipeline: Pipeline, source: str, options: Options) -> 
         bar.total = progress.total_s or progress.done_s
         bar.update(progress.done_s - bar.n)
 
-    with bar, _open_source(source, pipeline.settings.max_bytes) as audio:
+    with bar, _open_source(source, pipeline.new_spool) as audio:
         return await pipeline.transcribe(audio, options, show_progress)
 
 
 @contextlib.contextmanager
-def _open_source(source: str, max_bytes: int) -> Iterator[AudioSource]:
+def _open_source(source: str, new_spool: Callable[[], Spool]) -> Iterator[AudioSource]:
     """Yield the audio of a file, of a URL, or of stdin if `source` is `-`.
 
     Raises OSError if a file cannot be opened, and AsrError on exit if stdin could not be read.
@@ -89,7 +89,7 @@ def _open_source(source: str, max_bytes: int) -> Iterator[AudioSource]:
     if "://" in source:
         yield AudioSource(url=source)
     elif source == "-":
-        with Spool(max_bytes) as spool:
+        with new_spool() as spool:
             threading.Thread(target=_copy_to_spool, args=(sys.stdin.fileno(), spool), daemon=True).start()
             try:
                 yield AudioSource(growing=spool)

@@ -164,9 +164,7 @@ class JobHandler:
         if source.url is None:
             yield source
             return
-        fetcher = self._pipeline.fetcher
-        spool = fetcher.spool()
-        fetcher.start(source.url, spool)
+        spool = self._pipeline.start_download(source.url)
         try:
             yield AudioSource(growing=spool)
         finally:

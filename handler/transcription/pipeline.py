@@ -15,13 +15,14 @@ from handler import __version__, logs
 from handler.audio.fetch import Fetcher
 from handler.audio.process_pool import shared_pool
 from handler.audio.source import AudioSource
+from handler.audio.spool import Spool
 from handler.engine.processors import available_processors
 from handler.engine.runner import Runner
 from handler.errors import AsrError, DecodingLost, Internal, OutOfMemory, Overloaded
-from handler.schema.capabilities import check_options, effective_options
+from handler.schema.capabilities import Capabilities, check_options, effective_options
 from handler.schema.options import Options
 from handler.schema.transcript import ProgressCallback, Transcript
-from handler.schema.window import Engine
+from handler.schema.window import Engine, Window, WindowResult
 from handler.settings import Settings
 from handler.timeline import Timeline
 from handler.transcription.decode_turns import DecodeTurns
@@ -160,9 +161,59 @@ class Pipeline:
         )
 
     @property
+    def model_id(self) -> str:
+        """The name of the model, as MODEL_ID gives it."""
+        return self.engine.model_id
+
+    @property
+    def device_name(self) -> str:
+        """The name of the device that the model runs on."""
+        return self.engine.device_name
+
+    @property
+    def max_batch_size(self) -> int:
+        """The largest number of sequences that are decoded together."""
+        return self.engine.max_batch_size
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can do."""
+        return self.engine.capabilities
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the UTF-8 bytes of a text token, which may be only part of a character. Any thread may call this."""
+        return self.engine.token_bytes(token)
+
+    def decode(self, window: Window) -> WindowResult:
+        """Decode a window that belongs to no request. This blocks. Raises AsrError."""
+        owner = object()
+        result = self.runner.submit(owner, window).result()
+        self.runner.cancel(owner)  # otherwise the runner would keep the record of its usage
+        return result
+
+    def new_spool(self) -> Spool:
+        """Return an empty spool for the bytes of one file. The caller must close it."""
+        return self.fetcher.spool()
+
+    def start_download(self, url: str) -> Spool:
+        """Start to download a file, and return the spool that its bytes arrive in. The caller must close it."""
+        spool = self.fetcher.spool()
+        self.fetcher.start(url, spool)
+        return spool
+
+    def prepare_downloads(self) -> None:
+        """Import what the first download needs, which would otherwise wait for it. This blocks."""
+        self.fetcher.prepare()
+
+    @property
     def fault(self) -> AsrError | None:
         """Return why no request can be transcribed any more, or None. May be called from any thread."""
         return self.runner.fault or self._decoding_fault()
+
+    @property
+    def is_device_lost(self) -> bool:
+        """Whether the fault is that the device is lost. May be called from any thread."""
+        return self.runner.fault is not None
 
     def _decoding_fault(self) -> DecodingLost | None:
         reason = self._resources.audio_processes.fault

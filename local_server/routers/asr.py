@@ -46,7 +46,7 @@ async def _respond(request: Request, state: ServerState) -> Response:
         result, options = await request_body.start_early(start)
         if not isinstance(result, Transcript):
             return await stream_events(request_body, _events(result, options), stack, _error_event, {})
-    headers = _headers(result, time.perf_counter() - start_time, pipeline.engine.device_name, settings)
+    headers = _headers(result, time.perf_counter() - start_time, pipeline.device_name, settings)
     content = await asyncio.to_thread(_content, result, options.format)
     media_type = TEXT_FORMATS[options.format][1] if options.format in TEXT_FORMATS else "application/json"
     return Response(content, headers=headers, media_type=media_type)

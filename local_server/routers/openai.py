@@ -69,18 +69,18 @@ def add_openai(app: FastAPI, state: ServerState) -> None:
 def _model(name: str, pipeline: Pipeline | None) -> dict[str, Any]:
     """Return a model's entry, with what the model can do as soon as it is loaded."""
     entry = {"id": name, "object": "model", "created": CREATED_S, "owned_by": "asr-handler"}
-    return entry if pipeline is None else entry | {"capabilities": pipeline.engine.capabilities.as_dict()}
+    return entry if pipeline is None else entry | {"capabilities": pipeline.capabilities.as_dict()}
 
 
 async def _respond(request: Request, state: ServerState, task: str) -> Response:
     pipeline, settings = state.require_pipeline(), state.settings
-    token_bytes, headers = pipeline.engine.token_bytes, _headers(settings)
+    token_bytes, headers = pipeline.token_bytes, _headers(settings)
     async with admitted_body(request, pipeline, settings) as (request_body, stack):
 
         async def start(work: AsyncExitStack) -> tuple[TranscriptStream | Transcript, OpenAIRequest]:
             source, fields = _split_source(request_body)
             openai_request = parse_openai_request(fields, task, settings)
-            openai_request.check(pipeline.engine.capabilities, settings.model_id)
+            openai_request.check(pipeline.capabilities, settings.model_id)
             request.scope["asr_kind"] = "url" if source.url else "file"
             if openai_request.stream:
                 return transcript_stream(pipeline, source, openai_request.options, work), openai_request

@@ -271,7 +271,7 @@ async def admitted_body(
     try:
         async with AsyncExitStack() as stack:
             stack.enter_context(pipeline.admit())
-            yield await stack.enter_async_context(RequestBody(request, settings, pipeline.fetcher.spool())), stack
+            yield await stack.enter_async_context(RequestBody(request, settings, pipeline.new_spool())), stack
     except asyncio.CancelledError:
         raise Cancelled(SHUTTING_DOWN) from None
 
