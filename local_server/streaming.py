@@ -13,42 +13,11 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from handler import logs
-from handler.audio.source import AudioSource
 from handler.errors import AsrError, Cancelled, Internal
 from handler.output.json_encoding import encode_json
-from handler.schema.options import Options
-from handler.schema.transcript import Progress, Transcript
-from handler.transcription.pipeline import Pipeline
 from local_server.uploads.request_body import SHUTTING_DOWN, RequestBody
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-TranscriptStream = AsyncGenerator[Progress | Transcript]  # any number of progress items, then the transcript
-
-
-def transcript_stream(
-    pipeline: Pipeline, source: AudioSource, options: Options, stack: AsyncExitStack
-) -> TranscriptStream:
-    """Start to transcribe, and return a generator of progress items that ends with the transcript.
-
-    Progress items are queued until they are read. Closing `stack` cancels the transcription. The generator raises
-    AsrError if the transcription fails.
-    """
-    queue: asyncio.Queue[Progress | None] = asyncio.Queue()
-    task = asyncio.create_task(pipeline.transcribe(source, options, queue.put_nowait, is_admitted=True))
-    task.add_done_callback(lambda _: queue.put_nowait(None))
-    stack.push_async_callback(_cancel, task)
-
-    async def items() -> TranscriptStream:
-        while (progress := await queue.get()) is not None:
-            yield progress
-        yield await task
-
-    return items()
-
-
-async def _cancel(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 def event(content: dict[str, Any], name: str | None = None) -> str:

@@ -19,7 +19,7 @@ from handler.errors import AsrError, DownloadFailed
 from handler.exit_codes import FAILED, INTERRUPTED
 from handler.output.formats import render
 from handler.schema.options import Options
-from handler.schema.transcript import Progress, Transcript
+from handler.schema.transcript import Transcript
 from handler.settings import Settings
 from handler.startup.bootstrap import build
 from handler.startup.process_tuning import fast_imports, freeze_garbage_collector
@@ -71,13 +71,14 @@ async def _transcribe_all(pipeline: Pipeline, sources: Sequence[str], options: O
 
 async def _transcribe_one(pipeline: Pipeline, source: str, options: Options) -> Transcript:
     bar = tqdm(desc=source[-MAX_BAR_CHARS:], total=1, bar_format=BAR_FORMAT)
-
-    def show_progress(progress: Progress) -> None:
-        bar.total = progress.total_s or progress.done_s
-        bar.update(progress.done_s - bar.n)
-
     with bar, _open_source(source, pipeline.new_spool) as audio:
-        return await pipeline.transcribe(audio, options, show_progress)
+        async with contextlib.aclosing(pipeline.stream(audio, options)) as stream:
+            async for item in stream:
+                if isinstance(item, Transcript):
+                    return item
+                bar.total = item.total_s or item.done_s
+                bar.update(item.done_s - bar.n)
+    raise AssertionError("a stream ends with a transcript, or with an error")
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ one object, progress updates are sent while the job runs.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -23,9 +23,10 @@ from handler.jobs.progress import ListProgress, ProgressPublisher
 from handler.jobs.result_delivery import ENVELOPE_BYTES, deliver
 from handler.output.formats import to_object
 from handler.output.json_encoding import encode_json, to_jsonable
-from handler.schema.transcript import ProgressCallback, Segment, Transcript
+from handler.schema.transcript import ProgressCallback, Transcript
 from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
+from handler.transcription.transcript_stream import TranscriptStream
 
 # A job's last seconds are reserved for building and sending its answer: this many seconds, or this share of its time
 # limit if that is less.
@@ -206,39 +207,29 @@ class JobHandler:
 
         If the answer is too large for the platform, it is uploaded whole and the last part has the URL of the upload.
         """
-        updates: asyncio.Queue[Sequence[Segment] | None] = asyncio.Queue()
-        task = asyncio.create_task(self._transcribe_into(updates, job, started_at))
-        task.add_done_callback(lambda _: updates.put_nowait(None))
+        stream = TranscriptStream(partial(self._transcribe_admitted, job, started_at))
         if (owner := asyncio.current_task()) is not None:
             # If the job is cancelled while a part is being sent, the SDK does not close this generator.
-            owner.add_done_callback(lambda _: task.cancel())
+            owner.add_done_callback(lambda _: stream.cancel())
         partitioner = StreamPartitioner(job.options)
         max_bytes = self._settings.max_result_bytes
         last_part_bytes = min(CHUNK_BYTES, max_bytes // LAST_PART_SHARE)
         text_bytes = max_bytes - ENVELOPE_BYTES - last_part_bytes
-        try:
-            while (final_segments := await updates.get()) is not None:
-                for part in partitioner.split_segments(final_segments):
+        async with aclosing(stream):
+            async for item in stream:
+                if isinstance(item, Transcript):
+                    transcript = item
+                    break
+                for part in partitioner.split_segments(item.final_segments):
                     if partitioner.total_bytes <= text_bytes:
                         yield part
-            transcript = await task
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
         for part in await self._last_parts(transcript, job, partitioner, text_bytes, last_part_bytes):
             yield part
 
-    async def _transcribe_into(
-        self, updates: asyncio.Queue[Sequence[Segment] | None], job: Job, started_at: float
-    ) -> Transcript:
-        """Transcribe a job's file. Put segments into `updates` as soon as they can no longer change."""
+    async def _transcribe_admitted(self, job: Job, started_at: float, progress: ProgressCallback) -> Transcript:
+        """Wait until a job is admitted, and transcribe its file."""
         async with self._admit(job, started_at) as remaining_s:
-            return await self._pipeline.transcribe(
-                job.sources[0],
-                job.options,
-                lambda progress: updates.put_nowait(progress.final_segments),
-                remaining_s(),
-            )
+            return await self._pipeline.transcribe(job.sources[0], job.options, progress, remaining_s())
 
     async def _last_parts(
         self, transcript: Transcript, job: Job, partitioner: StreamPartitioner, text_bytes: int, last_part_bytes: int

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from handler import __version__, logs
 from handler.audio.fetch import Fetcher
@@ -28,6 +29,7 @@ from handler.timeline import Timeline
 from handler.transcription.decode_turns import DecodeTurns
 from handler.transcription.language_detector import LANGUAGE_WINDOWS
 from handler.transcription.request import Request, SharedResources
+from handler.transcription.transcript_stream import TranscriptStream
 from handler.transcription.usage import Counters
 from handler.transcription.window_cache import WindowCache
 from handler.transcription.window_quota import WindowQuota
@@ -135,6 +137,15 @@ class Pipeline:
             self._requests.discard(request)
             request.close()
             await asyncio.shield(asyncio.to_thread(request.free))
+
+    def stream(
+        self, source: AudioSource, options: Options, limit_s: float | None = None, is_admitted: bool = False
+    ) -> TranscriptStream:
+        """Start to transcribe one source, and return an iterator of progress items that ends with the transcript.
+
+        It raises what `transcribe` raises, whose parameters these are.
+        """
+        return TranscriptStream(partial(self.transcribe, source, options, limit_s=limit_s, is_admitted=is_admitted))
 
     def _new_window_cache(self) -> WindowCache | None:
         """Return a cache of decoded windows, or None if the settings name no folder for one."""

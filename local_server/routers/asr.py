@@ -13,9 +13,10 @@ from handler.output.json_encoding import encode_json
 from handler.schema.options import Options
 from handler.schema.transcript import Progress, Transcript
 from handler.settings import Settings
+from handler.transcription.transcript_stream import TranscriptStream
 from local_server.openapi.asr import ASR_REQUEST, ASR_RESPONSES
 from local_server.state import ServerState
-from local_server.streaming import TranscriptStream, event, stream_events, transcript_stream
+from local_server.streaming import event, stream_events
 from local_server.uploads.fields import join_arrays
 from local_server.uploads.request_body import admitted_body, parse_asr_request
 
@@ -40,7 +41,9 @@ async def _respond(request: Request, state: ServerState) -> Response:
             source, options = await parse_asr_request(request_body, query)
             request.scope["asr_kind"] = "url" if source.url else "file"
             if wants_events:
-                return transcript_stream(pipeline, source, options, work), options
+                stream = pipeline.stream(source, options, is_admitted=True)
+                work.push_async_callback(stream.aclose)
+                return stream, options
             return await pipeline.transcribe(source, options, is_admitted=True), options
 
         result, options = await request_body.start_early(start)

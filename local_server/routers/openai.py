@@ -22,6 +22,7 @@ from handler.schema.model_names import check_model
 from handler.schema.transcript import Progress, Segment, Transcript, text_of
 from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
+from handler.transcription.transcript_stream import TranscriptStream
 from local_server.errors import openai_error
 from local_server.openapi.openai import (
     MODELS_RESPONSES,
@@ -31,7 +32,7 @@ from local_server.openapi.openai import (
 )
 from local_server.routers.openai_request import OpenAIRequest, parse_openai_request
 from local_server.state import ServerState
-from local_server.streaming import TranscriptStream, event, stream_events, transcript_stream
+from local_server.streaming import event, stream_events
 from local_server.uploads.raw_samples import options_of_type
 from local_server.uploads.request_body import RequestBody, admitted_body
 
@@ -83,7 +84,9 @@ async def _respond(request: Request, state: ServerState, task: str) -> Response:
             openai_request.check(pipeline.capabilities, settings.model_id)
             request.scope["asr_kind"] = "url" if source.url else "file"
             if openai_request.stream:
-                return transcript_stream(pipeline, source, openai_request.options, work), openai_request
+                stream = pipeline.stream(source, openai_request.options, is_admitted=True)
+                work.push_async_callback(stream.aclose)
+                return stream, openai_request
             return await pipeline.transcribe(source, openai_request.options, is_admitted=True), openai_request
 
         result, openai_request = await request_body.start_early(start)
