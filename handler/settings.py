@@ -17,7 +17,7 @@ _DAY_S = 24 * 3600
 _MAX_DIGITS = 18  # of a whole number; Python refuses to convert thousands
 _FLAGS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 _LANGUAGE = re.compile(r"[A-Za-z][\w-]{1,63}", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT = re.compile(r"[0-9a-f]{40}")  # of a model on the Hub
 _HOST = re.compile(r"\*|(\*\.)?[\w.-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
 
 
@@ -313,7 +313,8 @@ class Settings:
             expected = f"at most half of CHUNK_LENGTH_S={self.chunk_length_s:g}"
             raise SettingsError("STRIDE_LENGTH_S", self.stride_length_s, expected)
 
-        is_pinned = _COMMIT.fullmatch(self.model_revision or "") or os.path.isdir(self.model_id)
+        is_local = self.model_id.startswith("pkg:") or os.path.isdir(self.model_id)
+        is_pinned = is_local or COMMIT.fullmatch(self.model_revision or "")
         if self.trust_remote_code and not is_pinned:
             expected = "MODEL_REVISION to be a commit of 40 digits, so that no other code runs than was read"
             raise SettingsError("TRUST_REMOTE_CODE", 1, expected)

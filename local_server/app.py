@@ -67,7 +67,7 @@ def _routes(state: ServerState, metrics: Metrics) -> FastAPI:
     add_asr(app, state)
     add_openai(app, state)
     add_api_docs(app)
-    add_page(app)
+    add_page(app, has_keys=bool(state.settings.api_keys))
     return app
 
 

@@ -108,7 +108,11 @@ def _examine_model(settings: Settings) -> Iterator[tuple[Finding, int]]:
     """Yield findings on the model, each with the total bytes of the weight files, or 0 if the size is unknown."""
     try:
         folder = find_local(
-            settings.model_id, settings.cache_dir, settings.model_revision, language=settings.model_language
+            settings.model_id,
+            settings.cache_dir,
+            settings.model_revision,
+            language=settings.model_language,
+            with_code=settings.trust_remote_code,
         )
     except AsrError as exc:
         yield Finding("model", settings.model_id, exc.message), 0

@@ -12,7 +12,7 @@ from handler.schema.window import Aligner, Engine, Window, WindowResult
 class AlignedEngine:
     """Passes windows to `engine`, which times no words, and has `aligner` time those of its texts.
 
-    Both work in the calling thread, so that they never want the device at the same time.
+    They take turns: no batch of the engine runs while words are timed.
     """
 
     def __init__(self, engine: Engine, aligner: Aligner) -> None:

@@ -18,10 +18,11 @@ from handler.engine.json_file import read_json
 from handler.errors import AsrError, ModelUnavailable
 from handler.hub.adapters import adapter_file, adapter_languages, has_adapter, has_adapters, load_adapter, no_adapter
 from handler.hub.assembly import Parts
+from handler.hub.auto_map import named_code
 from handler.hub.engine import HubEngine
 from handler.hub.families import Family, Form, Kind, family_of
 from handler.hub.openvino import check_openvino, load_openvino
-from handler.hub.remote_code import brings_code, family_of_code, no_permission, prepare_folder
+from handler.hub.remote_code import brings_code, check_own_code, family_of_code, no_permission, prepare_folder
 from handler.languages import language_code
 from handler.settings import Settings, SettingsError
 from handler.timeline import Timeline
@@ -75,7 +76,7 @@ def load_engine(
             else:
                 network = _load_network(model_class, folder, family, settings, adapter, device, dtype)
         with timeline.span("vocabulary_read"):
-            trusts = auto_class is not None
+            trusts = settings.trust_remote_code
             parts = Parts(family, network.model, folder, settings.model_id, language, adapter, trusts)
     batch_size, max_batch_s = BATCH_LIMITS[device.type]
     engine = HubEngine(
@@ -134,13 +135,16 @@ def _family(folder: Path, model_type: str, settings: Settings) -> tuple[Family, 
     Raises ModelUnavailable.
     """
     config = read_json(folder / "config.json")
-    if not brings_code(model_type, config):
-        return family_of(model_type), None
-    if not settings.trust_remote_code:
+    brings = brings_code(model_type, config)
+    if brings and not settings.trust_remote_code:
         raise no_permission(model_type)
-    family, auto_class = family_of_code(model_type, config)
-    logs.warning("remote_code_trusted", model=settings.model_id, revision=settings.model_revision, family=model_type)
-    return family, auto_class
+    if settings.trust_remote_code and named_code(folder):
+        check_own_code(folder, model_type)
+        prepare_folder()
+        logs.warning(
+            "remote_code_trusted", model=settings.model_id, revision=settings.model_revision, family=model_type
+        )
+    return family_of_code(model_type, config) if brings else (family_of(model_type), None)
 
 
 def _check_installed(family: Family, model_type: str) -> None:
@@ -195,8 +199,6 @@ def _model_class(family: Family, model_type: str, folder: Path, auto_class: str 
 
     That of a checkpoint with code of its own is what its configuration names for `auto_class`.
     """
-    if auto_class is not None:
-        prepare_folder()
     import transformers
     from transformers.models.auto import modeling_auto
 

@@ -10,7 +10,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +26,7 @@ from handler.engine.cpu_tuning import usable_threads
 from handler.engine.fingerprint import fingerprint
 from handler.engine.json_file import read_json
 from handler.errors import ModelUnavailable
+from handler.hub.openvino_export import keep_silent
 from handler.settings import Settings, SettingsError
 
 # What optimum-intel exports of the families here. Source: optimum-intel 2.2, exporters/openvino/model_configs.py.
@@ -31,12 +34,12 @@ EXPORTABLE = (
     *("data2vec-audio", "hubert", "sew", "sew-d", "unispeech", "unispeech-sat"),
     *("wav2vec2", "wav2vec2-conformer", "wavlm"),
 )
+STALE_DRAFT_S = 24 * 3600.0  # the writer of an older draft must have ended
+UNUSED_S = 60 * 24 * 3600.0  # what no process has read for so long is removed
 FORMAT = 1  # version of what is kept; other versions are ignored
 _SUMS, _DRAFT = "sums.json", ".draft-"
 _WEIGHTS = ("*.safetensors", "*.bin")
 _MAX_REASON = 300  # characters of an error
-# By these, the exporters take the process for one of a test machine, and report nothing to their makers.
-_SILENT = {"CI": "true", "NNCF_CI": "1"}
 
 
 class OpenVinoNetwork:
@@ -87,6 +90,7 @@ def load_openvino(folder: Path, model_class: Any, number_format: str, kept_in: S
     Exports are looked for in all folders `kept_in`, and written to the last one; where that cannot be, a temporary
     folder does for this process. Raises ModelUnavailable.
     """
+    keep_silent()
     from optimum.intel import OVModelForCTC
 
     name = f"{_key(folder)}/openvino-{number_format}"
@@ -128,25 +132,37 @@ def _environment() -> dict[str, str]:
     """Return the environment of the exporting process: where modules are found, and nothing that is secret."""
     kept = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR")
     own = {name: os.environ[name] for name in kept if name in os.environ}
-    return {**own, **_SILENT, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return {**own, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 def _keep(exported: Path, place: Path) -> Path:
     """Move an export to its place, with checksums, and return where it lies: as it was, if that fails."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
+        _remove_unused(place.parent)
         draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=place.parent))
         try:
             shutil.copytree(exported, draft, dirs_exist_ok=True)
             (draft / _SUMS).write_text(json.dumps(_sums(draft)))
             draft.chmod(0o755)
-            if not place.is_dir():  # otherwise another process has written it first
-                draft.rename(place)
+            draft.rename(place)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     except OSError as exc:
-        logs.warning("conversion_not_kept", folder=str(place), reason=exc.strerror or str(exc))
-    return place if place.is_dir() else exported
+        if not _is_intact(place):  # otherwise another process has written it first
+            logs.warning("conversion_not_kept", folder=str(place), reason=exc.strerror or str(exc))
+            return exported
+    return place
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove what nobody has read for long beside `folder`, and drafts in it whose writers must have ended."""
+    siblings = (other for other in folder.parent.iterdir() if other != folder)
+    for paths, age_s in ((folder.glob(f"{_DRAFT}*"), STALE_DRAFT_S), (siblings, UNUSED_S)):
+        for path in paths:
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > age_s:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_intact(place: Path) -> bool:
@@ -154,15 +170,16 @@ def _is_intact(place: Path) -> bool:
     if not place.is_dir():
         return False
     try:
-        is_intact = read_json(place / _SUMS) == _sums(place)
-        if is_intact:
-            os.utime(place.parent)  # conversions that nobody reads are removed some day
+        is_intact = (place / _SUMS).is_file() and read_json(place / _SUMS) == _sums(place)
     except ValueError:
         is_intact = False
     except OSError as exc:
         logs.warning("kept_checkpoint_unreadable", folder=str(place), reason=exc.strerror)
         return False
-    if not is_intact:
+    if is_intact:
+        with suppress(OSError):  # a read-only folder, from which nothing is removed
+            os.utime(place.parent)
+    else:
         logs.warning("kept_checkpoint_damaged", folder=str(place))
         shutil.rmtree(place, ignore_errors=True)
     return is_intact

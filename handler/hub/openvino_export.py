@@ -8,8 +8,17 @@ import warnings
 from pathlib import Path
 
 
+def keep_silent() -> None:
+    """Make OpenVINO and its tools report nothing to their makers, which they do where this package can be imported.
+
+    Call this before they are imported.
+    """
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
+
 def export(checkpoint: Path, folder: Path, number_format: str) -> None:
     """Write the network in `checkpoint` to `folder`, with weights of 8 bits or as they are."""
+    keep_silent()
     from optimum.intel import OVModelForCTC, OVWeightQuantizationConfig
 
     options = {"quantization_config": OVWeightQuantizationConfig(bits=8)} if number_format == "int8" else {}

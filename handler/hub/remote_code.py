@@ -9,13 +9,14 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from handler.errors import ModelUnavailable
+from handler.hub.auto_map import foreign_code
 from handler.hub.families import FAMILIES, Family, Form, Kind
 
 KINDS = {"AutoModelForCTC": Kind.CTC, "AutoModelForSpeechSeq2Seq": Kind.GENERATE}
-_ELSEWHERE = "--"  # as in OWNER/REPOSITORY--MODULE.CLASS
 
 
 def brings_code(model_type: str, config: Mapping[str, Any]) -> bool:
@@ -27,20 +28,20 @@ def family_of_code(model_type: str, config: Mapping[str, Any]) -> tuple[Family, 
     """Return the family of a checkpoint that brings code, and the name of the class of `transformers` that loads it.
 
     What the code does with padding is unknown, so windows of different lengths do not share a batch.
-    Raises ModelUnavailable if the code recognizes no speech, or if it lies in another repository, whose revision nobody
-    has named.
+    Raises ModelUnavailable if the code recognizes no speech.
     """
     names = config["auto_map"]
     name = next((name for name in KINDS if isinstance(names.get(name), str)), None)
     if name is None:
         found, expected = ", ".join(sorted(map(str, names))), " or ".join(KINDS)
         raise ModelUnavailable(f"model_type {model_type} brings code for {found}: expected {expected}")
-    elsewhere = sorted(str(value) for value in names.values() if _ELSEWHERE in str(value))
-    if elsewhere:
-        raise ModelUnavailable(
-            f"model_type {model_type} runs code of another repository, {elsewhere[0]}: expected its own"
-        )
     return replace(Family(KINDS[name], form=Form.PLAIN), pads=False), name
+
+
+def check_own_code(folder: Path, model_type: str) -> None:
+    """Raise ModelUnavailable if code would run that lies in another repository, whose revision nobody has named."""
+    if (name := foreign_code(folder)) is not None:
+        raise ModelUnavailable(f"model_type {model_type} runs code of another repository, {name}: expected its own")
 
 
 def no_permission(model_type: str) -> ModelUnavailable:

@@ -17,7 +17,7 @@ from handler import logs
 from handler.audio.process_pool import shared_pool
 from handler.errors import OutOfMemory
 from handler.settings import Settings
-from handler.startup.aligner_loader import add_aligner, find_aligner
+from handler.startup.aligner_loader import add_aligner, find_local_aligner
 from handler.startup.engine_loader import import_engine, is_whisper
 from handler.startup.model_locator import BAKED, find_local, find_model, mirror, revision, weight_files
 from handler.startup.self_test import self_test
@@ -79,12 +79,13 @@ def _load(
     once PyTorch and the engine's modules are imported.
     """
     model = settings.model_id, settings.cache_dir, settings.model_revision
+    language, with_code = settings.model_language, settings.trust_remote_code
     stop = threading.Event()
     with ThreadPoolExecutor(2, "reader") as readers, stop_on_exit(stop):
         locate = partial(_locate_model, settings=settings, timeline=timeline, stop=stop, readers=readers)
-        local_folder = readers.submit(find_local, *model, language=settings.model_language)
+        local_folder = readers.submit(find_local, *model, language=language, with_code=with_code)
         local_model = readers.submit(locate, local_folder.result)
-        align_folder = readers.submit(find_aligner, settings.align_model, settings) if settings.align_model else None
+        local_aligner = readers.submit(find_local_aligner, settings)
         with timeline.span("import_torch"):
             import torch  # noqa: F401
         with timeline.span("import_engine"):
@@ -95,18 +96,18 @@ def _load(
         device = choose_device(settings.device)  # a wrong name raises an error before anything is downloaded
         with timeline.span("device_context"):
             _open_device(device)
+        align_folder = local_aligner.result()  # a wrong name raises an error here
         located = local_model.result()
         if located is None:
-            find = partial(find_model, language=settings.model_language, with_code=settings.trust_remote_code)
-            located = locate(partial(find, *model))
+            located = locate(partial(find_model, *model, language=language, with_code=with_code))
             assert located is not None, "find_model returns a folder or raises"
             load_engine = import_engine(located.folder)
         stop.set()  # from here on the engine's loader reads the weights
         engine = load_engine(located.folder, settings, located.conversion, timeline)
         model_info = {"revision": revision(located.folder), "dtype": engine.dtype_name, "attention": engine.attention}
-        if align_folder is not None:
-            engine = add_aligner(engine, align_folder.result(), settings, timeline)
-            model_info["align_revision"] = revision(align_folder.result())
+        if settings.align_model is not None:
+            engine, align_folder = add_aligner(engine, align_folder, settings, timeline)
+            model_info["align_revision"] = revision(align_folder)
     return Pipeline(engine, settings, timeline, model_info), located.conversion
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from handler import logs
 from handler.errors import ModelUnavailable
 from handler.hub.adapters import adapter_file, adapter_languages, no_adapter
+from handler.settings import COMMIT
 
 PROGRESS_S = 5.0  # seconds between two progress reports
 MAIN = "main"  # the default revision
@@ -45,6 +46,8 @@ def download_snapshot(
         repo, commit = cache_dir / folder_name(model_id), str(info.sha)
         if not _COMMIT.fullmatch(commit):  # it names a folder
             raise ModelUnavailable(f"MODEL_ID={model_id}: the Hub named no commit: {commit[:100]!r}")
+        if revision is not None and COMMIT.fullmatch(revision) and commit != revision:
+            raise ModelUnavailable(f"MODEL_ID={model_id}: the Hub has another commit, {commit}, under {revision}")
         folder = repo / "snapshots" / commit
         total = sum(size for name, size in sizes.items() if any(fnmatch(name, pattern) for pattern in patterns))
         with _progress(model_id, folder, total):

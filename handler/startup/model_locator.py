@@ -7,6 +7,7 @@ order. Knows no layout of weights beyond the names of their files.
 
 import os
 import re
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -16,7 +17,9 @@ from typing import Any
 from handler.engine.fingerprint import fingerprint
 from handler.errors import ModelUnavailable
 from handler.hub.adapters import has_adapter, has_adapters
+from handler.hub.auto_map import lacks_code
 from handler.runpod_sdk import import_sdk
+from handler.settings import COMMIT
 from handler.startup.hub_download import MAIN, download_snapshot, folder_name
 
 BAKED = Path("/opt/models")  # models that are part of the container image
@@ -28,6 +31,7 @@ _MAX_HUB_ID = 96  # characters; the Hub allows no more
 # What git allows in the name of a branch or tag; no part is "..".
 _REVISION = re.compile(r"(?!.*(\.\.|//))[^/\s~^:?*\[\\\x00-\x1f\x7f][^\s~^:?*\[\\\x00-\x1f\x7f]{0,199}")
 _COMMIT = re.compile(r"[\w-]{1,64}", re.ASCII)
+_HYDRATING = threading.Lock()  # copies of a network volume, of which each takes all of it
 _MAX_INDEX_BYTES = 16 * 1024**2
 _SINGLE_FILES = ("model.safetensors", "model.bin", "pytorch_model.bin")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")  # of weights in several files
@@ -55,7 +59,7 @@ def find_model(
     `with_code`. Raises ModelUnavailable.
     """
     model = model_id, cache_dir, revision
-    found = find_local(*model, search_paths, language) or _find_mirrored(*model, volume, language)
+    found = find_local(*model, search_paths, language, with_code) or _find_mirrored(*model, volume, language, with_code)
     return found or download_snapshot(*model, language, with_code)
 
 
@@ -65,10 +69,12 @@ def find_local(
     revision: str | None = None,
     search_paths: Sequence[Path] = SEARCH_PATHS,
     language: str | None = None,
+    with_code: bool = False,
 ) -> Path | None:
     """Return a model's folder on this machine, or None if a Hub model is not on this machine.
 
-    Of a Hub model that has weights for each language, those for `language` must be there.
+    Of a Hub model that has weights for each language, those for `language` must be there, and `with_code` the Python
+    files that it names.
 
     Raises ModelUnavailable if the package or folder that `model_id` names does not exist, or if `model_id` or
     `revision` cannot be that of a Hub model.
@@ -84,7 +90,9 @@ def find_local(
         raise ModelUnavailable(f"MODEL_REVISION={revision[:200]}: expected a branch, a tag or a commit")
     revision = None if revision == MAIN else revision
     snapshots = (_find_snapshot(model_id, hub, revision) for hub in (*search_paths, cache_dir))
-    return next((folder for folder in snapshots if folder is not None and not _lacks(folder, language)), None)
+    return next(
+        (folder for folder in snapshots if folder is not None and not _lacks(folder, language, with_code)), None
+    )
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -145,7 +153,8 @@ def _find_snapshot(model_id: str, hub: Path, revision: str | None) -> Path | Non
     more than one snapshot.
     """
     repo = hub / folder_name(model_id)
-    commit = _read_ref(repo / "refs" / (revision or MAIN)) or revision
+    is_commit = revision is not None and COMMIT.fullmatch(revision)  # which no branch or tag may stand for
+    commit = revision if is_commit else _read_ref(repo / "refs" / (revision or MAIN)) or revision
     snapshots = sorted((repo / "snapshots").glob("*/"))
     if commit:
         snapshots = [repo / "snapshots" / commit] if _COMMIT.fullmatch(commit) else []
@@ -176,8 +185,10 @@ def _is_complete(folder: Path) -> bool:
     return pytorch_index.is_file() and _has_shards(pytorch_index)
 
 
-def _lacks(folder: Path, language: str | None) -> bool:
-    """Return whether a snapshot has weights for each language, but not those for `language`."""
+def _lacks(folder: Path, language: str | None, with_code: bool) -> bool:
+    """Return whether a snapshot has weights for each language, but not those for `language`, or lacks code it needs."""
+    if with_code and lacks_code(folder):
+        return True
     return language is not None and not has_adapter(folder, language) and has_adapters(folder)
 
 
@@ -202,10 +213,12 @@ def mirror(cache_dir: Path, volume: Path = VOLUME) -> Any | None:
 
 
 def _find_mirrored(
-    model_id: str, cache_dir: Path, revision: str | None, volume: Path, language: str | None
+    model_id: str, cache_dir: Path, revision: str | None, volume: Path, language: str | None, with_code: bool
 ) -> Path | None:
     """Copy a model from the network volume into `cache_dir`. Return its folder, or None if the volume lacks it."""
     volume_mirror = mirror(cache_dir, volume)
-    if volume_mirror is None or not volume_mirror.hydrate():
+    if volume_mirror is None:
         return None
-    return find_local(model_id, cache_dir, revision, (), language)
+    with _HYDRATING:  # whoever waits here may find that another thread has copied the model
+        volume_mirror.hydrate()
+    return find_local(model_id, cache_dir, revision, (), language, with_code)

@@ -36,6 +36,7 @@ function fail(error) {
 
 /** Ask what the model can do, and offer that alone. */
 async function look() {
+  if (!at("keyed").hidden && !at("key").value) return; // the server would count a request without a key as refused
   const model = await abilities(at("key").value).catch(() => null);
   can = model?.capabilities ?? null;
   if (!can) return;
@@ -322,4 +323,5 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 window.addEventListener("resize", redraw);
+at("key").addEventListener("change", look);
 look();

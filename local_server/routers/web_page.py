@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fastapi import FastAPI
-from fastapi.responses import FileResponse
+from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
 FILES = Path(__file__).parent.parent / "page"
@@ -15,14 +15,15 @@ POLICY = (
 )
 
 
-def add_page(app: FastAPI) -> None:
-    """Add the routes of the page and of its files to an application."""
+def add_page(app: FastAPI, has_keys: bool) -> None:
+    """Add the routes of the page and of its files to an application. With `has_keys`, the page asks for a key."""
+    html = (FILES / "index.html").read_text()
+    if has_keys:
+        html = html.replace('<label id="keyed" hidden>', '<label id="keyed">')
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
-    async def page() -> FileResponse:
+    async def page() -> HTMLResponse:
         """Return the HTML of the page."""
-        return FileResponse(
-            FILES / "index.html", headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
-        )
+        return HTMLResponse(html, headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"})
 
     app.mount("/page", StaticFiles(directory=FILES))

@@ -4,6 +4,9 @@ Where optimum-intel is not installed, what can be seen without it is.
 """
 
 import json
+import os
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,6 +24,14 @@ from tests.support.clips import clips
 from tests.support.hub_engine import decode, engine_for, text_of
 from tests.support.hub_models import save_model
 
+LOAD = """
+import sys
+from pathlib import Path
+from handler.hub.loading import load_engine
+from handler.settings import Settings
+settings = Settings(model_id=sys.argv[1], device="cpu", backend="openvino", cache_dir=Path(sys.argv[2]))
+print(load_engine(Path(sys.argv[1]), "wav2vec2", settings).dtype_name, bool(sys.modules["openvino_telemetry"]))
+"""
 needs_optimum = pytest.mark.skipif(find_spec("optimum") is None, reason="needs optimum-intel: scripts/test_openvino")
 NOISE = np.random.default_rng(0).normal(0, 0.1, 48_000).astype(np.float32)
 
@@ -83,6 +94,54 @@ def test_an_export_serves_where_it_cannot_be_kept(wave: Path, tmp_path: Path, ca
     engine = engine_for(wave, backend="openvino", dtype="auto", cache_dir=tmp_path / "file")
     assert text_of(decode(engine, [Window(0, NOISE)])[0])
     assert "conversion_not_kept" in caplog.messages
+
+
+@needs_optimum
+def test_an_export_without_checksums_is_made_again(wave: Path, tmp_path: Path) -> None:
+    engine_for(wave, backend="openvino", dtype="auto", cache_dir=tmp_path)
+    (sums,) = tmp_path.glob("converted/*/openvino-int8/sums.json")
+    sums.unlink()
+    engine_for(wave, backend="openvino", dtype="auto", cache_dir=tmp_path)
+    assert sums.is_file()
+
+
+@needs_optimum
+def test_an_export_in_a_folder_that_cannot_be_written_is_used(
+    wave: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine_for(wave, backend="openvino", dtype="auto", cache_dir=tmp_path)
+    caplog.set_level("INFO", "asr")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "utime", refuse)
+    engine_for(wave, backend="openvino", dtype="auto", cache_dir=tmp_path)
+    assert "export_started" not in caplog.messages
+
+
+def test_what_nobody_has_read_for_long_is_removed(tmp_path: Path) -> None:
+    own, other, old = (tmp_path / name for name in ("own", "other", "old"))
+    stale = own / ".draft-x"
+    for folder in (stale, other, old):
+        folder.mkdir(parents=True)
+    for folder in (stale, old):
+        os.utime(folder, (0, 0))
+    openvino._remove_unused(own)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["other", "own"]
+
+
+@needs_optimum
+def test_nothing_is_reported_to_the_makers_of_openvino(wave: Path, tmp_path: Path) -> None:
+    """Load an export in a process whose home is empty: the reporter would leave its files there."""
+    command = [sys.executable, "-c", LOAD, str(wave), str(tmp_path / "cache")]
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT)}
+    environment = {name: value for name, value in environment.items() if name not in ("CI", "PYTEST_CURRENT_TEST")}
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["int8", "False"]
+    assert not (home / "intel").exists()
 
 
 @needs_optimum

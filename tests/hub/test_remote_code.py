@@ -83,10 +83,26 @@ def test_code_that_recognizes_no_speech_or_lies_elsewhere_is_refused(
         engine_for(folder, trust_remote_code=True)
 
 
-def test_a_tokenizer_with_code_of_its_own_is_refused_without_a_question(tmp_path: Path) -> None:
-    folder = save_model("wav2vec2", tmp_path / "model")
+def save_own_tokenizer(folder: Path, name: str) -> Path:
+    """Save a network that `transformers` has, with a tokenizer that it has not."""
+    save_model("wav2vec2", folder)
     file = folder / "tokenizer_config.json"
-    auto_map = {"AutoTokenizer": ["own.OwnTokenizer", None]}
+    auto_map = {"AutoTokenizer": [name, None]}
     file.write_text(json.dumps({**json.loads(file.read_text()), "tokenizer_class": "Own", "auto_map": auto_map}))
+    (folder / "own.py").write_text("raise RuntimeError('the code of the tokenizer runs')")
+    return folder
+
+
+def test_a_tokenizer_with_code_of_its_own_runs_where_it_is_trusted_and_never_asks(tmp_path: Path) -> None:
+    folder = save_own_tokenizer(tmp_path / "model", "own.OwnTokenizer")
     with pytest.raises(ModelUnavailable, match="MODEL_ID"):
         engine_for(folder)
+    with pytest.raises(ModelUnavailable, match="the code of the tokenizer runs"):
+        engine_for(folder, trust_remote_code=True)
+
+
+@pytest.mark.parametrize("name", ["a/b--own.Own", "../own.Own", "a/own.Own"])
+def test_a_tokenizer_with_code_of_others_is_refused(tmp_path: Path, name: str) -> None:
+    folder = save_own_tokenizer(tmp_path / "model", name)
+    with pytest.raises(ModelUnavailable, match="runs code of another repository"):
+        engine_for(folder, trust_remote_code=True)

@@ -215,7 +215,10 @@ def test_nothing_is_wider_than_the_screen_of_a_phone(page: Browser, dark: bool) 
 
 def test_a_server_with_keys_asks_for_one(browser: Browser, pipeline: Pipeline) -> None:
     with serving(pipeline, api_keys=("hunter2",)) as server:
+        browser.requests.clear()
         browser.open(server.url + "/")
+        assert not browser.run("document.getElementById('keyed').hidden")
+        assert not any(address.endswith("/v1/models") for address in browser.requests)
         browser.drop(SPEECH, "fox.flac")
         browser.wait_until("!document.getElementById('error').hidden")
         assert browser.text("#error").startswith("unauthorized: ")

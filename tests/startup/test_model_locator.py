@@ -166,17 +166,17 @@ from handler import logs
 from handler.startup import hub_download, model_locator
 logs.configure("INFO")
 hub_download.PROGRESS_S = 0.01
-name, cache, revision, language = sys.argv[1:]
-print(model_locator.find_model(name, Path(cache), revision or None, language=language or None))
+name, cache, revision, language, code = sys.argv[1:]
+print(model_locator.find_model(name, Path(cache), revision or None, language=language or None, with_code=bool(code)))
 """
 
 
 def run_find_model(
-    hub: Hub, cache: Path, revision: str = "", language: str = "", **variables: str
+    hub: Hub, cache: Path, revision: str = "", language: str = "", code: str = "", **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run find_model in a process of its own: the Hub's client reads its address when it is imported."""
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1", **variables}
-    command = [sys.executable, "-c", FIND_MODEL, "org/whisper", str(cache), revision, language]
+    command = [sys.executable, "-c", FIND_MODEL, "org/whisper", str(cache), revision, language, code]
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
@@ -285,3 +285,33 @@ def test_there_is_no_mirror_without_a_volume_or_for_a_folder_on_the_volume(
     monkeypatch.setenv("RUNPOD_ENDPOINT_ID", "endpoint")
     assert mirror(tmp_path / "cache", tmp_path / "none") is None
     assert mirror(tmp_path / "cache", tmp_path) is None
+
+
+def test_code_is_downloaded_only_where_it_may_run_and_then_even_if_the_rest_is_there(tmp_path: Path) -> None:
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    (repo / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoModelForCTC": "own.Own"}}')
+    for name in ("model.safetensors", "own.py"):
+        (repo / name).write_text("{}")
+    with Hub(repo) as hub:
+        folder = find_model_folder(hub, tmp_path / "cache")
+        assert not (folder / "own.py").exists()
+        process = run_find_model(hub, tmp_path / "cache", REVISION, code="1")
+        assert Path(process.stdout.strip()) == folder
+        assert (folder / "own.py").is_file()
+        hub.requested_paths.clear()
+        assert run_find_model(hub, tmp_path / "cache", REVISION, code="1").stdout == process.stdout
+        assert hub.requested_paths == []
+
+
+def test_a_commit_is_that_commit_whatever_a_record_says(tmp_path: Path) -> None:
+    wanted, other = "a" * 40, "b" * 40
+    repo = tmp_path / "models--org--whisper"
+    for commit in (wanted, other):
+        folder = repo / "snapshots" / commit
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_text("{}")
+    (repo / "refs").mkdir()
+    (repo / "refs" / wanted).write_text(other)
+    assert find_local("org/whisper", tmp_path, wanted, search_paths=[]) == repo / "snapshots" / wanted

