@@ -99,7 +99,8 @@ class Parts:
         if family.form is not Form.PLAIN:
             known = tuple(code for code in family.languages or LANGUAGES if request.knows(code))
             self._languages = known or self._languages
-        recognizer = GenerateRecognizer(self._model, self._tokenizer, request, family.tokens_per_s, self._language)
+        budget = family.tokens_per_s, self._language, family.follows_frames
+        recognizer = GenerateRecognizer(self._model, self._tokenizer, request, *budget)
         return recognizer, Capabilities(
             languages=self._languages,
             tells_language=family.tells_language,

@@ -44,6 +44,7 @@ class Family:
     form: Form = Form.PLAIN
     multiple_of: int | None = None  # samples of which it must be given a multiple
     silence: Silence | None = None  # around each window
+    follows_frames: bool = False  # it writes a token a frame until the audio ends, most of them padding
     tokens_per_s: float = 15.0  # more than anybody speaks in a second, in any of its languages
     longest_window_s: float = 30.0
 
@@ -78,7 +79,10 @@ FAMILIES = {
     "moonshine": replace(_PLAIN, pads=False, tokens_per_s=6.5, silence=Silence(0.5, 0.5, 2.0)),
     "moonshine_streaming": replace(_PLAIN, pads=False, tokens_per_s=6.5, multiple_of=80),
     "speech_to_text": replace(_PLAIN, packages=("sentencepiece",)),
+    "speecht5": replace(_PLAIN, packages=("sentencepiece",)),
     "speech-encoder-decoder": _PLAIN,
+    # Its own `generate` limits the tokens to the frames, of which there are 12.5 a second; its padding has no mask.
+    "kyutai_speech_to_text": replace(_PLAIN, pads=False, follows_frames=True, tokens_per_s=100.0),
     "seamless_m4t": replace(_PLAIN, form=Form.SEAMLESS, languages=tuple(SEAMLESS_CODES), translates=True),
     "seamless_m4t_v2": replace(_PLAIN, form=Form.SEAMLESS, languages=tuple(SEAMLESS_CODES), translates=True),
     "cohere_asr": replace(_PLAIN, form=Form.COHERE, languages=_COHERE_LANGUAGES, needs_language=True),
@@ -89,6 +93,7 @@ FAMILIES = {
     "omniasr": replace(_CHAT, version="5.24", pads=False),
     "voxtral": replace(_CHAT, packages=("mistral_common",)),
     "granite_speech": _GRANITE,
+    "granite_speech_plus": replace(_GRANITE, version="5.17"),
 }
 # Models of the same mappings that recognize no speech.
 OTHERS = {"dia": "it speaks", "vibevoice": "it speaks", "pop2piano": "it writes music"}

@@ -62,22 +62,34 @@ class _Ending:
     budgets: Tensor  # [B]
     recorder: _Recorder
     is_wanted: IsWanted
+    filler: int | None = None  # a token that means nothing
     looping: set[int] = field(default_factory=set)  # rows
 
     def __call__(self, input_ids: LongTensor, scores: Tensor, **kwargs: Any) -> Tensor:
         count = len(self.recorder.steps)
         if count % LOOP_CHECK_STEPS == 0:
             for row, tokens in enumerate(input_ids[:, -count:].tolist()):
-                if loop_start(tokens) is not None:
+                if loop_start([token for token in tokens if token != self.filler]) is not None:
                     self.looping.add(row)
         ended = [row in self.looping or not self.is_wanted(window) for row, window in enumerate(self.windows)]
         return (self.budgets <= count) | torch.tensor(ended, device=input_ids.device)
 
 
 class GenerateRecognizer:
-    """Decodes windows by `generate`. `tokens_per_s` is the budget of tokens for a second of audio."""
+    """Decodes windows by `generate`. `tokens_per_s` is the budget of tokens for a second of audio.
 
-    def __init__(self, model: Any, tokenizer: Any, request: Request, tokens_per_s: float, language: str | None) -> None:
+    A network that `follows_frames` writes a token a frame until the audio ends, most of which are padding.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        request: Request,
+        tokens_per_s: float,
+        language: str | None,
+        follows_frames: bool = False,
+    ) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._request = request
@@ -87,6 +99,7 @@ class GenerateRecognizer:
         ends = config.eos_token_id
         self._ends = frozenset(ends if isinstance(ends, list) else [ends])
         self._pad = config.pad_token_id if config.pad_token_id is not None else next(iter(self._ends))
+        self._filler = self._pad if follows_frames else None
         config.max_length = None  # beside max_new_tokens, which is the limit here, it would only cause a warning
 
     def recognize(self, windows: Sequence[Window], is_wanted: IsWanted) -> list[WindowResult]:
@@ -95,7 +108,7 @@ class GenerateRecognizer:
         inputs = self._request.inputs(windows)
         recorder = _Recorder()
         device = self._model.device
-        ending = _Ending(windows, torch.tensor(budgets, device=device), recorder, is_wanted)
+        ending = _Ending(windows, torch.tensor(budgets, device=device), recorder, is_wanted, self._filler)
         sequences = self._model.generate(
             **inputs,
             max_new_tokens=max(budgets),
@@ -118,8 +131,9 @@ class GenerateRecognizer:
         ends = (index for index, token in enumerate(tokens[:budget]) if token in self._ends)
         end = next(ends, None)
         count = min(budget, len(tokens)) if end is None else end
-        loop = loop_start(tokens[:count])
-        kept = tokens[:count] if loop is None else tokens[:loop]
+        written = [token for token in tokens[:count] if token != self._filler]
+        loop = loop_start(written)
+        kept = written if loop is None else written[:loop]
         text, told = self._request.read(self._tokenizer.decode(kept, skip_special_tokens=True))
         decided = logprobs[: count if end is None else count + 1]
         evidence = Evidence(
@@ -129,7 +143,7 @@ class GenerateRecognizer:
             temperature=0.0,
             tokens=len(decided),
             looped=loop is not None,
-            exhausted=end is None and loop is None,
+            exhausted=end is None and loop is None and self._filler is None,
         )
         language = told or window.params.language or self._language
         text = text.strip()

@@ -19,9 +19,9 @@ WINDOWS = [
 ]
 TOLD_A_LANGUAGE = {"cohere_asr", "canary", "seamless_m4t_v2", "qwen3_asr", "omniasr", "fun_asr_nano"}
 MUST_BE_TOLD = {"cohere_asr", "canary"}
-TRANSLATING = {"canary", "seamless_m4t_v2", "granite_speech"}
+TRANSLATING = {"canary", "seamless_m4t_v2", "granite_speech", "granite_speech_plus"}
 WITH_PROMPT = {"qwen3_asr", "glmasr", "fun_asr_nano"}
-WITH_HOTWORDS = WITH_PROMPT | {"granite_speech"}
+WITH_HOTWORDS = WITH_PROMPT | {"granite_speech", "granite_speech_plus"}
 
 
 @pytest.fixture(scope="module", params=GENERATING)

@@ -378,27 +378,24 @@ def _save_omniasr(folder: Path) -> None:
     OmniASRProcessor(OmniASRFeatureExtractor(), tokenizer, chat_template=template).save_pretrained(folder)
 
 
-def _save_granite_speech(folder: Path) -> None:
-    from transformers import (
-        GraniteSpeechConfig,
-        GraniteSpeechFeatureExtractor,
-        GraniteSpeechForConditionalGeneration,
-        GraniteSpeechProcessor,
-    )
+def _save_granite_speech(folder: Path, name: str) -> None:
+    import transformers
 
+    extractor = transformers.GraniteSpeechFeatureExtractor()
+    config_class, model_class = (getattr(transformers, name + end) for end in ("Config", "ForConditionalGeneration"))
     tokenizer = pieces_tokenizer(others=("<s>", "</s>", "<|audio|>"), eos_token="</s>", bos_token="<s>")
     encoder = {"num_layers": 2, "hidden_dim": 32, "num_heads": 2, "output_dim": 8, "context_size": 50}
     projector = {"hidden_size": 32, "encoder_hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
-    config = GraniteSpeechConfig(
+    config = config_class(
         encoder_config=encoder,
         projector_config={**projector, "model_type": "blip_2_qformer", "num_hidden_layers": 2},
         text_config={"model_type": "granite", "vocab_size": len(tokenizer), **TEXT_DECODER, **_special_ids(tokenizer)},
         audio_token_index=tokenizer.convert_tokens_to_ids("<|audio|>"),
         has_lora_adapter=False,
     )
-    GraniteSpeechForConditionalGeneration(config).save_pretrained(folder)
+    model_class(config).save_pretrained(folder)
     template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    GraniteSpeechProcessor(GraniteSpeechFeatureExtractor(), tokenizer, chat_template=template).save_pretrained(folder)
+    transformers.GraniteSpeechProcessor(extractor, tokenizer, chat_template=template).save_pretrained(folder)
 
 
 def _save_speech_to_text(folder: Path) -> None:
@@ -453,6 +450,76 @@ def _save_speech_encoder_decoder(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def _save_speecht5(folder: Path) -> None:
+    from transformers import SpeechT5Config, SpeechT5FeatureExtractor, SpeechT5ForSpeechToText
+
+    tokenizer = pieces_tokenizer(others=("<s>", "</s>"), eos_token="</s>", bos_token="<s>")
+    ids = _special_ids(tokenizer)
+    sizes = {f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    config = SpeechT5Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        conv_dim=WAVE_ENCODER["conv_dim"],
+        num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2,
+        **sizes,
+        **ids,
+        decoder_start_token_id=ids["eos_token_id"],
+    )
+    SpeechT5ForSpeechToText(config).save_pretrained(folder)
+    SpeechT5FeatureExtractor().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _save_kyutai(folder: Path) -> None:
+    from transformers import (
+        KyutaiSpeechToTextConfig,
+        KyutaiSpeechToTextFeatureExtractor,
+        KyutaiSpeechToTextForConditionalGeneration,
+    )
+
+    tokenizer = pieces_tokenizer()
+    text_tokens, codebooks, sounds = len(tokenizer) + 1, 4, 17
+    codec = {
+        "model_type": "mimi",
+        "hidden_size": 32,
+        "num_filters": 4,
+        "codebook_size": sounds - 1,
+        "codebook_dim": 16,
+        "vector_quantization_hidden_dimension": 16,
+        "num_quantizers": codebooks,
+        "upsample_groups": 32,
+        "num_hidden_layers": 1,
+        "intermediate_size": 48,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "sliding_window": 20,
+    }
+    config = KyutaiSpeechToTextConfig(
+        codebook_vocab_size=sounds,
+        vocab_size=text_tokens,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        head_dim=16,
+        ffn_dim=48,
+        num_codebooks=codebooks,
+        audio_bos_token_id=sounds - 1,
+        audio_pad_token_id=text_tokens + codebooks * sounds,
+        codec_config=codec,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=text_tokens - 1,
+    )
+    model = KyutaiSpeechToTextForConditionalGeneration(config)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    KyutaiSpeechToTextFeatureExtractor(audio_delay_seconds=0.5).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def _save_fun_asr_nano(folder: Path) -> None:
     from transformers import (
         FunAsrNanoConfig,
@@ -498,9 +565,12 @@ GENERATING: dict[str, Callable[[Path], None]] = {
     "qwen3_asr": _save_qwen3_asr,
     "glmasr": _save_glmasr,
     "omniasr": _save_omniasr,
-    "granite_speech": _save_granite_speech,
+    "granite_speech": partial(_save_granite_speech, name="GraniteSpeech"),
+    "granite_speech_plus": partial(_save_granite_speech, name="GraniteSpeechPlus"),
     "speech_to_text": _save_speech_to_text,
     "speech-encoder-decoder": _save_speech_encoder_decoder,
+    "speecht5": _save_speecht5,
+    "kyutai_speech_to_text": _save_kyutai,
     "fun_asr_nano": _save_fun_asr_nano,
 }
 
