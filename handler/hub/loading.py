@@ -61,12 +61,12 @@ def load_engine(
     device, dtype = prepare_device(settings)
     with _loading_errors(settings.model_id), device_errors(), on_device(device):
         family, auto_class = _family(folder, model_type, settings)
-        _check_installed(family, model_type)
         language = settings.model_language
         adapter = language if has_adapters(folder) else None
-        _check_language(family, model_type, folder, language, adapter)
         is_exported = settings.backend == OPENVINO
         number_format = check_openvino(model_type, settings, device, adapter) if is_exported else ""
+        _check_installed(family, model_type)
+        _check_language(family, model_type, folder, language, adapter)
         with timeline.span("import_transformers"):
             model_class = _model_class(family, model_type, folder, auto_class)
         with timeline.span("weights_read"):

@@ -20,10 +20,9 @@ class FakePipeline:
 
     def __init__(self) -> None:
         self.fault = None
-        self.fetcher = self
         self.is_closed = self.was_prepared = False
 
-    def prepare(self) -> None:
+    def prepare_downloads(self) -> None:
         self.was_prepared = True
         raise OSError(24, "Too many open files")
 
