@@ -60,7 +60,7 @@ def load_engine(
     timeline = timeline or Timeline()
     device, dtype = prepare_device(settings)
     with _loading_errors(settings.model_id), device_errors(), on_device(device):
-        family, auto_class = _family(folder, model_type, settings)
+        family, own_class = _family(folder, model_type, settings)
         language = settings.model_language
         adapter = language if has_adapters(folder) else None
         is_exported = settings.backend == OPENVINO
@@ -68,7 +68,7 @@ def load_engine(
         _check_installed(family, model_type)
         _check_language(family, model_type, folder, language, adapter)
         with timeline.span("import_transformers"):
-            model_class = _model_class(family, model_type, folder, auto_class)
+            model_class = _model_class(family, model_type, folder, own_class)
         with timeline.span("weights_read"):
             if is_exported:
                 model = load_openvino(folder, model_class, number_format, kept_in or (settings.cache_dir,))
@@ -130,7 +130,7 @@ def _load_network(
 
 
 def _family(folder: Path, model_type: str, settings: Settings) -> tuple[Family, str | None]:
-    """Return the family of a checkpoint, and the class that loads its own code, or None if it needs none.
+    """Return the family of a checkpoint, and its own class for the network, or None if `transformers` has one.
 
     Raises ModelUnavailable.
     """
@@ -194,10 +194,10 @@ def _loading_errors(model_id: str) -> Iterator[None]:
         raise ModelUnavailable(f"MODEL_ID={model_id}: {type(exc).__name__}: {reason}") from exc
 
 
-def _model_class(family: Family, model_type: str, folder: Path, auto_class: str | None) -> Any:
+def _model_class(family: Family, model_type: str, folder: Path, own_class: str | None) -> Any:
     """Return the class of the networks of a family. Only the modules of this class are imported.
 
-    That of a checkpoint with code of its own is what its configuration names for `auto_class`.
+    `own_class` is that of a checkpoint with code of its own.
     """
     import transformers
     from transformers.models.auto import modeling_auto
@@ -206,11 +206,10 @@ def _model_class(family: Family, model_type: str, folder: Path, auto_class: str 
     transformers.utils.logging.disable_progress_bar()
     # WavLM's own doing, and no harm: both masks are true where there is padding.
     warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask")
-    if auto_class is not None:
+    if own_class is not None:
         from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-        name = read_json(folder / "config.json")["auto_map"][auto_class]
-        return get_class_from_dynamic_module(name, folder, local_files_only=True)
+        return get_class_from_dynamic_module(own_class, folder, local_files_only=True)
     names = [getattr(modeling_auto, mapping).get(model_type) for mapping in MAPPINGS[family.kind]]
     return getattr(transformers, next(name for name in names if name is not None))
 

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
@@ -25,6 +24,7 @@ from handler import logs
 from handler.engine.cpu_tuning import usable_threads
 from handler.engine.fingerprint import fingerprint
 from handler.engine.json_file import read_json
+from handler.engine.kept_folders import new_folder
 from handler.errors import ModelUnavailable
 from handler.hub.openvino_export import keep_silent
 from handler.settings import Settings, SettingsError
@@ -34,10 +34,8 @@ EXPORTABLE = (
     *("data2vec-audio", "hubert", "sew", "sew-d", "unispeech", "unispeech-sat"),
     *("wav2vec2", "wav2vec2-conformer", "wavlm"),
 )
-STALE_DRAFT_S = 24 * 3600.0  # the writer of an older draft must have ended
-UNUSED_S = 60 * 24 * 3600.0  # what no process has read for so long is removed
 FORMAT = 1  # version of what is kept; other versions are ignored
-_SUMS, _DRAFT = "sums.json", ".draft-"
+_SUMS = "sums.json"
 _WEIGHTS = ("*.safetensors", "*.bin")
 _MAX_REASON = 300  # characters of an error
 
@@ -138,31 +136,14 @@ def _environment() -> dict[str, str]:
 def _keep(exported: Path, place: Path) -> Path:
     """Move an export to its place, with checksums, and return where it lies: as it was, if that fails."""
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        _remove_unused(place.parent)
-        draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=place.parent))
-        try:
+        with new_folder(place) as draft:
             shutil.copytree(exported, draft, dirs_exist_ok=True)
             (draft / _SUMS).write_text(json.dumps(_sums(draft)))
-            draft.chmod(0o755)
-            draft.rename(place)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
     except OSError as exc:
         if not _is_intact(place):  # otherwise another process has written it first
             logs.warning("conversion_not_kept", folder=str(place), reason=exc.strerror or str(exc))
             return exported
     return place
-
-
-def _remove_unused(folder: Path) -> None:
-    """Remove what nobody has read for long beside `folder`, and drafts in it whose writers must have ended."""
-    siblings = (other for other in folder.parent.iterdir() if other != folder)
-    for paths, age_s in ((folder.glob(f"{_DRAFT}*"), STALE_DRAFT_S), (siblings, UNUSED_S)):
-        for path in paths:
-            with suppress(OSError):
-                if time.time() - path.stat().st_mtime > age_s:
-                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_intact(place: Path) -> bool:

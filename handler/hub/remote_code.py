@@ -8,7 +8,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ def brings_code(model_type: str, config: Mapping[str, Any]) -> bool:
 
 
 def family_of_code(model_type: str, config: Mapping[str, Any]) -> tuple[Family, str]:
-    """Return the family of a checkpoint that brings code, and the name of the class of `transformers` that loads it.
+    """Return the family of a checkpoint that brings code, and its class for the network, as MODULE.CLASS.
 
     What the code does with padding is unknown, so windows of different lengths do not share a batch.
     Raises ModelUnavailable if the code recognizes no speech.
@@ -35,7 +34,7 @@ def family_of_code(model_type: str, config: Mapping[str, Any]) -> tuple[Family, 
     if name is None:
         found, expected = ", ".join(sorted(map(str, names))), " or ".join(KINDS)
         raise ModelUnavailable(f"model_type {model_type} brings code for {found}: expected {expected}")
-    return replace(Family(KINDS[name], form=Form.PLAIN), pads=False), name
+    return Family(KINDS[name], form=Form.PLAIN, pads=False), names[name]
 
 
 def check_own_code(folder: Path, model_type: str) -> None:

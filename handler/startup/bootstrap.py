@@ -85,7 +85,6 @@ def _load(
         locate = partial(_locate_model, settings=settings, timeline=timeline, stop=stop, readers=readers)
         local_folder = readers.submit(find_local, *model, language=language, with_code=with_code)
         local_model = readers.submit(locate, local_folder.result)
-        local_aligner = readers.submit(find_local_aligner, settings)
         with timeline.span("import_torch"):
             import torch  # noqa: F401
         with timeline.span("import_engine"):
@@ -94,9 +93,9 @@ def _load(
             load_engine = import_engine(local_folder.result())
         torch_imported.set()
         device = choose_device(settings.device)  # a wrong name raises an error before anything is downloaded
+        align_folder = find_local_aligner(settings)  # so does that of an aligner
         with timeline.span("device_context"):
             _open_device(device)
-        align_folder = local_aligner.result()  # a wrong name raises an error here
         located = local_model.result()
         if located is None:
             located = locate(partial(find_model, *model, language=language, with_code=with_code))

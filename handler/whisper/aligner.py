@@ -26,6 +26,7 @@ from handler.whisper.dims import TIMESTAMP_S
 from handler.whisper.encoding import AudioEncoder, EncodedAudio
 from handler.whisper.host_copy import host_tensor, to_device
 from handler.whisper.kv_cache import KVCache
+from handler.whisper.language_detection import language_logits
 from handler.whisper.model import Whisper
 from handler.whisper.tokenizer import Tokenizer
 from handler.whisper.word_times import TextTokens, timed_words
@@ -114,9 +115,8 @@ class WhisperAligner:
         stated = [result.language or window.params.language for window, result in results]
         if all(language in self.languages for language in stated):
             return list(stated)
-        start = torch.full((len(results), 1), specials.sot, device=self._device)
-        hidden = self._forward(start, torch.zeros_like(start))
-        logits = self._model.decoder.logits(hidden[:, 0])[:, specials.sot + 1 :][:, : len(self.languages)]
+        slots = slice(0, len(results))
+        logits = language_logits(self._model.decoder, specials, self._cache, slots, slots)
         likeliest = [self.languages[index] for index in logits.argmax(-1).tolist()]
         return [
             language if language in self.languages else detected

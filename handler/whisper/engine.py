@@ -24,6 +24,7 @@ from handler.whisper.batch import Batch
 from handler.whisper.cuda_graphs import Capture
 from handler.whisper.encoding import AudioEncoder
 from handler.whisper.kv_cache import KVCache
+from handler.whisper.language_detection import language_logits
 from handler.whisper.logit_rules import suppression
 from handler.whisper.model import Whisper
 from handler.whisper.preparation import Background, Preparation, PreparedWindow
@@ -274,12 +275,9 @@ class WhisperEngine:
         if not self.capabilities.detects_language or all(window.params.language for window in windows):
             return [{} for _ in windows]
         ids = self._tokenizer.specials
-        start = torch.full((len(windows), 1), ids.sot, device=self._device)
         first_slot, first_audio = len(self._batch.sequences), len(self._batch.tasks)
         slots, audio = (slice(first, first + len(windows)) for first in (first_slot, first_audio))
-        hidden = self._model.decoder(start, torch.zeros_like(start), self._cache, slots, 1, audio)
-        first_id = ids.sot + 1
-        logits = self._model.decoder.logits(hidden[:, 0])[:, first_id : first_id + len(ids.languages)]
+        logits = language_logits(self._model.decoder, ids, self._cache, slots, audio)
         return [
             {} if window.params.language else dict(zip(ids.languages, probabilities, strict=True))
             for window, probabilities in zip(windows, logits.softmax(-1).tolist(), strict=True)

@@ -120,17 +120,6 @@ def test_an_export_in_a_folder_that_cannot_be_written_is_used(
     assert "export_started" not in caplog.messages
 
 
-def test_what_nobody_has_read_for_long_is_removed(tmp_path: Path) -> None:
-    own, other, old = (tmp_path / name for name in ("own", "other", "old"))
-    stale = own / ".draft-x"
-    for folder in (stale, other, old):
-        folder.mkdir(parents=True)
-    for folder in (stale, old):
-        os.utime(folder, (0, 0))
-    openvino._remove_unused(own)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["other", "own"]
-
-
 @needs_optimum
 def test_nothing_is_reported_to_the_makers_of_openvino(wave: Path, tmp_path: Path) -> None:
     """Load an export in a process whose home is empty: the reporter would leave its files there."""

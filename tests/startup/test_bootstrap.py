@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from handler.engine.kept_folders import UNUSED_S
 from handler.errors import ModelUnavailable
 from handler.schema.options import Options
 from handler.settings import Settings
 from handler.startup.bootstrap import build
-from handler.whisper.checkpoint.conversion_cache import UNUSED_S, ConversionCache
+from handler.whisper.checkpoint.conversion_cache import ConversionCache
 from handler.whisper.checkpoint.reader import load, open_checkpoint
 from tests.conftest import ROOT, TINY, settings
 from tests.support.asking import upload

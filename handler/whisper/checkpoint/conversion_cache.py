@@ -1,8 +1,7 @@
 """Cache converted checkpoints on disk. Knows no layout and no network.
 
 A conversion holds the weights of a checkpoint in one dtype, with the tensor names of this project. It is a folder with
-one safetensors file and the checksums of the file's blocks. The folder is written under a temporary name and then
-renamed, so no reader sees an incomplete one. If several processes convert at once, the folder renamed first stays.
+one safetensors file and the checksums of the file's blocks.
 Verifying a conversion does not need PyTorch, so it can run while PyTorch is being imported.
 """
 
@@ -11,10 +10,8 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -23,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from handler import logs
 from handler.engine.fingerprint import fingerprint
 from handler.engine.json_file import read_json
+from handler.engine.kept_folders import new_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,10 +28,8 @@ if TYPE_CHECKING:
 FORMAT = 1  # version of the tensors' names and content; conversions of other versions are ignored
 BLOCK_BYTES = 8 * 1024**2
 READERS = 8  # threads; a single thread cannot use the full bandwidth of a network disk
-STALE_DRAFT_S = 24 * 3600.0  # a draft folder older than this is removed, because its writer must have ended
-UNUSED_S = 60 * 24 * 3600.0  # a checkpoint's conversions are removed if no process has read them for this long
 T = TypeVar("T")
-_WEIGHTS, _SUMS, _DRAFT = "model.safetensors", "sums.json", ".draft-"
+_WEIGHTS, _SUMS = "model.safetensors", "sums.json"
 
 
 class ConversionCache:
@@ -101,40 +97,30 @@ class ConversionCache:
     def write(self) -> None:
         """Write the conversion that `schedule_write` has kept, so that the next process can read it.
 
-        Do nothing if none is kept. Also remove abandoned draft folders and the conversions of checkpoints that have
-        not been read for UNUSED_S. If writing fails, for example because the disk is full or read-only, log a warning
-        and raise nothing.
+        Do nothing if none is kept. Also remove what nobody uses any more (see `new_folder`). If writing fails, for
+        example because the disk is full or read-only, log a warning and raise nothing.
         """
         if self._scheduled is None:
             return
         (dtype, tensors), self._scheduled = self._scheduled, None
         target = self.path(dtype).parent
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _remove_older(target.parent.glob(f"{_DRAFT}*"), STALE_DRAFT_S)
-            siblings = (folder for folder in target.parent.parent.iterdir() if folder != target.parent)
-            _remove_older(siblings, UNUSED_S)
-            _write_folder(target, tensors)
+            with new_folder(target) as draft:
+                _write(draft, tensors)
         except Exception as exc:  # safetensors raises an error of its own type if the disk is full
             if not target.is_dir():  # otherwise another process has written it first
                 logs.warning("conversion_not_kept", folder=str(target), reason=str(exc) or type(exc).__name__)
 
 
-def _write_folder(target: Path, tensors: "dict[str, Tensor]") -> None:
-    """Write tensors and checksums to a draft folder, and rename it to `target`. Raises OSError, SafetensorError."""
+def _write(folder: Path, tensors: "dict[str, Tensor]") -> None:
+    """Write tensors and checksums to a folder. Raises OSError, SafetensorError."""
     from safetensors.torch import save_file
 
-    draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=target.parent))
-    try:
-        weights = draft / _WEIGHTS
-        save_file(tensors, weights)
-        sums = {"size": weights.stat().st_size, "sha256": list(_block_sums(weights))}
-        (draft / _SUMS).write_text(json.dumps(sums))
-        weights.chmod(0o644)  # safetensors files and temporary folders are readable only by their owner by default
-        draft.chmod(0o755)
-        draft.rename(target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    weights = folder / _WEIGHTS
+    save_file(tensors, weights)
+    sums = {"size": weights.stat().st_size, "sha256": list(_block_sums(weights))}
+    (folder / _SUMS).write_text(json.dumps(sums))
+    weights.chmod(0o644)  # safetensors files are readable only by their owner by default
 
 
 def read_ahead(path: Path, stop: threading.Event) -> None:
@@ -176,11 +162,3 @@ def _sha256(block: bytes) -> str:
 def _key(source: Path) -> str:
     """Return the name of the folder that holds the conversions of a file. Raises OSError."""
     return hashlib.sha256(f"{FORMAT} {fingerprint(source)}".encode()).hexdigest()[:24]
-
-
-def _remove_older(folders: Iterable[Path], age_s: float) -> None:
-    """Remove the folders that have not been modified for `age_s` seconds. Ignore errors."""
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > age_s:
-                shutil.rmtree(folder, ignore_errors=True)
