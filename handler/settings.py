@@ -1,21 +1,20 @@
 """The configuration of a process: a frozen Settings object, which is read from environment variables once.
 
-No other module reads settings from the environment. Knows no other package.
+No other module reads settings from the environment. Knows no package.
 """
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from handler.logs import LEVELS
+from handler.validators import Parser, Unexpected, flag, integer, number, one_of
 
 GIB = 1024**3  # bytes
 _DAY_S = 24 * 3600
-_MAX_DIGITS = 18  # of a whole number; Python refuses to convert thousands
-_FLAGS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 _LANGUAGE = re.compile(r"[A-Za-z][\w-]{1,63}", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")  # of a model on the Hub
 _HOST = re.compile(r"\*|(\*\.)?[\w.-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
@@ -28,99 +27,57 @@ class SettingsError(ValueError):
         super().__init__(f"{name}={value!r}: expected {expected}")
 
 
-def _text(name: str, raw: str) -> str:
-    return raw
+def _text(value: object) -> str:
+    return str(value)
 
 
-def _folder(name: str, raw: str) -> Path:
-    return Path(raw)
+def _folder(value: object) -> Path:
+    return Path(str(value))
 
 
-def _comma_separated(name: str, raw: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in raw.split(",") if part.strip())
+def _comma_separated(value: object) -> tuple[str, ...]:
+    return tuple(part.strip() for part in str(value).split(",") if part.strip())
 
 
-def _language(name: str, raw: str) -> str:
-    if not _LANGUAGE.fullmatch(raw):
-        raise SettingsError(name, raw, "one language, such as fr, French or, for weights of MMS, fra")
-    return raw
+def _language(value: object) -> str:
+    if not _LANGUAGE.fullmatch(str(value)):
+        raise Unexpected("one language, such as fr, French or, for weights of MMS, fra")
+    return str(value)
 
 
-def _hosts(name: str, raw: str) -> tuple[str, ...]:
-    hosts = tuple(host.removesuffix(".") for host in _comma_separated(name, raw))  # as in requests
+def _hosts(value: object) -> tuple[str, ...]:
+    hosts = tuple(host.removesuffix(".") for host in _comma_separated(value))  # as in requests
     if not all(map(_HOST.fullmatch, hosts)):
-        raise SettingsError(name, raw, "names or addresses without ports, such as a.example, *.a.example or [::1]")
+        raise Unexpected("names or addresses without ports, such as a.example, *.a.example or [::1]")
     return hosts
 
 
-def _flag(name: str, raw: str) -> bool:
-    if raw.lower() not in _FLAGS:
-        raise SettingsError(name, raw, f"one of {', '.join(_FLAGS)}")
-    return _FLAGS[raw.lower()]
-
-
-def _one_of(*values: str) -> Callable[[str, str], str]:
-    def parse(name: str, raw: str) -> str:
-        if raw not in values:
-            raise SettingsError(name, raw, f"one of {', '.join(values)}")
-        return raw
-
-    return parse
-
-
-def _integer(low: int, high: int) -> Callable[[str, str], int]:
-    def parse(name: str, raw: str) -> int:
-        if not (raw.isascii() and raw.isdigit() and len(raw) <= _MAX_DIGITS and low <= int(raw) <= high):
-            raise SettingsError(name, raw, f"a whole number from {low} to {high}")
-        return int(raw)
-
-    return parse
-
-
-def _batch_size(name: str, raw: str) -> int | None:
-    if raw == "auto":
-        return None
+def _batch_size(value: object) -> int | None:
     try:
-        return _integer(1, 1024)(name, raw)
-    except SettingsError as exc:
-        raise SettingsError(name, raw, "auto or a whole number from 1 to 1024") from exc
+        return None if value == "auto" else integer(1, 1024)(value)
+    except Unexpected as exc:
+        raise Unexpected(f"auto or {exc}") from None
 
 
-def _number(low: float, high: float, expected: str) -> Callable[[str, str], float]:
-    def parse(name: str, raw: str) -> float:
-        try:
-            value = float(raw)
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= high:
-            raise SettingsError(name, raw, expected)
-        return value
-
-    return parse
+def _seconds(low: float, high: float) -> Parser[float]:
+    return number(low, high, "seconds")
 
 
-def _seconds(low: float, high: float) -> Callable[[str, str], float]:
-    return _number(low, high, f"seconds, a number from {low:g} to {high:g}")
+def _web_address(value: object) -> str:
+    if not str(value).startswith(("http://", "https://")):
+        raise Unexpected("an address that begins with http:// or https://")
+    return str(value)
 
 
-def _price(name: str, raw: str) -> float:
-    return _number(0, 1000, "a number from 0 to 1000")(name, raw)
+def _device(value: object) -> str:
+    name = str(value)
+    kind, _, index = name.partition(":")
+    if name not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isascii() and index.isdigit()):
+        raise Unexpected("auto, cpu, cuda or cuda:N")
+    return name
 
 
-def _web_address(name: str, raw: str) -> str:
-    if not raw.startswith(("http://", "https://")):
-        raise SettingsError(name, raw, "an address that begins with http:// or https://")
-    return raw
-
-
-def _device(name: str, raw: str) -> str:
-    kind, _, index = raw.partition(":")
-    if raw not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isascii() and index.isdigit()):
-        raise SettingsError(name, raw, "auto, cpu, cuda or cuda:N")
-    return raw
-
-
-def _variable(name: str, default: Any, parse: Callable[[str, str], Any], doc: str, secret: bool = False) -> Any:
+def _variable(name: str, default: Any, parse: Parser[Any], doc: str, secret: bool = False) -> Any:
     return field(default=default, repr=not secret, metadata={"name": name, "parse": parse, "doc": doc})
 
 
@@ -129,11 +86,11 @@ class Settings:
     """How this process runs. Each field is one environment variable, and an empty variable counts as unset."""
 
     host: str = _variable("HOST", "*", _text, "address to listen on, `*` for all")
-    port: int = _variable("PORT", 8000, _integer(0, 65535), "port to listen on")
+    port: int = _variable("PORT", 8000, integer(0, 65535), "port to listen on")
     port_health: int | None = _variable(
         "PORT_HEALTH",
         None,
-        _integer(0, 65535),
+        integer(0, 65535),
         "port of RunPod's load balancer for `/hc`; if set, a starting server answers 204",
     )
     model_id: str = _variable(
@@ -147,17 +104,17 @@ class Settings:
         "MODEL_LANGUAGE", None, _language, "language of a checkpoint that states none, or has weights for each language"
     )
     backend: str = _variable(
-        "BACKEND", "pytorch", _one_of("pytorch", "openvino"), "what computes a CTC model on a processor"
+        "BACKEND", "pytorch", one_of(("pytorch", "openvino")), "what computes a CTC model on a processor"
     )
     trust_remote_code: bool = _variable(
-        "TRUST_REMOTE_CODE", False, _flag, "`1` runs code that a checkpoint brings; needs a commit as MODEL_REVISION"
+        "TRUST_REMOTE_CODE", False, flag, "`1` runs code that a checkpoint brings; needs a commit as MODEL_REVISION"
     )
     align_model: str | None = _variable(
         "ALIGN_MODEL", None, _text, "Whisper model, named as in MODEL_ID, that times the words of a model without times"
     )
     cache_dir: Path = _variable("CACHE_DIR", Path("/data"), _folder, "folder that models are kept in")
     flash_attention_2: bool = _variable(
-        "FLASH_ATTENTION_2", False, _flag, "`1` selects FlashAttention-2 if GPU and dtype allow it"
+        "FLASH_ATTENTION_2", False, flag, "`1` selects FlashAttention-2 if GPU and dtype allow it"
     )
     batch_size: int | None = _variable(
         "BATCH_SIZE",
@@ -168,7 +125,7 @@ class Settings:
     max_new_tokens: int = _variable(
         "MAX_NEW_TOKENS",
         128,
-        _integer(1, 448),
+        integer(1, 448),
         "tokens that a window may produce before it is checked for a loop; then it is continued",
     )
     chunk_length_s: float = _variable("CHUNK_LENGTH_S", 30.0, _seconds(1, _DAY_S), "longest window, seconds")
@@ -182,26 +139,26 @@ class Settings:
     dtype: str = _variable(
         "DTYPE",
         "auto",
-        _one_of("auto", "float32", "bfloat16", "float16"),
+        one_of(("auto", "float32", "bfloat16", "float16")),
         "`auto`, `float32`, `bfloat16` or `float16`",
     )
     audio_context: str = _variable(
         "AUDIO_CONTEXT",
         "auto",
-        _one_of("auto", "short", "full"),
+        one_of(("auto", "short", "full")),
         "input of the encoder: `full`, always 30 s, or `short`, a window and 6 s of silence; `auto` is short on a CPU",
     )
     startup_check: bool = _variable(
-        "STARTUP_CHECK", True, _flag, "`0` starts even if the model does not understand the English test sentence"
+        "STARTUP_CHECK", True, flag, "`0` starts even if the model does not understand the English test sentence"
     )
     max_requests: int = _variable(
-        "MAX_REQUESTS", 128, _integer(1, 4096), "requests in work at once; more are `overloaded`"
+        "MAX_REQUESTS", 128, integer(1, 4096), "requests in work at once; more are `overloaded`"
     )
-    max_bytes: int = _variable("MAX_BYTES", 4 * GIB, _integer(1, 1024 * GIB), "largest file, bytes")
+    max_bytes: int = _variable("MAX_BYTES", 4 * GIB, integer(1, 1024 * GIB), "largest file, bytes")
     max_spool_bytes: int = _variable(
         "MAX_SPOOL_BYTES",
         16 * GIB,
-        _integer(1, 1024 * GIB),
+        integer(1, 1024 * GIB),
         "largest size of the files of all requests together, bytes; more are `storage_full`",
     )
     max_duration_s: float = _variable("MAX_DURATION_S", _DAY_S, _seconds(1, 100 * _DAY_S), "longest audio, seconds")
@@ -217,7 +174,7 @@ class Settings:
     upload_min_rate: int = _variable(
         "UPLOAD_MIN_RATE",
         50,
-        _integer(0, GIB),
+        integer(0, GIB),
         "bytes a second that an upload must average; it may fall behind by UPLOAD_SILENCE_S; `0`: any",
     )
     request_timeout_s: float = _variable(
@@ -227,13 +184,13 @@ class Settings:
         "time for one request, including its download or upload, seconds",
     )
     drain_timeout_s: int = _variable(
-        "DRAIN_TIMEOUT_S", 60, _integer(0, _DAY_S), "time that a stopping process gives to running work, whole seconds"
+        "DRAIN_TIMEOUT_S", 60, integer(0, _DAY_S), "time that a stopping process gives to running work, whole seconds"
     )
     execution_timeout_s: float = _variable(
         "EXECUTION_TIMEOUT_S", 600.0, _seconds(1, _DAY_S), "time of the queue for a job that names none, seconds"
     )
-    concurrency: int | None = _variable("CONCURRENCY", None, _integer(1, 4096), "jobs of the queue in work at once")
-    stream: bool = _variable("RUNPOD_STREAM", False, _flag, "`1` makes the queue worker stream text as it is decoded")
+    concurrency: int | None = _variable("CONCURRENCY", None, integer(1, 4096), "jobs of the queue in work at once")
+    stream: bool = _variable("RUNPOD_STREAM", False, flag, "`1` makes the queue worker stream text as it is decoded")
     progress_interval_s: float = _variable(
         "PROGRESS_INTERVAL_S",
         2.0,
@@ -243,7 +200,7 @@ class Settings:
     max_result_bytes: int = _variable(
         "MAX_RESULT_BYTES",
         10_000_000,
-        _integer(10_000, GIB),
+        integer(10_000, GIB),
         "largest answer to a job of the queue, bytes; a larger one goes to a bucket",
     )
     bucket_endpoint_url: str | None = _variable(
@@ -264,7 +221,7 @@ class Settings:
         _folder,
         "folder for finished windows, so that a repeated job continues; it contains users' text",
     )
-    resume_bytes: int = _variable("RESUME_BYTES", GIB, _integer(0, 1024 * GIB), "largest size of that folder, bytes")
+    resume_bytes: int = _variable("RESUME_BYTES", GIB, integer(0, 1024 * GIB), "largest size of that folder, bytes")
     resume_age_s: float = _variable(
         "RESUME_AGE_S", 7 * _DAY_S, _seconds(1, 1000 * _DAY_S), "longest time that an unused window is kept, seconds"
     )
@@ -291,7 +248,10 @@ class Settings:
         "MODEL_ALIASES", ("whisper-1",), _comma_separated, "further names that requests may use for the model"
     )
     gpu_price_per_second: float | None = _variable(
-        "GPU_PRICE_PER_SECOND", None, _price, "cost of a second of the device; answers then contain their `price`"
+        "GPU_PRICE_PER_SECOND",
+        None,
+        number(0, 1000),
+        "cost of a second of the device; answers then contain their `price`",
     )
     s3_buckets: tuple[str, ...] = _variable(
         "S3_BUCKETS", (), _comma_separated, "buckets that `s3://` addresses may name, comma-separated"
@@ -299,7 +259,7 @@ class Settings:
     s3_endpoint_url: str | None = _variable(
         "S3_ENDPOINT_URL", None, _text, "address of an S3-compatible service other than AWS"
     )
-    log_level: str = _variable("LOG_LEVEL", "INFO", _one_of(*LEVELS), "lowest level of the log lines")
+    log_level: str = _variable("LOG_LEVEL", "INFO", one_of(LEVELS), "lowest level of the log lines")
     salad_machine_id: str | None = _variable("SALAD_MACHINE_ID", None, _text, "sent back as `X-Salad-Machine-ID`")
     salad_container_group_id: str | None = _variable(
         "SALAD_CONTAINER_GROUP_ID", None, _text, "sent back as `X-Salad-Container-Group-ID`"
@@ -338,5 +298,8 @@ class Settings:
         for setting in fields(cls):
             name = setting.metadata["name"]
             if raw := environ.get(name, "").strip():
-                values[setting.name] = setting.metadata["parse"](name, raw)
+                try:
+                    values[setting.name] = setting.metadata["parse"](raw)
+                except Unexpected as exc:
+                    raise SettingsError(name, raw, str(exc)) from None
         return cls(**values)

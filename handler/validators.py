@@ -1,67 +1,98 @@
-"""Validate untyped values, which come from JSON or as strings, for all entry points. Knows no option.
+"""Parse untyped values, which come from JSON, from strings of a query or form, or from environment variables.
 
-A validator is called with the name and the value of a field. It returns a typed value or raises InvalidRequest.
+A parser returns a typed value or raises Unexpected. `check` makes of that the error of a request, and `Settings` that
+of a variable. Knows no option and no variable.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from handler.errors import InvalidRequest
 
+T = TypeVar("T")
+Parser = Callable[[object], T]
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_FLAGS = {**_BOOLEANS, "yes": True, "on": True, "no": False, "off": False}
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.0{1,18})?")  # Python refuses to convert thousands of digits
 
 
-def one_of(values: tuple[str, ...]) -> Callable[[str, object], str]:
-    """Return a validator that accepts the strings in `values`."""
+class Unexpected(ValueError):
+    """A value is not what was expected, which the message says, as in "a number from 0 to 1"."""
 
-    def parse(name: str, value: object) -> str:
-        if value not in values:
-            raise InvalidRequest(f"{name} must be one of {', '.join(values)}; got {short_repr(value)}", name)
-        return str(value)
+
+def check(name: str, value: object, parse: Parser[T]) -> T:
+    """Return the typed value of a request's field. Raises InvalidRequest."""
+    try:
+        return parse(value)
+    except Unexpected as exc:
+        raise InvalidRequest(f"{name} must be {exc}; got {short_repr(value)}", name) from None
+
+
+def one_of(values: Sequence[str]) -> Parser[str]:
+    """Return a parser that accepts the strings in `values`."""
+    return _word({value: value for value in values}, f"one of {', '.join(values)}")
+
+
+def string(value: object) -> str:
+    """Parse a string. Only strings without unpaired surrogates are valid, because UTF-8 can encode no others."""
+    if not isinstance(value, str):
+        raise Unexpected("a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Unexpected("whole characters, not half of one") from None
+    return value
+
+
+def boolean(value: object) -> bool:
+    """Parse a boolean, or a string that stands for one: true, false, 1 or 0."""
+    if isinstance(value, bool):
+        return value
+    return _word(_BOOLEANS, "true or false")(value.lower() if isinstance(value, str) else value)
+
+
+def flag(value: object) -> bool:
+    """Parse a string that stands for a boolean in an environment variable."""
+    return _word(_FLAGS, f"one of {', '.join(_FLAGS)}")(value.lower() if isinstance(value, str) else value)
+
+
+def _word(meanings: Mapping[str, T], expected: str) -> Parser[T]:
+    """Return a parser that accepts the strings in `meanings`."""
+
+    def parse(value: object) -> T:
+        if not isinstance(value, str) or value not in meanings:
+            raise Unexpected(expected)
+        return meanings[value]
 
     return parse
 
 
-def string(name: str, value: object) -> str:
-    """Validate a string. Only strings without unpaired surrogates are valid, because UTF-8 can encode no others."""
-    if not isinstance(value, str):
-        raise InvalidRequest(f"{name} must be a string; got {short_repr(value)}", name)
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InvalidRequest(f"{name} must be whole characters; got half of one", name) from None
-    return value
+def number(low: float, high: float, unit: str = "") -> Parser[float]:
+    """Return a parser that accepts numbers from `low` to `high` inclusive, and strings of such numbers."""
+    expected = f"{unit}, a number from {low:g} to {high:g}" if unit else f"a number from {low:g} to {high:g}"
 
-
-def boolean(name: str, value: object) -> bool:
-    """Validate a boolean, or a string that stands for one: true, false, 1 or 0."""
-    if isinstance(value, bool):
-        return value
-    if not isinstance(value, str) or value.lower() not in _BOOLEANS:
-        raise InvalidRequest(f"{name} must be true or false; got {short_repr(value)}", name)
-    return _BOOLEANS[value.lower()]
-
-
-def number(low: float, high: float) -> Callable[[str, object], float]:
-    """Return a validator that accepts numbers from `low` to `high` inclusive, and strings of such numbers."""
-
-    def parse(name: str, value: object) -> float:
+    def parse(value: object) -> float:
         result = _to_float(value)
         if not low <= result <= high:
-            raise InvalidRequest(f"{name} must be a number from {low:g} to {high:g}; got {short_repr(value)}", name)
+            raise Unexpected(expected)
         return result
 
     return parse
 
 
-def integer(low: int, high: int) -> Callable[[str, object], int]:
-    """Return a validator that accepts whole numbers from `low` to `high` inclusive, and strings of such numbers."""
-    parse_number = number(low, high)
+def integer(low: int, high: int) -> Parser[int]:
+    """Return a parser that accepts whole numbers from `low` to `high` inclusive, and strings of such numbers."""
 
-    def parse(name: str, value: object) -> int:
-        result = parse_number(name, value)
-        if result != int(result):
-            raise InvalidRequest(f"{name} must be a whole number from {low} to {high}; got {short_repr(value)}", name)
-        return int(result)
+    def parse(value: object) -> int:
+        is_text = isinstance(value, str)
+        if is_text and not _WHOLE_NUMBER.fullmatch(str(value)):
+            value = None
+        result = _to_float(value)
+        if not low <= result <= high or result != int(result):
+            raise Unexpected(f"a whole number from {low} to {high}")
+        # Not by way of a float, which holds only whole numbers up to 2^53.
+        return int(str(value).partition(".")[0]) if is_text else int(value)  # type: ignore[call-overload]
 
     return parse
 

@@ -173,7 +173,7 @@ def test_the_reference_has_the_default_of_a_variable(field: "dataclasses.Field[o
     if says_unset(cell):
         assert field.default in (None, False, ())
     else:
-        assert field.metadata["parse"](field.metadata["name"], code_in(cell)) == field.default
+        assert field.metadata["parse"](code_in(cell)) == field.default
 
 
 @pytest.mark.parametrize("hosts", ["*", "a.example", "*.a.example", "10.0.0.7", "[::1]", "a_b", "a.example, localhost"])

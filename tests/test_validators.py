@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from handler.errors import InvalidRequest
-from handler.validators import boolean, integer, number, one_of, short_repr, string
+from handler.validators import boolean, check, integer, number, one_of, short_repr, string
 
-Validator = Callable[[str, object], object]
+Validator = Callable[[object], object]
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ Validator = Callable[[str, object], object]
     ],
 )
 def test_a_value_in_either_form_becomes_a_typed_one(validator: Validator, value: object, result: object) -> None:
-    parsed = validator("field", value)
+    parsed = check("field", value, validator)
     assert parsed == result
     assert type(parsed) is type(result)
 
@@ -54,16 +54,16 @@ def test_a_value_in_either_form_becomes_a_typed_one(validator: Validator, value:
         (number(0, 1), 10**400, "a number from 0 to 1"),
         (number(0, 1), False, "a number from 0 to 1"),
         (number(0, 1), {}, "a number from 0 to 1"),
-        (integer(1, 8), 0, "a number from 1 to 8"),
+        (integer(1, 8), 0, "a whole number from 1 to 8"),
         (integer(1, 8), 2.5, "a whole number from 1 to 8"),
-        (integer(1, 8), "two", "a number from 1 to 8"),
+        (integer(1, 8), "two", "a whole number from 1 to 8"),
     ],
 )
 def test_a_refusal_names_the_field_what_was_expected_and_what_came(
     validator: Validator, value: object, expected: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refusal:
-        validator("field", value)
+        check("field", value, validator)
     assert refusal.value.field == "field"
     assert refusal.value.message.startswith(f"field must be {expected}")
 
@@ -97,6 +97,6 @@ UNPRINTABLE = {
 def test_a_value_that_python_does_not_write_out_is_refused_like_any_other(validator: Validator, name: str) -> None:
     value = UNPRINTABLE[name]
     with pytest.raises(InvalidRequest) as refusal:
-        validator("field", value)
+        check("field", value, validator)
     assert refusal.value.message.startswith("field must be ")
     assert type(value).__name__ in refusal.value.message

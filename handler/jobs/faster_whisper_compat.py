@@ -12,7 +12,7 @@ from handler.output.formats import to_srt, to_verbose_json, to_vtt
 from handler.output.line_text import to_line
 from handler.schema.model_names import check_model
 from handler.schema.transcript import Transcript, Word
-from handler.validators import boolean, one_of, string
+from handler.validators import boolean, check, one_of, string
 
 OPTION_NAMES = {"initial_prompt": "prompt", "enable_vad": "vad"}  # name in worker-faster_whisper: name here
 SYNONYMS = {**OPTION_NAMES, "audio": "url", "word_timestamps": "timestamps"}  # all names that differ here
@@ -45,17 +45,17 @@ def translate_input(
     if not compat_fields:
         return fields, None
     if "model" in compat_fields:
-        check_model(string("model", compat_fields["model"]), model_id, aliases, InvalidRequest)
+        check_model(check("model", compat_fields["model"], string), model_id, aliases, InvalidRequest)
     _check_synonyms(fields, compat_fields)
     fields |= {OPTION_NAMES[name]: value for name, value in compat_fields.items() if name in OPTION_NAMES}
     if "audio" in compat_fields:
-        fields["url"] = string("audio", compat_fields["audio"])
-    word_timestamps = boolean("word_timestamps", compat_fields.get("word_timestamps", False))
+        fields["url"] = check("audio", compat_fields["audio"], string)
+    word_timestamps = check("word_timestamps", compat_fields.get("word_timestamps", False), boolean)
     if word_timestamps:
         fields["timestamps"] = "word"
     transcription = _parse_format("transcription", compat_fields)
     translation = _parse_format("translation", compat_fields)
-    if not boolean("translate", compat_fields.get("translate", False)):
+    if not check("translate", compat_fields.get("translate", False), boolean):
         return fields, CompatFormat(transcription, None, word_timestamps)
     return fields, CompatFormat(transcription, translation, word_timestamps)
 
@@ -68,7 +68,7 @@ def _check_synonyms(fields: Mapping[str, Any], compat_fields: Mapping[str, Any])
 
 
 def _parse_format(name: str, compat_fields: Mapping[str, Any]) -> str:
-    return one_of(COMPAT_FORMATS)(name, compat_fields.get(name, COMPAT_FORMATS[0]))
+    return check(name, compat_fields.get(name, COMPAT_FORMATS[0]), one_of(COMPAT_FORMATS))
 
 
 def to_compat_fields(

@@ -10,7 +10,7 @@ from handler.jobs.faster_whisper_compat import CompatFormat, translate_input
 from handler.jobs.object_store import Bucket, UploadTarget, parse_upload_url
 from handler.schema.options import Options
 from handler.settings import Settings
-from handler.validators import one_of, short_repr, string
+from handler.validators import check, one_of, short_repr, string
 
 MAX_FILES = 1000  # in one job
 MAX_TIMEOUT_MS = 1e12  # exclusive upper limit; a larger value can only be a mistake
@@ -54,7 +54,7 @@ def parse_job(event: Mapping[str, Any], settings: Settings) -> Job:
         options=Options.parse({name: value for name, value in fields.items() if name not in _NON_OPTION_FIELDS}),
         compat_format=compat_format,
         limit_s=_parse_limit(event.get("policy"), settings),
-        always_upload=one_of(UPLOAD_MODES)("upload", fields.get("upload") or "auto") == "always",
+        always_upload=check("upload", fields.get("upload") or "auto", one_of(UPLOAD_MODES)) == "always",
         upload_target=_parse_upload_target(fields.get("upload_url")),
         bucket=_parse_bucket(event.get("s3Config")),
     )
@@ -76,7 +76,7 @@ def _parse_sources(fields: Mapping[str, Any]) -> tuple[tuple[AudioSource, ...], 
     ((name, value),) = values.items()
     if name == "urls":
         return tuple(AudioSource(url=url) for url in _parse_urls(value)), True
-    text = string(name, value)
+    text = check(name, value, string)
     source = AudioSource(url=text) if name == "url" else AudioSource(base64=text)
     return (source,), False
 
@@ -110,7 +110,7 @@ def _parse_limit(policy: object, settings: Settings) -> float:
 
 
 def _parse_upload_target(url: object) -> UploadTarget | None:
-    return None if url is None else parse_upload_url(string("upload_url", url))
+    return None if url is None else parse_upload_url(check("upload_url", url, string))
 
 
 def _parse_bucket(config: object) -> Bucket | None:

@@ -4,13 +4,13 @@ Knows no entry point and no model.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from handler.errors import InvalidRequest
 from handler.languages import language_code
-from handler.validators import boolean, integer, number, one_of, short_repr, string
+from handler.validators import Parser, Unexpected, boolean, check, integer, number, one_of, short_repr, string
 
 FORMATS = ("json", "verbose_json", "text", "srt", "vtt", "tsv")
 TASKS = ("transcribe", "translate")
@@ -29,38 +29,37 @@ MAX_TRACK, MAX_CHANNELS = 255, 64
 _TOKEN_ID = re.compile(r"-1|[0-9]{1,9}")
 
 
-def _language(name: str, value: object) -> str | None:
-    text = string(name, value)
-    key = text.strip().lower()
+def _language(value: object) -> str | None:
+    key = string(value).strip().lower()
     code = MULTI if key == MULTI else language_code(key)
     if code is None and key not in ("", AUTO):
-        expected = "a code, tag or English name such as 'de', 'de-AT' or 'german', or 'multi'; left out, it is detected"
-        raise InvalidRequest(f"{name} must be {expected}; got {short_repr(value)}", name)
+        raise Unexpected(
+            "a code, tag or English name such as 'de', 'de-AT' or 'german', or 'multi'; left out, it is detected"
+        )
     return code
 
 
-def _temperature_step(name: str, value: object) -> float:
-    step = number(0, 1)(name, value)
+def _temperature_step(value: object) -> float:
+    step = number(0, 1)(value)
     if 0 < step < MIN_TEMPERATURE_STEP:
-        raise InvalidRequest(f"{name} must be 0, or at least {MIN_TEMPERATURE_STEP:g}; got {short_repr(value)}", name)
+        raise Unexpected(f"0, or at least {MIN_TEMPERATURE_STEP:g}")
     return step
 
 
-def _token_ids(name: str, value: object) -> tuple[int, ...]:
+def _token_ids(value: object) -> tuple[int, ...]:
     items: Any = [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
     if isinstance(value, str):
         items = [int(item) if _TOKEN_ID.fullmatch(item) else item for item in items]
     if isinstance(items, list | tuple) and all(map(_is_token_id, items)):
         return tuple(items)
-    expected = "token ids, comma-separated or as a list; -1 stands for the usual ones"
-    raise InvalidRequest(f"{name} must be {expected}; got {short_repr(value)}", name)
+    raise Unexpected("token ids, comma-separated or as a list; -1 stands for the usual ones")
 
 
 def _is_token_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -1 <= value < 10**9
 
 
-def _option(default: Any, description: str, parse: Callable[[str, object], Any], schema: dict[str, Any]) -> Any:
+def _option(default: Any, description: str, parse: Parser[Any], schema: dict[str, Any]) -> Any:
     """Return a dataclass field for an option, with the option's parser and JSON schema in the field's metadata."""
     stated_default = {} if default is None else {"default": default}
     full_schema = {**schema, **stated_default, "description": description}
@@ -271,9 +270,8 @@ class Options:
         unknown = sorted(set(values) - set(options), key=str)
         if unknown:
             raise InvalidRequest(f"unknown option {short_repr(unknown[0])}; expected one of {', '.join(options)}")
-        parsed = {
-            name: options[name].metadata["parse"](name, value) for name, value in values.items() if value is not None
-        }
+        given = {name: value for name, value in values.items() if value is not None}
+        parsed = {name: check(name, value, options[name].metadata["parse"]) for name, value in given.items()}
         return cls(**parsed)
 
     @classmethod

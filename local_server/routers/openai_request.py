@@ -15,7 +15,7 @@ from handler.schema.capabilities import Capabilities
 from handler.schema.model_names import check_model
 from handler.schema.options import LIST_OPTIONS, Options
 from handler.settings import Settings
-from handler.validators import boolean, number, one_of, string
+from handler.validators import boolean, check, number, one_of, string
 from local_server.uploads.fields import split_array_name
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
@@ -63,7 +63,7 @@ def parse_openai_request(fields: Sequence[tuple[str, str]], task: str, settings:
     for name, reason in _UNSUPPORTED.items():
         if values.get(name):
             raise InvalidRequest(f"{name} must not be set: {reason}", name)
-    format = one_of(FORMATS)("response_format", values.get("response_format") or "json")
+    format = check("response_format", values.get("response_format") or "json", one_of(FORMATS))
     granularities = _choices("timestamp_granularities", GRANULARITIES, values)
     if granularities and format != "verbose_json":
         raise InvalidRequest(
@@ -72,7 +72,7 @@ def parse_openai_request(fields: Sequence[tuple[str, str]], task: str, settings:
     include = _choices("include", ("logprobs",), values)
     if include and format != "json":
         raise InvalidRequest("include must come with response_format json", "include")
-    stream = boolean("stream", values.get("stream") or "false")
+    stream = check("stream", values.get("stream") or "false", boolean)
     if stream and format not in ("json", "text"):
         raise InvalidRequest("stream must come with response_format json or text", "stream")
     needs_words = "word" in granularities or bool(include)  # a token's log-probability is that of a word's token
@@ -133,8 +133,7 @@ def _check_model(values: Mapping[str, Any], settings: Settings) -> None:
 
 def _choices(name: str, choices: tuple[str, ...], values: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the items of the array field `name`. Raises InvalidRequest if an item is not in `choices`."""
-    parse = one_of(choices)
-    return tuple(parse(name, item) for item in values.get(name, ()))
+    return tuple(check(name, item, one_of(choices)) for item in values.get(name, ()))
 
 
 def _options(values: Mapping[str, Any], task: str, timestamps: str) -> Options:
@@ -152,7 +151,7 @@ def _options(values: Mapping[str, Any], task: str, timestamps: str) -> Options:
             "task": task,
             "language": languages[0] if languages else None,
             "prompt": values.get("prompt"),
-            "temperature": number(0, 1)("temperature", temperature) if temperature else None,
+            "temperature": check("temperature", temperature, number(0, 1)) if temperature else None,
             "timestamps": timestamps,
             "hotwords": _hotwords(values),
             "vad": _vad(values),
@@ -162,13 +161,13 @@ def _options(values: Mapping[str, Any], task: str, timestamps: str) -> Options:
 
 def _hotwords(values: Mapping[str, Any]) -> str:
     """Return the items of `hotwords`, this server's and Speaches' field, and of `keywords`, OpenAI's, in one text."""
-    return ", ".join(string(name, item) for name in ("hotwords", "keywords") for item in values.get(name, ()))
+    return ", ".join(check(name, item, string) for name in ("hotwords", "keywords") for item in values.get(name, ()))
 
 
 def _vad(values: Mapping[str, Any]) -> bool:
     """Return whether to leave out what is not speech, which `vad` or `vad_filter` may say. The default is True."""
     _check_strategy(values.get("chunking_strategy"))
-    given = [boolean(name, values[name]) for name in ("vad", VAD_FILTER) if values.get(name)]
+    given = [check(name, values[name], boolean) for name in ("vad", VAD_FILTER) if values.get(name)]
     if len(set(given)) > 1:
         raise InvalidRequest(f"{VAD_FILTER} and vad are the same; got different values", VAD_FILTER)
     return given[0] if given else True

@@ -117,7 +117,7 @@ def test_an_interrupted_run_resumes_and_nothing_is_paid_for_twice(
     [
         ("{no json", [], {}, 2, "calls.txt:1: expected an address or a JSON object"),
         ('\n{"uri": "x"}', [], {}, 2, "calls.txt:2: expected a JSON object with url"),
-        ("http://a/b", ["--beam-size", "wide"], {}, 2, "calls.txt:1: beam_size must be a number from 1 to 64"),
+        ("http://a/b", ["--beam-size", "wide"], {}, 2, "calls.txt:1: beam_size must be a whole number from 1 to 64"),
         ("http://a/b", ["--in-flight", "0"], {}, 2, "expected a whole number from 1 to 1000"),
         ("http://a/b", [], {"RUNPOD_API_KEY": "wrong"}, 1, "401"),
     ],
