@@ -209,18 +209,10 @@ class AudioProcess:
         if not (_are_counts(shape) and len(shape) == 2 and _are_counts(frames)):
             raise Disconnected
         count, channels = shape
-        if not 1 <= channels <= MAX_CHANNELS or count * channels > MAX_PIECE_SAMPLES or sum(frames) > MAX_PIECE_FRAMES:
-            raise Disconnected
-        if channels != (self._num_channels or channels) or (channels > 1 and not self._options.split):
+        if not self._is_possible(count, channels, frames):
             raise Disconnected
         self._num_channels = channels
-        self._num_heard += count
-        self._num_frames = self._num_frames or [0] * channels
-        self._num_frames = [before + new for before, new in zip(self._num_frames, frames, strict=False)]
-        heard = max(0, self._num_heard)
-        is_too_few = min(self._num_frames) < heard // FRAME - MAX_HELD_FRAMES  # all samples would wait for them
-        if len(frames) != channels or is_too_few or max(self._num_frames) > -(-heard // FRAME):
-            raise Disconnected
+        self._count_frames(count, frames)
         numbers = np.empty(count * channels + sum(frames), np.float32)
         if numbers.nbytes and os.preadv(memory, [numbers.data.cast("B")], 0) != numbers.nbytes:
             raise Disconnected
@@ -228,6 +220,24 @@ class AudioProcess:
         if not np.isfinite(block).all() or any(((part < 0) | (part > 1) | np.isnan(part)).any() for part in speech):
             raise Disconnected
         return block.reshape(count, channels), [part.copy() for part in speech]  # not with the block behind them
+
+    def _is_possible(self, count: int, channels: int, frames: Sequence[int]) -> bool:
+        """Return whether a block may have `count` samples of each channel, and so many probabilities of each."""
+        is_short = count * channels <= MAX_PIECE_SAMPLES and sum(frames) <= MAX_PIECE_FRAMES
+        is_same = self._num_channels in (0, channels) and len(frames) == channels
+        is_wanted = channels == 1 or self._options.split
+        return 1 <= channels <= MAX_CHANNELS and is_short and is_same and is_wanted
+
+    def _count_frames(self, count: int, frames: Sequence[int]) -> None:
+        """Count samples and probabilities. Raises Disconnected if there are not about as many as belong together."""
+        self._num_heard += count
+        before = self._num_frames or [0] * len(frames)
+        self._num_frames = [old + new for old, new in zip(before, frames, strict=True)]
+        heard = max(0, self._num_heard)
+        is_too_few = min(self._num_frames) < heard // FRAME - MAX_HELD_FRAMES  # all samples would wait for them
+        is_too_many = max(self._num_frames) > -(-heard // FRAME)
+        if is_too_few or is_too_many:
+            raise Disconnected
 
     def _death(self, signal_name: str) -> AsrError:
         """Log that the process has died, and return the error of its request."""

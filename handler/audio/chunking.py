@@ -22,18 +22,26 @@ MAX_PAUSE_S = 3.0  # a longer pause ends a window, because models hallucinate in
 Span = tuple[int, int]  # start and end (exclusive), in frames
 
 
+def _decide_speech(probabilities: NDArray[np.float32], speaking: bool) -> NDArray[np.bool_]:
+    """Return whether each frame is speech. A frame that decides neither way is what the frame before it was. [n]"""
+    undecided, speech, silence = 0, 1, -1
+    decisions = np.full(len(probabilities) + 1, undecided)
+    decisions[0] = speech if speaking else silence
+    decisions[1:][probabilities >= SPEECH_ON] = speech
+    decisions[1:][probabilities < SPEECH_OFF] = silence
+    numbers = np.arange(len(decisions))
+    decisive = np.maximum.accumulate(np.where(decisions != undecided, numbers, 0))  # the frame that decides each
+    return decisions[decisive[1:]] == speech  # type: ignore[no-any-return]
+
+
 def speech_spans(probabilities: NDArray[np.float32], frame_s: float, speaking: bool = False) -> list[Span]:
     """Return the spans of speech, in frames and in chronological order, or an empty list if there is no speech.
 
     `probabilities` [n] holds the probability of speech in each frame of `frame_s` seconds. `speaking` says whether
     there was speech right before the first frame.
     """
-    # 1: speech, −1: no speech, 0: same as the frame before
-    decisions = np.where(probabilities >= SPEECH_ON, 1, np.where(probabilities < SPEECH_OFF, -1, 0))
-    decisions = np.concatenate(([1 if speaking else -1], decisions))
-    decisive = np.maximum.accumulate(np.where(decisions != 0, np.arange(len(decisions)), 0))  # the frame that decides
-    speech = np.concatenate(([False], decisions[decisive[1:]] == 1, [False]))
-    edges = np.flatnonzero(speech[1:] != speech[:-1]).reshape(-1, 2)
+    is_speech = np.concatenate(([False], _decide_speech(probabilities, speaking), [False]))
+    edges = np.flatnonzero(is_speech[1:] != is_speech[:-1]).reshape(-1, 2)
     spans: list[Span] = []
     for start, end in edges.tolist():
         if spans and (start - spans[-1][1]) * frame_s < MIN_PAUSE_S:

@@ -67,10 +67,21 @@ def _read_first_frame(file: MediaFile) -> tuple[int, bytes]:
 
 def _parse_lengths(frame: bytes) -> _Lengths:
     for name in (b"Xing", b"Info"):
-        fields = frame[frame.find(name) :] if name in frame else b""
-        if len(fields) >= 16:
-            has_frames, has_bytes = fields[7] & 1, fields[7] & 2
-            numbers = [int.from_bytes(fields[at : at + 4], "big") for at in (8, 12)]
-            return _Lengths(numbers[0] if has_frames else 0, numbers[1 if has_frames else 0] if has_bytes else 0)
-    fields = frame[frame.find(b"VBRI") :] if b"VBRI" in frame else b""
+        if len(fields := _fields_from(frame, name)) >= 16:
+            return _parse_xing(fields)
+    fields = _fields_from(frame, b"VBRI")
     return _Lengths(int.from_bytes(fields[14:18], "big"), int.from_bytes(fields[10:14], "big"))
+
+
+def _fields_from(frame: bytes, name: bytes) -> bytes:
+    """Return what begins with `name` in a frame, or b"" if the name is not there."""
+    return frame[frame.find(name) :] if name in frame else b""
+
+
+def _parse_xing(fields: bytes) -> _Lengths:
+    """Return the lengths of a Xing header, in which flags tell which of the numbers are there."""
+    flags = fields[7]
+    numbers = [int.from_bytes(fields[at : at + 4], "big") for at in (8, 12)]
+    num_frames = numbers.pop(0) if flags & 1 else 0
+    num_bytes = numbers.pop(0) if flags & 2 else 0
+    return _Lengths(num_frames, num_bytes)

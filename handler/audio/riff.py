@@ -186,9 +186,17 @@ def _preamble(format: _Format, codec: Codec) -> bytes:
     extra = struct.pack("<H", codec.block_frames)
     if format.tag == _MS_ADPCM:
         extra += struct.pack("<H14h", len(_MS_COEFFICIENTS) // 2, *_MS_COEFFICIENTS)
-    byte_rate = format.sample_rate * codec.block_bytes // codec.block_frames
-    bits = {_IMA_ADPCM: 4, _MS_ADPCM: 4, _G721: 4, _GSM: 0}.get(format.tag, format.bits)
-    fields = (format.tag, format.channels, format.sample_rate, byte_rate, codec.block_bytes, bits, len(extra))
-    content = struct.pack("<HHIIHHH", *fields) + extra
-    head = struct.pack("<4sI4s", b"RIFF", 8, b"WAVE")  # the sizes 8 and 0 stand for a file that was never closed
-    return head + struct.pack("<4sI", b"fmt ", len(content)) + content + struct.pack("<4sI", b"data", 0)
+    content = struct.pack(
+        "<HHIIHHH",
+        format.tag,
+        format.channels,
+        format.sample_rate,
+        format.sample_rate * codec.block_bytes // codec.block_frames,  # bytes per second
+        codec.block_bytes,
+        {_IMA_ADPCM: 4, _MS_ADPCM: 4, _G721: 4, _GSM: 0}.get(format.tag, format.bits),
+        len(extra),
+    )
+    # The sizes 8 and 0 stand for a file that was never closed.
+    head = struct.pack("<4sI4s", b"RIFF", 8, b"WAVE")
+    description = struct.pack("<4sI", b"fmt ", len(content) + len(extra)) + content + extra
+    return head + description + struct.pack("<4sI", b"data", 0)

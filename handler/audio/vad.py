@@ -98,14 +98,16 @@ class VoiceActivity:
         Therefore several passes begin at different frames, and the highest probability counts.
         """
         starts = sorted({max(0, onset - _LOOK_BACK + number * _PASS_STEP) for number in range(_PASSES)})
-        # What follows a shorter pass is not used.
-        features = np.zeros((len(starts), onset - starts[0], FEATURES), np.float32)
+        longest = onset - starts[0]
+        features = np.zeros((len(starts), longest, FEATURES), np.float32)  # what follows a shorter pass is not used
         for row, start in zip(features, starts, strict=True):
             row[: onset - start] = self._features[start:onset]
-        state = State(*(np.repeat(part, len(starts), 0) for part in self._network.state_after_silence))
+        silent = self._network.state_after_silence
+        state = State(*(np.repeat(part, len(starts), 0) for part in silent))
         probabilities, _ = self._network.probabilities(features, state)
         for row, start in zip(probabilities, starts, strict=True):
-            np.maximum(self._held[start:onset], row[: onset - start], out=self._held[start:onset])
+            held = self._held[start:onset]
+            np.maximum(held, row[: onset - start], out=held)
 
     def _release(self, count: int) -> NDArray[np.float32]:
         """Return the first `count` probabilities held back, and hold them back no longer; none if not positive."""

@@ -65,12 +65,13 @@ class TextBuilder:
         for word in split_words(pieces):
             if not word.text.strip():
                 continue
-            own = [index for index in _tokens_of(word) if pieces[index].strip()]
-            first, last = tokens[own[0]], tokens[own[-1]]
-            start, end = (min(frame * self._frame_s, window.seconds) for frame in (first.start, last.end))
-            probabilities = [exp(tokens[index].logprob) for index in own]
-            logprobs = tuple((tokens[index].id, tokens[index].logprob) for index in _tokens_of(word))
-            yield Word(start, max(start, end), _spaced(word.text), sum(probabilities) / len(probabilities), logprobs)
+            own = [tokens[index] for index in _tokens_of(word)]
+            visible = [tokens[index] for index in _tokens_of(word) if pieces[index].strip()]
+            start = min(visible[0].start * self._frame_s, window.seconds)
+            end = min(visible[-1].end * self._frame_s, window.seconds)
+            probability = sum(exp(token.logprob) for token in visible) / len(visible)
+            logprobs = tuple((token.id, token.logprob) for token in own)
+            yield Word(start, max(start, end), _spaced(word.text), probability, logprobs)
 
 
 def speech_bounds(window: Window) -> tuple[float, float]:

@@ -60,12 +60,12 @@ class TransducerSearch:
         rows = torch.arange(num_rows, device=encoded.device)
         frame = torch.zeros_like(rows)
         num_symbols = torch.zeros_like(rows)  # that were decoded in the current frame
+        coming = torch.arange(LOOKAHEAD, device=rows.device)
         state = self._predict(torch.full_like(rows, self._blank), None)
         steps: list[tuple[Tensor, ...]] = []
         while bool((frame < lengths).any()):
-            ahead = (frame.clamp(max=num_frames)[:, None] + torch.arange(LOOKAHEAD, device=rows.device)).clamp(
-                max=padded.shape[1] - 1
-            )
+            ahead = frame.clamp(max=num_frames)[:, None] + coming
+            ahead = ahead.clamp(max=padded.shape[1] - 1)
             tokens, advances, logprobs = self._decide(padded[rows[:, None], ahead], state.output)
             offset = _first_token(tokens != self._blank, advances)
             has_token = (offset < LOOKAHEAD) & (frame + offset < lengths)

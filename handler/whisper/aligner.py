@@ -17,7 +17,7 @@ from torch import Tensor
 
 from handler.engine.device import on_device
 from handler.engine.device_errors import device_errors
-from handler.schema.transcript import Segment
+from handler.schema.transcript import Segment, Word
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 from handler.tokens.segmentation import split_segments
 from handler.whisper.alignment_queries import Heads
@@ -139,13 +139,16 @@ class WhisperAligner:
         length = self._cache.length_for(max(map(len, rows)))
         end = self._tokenizer.specials.eot
         padded = torch.tensor([[*row, *[end] * (length - len(row))] for row in rows], device=self._device)  # [B, T]
-        hidden = self._forward(padded, torch.arange(length, device=self._device).expand_as(padded))  # [B, T, C]
-        logprobs = []
-        for reading, row in zip(readings, hidden, strict=True):
-            first = len(reading.prompt)
-            logits = self._model.decoder.logits(row[first - 1 : first - 1 + len(reading.read)])
-            told = torch.tensor(reading.read, device=self._device)
-            logprobs.append(logits.log_softmax(-1).gather(1, told[:, None])[:, 0].tolist())
+        positions = torch.arange(length, device=self._device).expand_as(padded)
+        hidden = self._forward(padded, positions)  # [B, T, C]
+        return [self._logprobs(reading, row) for reading, row in zip(readings, hidden, strict=True)]
+
+    def _logprobs(self, reading: _Reading, hidden: Tensor) -> list[float]:
+        """Return the log-probability of each token of a text, from the hidden states [T, C] of its row."""
+        first = len(reading.prompt) - 1  # a token is predicted at the position before its own
+        logits = self._model.decoder.logits(hidden[first : first + len(reading.read)])
+        told = torch.tensor(reading.read, device=self._device)
+        logprobs: list[float] = logits.log_softmax(-1).gather(1, told[:, None])[:, 0].tolist()
         return logprobs
 
     def _forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
@@ -155,19 +158,31 @@ class WhisperAligner:
 
     def _result(self, slot: int, reading: _Reading, audio: EncodedAudio, logprobs: Sequence[float]) -> WindowResult:
         """Return the result of a window whose text has been read in `slot`, with words."""
-        first, window = len(reading.prompt) - 1, reading.window  # a token is predicted at the position before its own
-        positions = host_tensor(range(first, first + len(reading.read) + 1), self._device)
-        length = min(len(audio.audio), ceil(window.seconds / TIMESTAMP_S))
-        attention = self._cache.alignment_weights(slot, slot, to_device(positions, self._device), length)
-        missing = sum(map(len, reading.texts)) - len(reading.read)
-        remaining = iter([*logprobs, *[-inf] * missing])
+        window = reading.window
+        num_unread = sum(map(len, reading.texts)) - len(reading.read)
+        remaining = iter([*logprobs, *[-inf] * num_unread])
         texts = [TextTokens(ids, [next(remaining) for _ in ids]) for ids in reading.texts]
-        timed = timed_words(texts, attention.cpu().numpy(), audio.onset_strength.cpu().numpy(), window, self._tokenizer)
+        attention, onsets = self._attention(slot, reading, audio).cpu(), audio.onset_strength.cpu()
+        timed = timed_words(texts, attention.numpy(), onsets.numpy(), window, self._tokenizer)
         segments: list[Segment] = []
         for segment, words in zip(reading.result.segments, timed, strict=True):
-            for part in split_segments([replace(word, tokens=()) for word in words]):
-                text = "".join(word.text for word in part)
-                segments.append(
-                    replace(segment, start=part[0].start, end=part[-1].end, text=text, tokens=(), words=tuple(part))
-                )
+            segments += _divide(segment, words)
         return replace(reading.result, segments=tuple(segments))
+
+    def _attention(self, slot: int, reading: _Reading, audio: EncodedAudio) -> Tensor:
+        """Return how much each token of a text, and its end, attends to each position of the audio."""
+        first = len(reading.prompt) - 1  # a token is predicted at the position before its own
+        positions = host_tensor(range(first, first + len(reading.read) + 1), self._device)
+        length = min(len(audio.audio), ceil(reading.window.seconds / TIMESTAMP_S))
+        return self._cache.alignment_weights(slot, slot, to_device(positions, self._device), length)
+
+
+def _divide(segment: Segment, words: Sequence[Word]) -> list[Segment]:
+    """Return the segments into which the words of a segment are divided, where a sentence or a pause ends one."""
+    segments: list[Segment] = []
+    for part in split_segments([replace(word, tokens=()) for word in words]):
+        text = "".join(word.text for word in part)
+        segments.append(
+            replace(segment, start=part[0].start, end=part[-1].end, text=text, tokens=(), words=tuple(part))
+        )
+    return segments

@@ -106,16 +106,22 @@ class QuantizedLogits:
         """Quantize `weight` [n_vocab, C]. `gain` [C] is the weight of the layer norm before the product."""
         self._spread = gain.float().abs().clamp(min=1e-3).sqrt()
         self._scale = torch.empty(len(weight))
-        levels = torch.empty(weight.shape, dtype=torch.int8)
-        sums = [rows.float().sum(0) for rows in weight.split(_ROWS_PER_CHUNK)]
-        mean = torch.stack(sums).sum(0) / len(weight)  # five times as fast as weight.mean
-        chunks = zip(*(tensor.split(_ROWS_PER_CHUNK) for tensor in (weight, self._scale, levels)), strict=True)
-        for weight_rows, scale, level_rows in chunks:
-            centered = (weight_rows - mean) * self._spread
-            torch.amax(centered.abs(), 1, out=scale).clamp_(min=1e-12).div_(_MAX_LEVEL)
-            level_rows.copy_(centered.div_(scale[:, None]).round_())
+        levels = self._quantize(weight)
         self._packed = torch.ops.onednn.qlinear_prepack(levels, [1, weight.shape[1]])
         self._zero = torch.zeros(len(weight), dtype=torch.int32)
+
+    def _quantize(self, weight: Tensor) -> Tensor:
+        """Return the weights as levels, int8 [n_vocab, C], and set the scale of each token."""
+        chunks = weight.split(_ROWS_PER_CHUNK)
+        sums = torch.stack([rows.float().sum(0) for rows in chunks])
+        mean = sums.sum(0) / len(weight)  # five times as fast as weight.mean
+        levels = torch.empty(weight.shape, dtype=torch.int8)
+        scales, level_chunks = self._scale.split(_ROWS_PER_CHUNK), levels.split(_ROWS_PER_CHUNK)
+        for rows, scale, level_rows in zip(chunks, scales, level_chunks, strict=True):
+            centered = (rows - mean) * self._spread
+            torch.amax(centered.abs(), 1, out=scale).clamp_(min=1e-12).div_(_MAX_LEVEL)
+            level_rows.copy_(centered.div_(scale[:, None]).round_())
+        return levels
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Return the logits of the next token of each row. [B, C] → [B, n_vocab], float32
