@@ -43,6 +43,7 @@ from handler.whisper.kv_cache import KVCache, round_up
 from handler.whisper.model import Whisper
 from handler.whisper.preparation import Background, BackgroundThread, SideStream
 from handler.whisper.tokenizer import Tokenizer
+from handler.whisper.workshop import Workshop
 
 MAX_DIFFERENCE = 0.02  # between the results of two attention kernels, whose values are near 1
 _PROBE_ROWS = 8  # sequences; a kernel may work in another way for one than for several
@@ -135,22 +136,25 @@ def build_engine(
     device, dtype, dims = model.decoder.positions.device, model.decoder.positions.dtype, model.dims
     attention, attention_reason = _choose_attention(settings, dims, device, dtype)
     slots = settings.batch_size or auto_batch_size(dims, dtype, free_memory(device), device.type)
-    build = partial(
-        WhisperEngine,
-        settings.model_id,
+    workshop = Workshop(
         model,
         tokenizer,
         suppress,
-        device_name=device_name(device),
+        checkpoint_heads,
         attention=attention,
         max_new_tokens=settings.max_new_tokens,
-        checkpoint_heads=checkpoint_heads,
         short_context=choose_short_context(settings.audio_context, device),
         capture=cuda_capture() if device.type == "cuda" else None,
-        capture_encoder=cuda_capture() if device.type == "cuda" else None,
         paged=_paged_attention(dims, device, dtype),
-        background=_background(device),
         timeline=timeline,
+    )
+    build = partial(
+        WhisperEngine,
+        settings.model_id,
+        workshop,
+        device_name=device_name(device),
+        capture_encoder=cuda_capture() if device.type == "cuda" else None,
+        background=_background(device),
     )
     with timeline.span("engine_built"):
         engine = _build(build, slots)

@@ -128,11 +128,6 @@ class Preparation:
         self._prepared: deque[PreparedWindow] = deque()
         self._recent: OrderedDict[int, EncodedAudio] = OrderedDict()  # by the id of their samples
 
-    @property
-    def has_waiting(self) -> bool:
-        """Whether there are windows that nobody has begun to prepare."""
-        return bool(self._waiting)
-
     def width(self) -> int:
         """Return the number of sequences that all these windows will need."""
         windows = (*self._waiting, *self._under_way, *(prepared.window for prepared in self._prepared))
@@ -158,6 +153,20 @@ class Preparation:
         self._under_way = []
         self._prepared.clear()
         self._recent.clear()
+
+    def proceed(self, is_beside: bool, is_urgent: bool) -> None:
+        """Prepare windows: beside the decoding, if `is_beside`, and otherwise right now.
+
+        `is_urgent` says that many slots are free, because what is prepared beside the decoding does not keep up.
+        """
+        if self.width() == 0:
+            return
+        if not is_beside:
+            self.prepare_now()
+            return
+        self.start()
+        if is_urgent and self._waiting:
+            self.prepare_now()
 
     def start(self) -> None:
         """Begin to prepare the next windows in the background, unless it is busy or there are none."""

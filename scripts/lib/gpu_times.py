@@ -43,7 +43,7 @@ def step(subject: Subject) -> list[dict[str, Any]]:
             if batch._graphs is not None:
                 graph = seconds_per_call(lambda rows=rows: batch._graphs.advance(rows), subject.device)  # type: ignore[misc]
             batch._step.clear()
-        read = weights + rows * engine._cache.slot_bytes(dims, engine.dtype)
+        read = weights + rows * engine._cache.slot_bytes(dims, engine._workshop.dtype)
         rate = round(read / (graph or eager) / 1e9)
         table.append(
             {
@@ -78,7 +78,7 @@ def attention(subject: Subject) -> list[dict[str, Any]]:
     engine, dims = subject.engine, subject.engine._model.dims
     windows = engine.encode_batch_size
     shape = (windows, dims.n_audio_head, dims.n_audio_ctx, dims.n_audio_state // dims.n_audio_head)
-    q = torch.randn(shape, device=subject.device, dtype=engine.dtype)
+    q = torch.randn(shape, device=subject.device, dtype=engine._workshop.dtype)
     table = []
     for backend in BACKENDS if subject.is_gpu else ():
 

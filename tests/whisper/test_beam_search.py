@@ -24,7 +24,7 @@ from tests.whisper.test_engine import LONG, run, text_of, tokens_of
 @pytest.fixture(scope="module")
 def tiny(tiny_folder: Path) -> WhisperEngine:
     engine = load_engine(tiny_folder, settings(batch_size=12))
-    engine._background = None  # windows are prepared at once, however busy the machine is
+    engine._sharing._has_background = False  # windows are prepared at once, however busy the machine is
     return engine
 
 

@@ -25,7 +25,7 @@ from tests.support.word_errors import word_error_rate
 @pytest.fixture(scope="module")
 def tiny(tiny_folder: Path) -> WhisperEngine:
     engine = load_engine(tiny_folder, settings(batch_size=4, audio_context="full"))
-    engine._background = None  # windows are prepared at once, however busy the machine is
+    engine._sharing._has_background = False  # windows are prepared at once, however busy the machine is
     return engine
 
 
@@ -246,7 +246,7 @@ def test_the_openai_layout_and_the_ctranslate2_layout_give_the_same_text(
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_other_dtypes_understand_the_same_words(tiny_folder: Path, dtype: str) -> None:
     engine = load_engine(tiny_folder, settings(batch_size=2, dtype=dtype))
-    assert engine.dtype == getattr(torch, dtype)
+    assert engine._workshop.dtype == getattr(torch, dtype)
     assert word_error_rate(PANGRAM, text_of(run(engine, [Window(0, say(PANGRAM))])[0])) <= 0.06
 
 

@@ -51,7 +51,7 @@ class PausedThread(BackgroundThread):
 @pytest.fixture(scope="module")
 def module_engine(tiny_folder: Path) -> WhisperEngine:
     engine = load_engine(tiny_folder, settings(batch_size=3))
-    engine._contention = Wanted()  # type: ignore[assignment]
+    engine._sharing._contention = Wanted()  # type: ignore[assignment]
     return engine
 
 
@@ -63,7 +63,8 @@ def background(module_engine: WhisperEngine) -> PausedThread:
 @pytest.fixture
 def engine(module_engine: WhisperEngine, background: PausedThread) -> Iterator[WhisperEngine]:
     """Return an engine with a background whose batch is empty."""
-    module_engine._background = module_engine._preparation._background = background
+    module_engine._preparation._background = background
+    module_engine._sharing._has_background = True
     yield module_engine
     background.may_work.set()
     module_engine._preparation.abandon()
@@ -131,8 +132,9 @@ def test_a_window_that_is_dropped_while_it_is_prepared_is_never_decoded(
 
 def test_a_smaller_batch_forgets_what_is_being_prepared(tiny_folder: Path, background: PausedThread) -> None:
     engine = load_engine(tiny_folder, settings(batch_size=4))
-    engine._contention = Wanted()  # type: ignore[assignment]
-    engine._background = engine._preparation._background = background
+    engine._sharing._contention = Wanted()  # type: ignore[assignment]
+    engine._preparation._background = background
+    engine._sharing._has_background = True
     start_in_background(engine, background)
     background.may_work.set()
     engine.halve()

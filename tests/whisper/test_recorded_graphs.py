@@ -16,6 +16,7 @@ from handler.whisper.encoding import AudioEncoder
 from handler.whisper.engine import WhisperEngine
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.loading import load_engine
+from handler.whisper.workshop import Workshop
 from tests.conftest import settings
 from tests.support.replay import capture
 from tests.support.speech import FOX, PANGRAM, SENTENCES, say
@@ -31,18 +32,18 @@ def eager(tiny_folder: Path) -> WhisperEngine:
 
 def with_capture(engine: WhisperEngine, capture: Capture | None, slots: int = 3) -> WhisperEngine:
     """Return another engine on the same weights."""
-    return WhisperEngine(
-        engine.model_id,
-        engine._model,
-        engine._tokenizer,
-        engine._task_builder._suppress,
-        device_name=engine.device_name,
-        attention=engine.attention,
-        slots=slots,
+    old = engine._workshop
+    suppress = old.task_builder._suppress
+    workshop = Workshop(
+        old.model,
+        old.tokenizer,
+        suppress,
+        old.alignment_heads,
+        attention=old.attention,
         max_new_tokens=128,
-        checkpoint_heads=engine._alignment_heads,
         capture=capture,
     )
+    return WhisperEngine(engine.model_id, workshop, device_name=engine.device_name, slots=slots)
 
 
 @pytest.fixture(scope="module")
