@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,8 +23,10 @@ from handler.jobs.progress import ListProgress, ProgressPublisher
 from handler.jobs.result_delivery import ENVELOPE_BYTES, deliver
 from handler.output.formats import to_object
 from handler.output.json_encoding import encode_json, to_jsonable
+from handler.schema.options import Options
 from handler.schema.transcript import ProgressCallback, Transcript
 from handler.settings import Settings
+from handler.transcription.admission import Place
 from handler.transcription.pipeline import Pipeline
 from handler.transcription.transcript_stream import TranscriptStream
 
@@ -37,6 +39,19 @@ SUMMED_FIGURES = ("device_s", "total_s", "price")  # fields of an account that a
 Event = Mapping[str, Any]
 PostUpdate = Callable[[str, Any], Awaitable[None]]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """A file that may be transcribed."""
+
+    place: Place
+    deadline: float  # of time.perf_counter; by then, the job has to build its answer
+
+    @property
+    def remaining_s(self) -> float:
+        """How many seconds are left for transcribing."""
+        return max(0.0, self.deadline - time.perf_counter())
 
 
 class JobHandler:
@@ -54,7 +69,6 @@ class JobHandler:
         self._settings = settings
         self._post_update = post_update
         self._on_fault = on_fault
-        self._admission = asyncio.Semaphore(settings.max_requests)  # per file, so a long list waits instead of failing
 
     async def answer(self, event: Event) -> dict[str, Any]:
         """Transcribe a job and return its answer.
@@ -125,39 +139,47 @@ class JobHandler:
         self, source: AudioSource, job: Job, started_at: float, progress: ProgressCallback | None
     ) -> dict[str, Any]:
         """Transcribe one file and return its answer. Also translate the file if the job wants a translation."""
-        if job.compat_format is None or job.compat_format.translation is None:
-            async with self._admit(job, started_at) as remaining_s:
-                transcript = await self._pipeline.transcribe(source, job.options, progress, remaining_s())
-            return await asyncio.to_thread(_build_answer, transcript, None, job)
-        translate = replace(job.options, task="translate")
-        async with self._admit(job, started_at) as remaining_s, self._download_once(source) as audio:
-            transcript = await self._pipeline.transcribe(audio, job.options, progress, remaining_s())
-            translation = await self._pipeline.transcribe(audio, translate, None, remaining_s())
+        wants_translation = job.compat_format is not None and job.compat_format.translation is not None
+        async with self._admit(job, started_at) as admitted:
+            if not wants_translation:
+                transcript = await self._follow(admitted, source, job.options, progress)
+                return await asyncio.to_thread(_build_answer, transcript, None, job)
+            async with self._download_once(source) as audio:
+                transcript = await self._follow(admitted, audio, job.options, progress)
+                translation = await self._follow(admitted, audio, replace(job.options, task="translate"), None)
         return await asyncio.to_thread(_build_answer, transcript, translation, job)
 
-    @asynccontextmanager
-    async def _admit(self, job: Job, started_at: float) -> AsyncIterator[Callable[[], float]]:
-        """Wait until fewer than MAX_REQUESTS files are being transcribed, and count one more while the block runs.
+    async def _follow(
+        self, admitted: _Admitted, source: AudioSource, options: Options, progress: ProgressCallback | None
+    ) -> Transcript:
+        """Transcribe a file, pass on its progress, and return the transcript."""
+        stream = self._pipeline.stream(source, options, admitted.remaining_s, admitted.place)
+        async with aclosing(stream):
+            async for item in stream:
+                if isinstance(item, Transcript):
+                    return item
+                if progress is not None:
+                    progress(item)
+        raise AssertionError("a stream ends with its transcript")
 
-        Yield a function that returns how many seconds are left until the job has to build its answer. Raises
-        DeadlineExceeded if none are left before the wait ends.
+    @asynccontextmanager
+    async def _admit(self, job: Job, started_at: float) -> AsyncIterator[_Admitted]:
+        """Wait until fewer than MAX_REQUESTS files are being transcribed, and hold a place while the block runs.
+
+        Each file has a place of its own, so a long list waits instead of failing. Raises DeadlineExceeded if the job's
+        time has passed before there is one.
         """
         reserve_s = min(ANSWER_RESERVE_S, ANSWER_RESERVE_RATIO * job.limit_s)
         deadline = started_at + job.limit_s - reserve_s
-
-        def remaining_s() -> float:
-            return max(0.0, deadline - time.perf_counter())
-
         try:
-            async with asyncio.timeout(remaining_s()):  # asyncio.wait_for may lose a cancellation before Python 3.12
-                await self._admission.acquire()
+            # asyncio.wait_for may lose a cancellation before Python 3.12.
+            async with asyncio.timeout(max(0.0, deadline - time.perf_counter())):
+                place = await self._pipeline.wait_for_place()
         except TimeoutError:
             expected = f"expected room for the job within {job.limit_s:g} s"
             raise DeadlineExceeded(f"{expected}; others were in work all the time") from None
-        try:
-            yield remaining_s
-        finally:
-            self._admission.release()
+        with place:
+            yield _Admitted(place, deadline)
 
     @asynccontextmanager
     async def _download_once(self, source: AudioSource) -> AsyncIterator[AudioSource]:
@@ -228,8 +250,8 @@ class JobHandler:
 
     async def _transcribe_admitted(self, job: Job, started_at: float, progress: ProgressCallback) -> Transcript:
         """Wait until a job is admitted, and transcribe its file."""
-        async with self._admit(job, started_at) as remaining_s:
-            return await self._pipeline.transcribe(job.sources[0], job.options, progress, remaining_s())
+        async with self._admit(job, started_at) as admitted:
+            return await self._follow(admitted, job.sources[0], job.options, progress)
 
     async def _last_parts(
         self, transcript: Transcript, job: Job, partitioner: StreamPartitioner, text_bytes: int, last_part_bytes: int

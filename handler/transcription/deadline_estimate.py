@@ -1,12 +1,13 @@
-"""Estimate how long a request takes, from the windows that are decoded so far. Knows no engine and no request."""
+"""Know by when a request must be done, and estimate whether it can be. Knows no engine and no request."""
 
 from dataclasses import dataclass
 
+from handler.errors import TooLong
 from handler.schema.window import SAMPLE_RATE, Window
 
 # A request is estimated after this many seconds of work by the device and this many windows of the request.
 MIN_DEVICE_S, MIN_WINDOWS = 5.0, 8
-MARGIN = 1.25  # a request is hopeless if the device alone would take this many times the remaining time
+MARGIN = 1.25  # a request cannot be done if the device alone would take this many times the remaining time
 
 
 @dataclass(slots=True)
@@ -40,6 +41,32 @@ class DeadlineEstimate:
         return (total_s - self.decoded_until_s) * min(1.0, self.windows_s / max(read_s, 1e-6))
 
 
-def is_hopeless(remaining_s: float, left_s: float) -> bool:
-    """Return whether a request that needs `remaining_s` seconds cannot be done in the `left_s` that are left."""
-    return remaining_s > MARGIN * max(0.0, left_s)
+@dataclass(frozen=True, slots=True)
+class TimeLimit:
+    """The time that a request may take."""
+
+    seconds: float
+    is_of_caller: bool  # whether the caller needs the answer by then, rather than that this process allows no more
+
+    @classmethod
+    def of(cls, timeout_s: float, caller_s: float | None) -> "TimeLimit":
+        """Return the shorter of REQUEST_TIMEOUT_S and the caller's limit, which may be None."""
+        if caller_s is not None and caller_s < timeout_s:
+            return cls(caller_s, is_of_caller=True)
+        return cls(timeout_s, is_of_caller=False)
+
+    @property
+    def expectation(self) -> str:
+        """The first part of the error message for a request that takes longer."""
+        name = "the execution timeout" if self.is_of_caller else "REQUEST_TIMEOUT_S"
+        return f"expected an answer within {self.seconds:g} s ({name})"
+
+    def check(self, elapsed_s: float, remaining_s: float | None, total_s: float) -> None:
+        """Raise TooLong if audio of `total_s` seconds cannot be done in time, even if the device did nothing else.
+
+        The request has taken `elapsed_s` seconds, and the device would still need `remaining_s`, or nobody knows.
+        """
+        if remaining_s is not None and remaining_s > MARGIN * max(0.0, self.seconds - elapsed_s):
+            estimate = f"{total_s:.0f} s of audio would take about {elapsed_s + remaining_s:.0f} s here"
+            advice = "allow more (policy.executionTimeout), or ask for a part (partial, start_at)"
+            raise TooLong(f"{self.expectation}; {estimate}: {advice}")

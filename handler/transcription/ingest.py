@@ -1,4 +1,4 @@
-"""Turn the audio of one request into windows, in a thread of its own. Knows no engine and no event loop.
+"""Turn the audio of one request into windows, in a thread of its own. Knows no engine.
 
 Bytes are decoded while more arrive, in an audio process of the request's own. Windows are cut only as far as the
 request's quota allows, so that a long file needs no more memory than a short one. Only a limited number of requests
@@ -6,29 +6,25 @@ decode at the same time: those whose turn it is. This leaves processors to the m
 each block of samples, and while it waits for bytes or for quota.
 """
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from handler.audio.audio_process import AudioProcess
 from handler.audio.chunking import MAX_PAUSE_S, DetectedElsewhere, Detector, SpeechChunker
-from handler.audio.fetch import Fetcher
 from handler.audio.media_report import DecodeOptions
-from handler.audio.process_pool import AudioProcessPool
 from handler.audio.source import AudioSource
 from handler.audio.spool import IN_MEMORY, Spool
 from handler.audio.stored_file import StoredFile
 from handler.errors import Cancelled, InvalidRequest, TooLong
 from handler.schema.options import MULTI, Options
 from handler.schema.window import SAMPLE_RATE, Samples, Window
-from handler.settings import Settings
 from handler.timeline import Timeline
-from handler.transcription.decode_turns import DecodeTurns
-from handler.transcription.window_quota import RequestQuota
+from handler.transcription.shared_resources import SharedResources
 
 MULTI_PAUSE_S = 0.8  # with language `multi`, a longer pause ends a window because languages change at pauses
 START_BYTES = 1024  # of a file that is still arriving; with fewer, it gets no turn and no process
@@ -36,54 +32,40 @@ WATERMARK_INTERVAL_S = 2.0  # seconds of audio between two watermarks of a chann
 
 
 @dataclass(frozen=True, slots=True)
-class Watermark:
-    """A promise that each window of `channel` delivered from now on begins at `seconds` of the audio or later."""
+class _Watermark:
+    """A promise that each window of `channel` produced from now on begins at `seconds` of the audio or later."""
 
     channel: int | None
     seconds: float
 
 
-ProducerItem = Window | Watermark | BaseException | None  # None marks the end of the audio
-Deliver = Callable[[ProducerItem], None]
+_Item = Window | _Watermark | BaseException | None  # None marks the end of the audio
 
 
 class WindowProducer:
-    """Cuts the audio of one source into windows, and passes the windows and watermarks to `deliver`.
+    """Cuts the audio of one source into windows, which `next_window` returns in the event loop that created it."""
 
-    At the end, `deliver` receives None if all audio was read, or else the error. It receives neither after `close`.
-    `overlaps` says whether windows may overlap where speech goes on for longer than a window.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        fetcher: Fetcher,
-        threads: ThreadPoolExecutor,
-        timeline: Timeline,
-        deliver: Deliver,
-        quota: RequestQuota,
-        turns: DecodeTurns,
-        pool: AudioProcessPool,
-        overlaps: bool = True,
-    ) -> None:
+    def __init__(self, resources: SharedResources, options: Options, timeline: Timeline) -> None:
         self.seconds = 0.0  # seconds of audio decoded to samples so far
-        self.channels: tuple[int | None, ...] = (None,)  # set before the first window is delivered
-        self._settings = settings
-        self._fetcher = fetcher
-        self._threads = threads
+        self.channels: tuple[int | None, ...] = (None,)  # set before the first window
+        # By channel, the second of the audio before which no window begins that `next_window` will return.
+        self.watermarks: dict[int | None, float] = {}
+        self._resources = resources
+        self._settings = resources.settings
+        self._options = options
         self._timeline = timeline
-        self._deliver = deliver
+        self._loop = asyncio.get_running_loop()
+        self._items: asyncio.Queue[_Item] = asyncio.Queue()
         self._spool: Spool | None = None  # of the bytes that this producer fetches
         self._growing: Spool | None = None  # of the bytes that somebody else receives
         self._file: StoredFile | None = None
         self._decoder: AudioProcess | None = None
         self._chunking_s = 0.0  # processor seconds that this thread spent on cutting windows
         self._is_closed = threading.Event()
-        self._quota = quota
-        self._turns = turns
+        # Windows of which each needs the text of the one before are not needed in advance.
+        self._quota = resources.window_quota.for_request(reserved_only=options.condition_on_previous_text)
+        self._turns = resources.decode_turns
         self._start_time = time.monotonic()
-        self._pool = pool
-        self._overlaps = overlaps
 
     @property
     def duration(self) -> float | None:
@@ -107,13 +89,29 @@ class WindowProducer:
         """Return a sentence for each defect of the file found so far."""
         return tuple(self._decoder.report.warnings) if self._decoder else ()
 
-    def start(self, source: AudioSource, options: Options) -> None:
+    def start(self, source: AudioSource) -> None:
         """Start reading the source in a background thread."""
-        self._threads.submit(self._run, source, options)
+        self._resources.threads.submit(self._run, source)
+
+    async def next_window(self) -> Window | None:
+        """Wait for the next window and return it, or None after the last one. Raises the error that ended the audio."""
+        while isinstance(item := await self._items.get(), _Watermark):
+            self.watermarks[item.channel] = item.seconds
+        if isinstance(item, BaseException):
+            raise item
+        return item
 
     def release_window(self) -> None:
-        """Allow one more window to be cut, because a delivered window has been decoded."""
+        """Allow one more window to be cut, because one has been decoded."""
         self._quota.release()
+
+    def fail(self, error: BaseException) -> None:
+        """Let `next_window` raise an error. Any thread may call this."""
+        self._put(error)
+
+    def _put(self, item: _Item) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
 
     def close(self) -> None:
         """Stop reading the source. May be called from any thread."""
@@ -129,15 +127,15 @@ class WindowProducer:
         if self._spool is not None:
             self._spool.close()
 
-    def _run(self, source: AudioSource, options: Options) -> None:
-        """Produce all windows of a source, and deliver None or the error at the end."""
+    def _run(self, source: AudioSource) -> None:
+        """Produce all windows of a source, and end with None or the error."""
         error: BaseException | None = None
         started = time.thread_time()
         try:
             content = self._open(source)
             content.await_bytes(START_BYTES)
             with self._turns:
-                self._produce_windows(content, options)
+                self._produce_windows(content)
         except BaseException as exc:
             error = exc
         try:
@@ -151,7 +149,7 @@ class WindowProducer:
         self._timeline.add("decode", time.thread_time() - started - self._chunking_s + cpu_s - vad_s)
         self._timeline.add("vad", self._chunking_s + vad_s)
         if not self._is_closed.is_set():
-            self._deliver(error)
+            self._put(error)
         elif self._spool is not None:  # the spool was created while `close` was running
             self._spool.close()
 
@@ -164,21 +162,23 @@ class WindowProducer:
             with suppress(OSError):  # the file lies in memory, or is a pipe
                 self._file = StoredFile(source.file)
                 return self._file
-        self._spool = spool = self._fetcher.spool()
+        self._spool = spool = self._resources.fetcher.spool()
         self._check_open()
         if source.url is not None:
-            self._fetcher.start(source.url, spool, self._timeline)
+            self._resources.fetcher.start(source.url, spool, self._timeline)
         else:
-            _copy(source.file or self._fetcher.decode_base64(source.base64 or ""), spool)
+            _copy(source.file or self._resources.fetcher.decode_base64(source.base64 or ""), spool)
         return spool
 
-    def _produce_windows(self, content: Spool | StoredFile, options: Options) -> None:
-        """Decode a file to samples, and deliver the windows and watermarks of all channels."""
+    def _produce_windows(self, content: Spool | StoredFile) -> None:
+        """Decode a file to samples, and produce the windows and watermarks of all channels."""
+        options = self._options
         chunkers: list[SpeechChunker] = []
         detectors: list[DetectedElsewhere] = []
-        watermark_s = 0.0  # position in the audio at which watermarks were last delivered
+        watermark_s = 0.0  # position in the audio of the last watermarks
         num_to_skip = round(options.start_at * SAMPLE_RATE)  # samples before `start_at`
-        self._decoder = AudioProcess(self._pool, content, _decode_options(options), self._turns.released)
+        pool = self._resources.audio_processes
+        self._decoder = AudioProcess(pool, content, _decode_options(options), self._turns.released)
         self._check_open()  # `close` may have been called before there was a decoder to close
         for block in self._decoder.blocks():
             self._check_open()
@@ -187,7 +187,7 @@ class WindowProducer:
             if not chunkers:
                 self.channels = tuple(range(block.shape[1])) if options.channels == "split" else (None,)
                 detectors = [DetectedElsewhere() for _ in self.channels]
-                chunkers = [self._new_chunker(options, *parts) for parts in zip(self.channels, detectors, strict=True)]
+                chunkers = [self._new_chunker(*parts) for parts in zip(self.channels, detectors, strict=True)]
             for detector, probabilities in zip(detectors, self._decoder.speech, strict=True):
                 detector.pass_on(probabilities)
             num_skipped, num_to_skip = min(num_to_skip, len(block)), max(0, num_to_skip - len(block))
@@ -197,7 +197,7 @@ class WindowProducer:
             if self.seconds - watermark_s >= WATERMARK_INTERVAL_S:
                 watermark_s = self.seconds
                 for chunker, channel in zip(chunkers, self.channels, strict=True):
-                    self._deliver(Watermark(channel, chunker.watermark_s))
+                    self._put(_Watermark(channel, chunker.watermark_s))
             self._turns.pass_on()
         if options.start_at and self.seconds <= options.start_at:
             raise InvalidRequest(
@@ -222,26 +222,27 @@ class WindowProducer:
         finally:
             self._chunking_s += time.thread_time() - started
 
-    def _new_chunker(self, options: Options, channel: int | None, detector: Detector) -> SpeechChunker:
+    def _new_chunker(self, channel: int | None, detector: Detector) -> SpeechChunker:
+        options = self._options
         max_pause_s = MULTI_PAUSE_S if options.language == MULTI else MAX_PAUSE_S
         return SpeechChunker(
             self._settings.chunk_length_s,
             self._settings.stride_length_s,
             detector,
             everything=not options.vad,
-            overlaps=self._overlaps,
+            overlaps=self._resources.engine.capabilities.word_times,  # by which overlapping text is joined
             max_pause_s=max_pause_s,
             channel=channel,
             start=round(options.start_at * SAMPLE_RATE),
         )
 
     def _emit(self, windows: list[Window]) -> None:
-        """Deliver windows one by one, waiting for quota before each. Raises Cancelled if the request is closed."""
+        """Produce windows one by one, waiting for quota before each. Raises Cancelled if the request is closed."""
         for window in windows:
             with self._turns.released():
                 self._quota.acquire()
             self._check_open()
-            self._deliver(window)
+            self._put(window)
 
     def _check_open(self) -> None:
         """Raise Cancelled if the request is closed."""

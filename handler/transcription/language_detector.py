@@ -9,10 +9,11 @@ LANGUAGE_WINDOWS = 4  # largest number of windows that are asked
 class LanguageDetector:
     """Weighs what windows tell of the language by their seconds, until it is sure enough."""
 
-    def __init__(self) -> None:
-        self.language: str | None = None  # the likeliest so far
+    def __init__(self, language: str | None = None, is_needed: bool = True) -> None:
+        """Start with a `language` that is stated, if one is. `is_needed` says whether windows are to be asked."""
+        self.language = language  # the likeliest so far
         self.probability: float | None = None  # of that language; None if no window has told any
-        self.is_done = False  # whether no further window need be asked
+        self.is_done = not is_needed  # whether no further window need be asked
         self._weights: dict[str, float] = {}  # sum of probability times seconds of each language
         self._num_windows = 0
 

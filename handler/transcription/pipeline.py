@@ -6,9 +6,9 @@ event loop never blocks.
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,24 +19,23 @@ from handler.audio.source import AudioSource
 from handler.audio.spool import Spool
 from handler.engine.processors import available_processors
 from handler.engine.runner import Runner
-from handler.errors import AsrError, DecodingLost, Internal, OutOfMemory, Overloaded
+from handler.errors import AsrError, DecodingLost, Internal, OutOfMemory
 from handler.schema.capabilities import Capabilities, check_options, effective_options
 from handler.schema.options import Options
 from handler.schema.transcript import ProgressCallback, Transcript
 from handler.schema.window import Engine, Window, WindowResult
 from handler.settings import Settings
 from handler.timeline import Timeline
+from handler.transcription.admission import OPEN_PER_PLACE, Admission, Place
 from handler.transcription.decode_turns import DecodeTurns
 from handler.transcription.language_detector import LANGUAGE_WINDOWS
-from handler.transcription.request import Request, SharedResources
+from handler.transcription.request import Request
+from handler.transcription.shared_resources import SharedResources
 from handler.transcription.transcript_stream import TranscriptStream
 from handler.transcription.usage import Counters
 from handler.transcription.window_cache import WindowCache
 from handler.transcription.window_quota import WindowQuota
 
-# So many requests may be open for each that may be in work: those that have waited STARVED_S seconds for more of their
-# audio are not in work. Otherwise, a few clients that send a byte a minute would keep out all others.
-REQUESTS_PER_PLACE, STARVED_S = 4, 1.0
 STALLED_S = 120.0  # a request that waits longer for its turn to decode shows that decoding stands still
 
 
@@ -79,7 +78,7 @@ class Pipeline:
         self.fetcher = Fetcher(settings)
         self.runner = Runner(engine)
         # A request needs one thread, to cut its audio into windows, so no request waits for another's.
-        self.threads = ThreadPoolExecutor(REQUESTS_PER_PLACE * settings.max_requests, thread_name_prefix="audio")
+        self.threads = ThreadPoolExecutor(OPEN_PER_PLACE * settings.max_requests, thread_name_prefix="audio")
         self._resources = SharedResources(
             settings=settings,
             engine=engine,
@@ -100,8 +99,7 @@ class Pipeline:
             cold_start=self.cold_start,
             counters=Counters(),
         )
-        self._requests: set[Request] = set()
-        self._num_admitted = 0
+        self._admission = Admission(settings.max_requests)
 
     async def transcribe(
         self,
@@ -109,11 +107,12 @@ class Pipeline:
         options: Options,
         progress: ProgressCallback | None = None,
         limit_s: float | None = None,
-        is_admitted: bool = False,
+        place: Place | None = None,
     ) -> Transcript:
         """Transcribe one source. Cancelling the call stops the download and the decoding.
 
-        `is_admitted` says that the call is made inside `admit`. Otherwise Overloaded is raised if there is no room.
+        `place` is the place that the request has already, if it has one. Without, Overloaded is raised if there is no
+        room.
 
         `progress` is called in the event loop after every window and at the end. `limit_s` is the number of seconds
         within which the caller needs an answer. Unless the request accepts a partial transcript, TooLong is raised as
@@ -121,11 +120,11 @@ class Pipeline:
         """
         capabilities = self.engine.capabilities
         check_options(options, capabilities, self.engine.model_id, self.engine.max_batch_size)
-        if not is_admitted:
-            self._check_capacity(len(self._requests))
+        if place is None:
+            with self.admit() as place:
+                return await self.transcribe(source, options, progress, limit_s, place)
         options = effective_options(options, capabilities)
-        request = Request(self._resources, options, progress, limit_s)
-        self._requests.add(request)
+        request = place.work = Request(self._resources, options, progress, limit_s)
         try:
             return await request.run(source)
         except AsrError:
@@ -134,18 +133,18 @@ class Pipeline:
             logs.error("request_crashed", exc)
             raise Internal(f"a fault of this worker: {type(exc).__name__}") from exc
         finally:
-            self._requests.discard(request)
+            place.work = None
             request.close()
             await asyncio.shield(asyncio.to_thread(request.free))
 
     def stream(
-        self, source: AudioSource, options: Options, limit_s: float | None = None, is_admitted: bool = False
+        self, source: AudioSource, options: Options, limit_s: float | None = None, place: Place | None = None
     ) -> TranscriptStream:
         """Start to transcribe one source, and return an iterator of progress items that ends with the transcript.
 
         It raises what `transcribe` raises, whose parameters these are.
         """
-        return TranscriptStream(partial(self.transcribe, source, options, limit_s=limit_s, is_admitted=is_admitted))
+        return TranscriptStream(partial(self.transcribe, source, options, limit_s=limit_s, place=place))
 
     def _new_window_cache(self) -> WindowCache | None:
         """Return a cache of decoded windows, or None if the settings name no folder for one."""
@@ -157,11 +156,12 @@ class Pipeline:
 
     def stats(self) -> PipelineStats:
         """Return the current load, and totals over all requests so far. May be called from any thread."""
+        places = self._admission.places
         waiting_windows, active_sequences = self.runner.load()
         num_ahead = max(0, active_sequences - self.engine.max_batch_size)  # being prepared, and not decoded yet
         return PipelineStats(
-            requests=len(self._requests),
-            admitted_requests=self._num_admitted,
+            requests=sum(place.work is not None for place in places),
+            admitted_requests=len(places),
             waiting_windows=waiting_windows + num_ahead,
             active_sequences=active_sequences - num_ahead,
             abandoned_downloads=self.fetcher.num_abandoned,
@@ -256,32 +256,24 @@ class Pipeline:
         self._background_thread = threading.Thread(target=work, name="background")
         self._background_thread.start()
 
-    @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Count one request as admitted while the block runs.
+    def admit(self) -> Place:
+        """Return a place for one request, which ends with its `with` block.
 
         The block should receive the request's audio as well as transcribe it. Raises Overloaded if MAX_REQUESTS
         requests are in work already, or if too many others wait for their audio.
         """
-        self._check_capacity(self._num_admitted)
-        self._num_admitted += 1
-        try:
-            yield
-        finally:
-            self._num_admitted -= 1
+        return self._admission.enter()
 
-    def _check_capacity(self, num_open: int) -> None:
-        """Raise Overloaded if there is no room for one more request beside `num_open` others."""
-        limit = self.settings.max_requests
-        num_busy = sum(request.producer.starved_s < STARVED_S for request in self._requests)
-        if num_busy >= limit or num_open >= REQUESTS_PER_PLACE * limit:
-            raise Overloaded(f"expected at most {limit} requests at once (MAX_REQUESTS)")
+    async def wait_for_place(self) -> Place:
+        """Wait until fewer than MAX_REQUESTS requests have a place, in the order of asking, and return one more."""
+        return await self._admission.wait()
 
     def close(self) -> None:
         """Stop the engine, and make all running requests raise Cancelled. May be called from any thread."""
         self.runner.close()
         if self._background_thread is not None:
             self._background_thread.join()
-        for request in tuple(self._requests):
-            request.abort()
+        for place in self._admission.places:
+            if (work := place.work) is not None:
+                work.abort()
         self.threads.shutdown(wait=False, cancel_futures=True)

@@ -3,7 +3,6 @@
 Knows no source of audio.
 """
 
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from handler.audio.silence import trim_silence
@@ -13,6 +12,7 @@ from handler.schema.transcript import Segment, Word
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 from handler.transcription.coverage import WORD_MARGIN_S, describe_interval, find_gaps, plausible_span
 from handler.transcription.decoded_window import DecodedWindow
+from handler.transcription.engine_client import EngineClient
 from handler.transcription.fallback import (
     Verdict,
     check_thresholds,
@@ -40,14 +40,12 @@ MIN_REMAINING_SPEECH_S = 0.3  # less speech than this after the decoded text bel
 MAX_TAIL_S = 0.6  # longest time by which the last word may outlast the reported end of its segment
 MAX_BORDER_WORDS = 3  # most words at each end of a gap's text that may repeat the surrounding text
 
-Submit = Callable[[Window], Awaitable[WindowResult]]
-
 
 class WindowDecoder:
     """Decodes the windows of one request on an engine whose batch holds `max_batch_size` sequences."""
 
-    def __init__(self, submit: Submit, options: Options, max_batch_size: int) -> None:
-        self._submit = submit
+    def __init__(self, engine: EngineClient, options: Options, max_batch_size: int) -> None:
+        self._engine = engine
         self._options = options
         self._best_of = options.best_of or min(DEFAULT_BEST_OF, max_batch_size)
         self._search_params = {
@@ -175,7 +173,7 @@ class WindowDecoder:
         A phrase that was said once and written twice is written once in the result.
         """
         num_hypotheses = self._options.beam_size if temperature == 0 else self._best_of
-        result = await self._submit(
+        result = await self._engine.submit(
             window.with_params(temperature=temperature, num_hypotheses=num_hypotheses, **self._search_params)
         )
         return replace(result, segments=tuple(remove_timeless_repeats(result.segments)))

@@ -15,10 +15,12 @@ from handler.schema.transcript import Progress, Transcript
 from handler.settings import Settings
 from handler.transcription.transcript_stream import TranscriptStream
 from local_server.openapi.asr import ASR_REQUEST, ASR_RESPONSES
+from local_server.routers.asr_request import parse_asr_request
 from local_server.state import ServerState
 from local_server.streaming import event, stream_events
+from local_server.uploads.early_start import start_early
 from local_server.uploads.fields import join_arrays
-from local_server.uploads.request_body import admitted_body, parse_asr_request
+from local_server.uploads.request_body import receive_body
 
 
 def add_asr(app: FastAPI, state: ServerState) -> None:
@@ -33,22 +35,22 @@ def add_asr(app: FastAPI, state: ServerState) -> None:
 async def _respond(request: Request, state: ServerState) -> Response:
     start_time = time.perf_counter()
     pipeline, settings = state.require_pipeline(), state.settings
-    async with admitted_body(request, pipeline, settings) as (request_body, stack):
+    async with receive_body(request, pipeline, settings) as body:
         wants_events = "text/event-stream" in request.headers.get("accept", "")
 
         async def start(work: AsyncExitStack) -> tuple[TranscriptStream | Transcript, Options]:
             query = join_arrays(request.query_params.multi_items())
-            source, options = await parse_asr_request(request_body, query)
+            source, options = await parse_asr_request(body, query)
             request.scope["asr_kind"] = "url" if source.url else "file"
             if wants_events:
-                stream = pipeline.stream(source, options, is_admitted=True)
+                stream = pipeline.stream(source, options, place=body.place)
                 work.push_async_callback(stream.aclose)
                 return stream, options
-            return await pipeline.transcribe(source, options, is_admitted=True), options
+            return await pipeline.transcribe(source, options, place=body.place), options
 
-        result, options = await request_body.start_early(start)
+        result, options = await start_early(body, start)
         if not isinstance(result, Transcript):
-            return await stream_events(request_body, _events(result, options), stack, _error_event, {})
+            return await stream_events(body, _events(result, options), _error_event, {})
     headers = _headers(result, time.perf_counter() - start_time, pipeline.device_name, settings)
     content = await asyncio.to_thread(_content, result, options.format)
     media_type = TEXT_FORMATS[options.format][1] if options.format in TEXT_FORMATS else "application/json"

@@ -33,8 +33,9 @@ from local_server.openapi.openai import (
 from local_server.routers.openai_request import OpenAIRequest, parse_openai_request
 from local_server.state import ServerState
 from local_server.streaming import event, stream_events
+from local_server.uploads.early_start import start_early
 from local_server.uploads.raw_samples import options_of_type
-from local_server.uploads.request_body import RequestBody, admitted_body
+from local_server.uploads.request_body import RequestBody, receive_body
 
 CREATED_S = int(time.time())  # Unix time of this process's start, reported as the creation time of the model
 TokenBytes = Callable[[int], bytes]  # returns the bytes of the token with a given id
@@ -76,23 +77,23 @@ def _model(name: str, pipeline: Pipeline | None) -> dict[str, Any]:
 async def _respond(request: Request, state: ServerState, task: str) -> Response:
     pipeline, settings = state.require_pipeline(), state.settings
     token_bytes, headers = pipeline.token_bytes, _headers(settings)
-    async with admitted_body(request, pipeline, settings) as (request_body, stack):
+    async with receive_body(request, pipeline, settings) as body:
 
         async def start(work: AsyncExitStack) -> tuple[TranscriptStream | Transcript, OpenAIRequest]:
-            source, fields = _split_source(request_body)
+            source, fields = _split_source(body)
             openai_request = parse_openai_request(fields, task, settings)
             openai_request.check(pipeline.capabilities, settings.model_id)
             request.scope["asr_kind"] = "url" if source.url else "file"
             if openai_request.stream:
-                stream = pipeline.stream(source, openai_request.options, is_admitted=True)
+                stream = pipeline.stream(source, openai_request.options, place=body.place)
                 work.push_async_callback(stream.aclose)
                 return stream, openai_request
-            return await pipeline.transcribe(source, openai_request.options, is_admitted=True), openai_request
+            return await pipeline.transcribe(source, openai_request.options, place=body.place), openai_request
 
-        result, openai_request = await request_body.start_early(start)
+        result, openai_request = await start_early(body, start)
         if not isinstance(result, Transcript):
             events = _events(result, openai_request, token_bytes)
-            return await stream_events(request_body, events, stack, _error_event, headers)
+            return await stream_events(body, events, _error_event, headers)
     content, media_type = await asyncio.to_thread(_content, result, openai_request, token_bytes)
     return Response(content, media_type=media_type, headers=headers)
 
@@ -101,18 +102,18 @@ def _headers(settings: Settings) -> dict[str, str]:
     return {"X-Model-ID": settings.model_id.encode("ascii", "backslashreplace").decode()}
 
 
-def _split_source(request_body: RequestBody) -> tuple[AudioSource, list[tuple[str, str]]]:
+def _split_source(body: RequestBody) -> tuple[AudioSource, list[tuple[str, str]]]:
     """Return the audio source of a form, and all fields that do not name the source. Raises InvalidRequest.
 
     If the file's content type is one of samples without a header, the fields include what it says about them.
     """
-    form = request_body.form
+    form = body.form
     if form is None:
         raise InvalidRequest("the body must be multipart/form-data with one part named file, or with url")
     urls = [value for name, value in form.fields if name == "url"]
     if form.has_file == bool(urls) or len(urls) > 1:
         raise InvalidRequest("file must be there, as a file with a name, or url instead of it", "file")
-    source = AudioSource(url=urls[0]) if urls else AudioSource(growing=request_body.spool)
+    source = AudioSource(url=urls[0]) if urls else AudioSource(growing=body.spool)
     fields = [(name, value) for name, value in form.fields if name != "url"]
     of_type = options_of_type(form.file_type)
     return source, fields + [(name, of_type[name]) for name in of_type.keys() - dict(fields).keys()]

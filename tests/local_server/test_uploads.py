@@ -377,7 +377,7 @@ def test_an_audio_process_that_is_killed_costs_one_of_ten_requests() -> None:
 
 
 def test_uploads_count_as_open_requests(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handler.transcription.pipeline.STARVED_S", math.inf)  # both requests have just begun
+    monkeypatch.setattr("handler.transcription.admission.STARVED_S", math.inf)  # both requests have just begun
     with serving(pipeline, max_requests=1) as server, Sender(server) as sender:
         sender.head(len(SPEECH), Content_Type="audio/flac", Expect="100-continue")
         assert sender.status() == 100
@@ -394,7 +394,7 @@ def test_uploads_count_as_open_requests(pipeline: Pipeline, monkeypatch: pytest.
 
 
 def test_uploads_that_wait_for_their_clients_hold_no_place(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handler.transcription.pipeline.STARVED_S", 0.0)
+    monkeypatch.setattr("handler.transcription.admission.STARVED_S", 0.0)
     with serving(pipeline, max_requests=1) as server, Sender(server) as sender:
         sender.head(len(SPEECH), Content_Type="audio/flac", Expect="100-continue")
         assert sender.status() == 100

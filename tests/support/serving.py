@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from handler.audio.fetch import Fetcher
 from handler.settings import Settings
+from handler.transcription.admission import Admission
 from handler.transcription.pipeline import Pipeline
 from local_server.__main__ import create_app, uvicorn_config
 from local_server.protocol.connections import ConnectionRegistry
@@ -68,6 +69,7 @@ class UnclosedPipeline(Pipeline):
         self.__dict__ |= pipeline.__dict__
         self.settings = settings
         self.fetcher = Fetcher(settings)
+        self._admission = Admission(settings.max_requests)
         self._resources = replace(pipeline._resources, settings=settings, fetcher=self.fetcher)
 
     def close(self) -> None:

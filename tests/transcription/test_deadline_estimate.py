@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from handler.errors import TooLong
 from handler.schema.window import SAMPLE_RATE, Window
-from handler.transcription.deadline_estimate import MARGIN, MIN_WINDOWS, DeadlineEstimate, is_hopeless
+from handler.transcription.deadline_estimate import MARGIN, MIN_WINDOWS, DeadlineEstimate, TimeLimit
 
 DEVICE_S, DECODED_S = 20.0, 200.0  # a tenth of real time
 
@@ -36,8 +37,24 @@ def test_too_little_work_tells_nothing(windows: int, device_s: float) -> None:
     assert estimate(windows).remaining_s(1000.0, device_s, DECODED_S) is None
 
 
+@pytest.mark.parametrize("left_s", [100.0 / MARGIN - 0.1, -5.0])
+def test_a_request_for_which_the_device_alone_takes_too_long_is_refused(left_s: float) -> None:
+    with pytest.raises(TooLong, match=r"within 200 s \(the execution timeout\); 900 s of audio would take about"):
+        TimeLimit.of(3600.0, 200.0).check(200.0 - left_s, 100.0, 900.0)
+
+
+@pytest.mark.parametrize(("left_s", "remaining_s"), [(100.0, 100.0), (100.0 / MARGIN + 0.1, 100.0), (-5.0, None)])
+def test_a_request_that_may_be_done_in_time_is_not_refused(left_s: float, remaining_s: float | None) -> None:
+    TimeLimit.of(3600.0, 200.0).check(200.0 - left_s, remaining_s, 900.0)
+
+
 @pytest.mark.parametrize(
-    ("left_s", "expected"), [(100.0, False), (100.0 / MARGIN + 0.1, False), (100.0 / MARGIN - 0.1, True), (-5.0, True)]
+    ("caller_s", "expected"),
+    [
+        (None, "within 60 s (REQUEST_TIMEOUT_S)"),
+        (90.0, "within 60 s (REQUEST_TIMEOUT_S)"),
+        (7.5, "within 7.5 s (the execution timeout)"),
+    ],
 )
-def test_a_request_is_hopeless_if_the_device_alone_takes_too_long(left_s: float, expected: bool) -> None:
-    assert is_hopeless(100.0, left_s) is expected
+def test_the_shorter_limit_counts(caller_s: float | None, expected: str) -> None:
+    assert expected in TimeLimit.of(60.0, caller_s).expectation

@@ -20,6 +20,7 @@ from handler.schema.window import SAMPLE_RATE, DecodingParams, Window
 from handler.settings import SettingsError
 from handler.startup.bootstrap import build
 from handler.transcription.pipeline import Pipeline
+from handler.transcription.request import Request
 from tests.conftest import settings
 from tests.support.asking import STORY, error_of, upload
 from tests.support.fake_engine import FakeEngine
@@ -239,8 +240,9 @@ async def test_a_request_that_waits_for_its_turn_to_decode_is_in_work(engine: Fa
     task = asyncio.create_task(pipeline.transcribe(upload(wav(say(FOX))), ALL))
     while not turns._waiting:
         await asyncio.to_thread(lambda: None)
-    (request,) = pipeline._requests
-    request.producer._start_time -= 1000.0
+    (place,) = pipeline._admission.places
+    assert isinstance(place.work, Request)
+    place.work._producer._start_time -= 1000.0
     assert (await error_of(pipeline, upload(wav(say(FOX))), ALL)).code == "overloaded"
     turns.release()
     assert (await task).text == "4320"

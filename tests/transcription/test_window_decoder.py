@@ -25,7 +25,7 @@ class Engine:
         self.windows = list[Window]()
         self._answer = answer
 
-    async def __call__(self, window: Window) -> WindowResult:
+    async def submit(self, window: Window) -> WindowResult:
         self.windows.append(window)
         return self._answer(window)
 
@@ -42,7 +42,7 @@ def window(seconds: float = 20.0) -> Window:
 async def decode(
     engine: Engine, options: Options | None = None, audio: Window | None = None
 ) -> tuple[str, DecodedWindow]:
-    decoder = WindowDecoder(engine, options or Options(), max_batch_size=4)
+    decoder = WindowDecoder(engine, options or Options(), max_batch_size=4)  # type: ignore[arg-type]
     decoded = await decoder.decode(audio or window())
     return text_of(decoded.segments), decoded
 

@@ -1,0 +1,37 @@
+"""The engine as one request sees it. Knows no audio and no text."""
+
+import asyncio
+
+from handler.engine.runner import Runner
+from handler.schema.window import Window, WindowResult
+from handler.transcription.fallback import is_finite
+from handler.transcription.usage import Counters
+
+
+class EngineClient:
+    """Submits the windows of one request to the engine, and counts what comes of them.
+
+    A window whose temperature is above `temperature`, the request's own, counts as a fallback.
+    """
+
+    def __init__(self, runner: Runner, counters: Counters, temperature: float) -> None:
+        self._runner = runner
+        self._counters = counters
+        self._temperature = temperature
+
+    async def submit(self, window: Window) -> WindowResult:
+        """Wait until a window is decoded, and return the result. Raises AsrError."""
+        result = await asyncio.wrap_future(self._runner.submit(self, window))
+        num_tokens = result.evidence.tokens if result.evidence else 0
+        is_fallback = window.params.temperature > self._temperature
+        is_odd = result.evidence is not None and not is_finite(result.evidence)
+        self._counters.add(windows=1, tokens=num_tokens, fallbacks=is_fallback, not_finite=is_odd)
+        return result
+
+    def usage(self) -> tuple[float, float]:
+        """Return for how many seconds the windows have waited for the device, and been decoded by it."""
+        return self._runner.usage(self)
+
+    def cancel(self) -> None:
+        """Forget all windows that are not decoded yet. Any thread may call this."""
+        self._runner.cancel(self)

@@ -1,0 +1,104 @@
+"""Build the transcript of a request from its final text. Knows no engine and no event loop."""
+
+from collections.abc import Sequence
+
+from handler.errors import DeadlineExceeded
+from handler.schema.options import MULTI, Options
+from handler.schema.transcript import Coverage, Segment, Transcript, text_of
+from handler.schema.window import SAMPLE_RATE
+from handler.timeline import Timeline
+from handler.transcription.decoded_window import DecodedWindow
+from handler.transcription.ingest import WindowProducer
+from handler.transcription.language_detector import LanguageDetector
+from handler.transcription.merge import dominant_language, gap_warnings, measure_coverage
+from handler.transcription.reorder_buffer import ReorderBuffer
+from handler.transcription.shared_resources import SharedResources
+from handler.transcription.usage_report import build_account
+from handler.transcription.word_edits import keep_words
+
+
+class TranscriptBuilder:
+    """Builds the transcript of one request, and counts what the request was."""
+
+    def __init__(self, resources: SharedResources, options: Options, timeline: Timeline) -> None:
+        self._resources = resources
+        self._options = options
+        self._timeline = timeline
+
+    def build(
+        self, text: ReorderBuffer, audio: WindowProducer, detector: LanguageDetector, expired: str | None
+    ) -> Transcript:
+        """Return the transcript. This may take a moment, so do not call it in an event loop.
+
+        `expired` says what was expected if the time has run out before the end of the audio. The transcript then ends
+        at the time up to which all channels have final text.
+        """
+        segments, windows, resume_at = text.segments, text.windows, None
+        if expired is not None:
+            resume_at = max(self._options.start_at, text.finalized_until_s(audio.channels))
+            segments, windows = _until(resume_at, segments, windows)
+        coverage = measure_coverage(windows, segments)
+        warnings = (*audio.warnings, *_warnings_of(windows), *gap_warnings(coverage))
+        if expired is not None:
+            warnings = (f"{DeadlineExceeded.code}: {expired}; what comes behind {resume_at:g} s is missing", *warnings)
+        cold_start = self._resources.cold_start()
+        self._count(audio.seconds, coverage)
+        return Transcript(
+            text=text_of(segments),
+            segments=tuple(segments),
+            language=self._language(detector, segments),
+            language_probability=detector.probability,
+            duration=audio.seconds,
+            model=self._resources.engine.model_id,
+            options=self._options,
+            timing=self._timeline.seconds(),
+            cold_start=cold_start,
+            coverage=coverage,
+            account=self._account(audio.seconds, is_cold=cold_start is not None),
+            resume_at=resume_at,
+            warnings=warnings,
+        )
+
+    def _language(self, detector: LanguageDetector, segments: Sequence[Segment]) -> str | None:
+        if self._options.language == MULTI or (detector.language is None and segments):
+            return dominant_language(segments)
+        return detector.language
+
+    def _account(self, audio_s: float, is_cold: bool) -> dict[str, str | float | bool]:
+        return build_account(
+            audio_s,
+            self._timeline.total(),
+            self._timeline.seconds()["device"],
+            is_cold=is_cold,
+            price_per_s=self._resources.settings.gpu_price_per_second,
+            model_info=self._resources.model_info,
+        )
+
+    def _count(self, audio_s: float, coverage: Coverage) -> None:
+        """Add the finished request to the process's counters."""
+        self._resources.counters.add(
+            audio_s=audio_s,
+            device_s=self._timeline.seconds()["device"],
+            speech_s=coverage.speech_s,
+            covered_s=coverage.covered_s,
+            gaps=len(coverage.gaps),
+        )
+
+
+def _until(
+    end_s: float, segments: Sequence[Segment], windows: Sequence[DecodedWindow]
+) -> tuple[list[Segment], list[DecodedWindow]]:
+    """Return what begins before `end_s`.
+
+    Some channels are further ahead, but a request that resumes there repeats their text.
+    """
+    kept = keep_words(segments, lambda word: word.start < end_s)
+    return (
+        [segment for segment in kept if segment.start < end_s],
+        [window for window in windows if window.end / SAMPLE_RATE <= end_s],
+    )
+
+
+def _warnings_of(windows: Sequence[DecodedWindow]) -> list[str]:
+    """Return the doubts about the text of windows, in the order of the audio."""
+    return [text for _, text in sorted(warning for window in windows for warning in window.warnings)]

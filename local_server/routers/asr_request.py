@@ -1,0 +1,46 @@
+"""Read what a request to `POST /asr` asks for. Knows no pipeline and no response."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from handler.audio.source import AudioSource
+from handler.errors import InvalidRequest
+from handler.schema.options import Options
+from local_server.uploads.fields import join_arrays
+from local_server.uploads.multipart import FILE_FIELD
+from local_server.uploads.raw_samples import options_of_type
+from local_server.uploads.request_body import BINARY, FORM, JSON, RequestBody
+
+
+async def parse_asr_request(body: RequestBody, query: Mapping[str, str]) -> tuple[AudioSource, Options]:
+    """Return the audio source and the options of a request to `POST /asr`.
+
+    The request's content type decides how the body is read. An option in a JSON body or a form overrides the same
+    option in `query`. Raises AsrError.
+    """
+    media_type = body.media_type
+    if media_type == JSON:
+        return _parse_json(await body.read_all(), query)
+    if body.form is not None:
+        if not body.form.has_file:
+            raise InvalidRequest(f"the form must have a part named {FILE_FIELD}, with a file name")
+        values = {**options_of_type(body.form.file_type), **query, **join_arrays(body.form.fields)}
+        return AudioSource(growing=body.spool), Options.parse(values)
+    if not media_type or media_type == BINARY or media_type.startswith(("audio/", "video/")):
+        return AudioSource(growing=body.spool), Options.parse({**options_of_type(body.content_type), **query})
+    expected = f"{JSON}, {FORM}, audio/*, video/* or {BINARY}"
+    raise InvalidRequest(f"content type {media_type[:60]!r}: expected {expected}")
+
+
+def _parse_json(content: bytes, query: Mapping[str, str]) -> tuple[AudioSource, Options]:
+    try:
+        fields: Any = json.loads(content)
+    except (ValueError, RecursionError):
+        raise InvalidRequest('the body must be JSON such as {"url": "https://…/audio.mp3"}; it is not JSON') from None
+    if not isinstance(fields, dict):
+        raise InvalidRequest(f"the body must be a JSON object with url; got {type(fields).__name__}")
+    url = fields.pop("url", None)
+    if not isinstance(url, str):
+        raise InvalidRequest("the body must have url, as a string")
+    return AudioSource(url=url), Options.parse({**query, **fields})
