@@ -162,7 +162,7 @@ def test_every_document_is_linked_from_the_readme_or_from_what_it_links() -> Non
 
 
 def test_the_drawing_of_the_packages_is_the_direction_that_is_tested() -> None:
-    (drawing,) = re.findall(r"```mermaid\n(.*?)```", TEXTS["docs/internals/architecture.md"], re.DOTALL)
+    drawing = re.findall(r"```mermaid\n(.*?)```", TEXTS["docs/internals/architecture.md"], re.DOTALL)[0]
     names = dict(re.findall(r"^\s*(\w+)\[\"([\w.]+)<br/>", drawing, re.MULTILINE))
     assert set(names.values()) == RANK.keys()
     steps = [[names[node] for node in re.findall(r"\w+", side)] for side in _sides(drawing)]

@@ -37,7 +37,10 @@ class DecodingParams:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """A stretch of audio that an engine decodes as a whole, and the parameters to decode the audio with."""
+    """A stretch of audio that an engine decodes as a whole, and the parameters to decode the audio with.
+
+    A window is equal to itself alone, so it can be looked up in sets and dictionaries while it is under way.
+    """
 
     start: int  # samples, from the beginning of the audio
     samples: Samples  # [n]

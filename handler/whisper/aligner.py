@@ -29,7 +29,7 @@ from handler.whisper.kv_cache import KVCache
 from handler.whisper.language_detection import language_logits
 from handler.whisper.model import Whisper
 from handler.whisper.tokenizer import Tokenizer
-from handler.whisper.word_times import TextTokens, timed_words
+from handler.whisper.word_times import timed_words
 
 
 class _Reading(NamedTuple):
@@ -161,9 +161,9 @@ class WhisperAligner:
         window = reading.window
         num_unread = sum(map(len, reading.texts)) - len(reading.read)
         remaining = iter([*logprobs, *[-inf] * num_unread])
-        texts = [TextTokens(ids, [next(remaining) for _ in ids]) for ids in reading.texts]
+        of_texts = [[next(remaining) for _ in ids] for ids in reading.texts]
         attention, onsets = self._attention(slot, reading, audio).cpu(), audio.onset_strength.cpu()
-        timed = timed_words(texts, attention.numpy(), onsets.numpy(), window, self._tokenizer)
+        timed = timed_words(reading.texts, of_texts, attention.numpy(), onsets.numpy(), window, self._tokenizer)
         segments: list[Segment] = []
         for segment, words in zip(reading.result.segments, timed, strict=True):
             segments += _divide(segment, words)

@@ -6,7 +6,6 @@ give the costs of the row. Shapes: T tokens, S audio positions of 20 ms, F frame
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
@@ -134,17 +133,10 @@ def onset_lag(starts_s: NDArray[np.float64], onset_strength: NDArray[np.float32]
     return float(-(shifts[(score - penalty).argmax()] - ONSET_OFFSET)) / FRAMES_PER_S
 
 
-@dataclass(slots=True)
-class TokenTimes:
-    """When the text tokens of a window are spoken, in seconds from the window's start."""
-
-    starts_s: list[float]  # start of each token, then the end of the last token
-    peaks_s: list[float]  # time at which each token has the most attention
-
-
 def place_words(
     token_spans: Sequence[tuple[float, float]],
-    times: TokenTimes,
+    starts_s: Sequence[float],
+    peaks_s: Sequence[float],
     onset_strength: NDArray[np.float32],
     speech_s: Sequence[tuple[float, float]],
     window_s: float,
@@ -152,20 +144,22 @@ def place_words(
     """Return the start and end of each word in seconds from the window's start.
 
     Words do not overlap and lie inside the window. They are clipped to the spans of detected speech in `speech_s`, if
-    there are any. `token_spans` are the start and end of each word as positions in the sequence of text tokens. `times`
-    may lack the last tokens if the decoder's context had no space for them. Words of tokens without times are placed at
-    the end of the last token that has times. onset_strength [F].
+    there are any. `token_spans` are the start and end of each word as positions in the sequence of text tokens. In
+    seconds, `starts_s` is the start of each token and then the end of the last one, and `peaks_s` is when each token
+    has the most attention.
+    Both may lack the last tokens if the decoder's context had no space for them. Words of tokens without times are
+    placed at the end of the last token that has times. onset_strength [F].
     """
-    indices = np.arange(len(times.starts_s))
-    edges_s = np.interp(np.asarray(token_spans).reshape(-1, 2), indices, times.starts_s)  # [words, 2]
+    indices = np.arange(len(starts_s))
+    edges_s = np.interp(np.asarray(token_spans).reshape(-1, 2), indices, starts_s)  # [words, 2]
     lag_s = onset_lag(edges_s[:, 0], onset_strength)
     edges_s = (edges_s - lag_s).clip(0.0, window_s)
-    last_token = len(times.peaks_s) - 1
+    last_token = len(peaks_s) - 1
     spans_s: list[tuple[float, float]] = []
     previous_end_s = 0.0
     for (start_s, end_s), (token_start, token_end) in zip(edges_s.tolist(), token_spans, strict=True):
-        first_peak_s = times.peaks_s[min(int(token_start), last_token)] - lag_s
-        last_peak_s = times.peaks_s[min(ceil(token_end) - 1, last_token)] - lag_s
+        first_peak_s = peaks_s[min(int(token_start), last_token)] - lag_s
+        last_peak_s = peaks_s[min(ceil(token_end) - 1, last_token)] - lag_s
         start_s, end_s = clip_to_speech(start_s, end_s, (first_peak_s, last_peak_s), speech_s)
         start_s = max(previous_end_s, start_s)
         previous_end_s = max(start_s, end_s)

@@ -99,15 +99,15 @@ class AudioEncoder:
 
     def encode(self, windows: Sequence[Window]) -> list[EncodedAudio]:
         """Return the encoded audio of each window. Windows padded to the same length are encoded together."""
-        encoded: dict[int, EncodedAudio] = {}  # by the id of the window
+        encoded: dict[Window, EncodedAudio] = {}
         for length, group in groupby(sorted(windows, key=self._encoder_samples), self._encoder_samples):
             equally_long = list(group)
             while equally_long:
                 size = max(size for size in self.sizes if size <= len(equally_long))
                 together = equally_long[:size]
-                encoded |= zip(map(id, together), self._encode_batch(together, length), strict=True)
+                encoded |= zip(together, self._encode_batch(together, length), strict=True)
                 del equally_long[:size]
-        return [encoded[id(window)] for window in windows]
+        return [encoded[window] for window in windows]
 
     def _encode_batch(self, windows: Sequence[Window], length: int) -> list[EncodedAudio]:
         """Pad windows with silence to `length` samples, encode them in one batch, and return their encoded audio."""

@@ -143,12 +143,12 @@ class WhisperEngine:
 
     def drop(self, windows: Collection[Window]) -> None:
         """Free the slots of windows whose results are no longer needed. Windows that hold no slot are ignored."""
-        window_ids = {id(window) for window in windows}
+        dropped = set(windows)
         tasks = [sequence.task for sequence in self._batch.sequences]
         with self._on_device():
-            self._preparation.drop(window_ids)
+            self._preparation.drop(dropped)
             self._assembly.drop(windows)
-            self._batch.remove([slot for slot, task in enumerate(tasks) if id(task.window) in window_ids])
+            self._batch.remove([slot for slot, task in enumerate(tasks) if task.window in dropped])
 
     def _collect_finished(self) -> None:
         """Start to build the results of finished windows, and free their slots."""

@@ -137,11 +137,12 @@ class Preparation:
         """Add windows at the end."""
         self._waiting += windows
 
-    def drop(self, window_ids: Collection[int]) -> None:
-        """Remove windows by their ids."""
-        self._waiting = deque(window for window in self._waiting if id(window) not in window_ids)
-        self._under_way = [window for window in self._under_way if id(window) not in window_ids]
-        self._prepared = deque(prepared for prepared in self._prepared if id(prepared.window) not in window_ids)
+    def drop(self, windows: Collection[Window]) -> None:
+        """Remove windows. Those that are not here are ignored."""
+        dropped = set(windows)
+        self._waiting = deque(window for window in self._waiting if window not in dropped)
+        self._under_way = [window for window in self._under_way if window not in dropped]
+        self._prepared = deque(prepared for prepared in self._prepared if prepared.window not in dropped)
 
     def abandon(self) -> None:
         """Wait for the background, and forget all windows. What the background raises is not raised here."""
@@ -203,8 +204,8 @@ class Preparation:
         working = self._working
         if working is None or not (wait or working.is_finished()):
             return
-        wanted, self._under_way, self._working = set(map(id, self._under_way)), [], None
-        self._keep([item for item in working.result() if id(item.window) in wanted])
+        wanted, self._under_way, self._working = set(self._under_way), [], None
+        self._keep([item for item in working.result() if item.window in wanted])
 
     def _keep(self, prepared: Sequence[PreparedWindow]) -> None:
         self._prepared += prepared

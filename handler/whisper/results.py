@@ -1,37 +1,24 @@
 """Build the results of finished tasks: segments, evidence and word times. Knows no batch and no schedule."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from math import ceil
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from handler.schema.transcript import Evidence, Segment
+from handler.schema.transcript import Evidence, Segment, Word
 from handler.schema.window import WindowResult
 from handler.tokens.repetition import compression_ratio, loop_start
 from handler.whisper.dims import TIMESTAMP_S
 from handler.whisper.host_copy import HostCopy, host_tensor, start_copy, to_device
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.model import Decoder
-from handler.whisper.sequences import DecodeTask
+from handler.whisper.sequences import DecodeTask, Hypothesis
 from handler.whisper.timestamps import TokenSegment, before_text_token, complete_segments, split_segments
 from handler.whisper.tokenizer import Tokenizer
-from handler.whisper.word_times import TextTokens, timed_words
-
-
-@dataclass(slots=True)
-class _Text:
-    """The chosen hypothesis of a finished task, split into segments."""
-
-    segments: list[TokenSegment]
-    seek_s: float | None  # seconds into the window from which decoding must continue; None if it need not
-    evidence: Evidence
-    tokens: list[int]  # all decoded tokens, timestamps included
-    logprobs: list[float]  # of each of them
+from handler.whisper.word_times import timed_words
 
 
 class ResultBuilder:
@@ -50,29 +37,43 @@ class ResultBuilder:
         """
         if task.window.params.detect_only:
             return partial(WindowResult, (), None, task.language, task.language_probabilities)
-        text = self._text(task)
-        if not text.segments:
-            return partial(self._result, task, text, ())
-        attention = start_copy(self._attention(slot, audio_slot, task, text))
-        return partial(self._assemble, task, text, attention, start_copy(task.onset_strength))
+        best = task.best(self._tokenizer.specials)
+        segments, result = self._read(best, task)
+        if not segments:
+            return lambda: result
+        attention = start_copy(self._attention(slot, audio_slot, task, best, segments))
+        return partial(self._assemble, task, best, segments, result, attention, start_copy(task.onset_strength))
 
-    def _assemble(self, task: DecodeTask, text: _Text, attention: HostCopy, onset_strength: HostCopy) -> WindowResult:
-        """Time the words of a text, and return the result."""
-        segments = self._segments(text, attention(), onset_strength(), task)
-        return self._result(task, text, tuple(segments))
+    def _assemble(
+        self,
+        task: DecodeTask,
+        best: Hypothesis,
+        segments: Sequence[TokenSegment],
+        result: WindowResult,
+        attention: HostCopy,
+        onset_strength: HostCopy,
+    ) -> WindowResult:
+        """Time the words of the segments of a hypothesis, and return `result` with them."""
+        texts = [segment.ids for segment in segments]
+        logprobs = [best.logprobs[segment.offset : segment.offset + len(segment.ids)] for segment in segments]
+        timed = timed_words(texts, logprobs, attention(), onset_strength(), task.window, self._tokenizer)
+        return replace(
+            result, segments=tuple(self._segment(*parts, result) for parts in zip(texts, timed, strict=True))
+        )
 
-    def _result(self, task: DecodeTask, text: _Text, segments: tuple[Segment, ...]) -> WindowResult:
-        return WindowResult(segments, text.evidence, task.language, task.language_probabilities, text.seek_s)
+    def _segment(self, ids: Sequence[int], words: tuple[Word, ...], result: WindowResult) -> Segment:
+        """Return a segment, which lasts from its first word's start to its last word's end."""
+        start, end, text = words[0].start, words[-1].end, self._tokenizer.decode(ids)
+        return Segment(start, end, text, tuple(ids), result.evidence, words, result.language)
 
-    def _text(self, task: DecodeTask) -> _Text:
-        """Return the usable part of the task's best hypothesis.
+    def _read(self, best: Hypothesis, task: DecodeTask) -> tuple[list[TokenSegment], WindowResult]:
+        """Return the segments of a task's best hypothesis as tokens, and the result without segments.
 
         If the hypothesis ends in a loop, it is cut before the first repeat. A last segment that no timestamp
         ends is dropped if the hypothesis was cut in this way, or if it ends because the decoder's context is full. The
         segment is kept if it is the only one.
         """
         ids = self._tokenizer.specials
-        best = task.best(ids)
         loop = loop_start(best.text_tokens(ids))
         tokens = best.tokens if loop is None else before_text_token(best.tokens, loop, ids)
         is_exhausted = loop is None and best.tokens[-1] != ids.eot
@@ -88,9 +89,11 @@ class ResultBuilder:
         segments, seek_s = split_segments(tokens, task.window.seconds, ids)
         if loop is not None or is_exhausted:
             segments, seek_s = complete_segments(segments)
-        return _Text(segments, seek_s, evidence, best.tokens, best.logprobs)
+        return segments, WindowResult((), evidence, task.language, task.language_probabilities, seek_s)
 
-    def _attention(self, slot: int, audio_slot: int, task: DecodeTask, text: _Text) -> Tensor:
+    def _attention(
+        self, slot: int, audio_slot: int, task: DecodeTask, best: Hypothesis, segments: Sequence[TokenSegment]
+    ) -> Tensor:
         """Return how much each text token, and the position after the last, attends to each audio position.
 
         The decoder has kept the queries at its steps. A task of several hypotheses is read once more, because its best
@@ -99,12 +102,12 @@ class ResultBuilder:
         first = len(task.prompt)  # the position of the first decoded token; it was predicted at the one before
         positions = [
             first + position - 1
-            for segment in text.segments
+            for segment in segments
             for position in range(segment.offset, segment.offset + len(segment.ids))
         ]
-        positions.append(min(positions[-1] + 1, first + len(text.tokens) - 2))  # the last token may not have been read
+        positions.append(min(positions[-1] + 1, first + len(best.tokens) - 2))  # the last token may not have been read
         if task.window.params.num_hypotheses > 1:
-            self._read_again(slot, audio_slot, [*task.prompt, *text.tokens])
+            self._read_again(slot, audio_slot, [*task.prompt, *best.tokens])
         on_device = to_device(host_tensor(positions, self._cache.k.device), self._cache.k.device)
         length = min(task.audio_positions, ceil(task.window.seconds / TIMESTAMP_S))
         return self._cache.alignment_weights(slot, audio_slot, on_device, length)
@@ -118,20 +121,3 @@ class ResultBuilder:
         slots, audio = slice(slot, slot + 1), slice(audio_slot, audio_slot + 1)
         num_layers = self._cache.alignment.num_layers
         self._decoder(padded, positions, self._cache, slots, padded.shape[1], audio, num_layers)
-
-    def _segments(
-        self, text: _Text, attention: NDArray[np.float32], onset_strength: NDArray[np.float32], task: DecodeTask
-    ) -> Iterator[Segment]:
-        """Yield each segment with its words. A segment lasts from its first word's start to its last word's end."""
-        texts = [TextTokens(segment.ids, text.logprobs[segment.offset :]) for segment in text.segments]
-        timed = timed_words(texts, attention, onset_strength, task.window, self._tokenizer)
-        for segment, words in zip(text.segments, timed, strict=True):
-            yield Segment(
-                words[0].start,
-                words[-1].end,
-                self._tokenizer.decode(segment.ids),
-                tuple(segment.ids),
-                text.evidence,
-                words,
-                task.language,
-            )

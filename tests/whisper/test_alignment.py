@@ -17,7 +17,7 @@ from handler.schema.window import SAMPLE_RATE
 from handler.tokens.word_splitting import split_words
 from handler.transcription.pipeline import Pipeline
 from handler.transcription.word_edits import normalize_word
-from handler.whisper.alignment import TokenTimes, alignment_costs, dtw, median, onset_lag, peak_positions, place_words
+from handler.whisper.alignment import alignment_costs, dtw, median, onset_lag, peak_positions, place_words
 from handler.whisper.alignment_heads import alignment_heads
 from handler.whisper.alignment_queries import AlignmentQueries
 from handler.whisper.dims import Dims
@@ -110,12 +110,12 @@ def test_one_word_tells_nothing_about_all() -> None:
 
 
 def test_words_are_in_order_inside_the_window_and_not_over_silence() -> None:
-    times = TokenTimes([0.0, 0.5, 1.0, 3.9, 4.5, 6.0], [0.3, 0.8, 1.1, 4.1, 4.6])
+    times = [0.0, 0.5, 1.0, 3.9, 4.5, 6.0], [0.3, 0.8, 1.1, 4.1, 4.6]  # starts, peaks
     flat = np.ones(600, np.float32)
-    spans = place_words([(0, 1), (1, 2), (2, 3), (3, 5)], times, flat, [(0.2, 1.4), (4.0, 5.0)], 5.5)
+    spans = place_words([(0, 1), (1, 2), (2, 3), (3, 5)], *times, flat, [(0.2, 1.4), (4.0, 5.0)], 5.5)
     assert spans == [(0.2, 0.5), (0.5, 1.0), (1.0, 1.4), (4.0, 5.0)]
     nine_words = [(i, i + 1) for i in range(9)]  # more tokens than have times
-    assert all(start <= end for start, end in place_words(nine_words, times, flat, [], 5.5))
+    assert all(start <= end for start, end in place_words(nine_words, *times, flat, [], 5.5))
 
 
 @pytest.mark.parametrize(

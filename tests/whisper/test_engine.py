@@ -294,10 +294,10 @@ def test_a_loop_is_removed_and_reported_and_decoding_goes_on_after_the_text_befo
     def result(tokens: list[int]) -> tuple[str, float | None]:
         hypothesis = Hypothesis(tokens, [0.0] * len(tokens))
         task = DecodeTask(Window(0, silence(20)), (ids.sot,), "en", {}, torch.zeros(0), 1500, finished=[hypothesis])
-        text = tiny._result_builder._text(task)
-        assert text.evidence is not None
-        assert text.evidence.looped
-        return "".join(tiny._tokenizer.decode(segment.ids) for segment in text.segments), text.seek_s
+        segments, found = tiny._result_builder._read(hypothesis, task)
+        assert found.evidence is not None
+        assert found.evidence.looped
+        return "".join(tiny._tokenizer.decode(segment.ids) for segment in segments), found.seek_s
 
     end = ids.timestamp_begin + 250
     assert result([ids.timestamp_begin, *text_ids, end, end, *loop * 30, ids.eot]) == (" The fox jumps.", 5.0)

@@ -332,7 +332,7 @@ def limit_slots(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             super().__init__(dims, slots, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("handler.whisper.engine.KVCache", SmallMemory)
+    monkeypatch.setattr("handler.whisper.workshop.KVCache", SmallMemory)
 
 
 def test_a_batch_is_halved_until_it_fits(
