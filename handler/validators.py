@@ -86,8 +86,9 @@ def integer(low: int, high: int) -> Parser[int]:
 
     def parse(value: object) -> int:
         is_text = isinstance(value, str)
-        if is_text and not _WHOLE_NUMBER.fullmatch(str(value)):
-            value = None
+        if is_text:
+            value = str(value).strip()
+            value = value if _WHOLE_NUMBER.fullmatch(value) else None
         result = _to_float(value)
         if not low <= result <= high or result != int(result):
             raise Unexpected(f"a whole number from {low} to {high}")

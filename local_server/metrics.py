@@ -1,9 +1,9 @@
 """Provide metrics for Prometheus: requests by route, and the state of the pipeline. Knows no route.
 
 A metric of HTTP requests, with labels, is observed in `Metrics.count`, which `middleware/access.py` calls with what a
-router has stored in the request's scope. A sum over finished requests is added in `Request._count` of
-`handler/transcription/request.py` and named in `_COUNTERS`. A state of the pipeline is named in `_GAUGES`. The names
-follow prometheus.io/docs/practices/naming.
+router has stored in the request's scope. A sum over finished requests is added in `TranscriptBuilder._count`, one over
+windows in `EngineClient.submit`, and both are named in `_COUNTERS`. A state of the pipeline is named in `_GAUGES`. The
+names follow prometheus.io/docs/practices/naming.
 """
 
 from collections.abc import Callable, Iterator

@@ -140,13 +140,14 @@ class JobHandler:
     ) -> dict[str, Any]:
         """Transcribe one file and return its answer. Also translate the file if the job wants a translation."""
         wants_translation = job.compat_format is not None and job.compat_format.translation is not None
+        translation: Transcript | None = None
         async with self._admit(job, started_at) as admitted:
-            if not wants_translation:
+            if wants_translation:
+                async with self._download_once(source) as audio:
+                    transcript = await self._follow(admitted, audio, job.options, progress)
+                    translation = await self._follow(admitted, audio, replace(job.options, task="translate"), None)
+            else:
                 transcript = await self._follow(admitted, source, job.options, progress)
-                return await asyncio.to_thread(_build_answer, transcript, None, job)
-            async with self._download_once(source) as audio:
-                transcript = await self._follow(admitted, audio, job.options, progress)
-                translation = await self._follow(admitted, audio, replace(job.options, task="translate"), None)
         return await asyncio.to_thread(_build_answer, transcript, translation, job)
 
     async def _follow(

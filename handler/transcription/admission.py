@@ -53,7 +53,7 @@ class Admission:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._places: set[Place] = set()
-        self._turns: deque[asyncio.Future[Place]] = deque()  # of those that wait, first come first
+        self._waiting: deque[asyncio.Future[Place]] = deque()  # of those that wait, first come first
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -69,10 +69,10 @@ class Admission:
 
     async def wait(self) -> Place:
         """Wait until fewer than `limit` places are taken, in the order of asking, and return one."""
-        if len(self._places) < self._limit and not self._turns:
+        if len(self._places) < self._limit and not self._waiting:
             return self._take()
         turn: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
-        self._turns.append(turn)
+        self._waiting.append(turn)
         try:
             return await turn
         except asyncio.CancelledError:
@@ -83,8 +83,8 @@ class Admission:
     def leave(self, place: Place) -> None:
         """Give a place back, which may be given to one that waits."""
         self._places.discard(place)
-        while self._turns and len(self._places) < self._limit:
-            turn = self._turns.popleft()
+        while self._waiting and len(self._places) < self._limit:
+            turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(self._take())
 

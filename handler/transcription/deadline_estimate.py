@@ -25,20 +25,21 @@ class DeadlineEstimate:
         self.windows_s += window.seconds
         self.decoded_until_s = max(self.decoded_until_s, window.end / SAMPLE_RATE)
 
-    def remaining_s(self, total_s: float, device_s: float, decoded_s: float) -> float | None:
+    def remaining_s(self, total_s: float, device_s: float, decoded_s: float, num_channels: int = 1) -> float | None:
         """Return how many seconds the device would still need for audio of `total_s` seconds, if it did nothing else.
 
+        Each of `num_channels` is transcribed on its own.
         So far, the device has worked for `device_s` seconds and decoded `decoded_s` seconds of audio, of all requests.
         Return None if that is too little to tell.
         """
         if self.num_windows < MIN_WINDOWS or device_s < MIN_DEVICE_S:
             return None
-        return self._remaining_windows_s(total_s) * device_s / max(decoded_s, 1e-6)
+        return self._remaining_windows_s(total_s, num_channels) * device_s / max(decoded_s, 1e-6)
 
-    def _remaining_windows_s(self, total_s: float) -> float:
+    def _remaining_windows_s(self, total_s: float, num_channels: int) -> float:
         """Estimate how many seconds of windows are still to come, assuming the share of silence stays the same."""
         read_s = self.decoded_until_s - self.start_s
-        return (total_s - self.decoded_until_s) * min(1.0, self.windows_s / max(read_s, 1e-6))
+        return (total_s - self.decoded_until_s) * min(num_channels, self.windows_s / max(read_s, 1e-6))
 
 
 @dataclass(frozen=True, slots=True)

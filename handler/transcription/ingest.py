@@ -1,4 +1,4 @@
-"""Turn the audio of one request into windows, in a thread of its own. Knows no engine.
+"""Turn the audio of one request into windows, in a thread of its own. Decodes nothing.
 
 Bytes are decoded while more arrive, in an audio process of the request's own. Windows are cut only as far as the
 request's quota allows, so that a long file needs no more memory than a short one. Only a limited number of requests

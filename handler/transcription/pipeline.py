@@ -55,7 +55,7 @@ class PipelineStats:
 
 
 class Pipeline:
-    """Transcribes many requests concurrently on one engine. `transcribe` may be awaited in any event loop."""
+    """Transcribes many requests concurrently on one engine. All of them belong to one event loop at a time."""
 
     def __init__(
         self,
@@ -133,7 +133,8 @@ class Pipeline:
             logs.error("request_crashed", exc)
             raise Internal(f"a fault of this worker: {type(exc).__name__}") from exc
         finally:
-            place.work = None
+            if place.work is request:
+                place.work = None
             request.close()
             await asyncio.shield(asyncio.to_thread(request.free))
 
@@ -198,9 +199,10 @@ class Pipeline:
     def decode(self, window: Window) -> WindowResult:
         """Decode a window that belongs to no request. This blocks. Raises AsrError."""
         owner = object()
-        result = self.runner.submit(owner, window).result()
-        self.runner.cancel(owner)  # otherwise the runner would keep the record of its usage
-        return result
+        try:
+            return self.runner.submit(owner, window).result()
+        finally:
+            self.runner.cancel(owner)  # otherwise the runner would keep the record of its usage
 
     def new_spool(self) -> Spool:
         """Return an empty spool for the bytes of one file. The caller must close it."""

@@ -5,7 +5,7 @@ import asyncio
 from handler.audio.source import AudioSource
 from handler.errors import Cancelled, DeadlineExceeded
 from handler.schema.options import MULTI, Options
-from handler.schema.transcript import Progress, ProgressCallback, Transcript
+from handler.schema.transcript import Progress, ProgressCallback, Segment, Transcript
 from handler.schema.window import Window
 from handler.timeline import Timeline
 from handler.transcription.caching_decoder import CachingDecoder
@@ -81,7 +81,10 @@ class Request:
         self._producer.free()
 
     async def _decode_in_time(self) -> bool:
-        """Decode all audio, and return whether the time sufficed. Raises DeadlineExceeded if a part is of no use."""
+        """Decode all audio, and return whether the time sufficed.
+
+        Raises DeadlineExceeded if it did not, and the request accepts no partial transcript.
+        """
         timeout = asyncio.timeout(self._limit.seconds)
         try:
             async with timeout:
@@ -93,9 +96,10 @@ class Request:
             if not self._options.partial:
                 windows = f"{self._estimate.num_windows} windows were decoded by then"
                 raise DeadlineExceeded(f"{self._limit.expectation}; {windows}") from None
+            self._finalize()
             return False
         self._text.end()
-        self._report_progress(self._producer.seconds)
+        self._report_progress(self._producer.seconds, self._producer.seconds)
         return True
 
     async def _decode_all(self) -> None:
@@ -143,7 +147,8 @@ class Request:
         self._estimate.add(window)
         self._check_limit()
         decoded_until_s = self._estimate.decoded_until_s
-        self._report_progress(min(decoded_until_s, self._producer.duration or decoded_until_s))
+        total_s = self._producer.duration
+        self._report_progress(min(decoded_until_s, total_s or decoded_until_s), total_s)
         return next_prompt(prompt, decoded, self._options)
 
     def _with_options(self, window: Window, prompt: str) -> Window:
@@ -157,15 +162,18 @@ class Request:
         total_s = self._producer.duration
         if total_s is not None and self._limit.is_of_caller and not self._options.partial:
             device_s, decoded_s = self._resources.runner.device_s, self._resources.decoded_s
-            remaining_s = self._estimate.remaining_s(total_s, device_s, decoded_s)
+            num_channels = len(self._producer.channels)
+            remaining_s = self._estimate.remaining_s(total_s, device_s, decoded_s, num_channels)
             self._limit.check(self._timeline.total(), remaining_s, total_s)
 
-    def _report_progress(self, done_s: float) -> None:
-        """Report the seconds of audio that are done, and the text that can no longer change."""
+    def _report_progress(self, done_s: float, total_s: float | None) -> None:
+        """Report the seconds of audio that are done, of how many, and the text that can no longer change."""
+        final_segments = tuple(self._finalize())
+        if self._progress is not None:
+            self._progress(Progress(done_s, total_s, final_segments))
+
+    def _finalize(self) -> list[Segment]:
+        """Return the segments that became final since the last call."""
         for channel, seconds in self._producer.watermarks.items():
             self._text.advance_watermark(channel, seconds)
-        final_segments = tuple(self._text.finalize(self._producer.channels))
-        if self._progress is not None:
-            is_done = done_s == self._producer.seconds
-            total_s = self._producer.seconds if is_done else self._producer.duration
-            self._progress(Progress(done_s, total_s, final_segments))
+        return self._text.finalize(self._producer.channels)

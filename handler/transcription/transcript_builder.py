@@ -1,4 +1,4 @@
-"""Build the transcript of a request from its final text. Knows no engine and no event loop."""
+"""Build the transcript of a request from its final text. Decodes nothing, and knows no event loop."""
 
 from collections.abc import Sequence
 
@@ -33,14 +33,15 @@ class TranscriptBuilder:
         `expired` says what was expected if the time has run out before the end of the audio. The transcript then ends
         at the time up to which all channels have final text.
         """
-        segments, windows, resume_at = text.segments, text.windows, None
+        segments, windows, warnings, resume_at = text.segments, text.windows, _warnings_of(text.windows), None
         if expired is not None:
             resume_at = max(self._options.start_at, text.finalized_until_s(audio.channels))
             segments, windows = _until(resume_at, segments, windows)
+            warnings = [(at, warning) for at, warning in warnings if at < resume_at]
         coverage = measure_coverage(windows, segments)
-        warnings = (*audio.warnings, *_warnings_of(windows), *gap_warnings(coverage))
+        told = [*audio.warnings, *(warning for _, warning in warnings), *gap_warnings(coverage)]
         if expired is not None:
-            warnings = (f"{DeadlineExceeded.code}: {expired}; what comes behind {resume_at:g} s is missing", *warnings)
+            told.insert(0, f"{DeadlineExceeded.code}: {expired}; what comes behind {resume_at:g} s is missing")
         cold_start = self._resources.cold_start()
         self._count(audio.seconds, coverage)
         return Transcript(
@@ -56,7 +57,7 @@ class TranscriptBuilder:
             coverage=coverage,
             account=self._account(audio.seconds, is_cold=cold_start is not None),
             resume_at=resume_at,
-            warnings=warnings,
+            warnings=tuple(told),
         )
 
     def _language(self, detector: LanguageDetector, segments: Sequence[Segment]) -> str | None:
@@ -99,6 +100,6 @@ def _until(
     )
 
 
-def _warnings_of(windows: Sequence[DecodedWindow]) -> list[str]:
-    """Return the doubts about the text of windows, in the order of the audio."""
-    return [text for _, text in sorted(warning for window in windows for warning in window.warnings)]
+def _warnings_of(windows: Sequence[DecodedWindow]) -> list[tuple[float, str]]:
+    """Return the doubts about the text of windows with their seconds, in the order of the audio."""
+    return sorted(warning for window in windows for warning in window.warnings)

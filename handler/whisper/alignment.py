@@ -146,9 +146,8 @@ def place_words(
     Words do not overlap and lie inside the window. They are clipped to the spans of detected speech in `speech_s`, if
     there are any. `token_spans` are the start and end of each word as positions in the sequence of text tokens. In
     seconds, `starts_s` is the start of each token and then the end of the last one, and `peaks_s` is when each token
-    has the most attention.
-    Both may lack the last tokens if the decoder's context had no space for them. Words of tokens without times are
-    placed at the end of the last token that has times. onset_strength [F].
+    has the most attention. Both may lack the last tokens if the decoder's context had no space for them. Words of
+    tokens without times are placed at the end of the last token that has times. onset_strength [F].
     """
     indices = np.arange(len(starts_s))
     edges_s = np.interp(np.asarray(token_spans).reshape(-1, 2), indices, starts_s)  # [words, 2]

@@ -28,12 +28,14 @@ async def start_early(body: RequestBody, start: Start[T]) -> T:
     await body.in_time(body.state.until_ready())
     while True:
         try:
-            return await body.state.run(_attempt(body, start), body.state.revision)
+            revision = body.state.revision
+            return await body.state.run(_attempt(body, start, revision), revision)
         except Superseded:
             await body.in_time(body.state.until_ended())
 
 
-async def _attempt(body: RequestBody, start: Start[T]) -> T:
+async def _attempt(body: RequestBody, start: Start[T], revision: int) -> T:
+    """Return the result of `start`, and leave its tasks to the request. If a later field supersedes it, end them."""
     async with AsyncExitStack() as stack:
         try:
             result = await start(stack)
@@ -41,5 +43,7 @@ async def _attempt(body: RequestBody, start: Start[T]) -> T:
             await body.until_all_fields()  # one that has yet to arrive may resolve the error
             raise
         await body.until_all_fields()
+        if body.state.revision != revision:  # the last field and the end of the form may come together
+            raise Superseded
         body.life.push_async_exit(stack.pop_all())
         return result

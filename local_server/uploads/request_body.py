@@ -34,7 +34,7 @@ class RequestBody:
     def __init__(self, request: Request, settings: Settings, place: Place, spool: Spool, life: AsyncExitStack) -> None:
         """Prepare to receive the body into an empty spool. Raises InvalidRequest for a form without a boundary.
 
-        `life` owns all that belongs to the request, in the order in which it came: its place, its body, its work.
+        `life` owns all that belongs to the request. Closing it ends the work, then the receiving, then the place.
         """
         content_type = request.headers.get("content-type", "")
         self.content_type = content_type
@@ -63,7 +63,7 @@ class RequestBody:
 
     async def _end(self, task: asyncio.Task[None]) -> None:
         task.cancel()
-        self.spool.stop()  # before the first await, because a server that shuts down may cancel what follows
+        self.spool.stop()  # before any await, because a server that shuts down may cancel what follows
         closing = asyncio.ensure_future(asyncio.to_thread(self.spool.close))
         await asyncio.gather(task, return_exceptions=True)
         await asyncio.shield(closing)
@@ -85,7 +85,10 @@ class RequestBody:
         self.state.check()
 
     async def in_time(self, awaitable: Awaitable[T]) -> T:
-        """Return the result of an awaitable. Raises DeadlineExceeded after REQUEST_TIMEOUT_S of the request."""
+        """Return the result of an awaitable. Raises DeadlineExceeded REQUEST_TIMEOUT_S after the body began.
+
+        This limits how long a body is waited for. The work has the same limit, from its own beginning.
+        """
         try:
             async with asyncio.timeout_at(self._start_time + self._timeout_s):
                 return await awaitable
@@ -110,7 +113,9 @@ class RequestBody:
             self._finish(Stage.FAILED, Internal(f"a fault of this server: {type(exc).__name__}"))
 
     def _finish(self, stage: Stage, failure: AsrError | None = None) -> None:
-        """Accept no more of the body."""
+        """Accept no more of the body. Only the first call has an effect."""
+        if self.state.has_ended:
+            return
         self.spool.finish(failure)
         self.state.move(stage, failure)
 

@@ -42,7 +42,7 @@ class UploadState:
 
     def __init__(self) -> None:
         self.stage = Stage.RECEIVING
-        self.failure: AsrError | None = None  # why the body is not received, or why the work is of no use any more
+        self.failure: AsrError | None = None  # why no more is received, or why nobody waits for the work any more
         self.revision = 0  # grows when something arrives that changes what work begun before it would do
         self._changed = asyncio.Event()  # set at the next change, and replaced then
 
@@ -65,7 +65,7 @@ class UploadState:
         self._tell()
 
     def check(self) -> None:
-        """Raise the error that ended the receiving, if there is one."""
+        """Raise the error that ended the receiving, or Cancelled if the client has left since."""
         if self.failure is not None:
             raise self.failure
 
@@ -86,8 +86,9 @@ class UploadState:
     async def run(self, work: Awaitable[T], revision: int | None = None) -> T:
         """Return the result of an awaitable, which is cancelled if it loses its use before it ends.
 
-        Raises Cancelled if the client disconnects first. If the awaitable depends on a `revision`, and another one
-        comes, Superseded is raised even if the awaitable has ended.
+        Raises Cancelled if the client disconnects before the awaitable has ended. If the awaitable depends on a
+        `revision`, and another one comes, Superseded is raised even if the awaitable has ended. At FAILED it goes on:
+        what reads the body learns of the error by reading.
         """
 
         def is_superseded() -> bool:

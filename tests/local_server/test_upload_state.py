@@ -9,7 +9,7 @@ import pytest
 from fastapi import Request
 from hypothesis import settings as hypothesis_settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from hypothesis.strategies import sampled_from
+from hypothesis.strategies import booleans, sampled_from
 from starlette.types import Message
 
 from handler.audio.spool import Spool
@@ -76,10 +76,14 @@ async def test_work_ends_with_its_client() -> None:
 
 
 class Work:
-    """Reads the whole file, with the fields that were there when it began. Refuses those that have a field `bad`."""
+    """Reads the whole file, with the fields that were there when it began. Refuses those whose last field is `bad`.
 
-    def __init__(self, body: RequestBody) -> None:
+    A stream returns at once, and leaves something that ends with the request.
+    """
+
+    def __init__(self, body: RequestBody, is_stream: bool) -> None:
         self.body = body
+        self.is_stream = is_stream
         self.num_starts = 0
         self.num_open = 0  # background tasks that are not ended
 
@@ -91,7 +95,8 @@ class Work:
             raise InvalidRequest("a bad field")
         self.num_open += 1
         stack.callback(self._end)
-        await self.body.in_time(self.body.state.until_ended())
+        if not self.is_stream:
+            await self.body.in_time(self.body.state.until_ended())
         return fields
 
     def _end(self) -> None:
@@ -101,19 +106,19 @@ class Work:
 class Uploads(RuleBasedStateMachine):
     """One form, whose pieces arrive in any order that a client may send, and whose client may leave at any time."""
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(is_stream=booleans())
+    def begin(self, is_stream: bool) -> None:
         self.loop = asyncio.new_event_loop()
         self.sent = list[str]()  # names of fields, and "file"
         self.is_over = False  # whether the client sends no more
         self.has_left = False
         self.is_broken = False  # whether the client has sent what is no form
-        self.run(self.open())
+        self.run(self.open(is_stream))
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         self.loop.run_until_complete(work)
 
-    async def open(self) -> None:
+    async def open(self, is_stream: bool) -> None:
         self.messages: asyncio.Queue[Message] = asyncio.Queue()
         scope = {
             "type": "http",
@@ -125,7 +130,7 @@ class Uploads(RuleBasedStateMachine):
         place = self.life.enter_context(self.admission.enter())
         self.body = RequestBody(Request(scope, self.messages.get), settings(), place, Spool(10**6), self.life)
         self.body.start()
-        self.work = Work(self.body)
+        self.work = Work(self.body, is_stream)
         self.answer = asyncio.create_task(start_early(self.body, self.work.start))
         await self.settle()
 
@@ -160,6 +165,20 @@ class Uploads(RuleBasedStateMachine):
     @rule()
     def send_more_of_the_file(self) -> None:
         self.run(self.send(b"more sound"))
+
+    @precondition(lambda self: not self.is_over and self.sent[-1:] == ["file"])
+    @rule(together=booleans())
+    def end_with_a_field(self, together: bool) -> None:
+        """Send a field and the end of the form in one piece, or in two that arrive together."""
+        self.sent.append("language")
+        self.is_over = True
+        parts = [b"\r\n" + field("language", "en"), FORM_END.lstrip()]
+        if together:
+            parts = [b"".join(parts)]
+        for number, part in enumerate(parts, 1):
+            more = number < len(parts)
+            self.messages.put_nowait({"type": "http.request", "body": part, "more_body": more})
+        self.run(self.settle())
 
     @precondition(lambda self: not self.is_over and self.sent)
     @rule()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from handler.audio.source import AudioSource
+from handler.audio.spool import Spool
 from handler.engine.processors import available_processors
 from handler.errors import Cancelled, DeviceLost, OutOfMemory
 from handler.schema.options import Options
@@ -402,3 +403,12 @@ async def test_cancelling_a_download_that_hangs_returns_at_once(fake: Pipeline, 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_silence_at_the_end_of_a_partial_transcript_is_not_heard_again(fake: Pipeline) -> None:
+    with Spool(10**7) as spool:
+        spool.write(wav(silence(60)))  # and never its end
+        transcript = await fake.transcribe(AudioSource(growing=spool), Options(partial=True), limit_s=3.0)
+    assert transcript.text == ""
+    assert transcript.resume_at is not None
+    assert transcript.resume_at > 20
