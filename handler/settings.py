@@ -109,6 +109,12 @@ class Settings:
     trust_remote_code: bool = _variable(
         "TRUST_REMOTE_CODE", False, flag, "`1` runs code that a checkpoint brings; needs a commit as MODEL_REVISION"
     )
+    diarize_model: str | None = _variable(
+        "DIARIZE_MODEL",
+        None,
+        _text,
+        "model that tells speakers apart, for the option `diarize`: `pkg:moonshine_voice` or a folder",
+    )
     align_model: str | None = _variable(
         "ALIGN_MODEL", None, _text, "Whisper model, named as in MODEL_ID, that times the words of a model without times"
     )
@@ -245,7 +251,10 @@ class Settings:
         "hosts by which requests may address the HTTP server, comma-separated, without ports; unset: all",
     )
     model_aliases: tuple[str, ...] = _variable(
-        "MODEL_ALIASES", ("whisper-1",), _comma_separated, "further names that requests may use for the model"
+        "MODEL_ALIASES",
+        ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-4o-transcribe-diarize", "gpt-transcribe"),
+        _comma_separated,
+        "further names that requests may use for the model; unset: those that clients of OpenAI use",
     )
     gpu_price_per_second: float | None = _variable(
         "GPU_PRICE_PER_SECOND",

@@ -9,8 +9,11 @@ from pathlib import Path
 import boto3
 import pytest
 
+from handler.schema.speakers import SpeakerModel
 from handler.settings import Settings
 from handler.startup.bootstrap import build
+from handler.startup.speaker_loader import load_speakers
+from handler.timeline import Timeline
 from handler.transcription.pipeline import Pipeline
 from tests.support.layouts import join_base
 from tests.support.sls_queue import Queue
@@ -59,6 +62,15 @@ def collect_garbage() -> Iterator[None]:
     """Collect after every module, so that its pipelines free their memory, and a file left open is reported there."""
     yield
     gc.collect()
+
+
+@pytest.fixture(scope="session")
+def speaker_model(tmp_path_factory: pytest.TempPathFactory) -> SpeakerModel:
+    """Return a model that tells speakers apart."""
+    folder = tmp_path_factory.mktemp("speakers")
+    model = load_speakers(settings(diarize_model="pkg:moonshine_voice", cache_dir=folder), Timeline())
+    assert model is not None
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ DIRECTION = (
     "handler.schema",
     "handler.output handler.audio",
     "handler.engine handler.tokens",
-    "handler.whisper handler.hub",
+    "handler.whisper handler.hub handler.speakers",
     "handler.transcription",
     "handler.startup",
     "handler.jobs handler.cli local_server",

@@ -17,6 +17,7 @@ VALID = {
     "MODEL_LANGUAGE": ("fra", "model_language", "fra"),
     "BACKEND": ("openvino", "backend", "openvino"),
     "TRUST_REMOTE_CODE": ("1", "trust_remote_code", True),
+    "DIARIZE_MODEL": ("pkg:moonshine_voice", "diarize_model", "pkg:moonshine_voice"),
     "ALIGN_MODEL": ("openai/whisper-base", "align_model", "openai/whisper-base"),
     "CACHE_DIR": ("/models", "cache_dir", Path("/models")),
     "FLASH_ATTENTION_2": ("1", "flash_attention_2", True),

@@ -94,7 +94,8 @@ class JobHandler:
         started_at = time.perf_counter()
         try:
             job = parse_job(event, self._settings)
-            is_single_part = job.is_list or job.compat_format is not None or job.always_upload
+            # Who speaks is known at the end, and what was sent cannot be changed.
+            is_single_part = job.is_list or job.compat_format is not None or job.always_upload or job.options.diarize
             stream = self._stream_single_part if is_single_part else self._stream_parts
             async for part in stream(job, started_at):
                 yield part

@@ -1,12 +1,15 @@
 """Convert a transcript to JSON objects, plain text, subtitles and tables. Knows no entry point."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from handler.output.line_text import to_cell, to_line, without_markup
 from handler.output.subtitles import cues
 from handler.schema.options import MULTI, Options
-from handler.schema.transcript import Coverage, Gap, Segment, Transcript, Word
+from handler.schema.transcript import Coverage, Gap, Segment, Transcript, Word, text_of
+
+UNKNOWN_SPEAKER = "?"  # of text that is not near to anybody's speech
 
 
 def to_json(transcript: Transcript) -> dict[str, Any]:
@@ -25,6 +28,7 @@ def to_json(transcript: Transcript) -> dict[str, Any]:
         "account": transcript.account,
         "coverage": _coverage(transcript.coverage),
         "warnings": list(transcript.warnings),
+        **({"speakers": list(transcript.speakers)} if transcript.options.diarize else {}),
         **resume_at,
     }
 
@@ -34,19 +38,24 @@ def chunk(segment: Segment, options: Options) -> dict[str, Any]:
     fields: dict[str, Any] = {"timestamp": [segment.start, segment.end], "text": segment.text.strip()}
     if segment.channel is not None:
         fields["channel"] = segment.channel
+    if options.diarize:
+        fields["speaker"] = segment.speaker
+        if segment.overlapping:
+            fields["overlap"] = list(segment.overlapping)
     if options.language == MULTI:
         fields["language"] = segment.language
     if options.timestamps == "word":
-        fields["words"] = [_word(word) for word in segment.words]
+        fields["words"] = [_word(word, options) for word in segment.words]
     return fields
 
 
-def _word(word: Word) -> dict[str, Any]:
+def _word(word: Word, options: Options) -> dict[str, Any]:
     return {
         "word": word.text.strip(),
         "start": word.start,
         "end": word.end,
         "probability": _rounded(word.probability),
+        **({"speaker": word.speaker} if options.diarize else {}),
     }
 
 
@@ -81,6 +90,8 @@ def verbose(index: int, segment: Segment) -> dict[str, Any]:
         "text": segment.text,
         "tokens": list(segment.tokens),
     }
+    if segment.speaker is not None:
+        fields["speaker"] = segment.speaker
     if segment.evidence is not None:
         fields |= {
             "temperature": segment.evidence.temperature,
@@ -91,13 +102,40 @@ def verbose(index: int, segment: Segment) -> dict[str, Any]:
     return fields
 
 
+def diarized(transcript: Transcript) -> list[dict[str, Any]]:
+    """Return the segments of a transcript in the form of OpenAI's diarized_json."""
+    return [
+        {
+            "type": "transcript.text.segment",
+            "id": f"seg_{index}",
+            "start": segment.start,
+            "end": segment.end,
+            "text": segment.text,
+            "speaker": segment.speaker or UNKNOWN_SPEAKER,
+        }
+        for index, segment in enumerate(transcript.segments)
+    ]
+
+
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
 def to_text(transcript: Transcript) -> str:
-    """Return the text of the transcript as one line, followed by a newline."""
-    return to_line(transcript.text) + "\n"
+    """Return the text of the transcript as one line, followed by a newline.
+
+    If speakers are told apart, each turn is a paragraph that begins with the speaker.
+    """
+    if not transcript.speakers:
+        return to_line(transcript.text) + "\n"
+    return "\n".join(f"{speaker}: {to_line(text)}\n" for speaker, text in turns(transcript.segments))
+
+
+def turns(segments: Sequence[Segment]) -> Iterator[tuple[str, str]]:
+    """Yield the speaker and the text of each turn."""
+    for speaker, group in groupby(segments, key=lambda segment: segment.speaker):
+        if text := text_of(list(group)):
+            yield speaker or UNKNOWN_SPEAKER, text
 
 
 def to_srt(transcript: Transcript) -> str:
@@ -107,7 +145,8 @@ def to_srt(transcript: Transcript) -> str:
     """
     blocks = []
     for number, cue in enumerate(cues(transcript.segments, transcript.duration), 1):
-        lines = "".join(f"{without_markup(line)}\n" for line in cue.lines)
+        speaker = "" if cue.speaker is None else f"{cue.speaker}: "
+        lines = speaker + "".join(f"{without_markup(line)}\n" for line in cue.lines)
         blocks.append(f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{lines}")
     return "\n".join(blocks)
 
@@ -115,12 +154,13 @@ def to_srt(transcript: Transcript) -> str:
 def to_vtt(transcript: Transcript) -> str:
     """Return WebVTT subtitles.
 
-    Times have a point before the milliseconds, and markup in the text is escaped. If the channels are split, each cue
-    names its channel as the voice.
+    Times have a point before the milliseconds, and markup in the text is escaped. Each cue names its speaker as the
+    voice if speakers are told apart, or else its channel if the channels are split.
     """
     blocks = []
     for cue in cues(transcript.segments, transcript.duration):
         voice = "" if cue.channel is None else f"<v channel {cue.channel}>"
+        voice = voice if cue.speaker is None else f"<v {cue.speaker}>"
         lines = "".join(f"{line}\n" for line in cue.lines)
         blocks.append(f"\n{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{voice}{_escape_markup(lines)}")
     return "WEBVTT\n" + "".join(blocks)
@@ -129,13 +169,16 @@ def to_vtt(transcript: Transcript) -> str:
 def to_tsv(transcript: Transcript) -> str:
     """Return a tab-separated table with the start and end of each segment in whole milliseconds, and with its text.
 
-    The columns are those of openai-whisper.
+    The columns are those of openai-whisper, and last the speaker if speakers are told apart.
     """
-    rows = (
-        f"{round(segment.start * 1000)}\t{round(segment.end * 1000)}\t{to_cell(segment.text)}\n"
-        for segment in transcript.segments
-    )
-    return "start\tend\ttext\n" + "".join(rows)
+    head, rows = ["start", "end", "text"], []
+    for segment in transcript.segments:
+        rows.append([str(round(segment.start * 1000)), str(round(segment.end * 1000)), to_cell(segment.text)])
+        if transcript.options.diarize:
+            rows[-1].append(segment.speaker or "")
+    if transcript.options.diarize:
+        head.append("speaker")
+    return "".join("\t".join(row) + "\n" for row in (head, *rows))
 
 
 def _clock(seconds: float, decimal_mark: str) -> str:

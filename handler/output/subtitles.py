@@ -33,6 +33,7 @@ class Cue:
     end: float
     lines: tuple[str, ...]
     channel: int | None = None
+    speaker: str | None = None
 
 
 def cues(segments: Iterable[Segment], duration: float) -> list[Cue]:
@@ -61,7 +62,7 @@ def _spread_evenly(segment: Segment) -> list[Word]:
     texts = segment.text.split()
     start, character_s = segment.start, (segment.end - segment.start) / max(1, sum(map(len, texts)))
     for text in texts:
-        words.append(Word(start, start + character_s * len(text), f" {text}", 0.0))
+        words.append(Word(start, start + character_s * len(text), f" {text}", 0.0, speaker=segment.speaker))
         start = words[-1].end
     return words
 
@@ -115,16 +116,17 @@ class _CueFit:
         # Total width of the words before each word, spaces included.
         self._columns = [0, *accumulate(width(word.text) for word in words)]
         self._leading = [len(word.text) - len(word.text.lstrip()) for word in words]
-        breaks = [0]  # indices of the words that follow a long pause
+        breaks = [0]  # indices of the words that follow a long pause or another speaker
         for index, (previous, word) in enumerate(pairwise(words), 1):
-            if word.start - previous.end > LONG_PAUSE_S:
+            if word.start - previous.end > LONG_PAUSE_S or word.speaker != previous.speaker:
                 breaks.append(index)
         self._last_break = [breaks[bisect_right(breaks, index) - 1] for index in range(len(words))]
 
     def fits(self, start: int, end: int) -> bool:
         """Return whether the words from index `start` to `end` (exclusive) can form one cue.
 
-        They must fit into two lines, last at most MAX_CUE_S, and have no pause longer than LONG_PAUSE_S between them.
+        They must fit into two lines, last at most MAX_CUE_S, be of one speaker, and have no pause longer than
+        LONG_PAUSE_S between them.
         """
         if self._words[end - 1].end - self._words[start].start > MAX_CUE_S or self._last_break[end - 1] > start:
             return False
@@ -192,5 +194,5 @@ def _to_cues(groups: Sequence[Sequence[Word]], duration: float, channel: int | N
         if end - start < MIN_CUE_S:
             previous_end = channel_cues[-1].end if channel_cues else 0.0
             start = max(end - MIN_CUE_S, previous_end)
-        channel_cues.append(Cue(start, end, _lines(words) or (_text(words),), channel))
+        channel_cues.append(Cue(start, end, _lines(words) or (_text(words),), channel, words[0].speaker))
     return channel_cues

@@ -40,6 +40,7 @@ class Capabilities:
     token_logprobs: bool = False  # so have the tokens of words, with log-probabilities
     sampling: bool = False  # temperatures above 0, and therefore a second try for a window that fails a threshold
     beam_search: bool = False
+    diarization: bool = False  # speakers are told apart, by a model of its own
     text_tokens: int = 0  # number of text tokens that can be suppressed; their ids are 0 to text_tokens − 1
     longest_window_s: float = 30.0  # longest stretch of audio that the model decodes as a whole
 
@@ -71,6 +72,10 @@ def _check_abilities(options: Options, capabilities: Capabilities, model_id: str
     if options.temperature_increment_on_fallback and not capabilities.sampling:
         name = "temperature_increment_on_fallback"
         raise InvalidRequest(f"{name} must be left out or 0: {model_id} decodes no window twice", name)
+    if options.diarize and not capabilities.diarization:
+        raise InvalidRequest(
+            f"diarize must be left out or false: beside {model_id}, DIARIZE_MODEL names no model for it", "diarize"
+        )
     if options.timestamps == "word" and not capabilities.word_times:
         raise InvalidRequest(f"timestamps must be segment: {model_id} tells no times of words", "timestamps")
 

@@ -26,6 +26,8 @@ INPUT_FORMATS = (*COMPANDED, "pcm_s16le", "pcm_s16be")
 TELEPHONE_RATE = 8000  # Hz
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1000, 768_000  # Hz
 MAX_TRACK, MAX_CHANNELS = 255, 64
+MAX_SPEAKERS = 64
+_SPEAKERS = re.compile(r"\d{1,3} *- *\d{1,3}", re.ASCII)
 _TOKEN_ID = re.compile(r"-1|[0-9]{1,9}")
 
 
@@ -44,6 +46,19 @@ def _temperature_step(value: object) -> float:
     if 0 < step < MIN_TEMPERATURE_STEP:
         raise Unexpected(f"0, or at least {MIN_TEMPERATURE_STEP:g}")
     return step
+
+
+def _speakers(value: object) -> tuple[int, int]:
+    """Return the least and the greatest number of speakers."""
+    text = value.strip() if isinstance(value, str) else value
+    parts = text.split("-") if isinstance(text, str) and _SPEAKERS.fullmatch(text) else [text, text]
+    try:
+        low, high = (integer(1, MAX_SPEAKERS)(part.strip() if isinstance(part, str) else part) for part in parts)
+    except Unexpected:
+        low, high = 1, 0
+    if low > high:
+        raise Unexpected(f"a whole number from 1 to {MAX_SPEAKERS}, or two with - between them, such as 2-4")
+    return low, high
 
 
 def _token_ids(value: object) -> tuple[int, ...]:
@@ -195,6 +210,21 @@ class Options:
         "in one timeline with channel numbers.",
         CHANNELS,
     )
+    diarize: bool = _boolean(
+        False,
+        "Tell who speaks: every chunk and word gets a `speaker`, and the text is parted where the speaker changes. "
+        "Needs DIARIZE_MODEL. With `channels=split`, speakers are told apart in each channel.",
+    )
+    speakers: tuple[int, int] | None = _option(
+        None,
+        "With diarize: how many people speak (in each channel), as a number, or as two such as 2-4. "
+        "If not given, as many as are heard.",
+        _speakers,
+        {
+            "oneOf": [{"type": "integer", "minimum": 1, "maximum": MAX_SPEAKERS}, {"type": "string"}],
+            "examples": [2, "2-4"],
+        },
+    )
     vad: bool = _boolean(
         True,
         "Leave out everything that is not speech before decoding; `false` decodes everything.",
@@ -243,6 +273,8 @@ class Options:
 
     def __post_init__(self) -> None:
         """Fill in what a file without a header needs. Raises InvalidRequest if options contradict each other."""
+        if self.speakers is not None and not self.diarize:
+            raise InvalidRequest("speakers must come with diarize", "speakers")
         if self.input_format is None:
             for name in ("sample_rate", "input_channels"):
                 if getattr(self, name) is not None:

@@ -28,6 +28,7 @@ class Word:
     text: str  # as decoded, leading space included
     probability: float  # mean probability of the tokens of the word
     tokens: tuple[tuple[int, float], ...] = ()  # id and log-probability of each token that begins in the word
+    speaker: str | None = None  # who says it, if speakers are told apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Segment:
     words: tuple[Word, ...] = ()  # together they contain the whole text; empty if there are no word times
     language: str | None = None  # code
     channel: int | None = None  # counted from 0; None if all channels are mixed
+    speaker: str | None = None  # who says it, if speakers are told apart
+    overlapping: tuple[str, ...] = ()  # who else is heard during much of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class Transcript:
     account: dict[str, str | float | bool] = field(default_factory=dict)
     resume_at: float | None = None  # seconds of audio after which text is missing because the time ran out
     warnings: tuple[str, ...] = ()
+    speakers: tuple[str, ...] = ()  # who speaks, in the order of first words
     # Seconds of each stage since the start of the process. None unless this is the first transcript of the process.
     cold_start: dict[str, float] | None = None
 

@@ -21,6 +21,7 @@ from handler.startup.engine_loader import import_engine
 from handler.startup.located_model import locate_model, stop_on_exit
 from handler.startup.model_locator import find_local, find_model, mirror, revision
 from handler.startup.self_test import self_test
+from handler.startup.speaker_loader import load_speakers
 from handler.timeline import Timeline
 from handler.transcription.pipeline import Pipeline
 from handler.whisper.checkpoint.conversion_cache import ConversionCache
@@ -98,7 +99,8 @@ def _load(
         if settings.align_model is not None:
             engine, align_folder = add_aligner(engine, align_folder, settings, timeline)
             model_info["align_revision"] = revision(align_folder)
-    return Pipeline(engine, settings, timeline, model_info), located.conversion
+    speaker_model = load_speakers(settings, timeline)
+    return Pipeline(engine, settings, timeline, model_info, speaker_model), located.conversion
 
 
 def _open_device(device: "torch.device") -> None:

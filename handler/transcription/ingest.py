@@ -24,6 +24,7 @@ from handler.errors import Cancelled, InvalidRequest, TooLong
 from handler.schema.options import MULTI, Options
 from handler.schema.window import SAMPLE_RATE, Samples, Window
 from handler.timeline import Timeline
+from handler.transcription.diarization import Diarization
 from handler.transcription.shared_resources import SharedResources
 
 MULTI_PAUSE_S = 0.8  # with language `multi`, a longer pause ends a window because languages change at pauses
@@ -45,7 +46,10 @@ _Item = Window | _Watermark | BaseException | None  # None marks the end of the 
 class WindowProducer:
     """Cuts the audio of one source into windows, which `next_window` returns in the event loop that created it."""
 
-    def __init__(self, resources: SharedResources, options: Options, timeline: Timeline) -> None:
+    def __init__(
+        self, resources: SharedResources, options: Options, timeline: Timeline, diarization: Diarization | None = None
+    ) -> None:
+        """Create a producer. `diarization` hears the samples, too."""
         self.seconds = 0.0  # seconds of audio decoded to samples so far
         self.channels: tuple[int | None, ...] = (None,)  # set before the first window
         # By channel, the second of the audio before which no window begins that `next_window` will return.
@@ -54,6 +58,7 @@ class WindowProducer:
         self._settings = resources.settings
         self._options = options
         self._timeline = timeline
+        self._diarization = diarization
         self._loop = asyncio.get_running_loop()
         self._items: asyncio.Queue[_Item] = asyncio.Queue()
         self._spool: Spool | None = None  # of the bytes that this producer fetches
@@ -192,6 +197,9 @@ class WindowProducer:
                 detector.pass_on(probabilities)
             num_skipped, num_to_skip = min(num_to_skip, len(block)), max(0, num_to_skip - len(block))
             if num_skipped < len(block):
+                if self._diarization is not None:
+                    with self._turns.released():
+                        self._diarization.push(block[num_skipped:].T)
                 for chunker, samples in zip(chunkers, block[num_skipped:].T, strict=True):
                     self._emit(self._timed(chunker.push, samples))
             if self.seconds - watermark_s >= WATERMARK_INTERVAL_S:

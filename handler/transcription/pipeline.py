@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from handler import __version__, logs
@@ -22,12 +22,14 @@ from handler.engine.runner import Runner
 from handler.errors import AsrError, DecodingLost, Internal, OutOfMemory
 from handler.schema.capabilities import Capabilities, check_options, effective_options
 from handler.schema.options import Options
+from handler.schema.speakers import SpeakerModel
 from handler.schema.transcript import ProgressCallback, Transcript
 from handler.schema.window import Engine, Window, WindowResult
 from handler.settings import Settings
 from handler.timeline import Timeline
 from handler.transcription.admission import OPEN_PER_PLACE, Admission, Place
 from handler.transcription.decode_turns import DecodeTurns
+from handler.transcription.diarization import new_speaker_threads
 from handler.transcription.language_detector import LANGUAGE_WINDOWS
 from handler.transcription.request import Request
 from handler.transcription.shared_resources import SharedResources
@@ -63,11 +65,13 @@ class Pipeline:
         settings: Settings,
         startup_timeline: Timeline | None = None,
         model_info: Mapping[str, str] | None = None,
+        speaker_model: SpeakerModel | None = None,
     ) -> None:
         """Create a pipeline and start the engine's thread.
 
         `startup_timeline` holds the duration of each stage of the startup, and is reported with the first transcript.
         `model_info` is added to the account of every transcript (the record of what a request was and used).
+        `speaker_model` tells the speakers of requests that want it apart.
         """
         settings.check_window(engine.capabilities.longest_window_s)
         self._startup_timeline = startup_timeline
@@ -79,6 +83,7 @@ class Pipeline:
         self.runner = Runner(engine)
         # A request needs one thread, to cut its audio into windows, so no request waits for another's.
         self.threads = ThreadPoolExecutor(OPEN_PER_PLACE * settings.max_requests, thread_name_prefix="audio")
+        self._capabilities = replace(engine.capabilities, diarization=speaker_model is not None)
         self._resources = SharedResources(
             settings=settings,
             engine=engine,
@@ -96,6 +101,8 @@ class Pipeline:
                 "device": engine.device_name,
                 "version": __version__,
             },
+            speaker_model=speaker_model,
+            speaker_threads=None if speaker_model is None else new_speaker_threads(),
             cold_start=self.cold_start,
             counters=Counters(),
         )
@@ -118,7 +125,7 @@ class Pipeline:
         within which the caller needs an answer. Unless the request accepts a partial transcript, TooLong is raised as
         soon as it is clear that `limit_s` will not suffice. Raises AsrError, of which TooLong is a subclass.
         """
-        capabilities = self.engine.capabilities
+        capabilities = self._capabilities
         check_options(options, capabilities, self.engine.model_id, self.engine.max_batch_size)
         if place is None:
             with self.admit() as place:
@@ -189,8 +196,8 @@ class Pipeline:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the model can do."""
-        return self.engine.capabilities
+        """What the models can do."""
+        return self._capabilities
 
     def token_bytes(self, token: int) -> bytes:
         """Return the UTF-8 bytes of a text token, which may be only part of a character. Any thread may call this."""
@@ -279,3 +286,5 @@ class Pipeline:
             if (work := place.work) is not None:
                 work.abort()
         self.threads.shutdown(wait=False, cancel_futures=True)
+        if (speaker_threads := self._resources.speaker_threads) is not None:
+            speaker_threads.shutdown(wait=False, cancel_futures=True)

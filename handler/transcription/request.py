@@ -10,6 +10,7 @@ from handler.schema.window import Window
 from handler.timeline import Timeline
 from handler.transcription.caching_decoder import CachingDecoder
 from handler.transcription.deadline_estimate import DeadlineEstimate, TimeLimit
+from handler.transcription.diarization import Diarization
 from handler.transcription.engine_client import EngineClient
 from handler.transcription.ingest import WindowProducer
 from handler.transcription.language_detector import LanguageDetector
@@ -36,7 +37,8 @@ class Request:
         self._timeline = Timeline()
         self._limit = TimeLimit.of(resources.settings.request_timeout_s, limit_s)
         self._estimate = DeadlineEstimate(options.start_at)
-        self._producer = WindowProducer(resources, options, self._timeline)
+        self._diarization = Diarization.of(resources, options)
+        self._producer = WindowProducer(resources, options, self._timeline, self._diarization)
         self._engine = EngineClient(resources.runner, resources.counters, options.temperature)
         decoder = WindowDecoder(self._engine, options, resources.engine.max_batch_size)
         self._decoder = CachingDecoder(decoder, resources, options)
@@ -58,9 +60,13 @@ class Request:
             self._timeline.add(span, seconds)
         if has_expired:
             self.close()
+        speakers = None
+        if self._diarization is not None:
+            with self._timeline.span("diarize"):
+                speakers = await self._diarization.finish()
         builder = TranscriptBuilder(self._resources, self._options, self._timeline)
         expired = self._limit.expectation if has_expired else None
-        return await asyncio.to_thread(builder.build, self._text, self._producer, self._detector, expired)
+        return await asyncio.to_thread(builder.build, self._text, self._producer, self._detector, speakers, expired)
 
     @property
     def starved_s(self) -> float:
@@ -75,6 +81,8 @@ class Request:
         """Stop all background work for this request."""
         self._producer.close()
         self._engine.cancel()
+        if self._diarization is not None:
+            self._diarization.close()
 
     def free(self) -> None:
         """Delete the downloaded bytes. This blocks, so do not call it in an event loop."""

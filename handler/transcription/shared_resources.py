@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from handler.audio.fetch import Fetcher
 from handler.audio.process_pool import AudioProcessPool
 from handler.engine.runner import Runner
+from handler.schema.speakers import SpeakerModel
 from handler.schema.window import Engine
 from handler.settings import Settings
 from handler.transcription.decode_turns import DecodeTurns
@@ -29,6 +30,8 @@ class SharedResources:
     window_quota: WindowQuota
     window_cache: WindowCache | None  # holds windows that this process or earlier ones decoded
     model_info: Mapping[str, str]  # added to the account of every transcript
+    speaker_model: SpeakerModel | None  # tells speakers apart
+    speaker_threads: ThreadPoolExecutor | None  # the one thread that it runs in
     cold_start: Callable[[], dict[str, float] | None]
     counters: Counters
     decoded_s: float = 0.0  # seconds of audio in all windows that the device has decoded

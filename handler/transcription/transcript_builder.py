@@ -13,6 +13,7 @@ from handler.transcription.language_detector import LanguageDetector
 from handler.transcription.merge import dominant_language, gap_warnings, measure_coverage
 from handler.transcription.reorder_buffer import ReorderBuffer
 from handler.transcription.shared_resources import SharedResources
+from handler.transcription.speaker_names import Speakers, name_speakers, speakers_of
 from handler.transcription.usage_report import build_account
 from handler.transcription.word_edits import keep_words
 
@@ -26,7 +27,12 @@ class TranscriptBuilder:
         self._timeline = timeline
 
     def build(
-        self, text: ReorderBuffer, audio: WindowProducer, detector: LanguageDetector, expired: str | None
+        self,
+        text: ReorderBuffer,
+        audio: WindowProducer,
+        detector: LanguageDetector,
+        speakers: Speakers | None,
+        expired: str | None,
     ) -> Transcript:
         """Return the transcript. This may take a moment, so do not call it in an event loop.
 
@@ -39,6 +45,8 @@ class TranscriptBuilder:
             segments, windows = _until(resume_at, segments, windows)
             warnings = [(at, warning) for at, warning in warnings if at < resume_at]
         coverage = measure_coverage(windows, segments)
+        if speakers is not None:
+            segments = name_speakers(segments, speakers)
         told = [*audio.warnings, *(warning for _, warning in warnings), *gap_warnings(coverage)]
         if expired is not None:
             told.insert(0, f"{DeadlineExceeded.code}: {expired}; what comes behind {resume_at:g} s is missing")
@@ -58,6 +66,7 @@ class TranscriptBuilder:
             account=self._account(audio.seconds, is_cold=cold_start is not None),
             resume_at=resume_at,
             warnings=tuple(told),
+            speakers=() if speakers is None else speakers_of(segments),
         )
 
     def _language(self, detector: LanguageDetector, segments: Sequence[Segment]) -> str | None:

@@ -23,6 +23,7 @@ _MAX_TOKEN = 2**31 - 1
 _MARGIN_S = 0.01  # times are rounded to milliseconds
 _MAX_MAGNITUDE = 1e6  # of log-probabilities, temperatures and ratios
 _CONTENT = ("segments", "is_accepted", "warnings")  # the other fields of a DecodedWindow are those of its window
+_FOUND_LATER = ("speaker", "overlapping")  # fields of segments and words that a decoded window does not have yet
 _SURROGATE = re.compile("[\ud800-\udfff]")
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ def encode(key: str, decoded: DecodedWindow) -> bytes:
     Raises ValueError if a number is not finite, if a text cannot be encoded as UTF-8, or if the entry would take more
     than MAX_ENTRY_BYTES.
     """
-    values = asdict(decoded)
+    values = asdict(decoded, dict_factory=_stored_fields)
     content = json.dumps({name: values[name] for name in _CONTENT}, allow_nan=False, ensure_ascii=False).encode()
     entry = seal(key, content)
     if len(entry) > MAX_ENTRY_BYTES:
@@ -116,8 +117,12 @@ def _evidence(values: Any) -> Evidence:
     )
 
 
+def _stored_fields(items: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in items if name not in _FOUND_LATER}
+
+
 def _names(record: type) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(record))
+    return tuple(field.name for field in fields(record) if field.name not in _FOUND_LATER)
 
 
 def _values(value: Any, names: Sequence[str]) -> list[Any]:

@@ -40,6 +40,19 @@ _SEGMENT = {
         "avg_logprob": _NUMBER,
         "compression_ratio": _NUMBER,
         "no_speech_prob": _NUMBER,
+        "speaker": {"type": "string", "description": "Who says it, with `diarize`."},
+    },
+}
+_DIARIZED_SEGMENT = {
+    "type": "object",
+    "required": ["type", "id", "start", "end", "text", "speaker"],
+    "properties": {
+        "type": {"const": "transcript.text.segment"},
+        "id": {"type": "string"},
+        "start": _SECONDS,
+        "end": _SECONDS,
+        "text": {"type": "string"},
+        "speaker": {"type": "string", "description": "A, B, …; `?` where nobody is heard."},
     },
 }
 _LOGPROB = {
@@ -148,6 +161,7 @@ _CAPABILITIES: dict[str, dict[str, Any]] = {
     "token_logprobs": {"type": "boolean", "description": "Tokens have log-probabilities."},
     "sampling": {"type": "boolean", "description": "It decodes at temperatures, and again where thresholds say so."},
     "beam_search": {"type": "boolean", "description": "It takes a `beam_size`."},
+    "diarization": {"type": "boolean", "description": "Speakers are told apart, with `diarize`."},
     "text_tokens": {"type": "integer", "description": "Number of tokens that `suppress_tokens` may name."},
     "longest_window_s": {"type": "number", "description": "Longest audio that it hears as a whole, seconds."},
 }
@@ -159,6 +173,7 @@ _MODEL = {
         "object": {"const": "model"},
         "created": {"type": "integer"},
         "owned_by": _STRING,
+        "root": {"type": "string", "description": "The model that is loaded, whatever alias it is asked for by."},
         "capabilities": {
             "type": "object",
             "description": "What the model can do; there once it is loaded. Other options are refused by name.",

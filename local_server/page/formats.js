@@ -1,4 +1,4 @@
-// The files to download, made from segments {start, end, text}.
+// The files to download, made from segments {start, end, text, speaker}.
 
 const two = (value) => String(value).padStart(2, "0");
 
@@ -29,15 +29,20 @@ function escaped(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
 
+/** The text of a segment behind its speaker, if it has one. */
+function said(one) {
+  return one.speaker ? `${one.speaker}: ${one.text}` : one.text;
+}
+
 /** The media type of each format, and the function that makes its file from the segments and the server's response. */
 export const FORMATS = {
-  txt: ["text/plain", (segments) => segments.map((one) => plain(one.text)).join("\n") + "\n"],
+  txt: ["text/plain", (segments) => segments.map((one) => plain(said(one))).join("\n") + "\n"],
   srt: ["application/x-subrip", (segments) =>
-    segments.map((one, at) => `${at + 1}\n${stamp(one.start, ",")} --> ${stamp(one.end, ",")}\n${unmarked(plain(one.text))}\n`).join("\n")],
+    segments.map((one, at) => `${at + 1}\n${stamp(one.start, ",")} --> ${stamp(one.end, ",")}\n${unmarked(plain(said(one)))}\n`).join("\n")],
   vtt: ["text/vtt", (segments) =>
-    "WEBVTT\n" + segments.map((one) => `\n${stamp(one.start, ".")} --> ${stamp(one.end, ".")}\n${escaped(plain(one.text))}\n`).join("")],
+    "WEBVTT\n" + segments.map((one) => `\n${stamp(one.start, ".")} --> ${stamp(one.end, ".")}\n${one.speaker ? `<v ${escaped(plain(one.speaker))}>` : ""}${escaped(plain(one.text))}\n`).join("")],
   json: ["application/json", (segments, answer) => {
-    const chunks = answer.chunks.map((chunk, at) => ({ ...chunk, text: segments[at].text }));
+    const chunks = answer.chunks.map((chunk, at) => ({ ...chunk, text: segments[at].text, ...(segments[at].speaker && { speaker: segments[at].speaker }) }));
     return JSON.stringify({ ...answer, text: segments.some((one) => one.edited) ? segments.map((one) => one.text).join(" ") : answer.text, chunks }, null, 2) + "\n";
   }],
 };

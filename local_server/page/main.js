@@ -6,6 +6,7 @@ import { draw, peaksOf } from "/page/wave.js";
 
 const COLUMNS = 400;
 const UNSURE = 0.5; // probability of a word below which it is marked
+const GOLDEN_ANGLE = 137.5; // degrees between the colours of two speakers, which never come close
 const STEP_S = 5; // by which an arrow key moves the player
 const LONGEST_S = 3600; // the longest audio whose waveform is drawn: the browser decodes all of it for that
 const LARGEST = 64 * 1024 ** 2; // bytes of the largest file of unknown length whose waveform is drawn
@@ -17,6 +18,8 @@ let gaps = [];
 let answer = null; // the server's response, once it is complete
 let length = 0; // seconds of audio; 0 if not known
 let words = []; // {start, end, element}
+let voices = []; // the speakers, in the order of first words
+let named = new Map(); // the names that the user gave to speakers
 let running = null; // the AbortController of the current request
 let recorder = null;
 let can = null; // what the model can do; null until the server tells
@@ -41,7 +44,7 @@ async function look() {
   can = model?.capabilities ?? null;
   if (!can) return;
   at("model").textContent = model.id;
-  for (const [name, is_there] of [["tasks", can.translates], ["names", can.hotwords]]) show(name, is_there);
+  for (const [name, is_there] of [["tasks", can.translates], ["names", can.hotwords], ["voices", can.diarization]]) show(name, is_there);
   at("languages").replaceChildren(...can.languages.map((code) => new Option(code)));
   show("spoken", can.languages.length !== 1);
   at("language").placeholder = can.tells_language ? "find out" : "its code";
@@ -125,15 +128,45 @@ function told(chunk) {
   }
   said.append(chunk.text.slice(place_in_text));
   said.dataset.text = said.textContent;
-  line.append(place, said);
+  const column = document.createElement("div");
+  if (chunk.speaker) column.append(...spoken_by(line, chunk.speaker));
+  column.append(said);
+  line.append(place, column);
   text.append(line);
+}
+
+/** Give a line the colour of its speaker. Return the speaker's name, which can be changed, if the line begins a turn. */
+function spoken_by(line, speaker) {
+  const before = text.lastElementChild?.dataset.speaker;
+  line.dataset.speaker = speaker;
+  line.style.setProperty("--voice", `hsl(${(GOLDEN_ANGLE * voices.indexOf(speaker)) % 360} 60% 50%)`);
+  if (before === speaker) return [];
+  const name = document.createElement("span");
+  name.className = "speaker";
+  name.textContent = named.get(speaker) ?? speaker;
+  name.contentEditable = "plaintext-only";
+  name.setAttribute("role", "textbox");
+  name.setAttribute("aria-label", "Name of the speaker");
+  name.addEventListener("input", () => {
+    named.set(speaker, name.textContent.trim() || speaker);
+    for (const other of text.querySelectorAll(`[data-speaker="${speaker}"] .speaker`)) {
+      if (other !== name) other.textContent = named.get(speaker);
+    }
+  });
+  return [name];
 }
 
 function segments() {
   return [...text.querySelectorAll(".said")].map((said) => ({
     start: Number(said.dataset.start), end: Number(said.dataset.end), text: said.textContent.replace(/\s+/g, " ").trim(),
-    edited: said.textContent !== said.dataset.text,
+    edited: said.textContent !== said.dataset.text, speaker: speaker_of(said),
   }));
+}
+
+/** The name of who says a line, or undefined where speakers are not told apart. */
+function speaker_of(said) {
+  const speaker = said.closest("p").dataset.speaker;
+  return speaker && (named.get(speaker) ?? speaker);
 }
 
 function progress(news) {
@@ -157,6 +190,12 @@ function finish(whole) {
     item.append(jump);
     return item;
   }));
+  if (whole.speakers) {
+    voices = whole.speakers; // who speaks is known now alone
+    words = [];
+    text.replaceChildren();
+    whole.chunks.forEach(told);
+  }
   show("result", true);
   at("model").textContent = `${whole.model}, ${whole.account.device}`;
   if (!whole.chunks.length) text.textContent = "No speech was heard.";
@@ -168,6 +207,7 @@ async function start(source, playable) {
   const mine = new AbortController();
   running = mine;
   [peaks, gaps, answer, length, words] = [null, [], null, 0, []];
+  [voices, named] = [[], new Map()];
   text.replaceChildren();
   at("gaps").replaceChildren();
   at("search").value = at("hits").textContent = "";
@@ -195,6 +235,7 @@ async function start(source, playable) {
     for (const [name, whole] of Object.entries(chosen)) {
       if (at(name).value.trim() && !at(whole).hidden) options[name] = at(name).value.trim();
     }
+    if (at("diarize").checked && !at("voices").hidden) options.diarize = true;
     const news = (one) => {
       heard = true;
       progress(one);

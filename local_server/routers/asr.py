@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 
 from fastapi import FastAPI, Request, Response
 
@@ -71,6 +72,7 @@ async def _events(stream: TranscriptStream, options: Options) -> AsyncGenerator[
 
 
 def _progress_event(progress: Progress, options: Options) -> str:
+    options = replace(options, diarize=False, speakers=None)  # who speaks is known at the end
     content = {
         "done_s": round(progress.done_s, 3),
         "total_s": progress.total_s,

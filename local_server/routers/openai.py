@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 from handler.audio.source import AudioSource
 from handler.errors import AsrError, InvalidRequest
 from handler.languages import LANGUAGES
-from handler.output.formats import TEXT_FORMATS, render, verbose
+from handler.output.formats import TEXT_FORMATS, diarized, render, verbose
 from handler.output.json_encoding import encode_json
 from handler.schema.model_names import check_model
 from handler.schema.transcript import Progress, Segment, Transcript, text_of
@@ -30,7 +30,7 @@ from local_server.openapi.openai import (
     TRANSCRIPTION_RESPONSES,
     TRANSLATION_REQUEST,
 )
-from local_server.routers.openai_request import OpenAIRequest, parse_openai_request
+from local_server.routers.openai_request import DIARIZED, OpenAIRequest, parse_openai_request
 from local_server.state import ServerState
 from local_server.streaming import event, stream_events
 from local_server.uploads.early_start import start_early
@@ -71,7 +71,9 @@ def add_openai(app: FastAPI, state: ServerState) -> None:
 def _model(name: str, pipeline: Pipeline | None) -> dict[str, Any]:
     """Return a model's entry, with what the model can do as soon as it is loaded."""
     entry = {"id": name, "object": "model", "created": CREATED_S, "owned_by": "asr-handler"}
-    return entry if pipeline is None else entry | {"capabilities": pipeline.capabilities.as_dict()}
+    if pipeline is None:
+        return entry
+    return entry | {"root": pipeline.model_id, "capabilities": pipeline.capabilities.as_dict()}
 
 
 async def _respond(request: Request, state: ServerState, task: str) -> Response:
@@ -145,6 +147,9 @@ def _content(transcript: Transcript, openai_request: OpenAIRequest, token_bytes:
     if openai_request.format in TEXT_FORMATS:
         return str(render(transcript, openai_request.format)), TEXT_FORMATS[openai_request.format][1]
     content: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
+    if openai_request.format == DIARIZED:
+        duration = round(transcript.duration, 3)
+        content = {"task": "transcribe", "duration": duration, **content, "segments": diarized(transcript)}
     if openai_request.format == "verbose_json":
         content = _verbose_content(transcript, openai_request, content)
     if openai_request.logprobs:
@@ -181,11 +186,18 @@ def _words(transcript: Transcript) -> list[dict[str, Any]]:
 async def _events(
     stream: TranscriptStream, openai_request: OpenAIRequest, token_bytes: TokenBytes
 ) -> AsyncGenerator[str]:
-    """Yield `transcript.text.delta` events for text that can no longer change, then a `transcript.text.done` event."""
+    """Yield `transcript.text.delta` events for text that can no longer change, then a `transcript.text.done` event.
+
+    Who said what is known at the end: with diarized_json, a `transcript.text.segment` event for each segment comes
+    then.
+    """
     has_text = False
     async with aclosing(stream):
         async for item in stream:
             if isinstance(item, Transcript):
+                if openai_request.format == DIARIZED:
+                    for segment in diarized(item):
+                        yield event(segment)
                 yield await asyncio.to_thread(_done_event, item, openai_request, token_bytes)
             elif item.final_segments:
                 yield _delta_event(item, openai_request, token_bytes, is_first=not has_text)

@@ -18,11 +18,12 @@ from handler.settings import Settings
 from handler.validators import boolean, check, number, one_of, string
 from local_server.uploads.fields import split_array_name
 
-FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
+DIARIZED = "diarized_json"
+FORMATS = ("json", "text", "srt", "verbose_json", "vtt", DIARIZED)
 GRANULARITIES = ("segment", "word")
 _UNSUPPORTED = {
-    "known_speaker_names": "speakers are not told apart here",
-    "known_speaker_references": "speakers are not told apart here",
+    "known_speaker_names": "speakers are told apart, and not known by name",
+    "known_speaker_references": "speakers are told apart, and not known by name",
 }
 # Options that OpenAI's API expresses by routes and fields of its own, or whose result its answers cannot hold.
 _OTHERWISE_EXPRESSED = {"task", "language", "timestamps", "format", "prompt", "temperature", "partial"}
@@ -73,8 +74,10 @@ def parse_openai_request(fields: Sequence[tuple[str, str]], task: str, settings:
     if include and format != "json":
         raise InvalidRequest("include must come with response_format json", "include")
     stream = check("stream", values.get("stream") or "false", boolean)
-    if stream and format not in ("json", "text"):
-        raise InvalidRequest("stream must come with response_format json or text", "stream")
+    if stream and format not in ("json", "text", DIARIZED):
+        raise InvalidRequest(f"stream must come with response_format json, text or {DIARIZED}", "stream")
+    if format == DIARIZED:
+        values.setdefault("diarize", "true")
     needs_words = "word" in granularities or bool(include)  # a token's log-probability is that of a word's token
     options = _options(values, task, "word" if needs_words else "segment")
     return OpenAIRequest(options, format, granularities or ("segment",), stream, bool(include))

@@ -14,6 +14,7 @@ import pytest
 import srt
 import webvtt
 
+from handler.settings import Settings
 from handler.startup.bootstrap import build
 from handler.transcription.pipeline import Pipeline
 from local_server.__main__ import create_app
@@ -126,11 +127,14 @@ def test_an_address_works_instead_of_a_file(server: Server, web: Web) -> None:
 
 
 def test_models_are_the_real_one_and_its_aliases(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == [TINY, "whisper-1"]
+    models = client.models.list().data
+    assert [model.id for model in models] == [TINY, *Settings().model_aliases]
+    assert "gpt-4o-transcribe" in Settings().model_aliases
+    assert {model.root for model in models} == {TINY}  # type: ignore[attr-defined]
     assert client.models.retrieve("whisper-1").object == "model"
     assert client.models.retrieve(TINY).id == TINY
     with pytest.raises(openai.NotFoundError):
-        client.models.retrieve("gpt-4o-transcribe")
+        client.models.retrieve("gpt-5")
 
 
 INVALID: list[tuple[dict[str, Any], str | None]] = [

@@ -10,9 +10,12 @@ import pytest
 import srt
 import webvtt
 
+from handler.schema.speakers import SpeakerModel
 from handler.transcription.pipeline import Pipeline
+from tests.conftest import settings
 from tests.support.asking import STORY
 from tests.support.browser import CHROMIUM, Browser
+from tests.support.conversations import converse
 from tests.support.serving import Server, serving
 from tests.support.speech import FOX, SENTENCES, say, silence, wav
 from tests.support.web import Web
@@ -170,6 +173,35 @@ def test_a_download_holds_no_markup_and_no_control_characters(page: Browser, for
     segments = json.dumps([{"start": 0, "end": 1, "text": text}])
     content = page.run(f"import('/page/formats.js').then(f => f.FORMATS.{format}[1]({segments}, null))")
     assert content.splitlines()[-1] == line
+
+
+def test_turns_have_their_speaker_who_can_be_renamed(
+    browser: Browser, pipeline: Pipeline, speaker_model: SpeakerModel
+) -> None:
+    with_speakers = Pipeline(pipeline.engine, settings(), speaker_model=speaker_model)
+    with serving(with_speakers) as server:
+        browser.open(server.url + "/")
+        browser.wait_until("!document.getElementById('voices').hidden")
+        browser.click("#diarize")
+        browser.drop(wav(converse(("reader", "story"), 4).samples, format="FLAC"), "talk.flac")
+        browser.wait_until(IS_DONE)
+        turns = "[...document.querySelectorAll('.speaker')].map(e => e.textContent)"
+        assert browser.run(turns) == ["A", "B", "A", "B"]
+        colors = "new Set([...document.querySelectorAll('#text p')].map(e => e.style.getPropertyValue('--voice')))"
+        assert browser.run(f"{colors}.size") == 2
+        browser.run(
+            "(() => { const e = document.querySelector('[data-speaker=B] .speaker');"
+            " e.textContent = 'Sydney'; e.dispatchEvent(new Event('input')); })()"
+        )
+        assert browser.run(turns) == ["A", "Sydney", "A", "Sydney"]
+        for format in ("txt", "vtt", "json"):
+            browser.click(f"[data-format={format}]")
+        assert "\nSydney: " in browser.read_download("transcript.txt")
+        assert "<v Sydney>" in browser.read_download("transcript.vtt")
+        speakers = [chunk["speaker"] for chunk in json.loads(browser.read_download("transcript.json"))["chunks"]]
+        assert set(speakers) == {"A", "Sydney"}
+    assert browser.errors == []
+    with_speakers.close()
 
 
 def test_an_error_is_shown_for_a_file_without_sound(page: Browser, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ EVERYTHING = Capabilities(
     token_logprobs=True,
     sampling=True,
     beam_search=True,
+    diarization=True,
     text_tokens=100,
 )
 # An option that each ability is for, with a value that is not its default.
@@ -28,6 +29,7 @@ NEEDS: dict[str, list[dict[str, object]]] = {
     "translates": [{"task": "translate"}],
     "prompt": [{"prompt": "x"}, {"condition_on_previous_text": True}],
     "hotwords": [{"hotwords": "x"}],
+    "diarization": [{"diarize": True}],
     "word_times": [{"timestamps": "word"}],
     "sampling": [
         {"temperature": 0.3},

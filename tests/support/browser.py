@@ -150,12 +150,14 @@ class Browser:
         )
 
     def read_download(self, name: str) -> str:
-        """Wait for a download and return the content of its file."""
+        """Wait for a download, and return the content of its file, which is removed."""
         deadline = time.monotonic() + WAIT_S
         while not (self.downloads / name).is_file():
             assert time.monotonic() < deadline, f"{name} was not downloaded"
             time.sleep(POLL_S)
-        return (self.downloads / name).read_text()
+        content = (self.downloads / name).read_text()
+        (self.downloads / name).unlink()
+        return content
 
     def screenshot(self, *, width: int = 1000, height: int = 800, dark: bool = False, phone: bool = False) -> bytes:
         """Return a PNG of the page on a screen of this size."""

@@ -1,0 +1,110 @@
+"""Who of some speakers speaks when, and the protocol of what finds it out. Knows no network and no word."""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handler.schema.window import Samples
+
+MIN_PAUSE_S = 0.5  # a shorter pause of a speaker does not end the turn
+MIN_TURN_S = 0.1  # what is shorter is no turn
+MAX_GAP_S = 2.0  # a word further away from any turn has no speaker
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A stretch in which one speaker speaks. Those of different speakers may overlap."""
+
+    start: float  # seconds from the beginning of the audio
+    end: float
+    speaker: int  # counted from 0, in the order of first turns
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SpeakerActivity:
+    """Who speaks in each frame. The first frame begins at `start_s` of the audio, and each lasts `frame_s`."""
+
+    active: NDArray[np.bool_]  # [frames, speakers]
+    frame_s: float
+    start_s: float = 0.0
+
+    @property
+    def num_speakers(self) -> int:
+        """Return how many speakers there are."""
+        return int(self.active.shape[1])
+
+    def starting_at(self, seconds: float) -> "SpeakerActivity":
+        """Return the same activity that many seconds later."""
+        return replace(self, start_s=self.start_s + seconds)
+
+    def turns(self) -> list[Turn]:
+        """Return all turns, in the order of their starts. Short pauses of a speaker are part of a turn."""
+        turns: list[Turn] = []
+        for speaker in range(self.num_speakers):
+            spans: list[tuple[float, float]] = []
+            for start, end in runs(self.active[:, speaker]):
+                start_s, end_s = self.start_s + start * self.frame_s, self.start_s + end * self.frame_s
+                if spans and start_s - spans[-1][1] < MIN_PAUSE_S:
+                    spans[-1] = (spans[-1][0], end_s)
+                else:
+                    spans.append((start_s, end_s))
+            turns += [Turn(start, end, speaker) for start, end in spans if end - start >= MIN_TURN_S]
+        return sorted(turns, key=lambda turn: (turn.start, turn.speaker))
+
+    def speakers_at(self, start: float, end: float) -> list[tuple[int, float]]:
+        """Return each speaker who is heard between two times with the share of that time, the most present first."""
+        first = max(0, int((start - self.start_s) / self.frame_s))
+        last = max(first + 1, round((end - self.start_s) / self.frame_s))
+        frames = self.active[first:last]
+        if not len(frames):
+            return []
+        shares = frames.mean(0)
+        order = sorted(np.flatnonzero(shares).tolist(), key=lambda speaker: (-shares[speaker], speaker))
+        return [(speaker, float(shares[speaker])) for speaker in order]
+
+    def nearest(self, start: float, end: float) -> int | None:
+        """Return who speaks nearest to a stretch in which nobody does, or None if nobody does within MAX_GAP_S."""
+        first, last = ((time - self.start_s) / self.frame_s for time in (start, end))
+        rows, speakers = self.active.nonzero()
+        if not len(rows):
+            return None
+        left, right = np.searchsorted(rows, (first, last))
+        candidates = [index for index in (left - 1, right) if 0 <= index < len(rows)]
+        distance, index = min((max(first - rows[index] - 1, rows[index] - last, 0), index) for index in candidates)
+        return int(speakers[index]) if distance * self.frame_s <= MAX_GAP_S else None
+
+
+def runs(active: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Return the (start, end) of each run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], active.astype(np.int8), [0]))))
+    return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerCount:
+    """How many speakers there are: from `low` to `high`, which is None if nobody knows."""
+
+    low: int = 1
+    high: int | None = None
+
+
+class Diarizer(Protocol):
+    """Hears one recording, and then tells who spoke when. A single thread must make all calls."""
+
+    def push(self, samples: Samples) -> None:
+        """Hear more samples, [n] at 16 kHz."""
+
+    def finish(self, count: SpeakerCount) -> SpeakerActivity:
+        """Return who of how many speakers spoke when."""
+
+
+class SpeakerModel(Protocol):
+    """A model that tells speakers apart."""
+
+    model_id: str
+    max_speakers: int  # in one recording
+
+    def new_diarizer(self) -> Diarizer:
+        """Return what hears one recording."""

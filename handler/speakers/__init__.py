@@ -1,0 +1,1 @@
+"""Who speaks when. Knows no word and no request."""

@@ -1,0 +1,115 @@
+"""Group voices that are the same. Knows no audio and no network.
+
+Agglomerative clustering by average linkage of cosine distances, as in pyannote.audio, pipelines/clustering.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.cluster.hierarchy import fcluster, linkage
+
+from handler.schema.speakers import SpeakerCount
+
+MAX_CLUSTERED = 2000  # voices that are compared with each other; their number squared is what it costs
+LONE_THRESHOLD = 0.85  # a cosine distance, within which a single voice is not somebody of its own
+SURE_S = 1.0  # of solo speech; a voice with less is compared with groups, and makes none of its own
+_APART = 2.0  # the distance of two voices that cannot be the same, which is as much as there is
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """A run of frames in which somebody speaks without a pause, in one chunk."""
+
+    chunk: int
+    local: int  # the number of the speaker in the chunk
+    start: int  # frames from the start of the chunk
+    end: int
+    solo_s: float  # seconds in which nobody else speaks
+    vector: NDArray[np.float32] | None = None  # of length 1; None if there is too little to hear
+
+
+def group_voices(voices: Sequence[Voice], count: SpeakerCount, threshold: float) -> list[int]:
+    """Return the number of the group of each voice.
+
+    Voices further apart than `threshold`, a cosine distance, are not the same, unless `count` says so. Different
+    speakers of one chunk are not the same either.
+    """
+    heard = [index for index, voice in enumerate(voices) if voice.vector is not None]
+    if not heard:
+        return [0] * len(voices)
+    sure = _sure(voices, heard)
+    found = _cluster([voices[index] for index in sure], count, threshold)
+    centers = _centers([voices[index] for index in sure], found)
+    groups: list[int | None] = [None] * len(voices)
+    for index in heard:
+        vector = voices[index].vector
+        assert vector is not None
+        groups[index] = int((centers @ vector).argmax())
+    for index, group in zip(sure, found, strict=True):
+        groups[index] = group
+    return [_of_others(index, voices, groups) if group is None else group for index, group in enumerate(groups)]
+
+
+def _of_others(index: int, voices: Sequence[Voice], groups: Sequence[int | None]) -> int:
+    """Return the group of the nearest voice of the same speaker and chunk, or else of any chunk."""
+    voice = voices[index]
+
+    def distance(other: int) -> tuple[bool, int, int]:
+        candidate = voices[other]
+        is_same = (candidate.chunk, candidate.local) == (voice.chunk, voice.local)
+        return not is_same, abs(candidate.chunk - voice.chunk), abs(candidate.start - voice.start)
+
+    nearest = min((other for other, group in enumerate(groups) if group is not None), key=distance)
+    return groups[nearest] or 0
+
+
+def _sure(voices: Sequence[Voice], heard: Sequence[int]) -> list[int]:
+    """Return which of the voices that are heard may make a group: those with the most speech."""
+    longest = sorted(heard, key=lambda index: -voices[index].solo_s)[:MAX_CLUSTERED]
+    sure = [index for index in longest if voices[index].solo_s >= SURE_S]
+    return sure if len(sure) > 1 else longest
+
+
+def _cluster(voices: Sequence[Voice], count: SpeakerCount, threshold: float) -> list[int]:
+    """Return the number of the cluster of each voice, counted from 0."""
+    if len(voices) == 1:
+        return [0]
+    vectors = np.stack([voice.vector for voice in voices if voice.vector is not None])
+    distances = 1 - vectors @ vectors.T
+    chunks, locals_ = (np.array([getattr(voice, name) for voice in voices]) for name in ("chunk", "local"))
+    distances[(chunks[:, None] == chunks) & (locals_[:, None] != locals_)] = _APART
+    tree = linkage(distances[np.triu_indices(len(vectors), 1)].clip(0, _APART), "average")
+    groups = fcluster(tree, threshold, "distance")
+    groups = _join_lone(groups - 1, vectors, count) + 1
+    found = int(groups.max())
+    wanted = max(found, count.low) if count.high is None else min(max(found, count.low), count.high)
+    if wanted != found:
+        groups = fcluster(tree, min(wanted, len(vectors)), "maxclust")
+    return [int(group) - 1 for group in groups]
+
+
+def _join_lone(groups: NDArray[np.int32], vectors: NDArray[np.float32], count: SpeakerCount) -> NDArray[np.int32]:
+    """Let a group of a single voice join the most similar other one, if that is not clearly somebody else.
+
+    A run in which the speaker changes unnoticed resembles both speakers and is none of them.
+    """
+    sizes = np.bincount(groups)
+    for lone in np.flatnonzero(sizes == 1):
+        if len(np.unique(groups)) <= count.low:
+            break
+        others = [group for group in np.unique(groups).tolist() if group != lone]
+        vector = vectors[groups == lone][0]
+        centers = np.stack([vectors[groups == group].mean(0) for group in others])
+        similarity = centers @ vector / np.linalg.norm(centers, axis=1)
+        if 1 - similarity.max() < LONE_THRESHOLD:
+            groups = np.where(groups == lone, others[int(similarity.argmax())], groups)
+    return np.unique(groups, return_inverse=True)[1].astype(np.int32)
+
+
+def _centers(voices: Sequence[Voice], groups: Sequence[int]) -> NDArray[np.float32]:
+    """Return the middle of each group of voices, of length 1. [groups, d]"""
+    vectors, numbers = np.stack([voice.vector for voice in voices if voice.vector is not None]), np.asarray(groups)
+    centers = np.stack([vectors[numbers == group].mean(0) for group in range(numbers.max() + 1)])
+    return (centers / np.linalg.norm(centers, axis=1, keepdims=True)).astype(np.float32)  # type: ignore[no-any-return]

@@ -1,0 +1,52 @@
+"""Load a speaker model from its folder. Knows no request."""
+
+from pathlib import Path
+
+import torch
+
+from handler.engine.device import choose_device
+from handler.engine.device_errors import device_errors
+from handler.errors import ModelUnavailable
+from handler.settings import Settings
+from handler.speakers.chunk_diarizer import ChunkSpeakerModel, SpeakerNetworks
+from handler.speakers.embedding_network import NUM_BINS, EmbeddingNetwork
+from handler.speakers.filterbank import Filterbank
+from handler.speakers.segmentation_network import SegmentationNetwork
+
+WEIGHTS = "speakers.safetensors"  # of both networks, each under its prefix
+SEGMENTATION, EMBEDDING = "segmentation.", "embedding."
+THRESHOLD = 0.75  # chosen on recordings of one to six people, where 0.7 to 0.8 found as many as there are
+
+
+def load_speaker_model(folder: Path, settings: Settings) -> ChunkSpeakerModel:
+    """Load the networks in `folder` onto the device. Raises ModelUnavailable, OutOfMemory, DeviceLost."""
+    from safetensors.torch import load_file
+
+    device = choose_device(settings.device)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except Exception as exc:  # safetensors has an error of its own for a damaged file
+        raise ModelUnavailable(f"{folder / WEIGHTS}: {exc}") from exc
+    segmentation, embedding = SegmentationNetwork(), EmbeddingNetwork()
+    try:
+        for network, prefix in ((segmentation, SEGMENTATION), (embedding, EMBEDDING)):
+            own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            network.load_state_dict(own)
+            network.requires_grad_(False).eval()
+    except RuntimeError as exc:
+        raise ModelUnavailable(f"{folder / WEIGHTS} has not the weights of these networks") from exc
+    dtype = _embedding_dtype(device)
+    with device_errors():
+        for part in (embedding.conv, *embedding.blocks):  # the last product is exact
+            part.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        networks = SpeakerNetworks(
+            segmentation.to(device), embedding.to(device), Filterbank(NUM_BINS, device), device, dtype, THRESHOLD
+        )
+    return ChunkSpeakerModel(settings.diarize_model or folder.name, networks)
+
+
+def _embedding_dtype(device: torch.device) -> torch.dtype:
+    """Return the number format that the embedding network is fastest with, and as sure."""
+    if device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32

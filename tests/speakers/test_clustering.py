@@ -1,0 +1,72 @@
+"""Grouping of voices, with vectors whose groups are known."""
+
+import numpy as np
+import pytest
+
+from handler.schema.speakers import SpeakerCount
+from handler.speakers import clustering
+from handler.speakers.clustering import Voice, group_voices
+
+THRESHOLD = 0.7
+ANY = SpeakerCount()
+
+
+def voice(direction: int, chunk: int, local: int = 0, solo_s: float = 2.0, start: int = 0, noise: float = 0.1) -> Voice:
+    """Return a voice near to one of eight directions, or one that could not be heard if that is −1."""
+    if direction < 0:
+        return Voice(chunk, local, start, start + 10, 0.1)
+    chance = np.random.default_rng((direction, chunk, local, start))
+    vector = np.eye(8, dtype=np.float32)[direction] + noise * chance.standard_normal(8).astype(np.float32)
+    return Voice(chunk, local, start, start + 100, solo_s, vector / np.linalg.norm(vector))
+
+
+def partition(groups: list[int]) -> list[int]:
+    """Return the groups numbered in the order in which they first occur."""
+    order = list(dict.fromkeys(groups))
+    return [order.index(group) for group in groups]
+
+
+def test_voices_of_the_same_person_are_together() -> None:
+    people = [0, 1, 0, 2, 1, 0, 2, 2]
+    voices = [voice(person, chunk) for chunk, person in enumerate(people)]
+    assert partition(group_voices(voices, ANY, THRESHOLD)) == partition(people)
+
+
+def test_nobody_is_nobody_and_one_is_one() -> None:
+    assert group_voices([], ANY, THRESHOLD) == []
+    assert group_voices([voice(0, 0)], ANY, THRESHOLD) == [0]
+    assert group_voices([voice(-1, 0), voice(-1, 1)], ANY, THRESHOLD) == [0, 0]
+
+
+def test_different_speakers_of_a_chunk_are_rather_different_however_similar() -> None:
+    voices = [voice(0, chunk, local) for chunk in range(2) for local in range(2)]
+    groups = group_voices(voices, ANY, THRESHOLD)
+    assert len(set(groups)) == 2
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_a_stated_number_is_held(number: int) -> None:
+    voices = [voice(person, chunk) for chunk, person in enumerate([0, 1, 2, 0, 1, 2, 0])]
+    assert len(set(group_voices(voices, SpeakerCount(number, number), THRESHOLD))) == number
+
+
+def test_more_speakers_than_voices_cannot_be_found() -> None:
+    assert group_voices([voice(0, 0), voice(0, 1)], SpeakerCount(5, 5), THRESHOLD) in ([0, 1], [1, 0])
+
+
+def test_a_short_voice_makes_no_group_of_its_own() -> None:
+    voices = [voice(0, 0), voice(0, 1), voice(5, 2, solo_s=0.5)]
+    assert set(group_voices(voices, ANY, THRESHOLD)) == {0}
+
+
+def test_what_could_not_be_heard_belongs_to_the_nearest_of_its_speaker() -> None:
+    voices = [voice(0, 0), voice(1, 0, local=1), voice(-1, 0, local=1, start=300), voice(-1, 9)]
+    groups = group_voices(voices, ANY, THRESHOLD)
+    assert groups[2] == groups[1] != groups[0]
+
+
+def test_many_voices_are_compared_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clustering, "MAX_CLUSTERED", 10)
+    people = [chunk % 3 for chunk in range(200)]
+    voices = [voice(person, chunk) for chunk, person in enumerate(people)]
+    assert partition(group_voices(voices, ANY, THRESHOLD)) == partition(people)
