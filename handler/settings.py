@@ -113,7 +113,7 @@ class Settings:
         "DIARIZE_MODEL",
         None,
         _text,
-        "model that tells speakers apart, for the option `diarize`: `pkg:moonshine_voice` or a folder",
+        "model that tells speakers apart, for the option `diarize`: `pkg:moonshine_voice`, a Hub id or a folder",
     )
     align_model: str | None = _variable(
         "ALIGN_MODEL", None, _text, "Whisper model, named as in MODEL_ID, that times the words of a model without times"

@@ -82,6 +82,12 @@ def runs(active: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
 
 
+def by_first_turn(active: NDArray[np.bool_]) -> list[int]:
+    """Return the speakers who speak at all, in the order in which they begin."""
+    speakers: list[int] = np.flatnonzero(active.any(0)).tolist()
+    return sorted(speakers, key=lambda speaker: int(active[:, speaker].argmax()))
+
+
 @dataclass(frozen=True, slots=True)
 class SpeakerCount:
     """How many speakers there are: from `low` to `high`, which is None if nobody knows."""

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from handler.schema.speakers import SpeakerActivity, SpeakerCount, runs
+from handler.schema.speakers import SpeakerActivity, SpeakerCount, by_first_turn, runs
 from handler.schema.window import SAMPLE_RATE, Samples
 from handler.speakers.clustering import Voice, group_voices
 from handler.speakers.embedding_network import EmbeddingNetwork
@@ -135,14 +135,8 @@ class ChunkDiarizer:
         number = np.rint(speaking / np.maximum(seen, 1))
         rank = (-votes).argsort(1, kind="stable").argsort(1, kind="stable")
         is_active = (rank < number[:, None]) & (votes > 0)
-        order = _by_first_turn(is_active)
+        order = by_first_turn(is_active)
         return SpeakerActivity(is_active[:, order], FRAME_S, FIRST_FRAME_S - FRAME_S / 2)
-
-
-def _by_first_turn(active: NDArray[np.bool_]) -> list[int]:
-    """Return the speakers who speak at all, in the order in which they begin."""
-    speakers: list[int] = np.flatnonzero(active.any(0)).tolist()
-    return sorted(speakers, key=lambda speaker: int(active[:, speaker].argmax()))
 
 
 def _short_runs(active: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -4,13 +4,16 @@ from pathlib import Path
 
 import torch
 
-from handler.engine.device import choose_device
+from handler.engine.device import choose_device, prepare_device
 from handler.engine.device_errors import device_errors
+from handler.engine.json_file import read_json
 from handler.errors import ModelUnavailable
+from handler.schema.speakers import SpeakerModel
 from handler.settings import Settings
 from handler.speakers.chunk_diarizer import ChunkSpeakerModel, SpeakerNetworks
 from handler.speakers.embedding_network import NUM_BINS, EmbeddingNetwork
 from handler.speakers.filterbank import Filterbank
+from handler.speakers.frame_diarizer import FrameNetwork, FrameSpeakerModel
 from handler.speakers.segmentation_network import SegmentationNetwork
 
 WEIGHTS = "speakers.safetensors"  # of both networks, each under its prefix
@@ -18,8 +21,37 @@ SEGMENTATION, EMBEDDING = "segmentation.", "embedding."
 THRESHOLD = 0.75  # chosen on recordings of one to six people, where 0.7 to 0.8 found as many as there are
 
 
-def load_speaker_model(folder: Path, settings: Settings) -> ChunkSpeakerModel:
-    """Load the networks in `folder` onto the device. Raises ModelUnavailable, OutOfMemory, DeviceLost."""
+FRAME_MODELS = ("nemotron3_diarization",)  # as config.json names them
+
+
+def load_speaker_model(folder: Path, settings: Settings) -> SpeakerModel:
+    """Load the model in `folder` onto the device. Raises ModelUnavailable, OutOfMemory, DeviceLost."""
+    if (folder / WEIGHTS).is_file():
+        return _load_chunk_model(folder, settings)
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if isinstance(config, dict) and config.get("model_type") in FRAME_MODELS:
+        return _load_frame_model(folder, settings)
+    expected = f"{WEIGHTS}, or a checkpoint of {', '.join(FRAME_MODELS)}"
+    raise ModelUnavailable(f"DIARIZE_MODEL={settings.diarize_model}: expected a folder with {expected}")
+
+
+def _load_frame_model(folder: Path, settings: Settings) -> FrameSpeakerModel:
+    """Load a network of transformers."""
+    from transformers import AutoModelForAudioFrameClassification, AutoProcessor
+
+    device, dtype = prepare_device(settings)
+    try:
+        processor = AutoProcessor.from_pretrained(folder)
+        with device_errors():
+            network = AutoModelForAudioFrameClassification.from_pretrained(folder, dtype=dtype).to(device).eval()
+    except (OSError, ValueError, RuntimeError) as exc:
+        raise ModelUnavailable(f"DIARIZE_MODEL={settings.diarize_model}: {exc}") from exc
+    network.requires_grad_(False)
+    return FrameSpeakerModel(settings.diarize_model or folder.name, FrameNetwork(network, processor, device, dtype))
+
+
+def _load_chunk_model(folder: Path, settings: Settings) -> ChunkSpeakerModel:
+    """Load the networks of chunks and voices."""
     from safetensors.torch import load_file
 
     device = choose_device(settings.device)

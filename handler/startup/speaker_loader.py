@@ -22,13 +22,10 @@ def load_speakers(settings: Settings, timeline: Timeline) -> SpeakerModel | None
         return None
     with timeline.span("speakers_loaded"):
         try:
-            from handler.speakers.loading import WEIGHTS, load_speaker_model
+            from handler.speakers.loading import load_speaker_model
         except ImportError as exc:
             raise ModelUnavailable(f"DIARIZE_MODEL needs the package {exc.name}: asr-handler[diarize]") from exc
-        folder = _find(settings)
-        if not (folder / WEIGHTS).is_file():
-            raise ModelUnavailable(f"DIARIZE_MODEL={settings.diarize_model}: expected a folder with {WEIGHTS}")
-        return load_speaker_model(folder, settings)
+        return load_speaker_model(_find(settings), settings)
 
 
 def _find(settings: Settings) -> Path:
@@ -36,7 +33,12 @@ def _find(settings: Settings) -> Path:
     assert settings.diarize_model is not None
     if settings.diarize_model != PACKAGE:
         folder = Path(settings.diarize_model)
-        return folder if folder.is_dir() else find_model(settings.diarize_model, settings.cache_dir)
+        if folder.is_dir():
+            return folder
+        try:
+            return find_model(settings.diarize_model, settings.cache_dir)
+        except ModelUnavailable as exc:
+            raise ModelUnavailable(f"DIARIZE_MODEL: {exc.message.removeprefix('MODEL_ID=')}") from exc
     folder = settings.cache_dir / FOLDER
     if not folder.is_dir():
         from handler.speakers.community import write_folder

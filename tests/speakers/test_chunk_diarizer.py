@@ -104,7 +104,7 @@ def test_the_folder_of_the_package_is_written_once(
 
 
 def test_a_folder_without_the_weights_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelUnavailable, match=f"a folder with {WEIGHTS}"):
+    with pytest.raises(ModelUnavailable, match=f"a folder with {WEIGHTS}, or a checkpoint of nemotron3_diarization"):
         load_speakers(settings(diarize_model=str(tmp_path)), Timeline())
     (tmp_path / WEIGHTS).write_bytes(b"no weights")
     with pytest.raises(ModelUnavailable, match=WEIGHTS):
