@@ -9,6 +9,7 @@ from handler.schema.options import MULTI, Options
 MAX_LISTED_LANGUAGES = 9  # an error message lists a model's languages if there are at most this many
 # The options that each ability is for. A value other than the option's default is refused where the ability is missing.
 _OPTIONS_BY_ABILITY = {
+    "detects_language": ("languages",),
     "prompt": ("prompt", "condition_on_previous_text"),
     "hotwords": ("hotwords",),
     "sampling": (
@@ -97,6 +98,11 @@ def _check_search(options: Options, capabilities: Capabilities, max_batch_size: 
 def _check_language(options: Options, capabilities: Capabilities, model_id: str) -> None:
     """Raise InvalidRequest if the model does not know the language or cannot do the task."""
     language, known = options.language, capabilities.languages
+    for listed in options.languages or ():
+        if known and listed not in known:
+            raise InvalidRequest(
+                f"language {listed!r} is not known to model {model_id}; expected {_list(known)}", "languages"
+            )
     if language == MULTI and not capabilities.tells_language:
         raise InvalidRequest(
             f"language multi needs a model that finds out the language; {model_id} does not", "language"

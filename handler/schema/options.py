@@ -19,7 +19,8 @@ CHANNELS = ("mix", "split")
 MIN_TEMPERATURE_STEP = 0.05  # smallest difference between two fallback temperatures
 MULTI = "multi"  # the language is detected for every window
 AUTO = "auto"  # as a language: the same as none
-LIST_OPTIONS = ("hotwords", "suppress_tokens")  # options of several values, which a string separates by commas
+# Options of several values, which a string separates by commas.
+LIST_OPTIONS = ("hotwords", "languages", "suppress_tokens")
 # Encodings of samples without a header, by their names in FFmpeg: the two of telephone lines, and 16-bit samples.
 COMPANDED = ("pcm_mulaw", "pcm_alaw")
 INPUT_FORMATS = (*COMPANDED, "pcm_s16le", "pcm_s16be")
@@ -27,6 +28,7 @@ TELEPHONE_RATE = 8000  # Hz
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1000, 768_000  # Hz
 MAX_TRACK, MAX_CHANNELS = 255, 64
 MAX_SPEAKERS = 64
+MAX_LANGUAGES = 20
 _SPEAKERS = re.compile(r"\d{1,3} *- *\d{1,3}", re.ASCII)
 _TOKEN_ID = re.compile(r"-1|[0-9]{1,9}")
 
@@ -39,6 +41,16 @@ def _language(value: object) -> str | None:
             "a code, tag or English name such as 'de', 'de-AT' or 'german', or 'multi'; left out, it is detected"
         )
     return code
+
+
+def _languages(value: object) -> tuple[str, ...]:
+    items: Any = [item for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not 0 < len(items) <= MAX_LANGUAGES:
+        raise Unexpected(f"at most {MAX_LANGUAGES} languages, comma-separated or as a list")
+    codes = tuple(dict.fromkeys(_language(item) for item in items))
+    if None in codes or MULTI in codes:
+        raise Unexpected("languages, each as a code, tag or English name")
+    return tuple(code for code in codes if code is not None)
 
 
 def _temperature_step(value: object) -> float:
@@ -107,6 +119,15 @@ class Options:
         "If not given, or `auto`, it is detected once for the whole audio.",
         _language,
         {"type": "string", "examples": ["en", "de-AT", "german", "multi"]},
+    )
+    languages: tuple[str, ...] | None = _option(
+        None,
+        "Languages of which one is spoken: the language is detected among these only. Without `language`.",
+        _languages,
+        {
+            "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+            "examples": ["en,de", ["en", "fr"]],
+        },
     )
     task: str = _choice(
         "transcribe",
@@ -273,6 +294,11 @@ class Options:
 
     def __post_init__(self) -> None:
         """Fill in what a file without a header needs. Raises InvalidRequest if options contradict each other."""
+        if self.languages is not None and self.language is not None:
+            raise InvalidRequest("languages must come without language", "languages")
+        if self.languages is not None and len(self.languages) == 1:
+            object.__setattr__(self, "language", self.languages[0])
+            object.__setattr__(self, "languages", None)
         if self.speakers is not None and not self.diarize:
             raise InvalidRequest("speakers must come with diarize", "speakers")
         if self.input_format is None:

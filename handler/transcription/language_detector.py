@@ -1,5 +1,7 @@
 """Find the language of a recording from its first windows. Knows no engine and no request."""
 
+from collections.abc import Collection, Mapping
+
 from handler.schema.window import WindowResult
 
 SURE_PROBABILITY = 0.9  # from which the language counts as found without further windows
@@ -9,13 +11,19 @@ LANGUAGE_WINDOWS = 4  # largest number of windows that are asked
 class LanguageDetector:
     """Weighs what windows tell of the language by their seconds, until it is sure enough."""
 
-    def __init__(self, language: str | None = None, is_needed: bool = True) -> None:
-        """Start with a `language` that is stated, if one is. `is_needed` says whether windows are to be asked."""
+    def __init__(
+        self, language: str | None = None, is_needed: bool = True, allowed: Collection[str] | None = None
+    ) -> None:
+        """Start with a `language` that is stated, if one is.
+
+        `is_needed` says whether windows are to be asked. Only languages of `allowed` are found, if there are any.
+        """
         self.language = language  # the likeliest so far
         self.probability: float | None = None  # of that language; None if no window has told any
         self.is_done = not is_needed  # whether no further window need be asked
         self._weights: dict[str, float] = {}  # sum of probability times seconds of each language
         self._num_windows = 0
+        self._allowed = allowed
 
     def add(self, result: WindowResult, seconds: float) -> None:
         """Add the result of a window. One that tells no probabilities settles the language."""
@@ -23,8 +31,18 @@ class LanguageDetector:
         if not result.languages:
             self.language, self.is_done = result.language, True
             return
-        for language, probability in result.languages.items():
+        for language, probability in self._among_allowed(result.languages).items():
             self._weights[language] = self._weights.get(language, 0.0) + probability * seconds
         self.language = max(self._weights, key=self._weights.__getitem__)
         self.probability = self._weights[self.language] / sum(self._weights.values())
         self.is_done = self._num_windows == LANGUAGE_WINDOWS or self.probability >= SURE_PROBABILITY
+
+    def _among_allowed(self, languages: Mapping[str, float]) -> Mapping[str, float]:
+        """Return the probabilities of the languages that may be found, which then are one together."""
+        if not self._allowed:
+            return languages
+        allowed = {language: languages.get(language, 0.0) for language in self._allowed}
+        total = sum(allowed.values())
+        if not total:
+            return dict.fromkeys(allowed, 1 / len(allowed))
+        return {language: probability / total for language, probability in allowed.items()}

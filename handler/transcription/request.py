@@ -46,6 +46,7 @@ class Request:
         self._detector = LanguageDetector(
             None if options.language == MULTI else options.language,
             is_needed=options.language is None and resources.engine.capabilities.detects_language,
+            allowed=options.languages,
         )
 
     async def run(self, source: AudioSource) -> Transcript:

@@ -119,8 +119,7 @@ _TRANSCRIPTION_FIELDS: dict[str, Any] = {
     "languages": {
         "type": "array",
         "items": _STRING,
-        "maxItems": 1,
-        "description": "Like language, as an array of at most one.",
+        "description": "Languages of which one is spoken: it is detected among these.",
     },
     "keywords": {"type": "array", "items": _STRING, "description": "Names and terms that may occur."},
     "timestamp_granularities": {"type": "array", "items": {"type": "string", "enum": ["segment", "word"]}},

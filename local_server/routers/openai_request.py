@@ -26,7 +26,7 @@ _UNSUPPORTED = {
     "known_speaker_references": "speakers are told apart, and not known by name",
 }
 # Options that OpenAI's API expresses by routes and fields of its own, or whose result its answers cannot hold.
-_OTHERWISE_EXPRESSED = {"task", "language", "timestamps", "format", "prompt", "temperature", "partial"}
+_OTHERWISE_EXPRESSED = {"task", "language", "timestamps", "format", "prompt", "temperature", "partial", "languages"}
 OPTION_FIELDS = tuple(name for name in Options.json_schema() if name not in _OTHERWISE_EXPRESSED)
 VAD_FILTER = "vad_filter"
 _ARRAY_FIELDS = ("include", "timestamp_granularities", "languages", "keywords", *_UNSUPPORTED, *LIST_OPTIONS)
@@ -143,8 +143,6 @@ def _options(values: Mapping[str, Any], task: str, timestamps: str) -> Options:
     languages = list(values.get("languages", ()))
     if values.get("language"):
         languages.append(values["language"])
-    if len(set(languages)) > 1:
-        raise InvalidRequest("languages must name one language at most; without any, it is found out", "languages")
     temperature = values.get("temperature")
     own_options = {name: values[name] for name in OPTION_FIELDS if values.get(name)}
     own_options |= {name: ",".join(own_options[name]) for name in LIST_OPTIONS if name in own_options}
@@ -152,7 +150,8 @@ def _options(values: Mapping[str, Any], task: str, timestamps: str) -> Options:
         {
             **own_options,
             "task": task,
-            "language": languages[0] if languages else None,
+            "language": languages[0] if len(set(languages)) == 1 else None,
+            "languages": languages if len(set(languages)) > 1 else None,
             "prompt": values.get("prompt"),
             "temperature": check("temperature", temperature, number(0, 1)) if temperature else None,
             "timestamps": timestamps,

@@ -27,6 +27,7 @@ EVERYTHING = Capabilities(
 NEEDS: dict[str, list[dict[str, object]]] = {
     "tells_language": [{"language": "multi"}],
     "translates": [{"task": "translate"}],
+    "detects_language": [{"languages": ("en", "de")}],
     "prompt": [{"prompt": "x"}, {"condition_on_previous_text": True}],
     "hotwords": [{"hotwords": "x"}],
     "diarization": [{"diarize": True}],
@@ -66,7 +67,7 @@ def test_defaults_are_never_refused(capabilities: Capabilities) -> None:
 
 
 def test_every_ability_is_needed_by_an_option_or_concerns_none() -> None:
-    others = {"languages", "detects_language", "needs_language", "longest_window_s", "token_logprobs"}
+    others = {"languages", "needs_language", "longest_window_s", "token_logprobs"}
     assert {field.name for field in fields(Capabilities)} == set(NEEDS) | others
 
 

@@ -18,6 +18,15 @@ from tests.support.tables import code_in, says_unset, table
         ({"colour": "red"}, "unknown option 'colour'"),
         ({"language": "klingon"}, "language must be"),
         ({"language": 7}, "language must be a string"),
+        ({"languages": "en,klingon"}, "languages must be a code, tag or English name"),
+        ({"languages": ["multi"]}, "languages must be languages, each as"),
+        ({"languages": []}, "languages must be at most 20 languages"),
+        ({"languages": "en,de", "language": "en"}, "languages must come without language"),
+        ({"speakers": 2}, "speakers must come with diarize"),
+        ({"speakers": "4-2", "diarize": True}, "speakers must be a whole number from 1 to 64, or two"),
+        ({"speakers": 65, "diarize": True}, "speakers must be a whole number from 1 to 64, or two"),
+        ({"speakers": "many", "diarize": True}, "speakers must be a whole number from 1 to 64, or two"),
+        ({"diarize": 2}, "diarize must be true or false"),
         ({"task": "sing"}, "task must be one of transcribe, translate"),
         ({"timestamps": "syllable"}, "timestamps must be one of"),
         ({"format": "pdf"}, "format must be one of"),
@@ -55,6 +64,19 @@ def test_numbers_come_as_numbers_or_as_text_of_a_query() -> None:
     texts = {"temperature": "0.5", "beam_size": "5"}
     assert Options.parse(texts) == Options.parse(numbers)
     assert Options.parse({"language": "Multi"}).language == "multi"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(3, (3, 3)), ("3", (3, 3)), ("2-4", (2, 4)), (" 1 - 64 ", (1, 64)), (2.0, (2, 2))]
+)
+def test_a_number_of_speakers_may_be_a_range(value: object, expected: tuple[int, int]) -> None:
+    assert Options.parse({"diarize": "true", "speakers": value}).speakers == expected
+
+
+def test_languages_are_codes_once_each_and_one_of_them_is_the_language() -> None:
+    assert Options.parse({"languages": "German, en-US, de"}).languages == ("de", "en")
+    one = Options.parse({"languages": ["French", "fr"]})
+    assert (one.language, one.languages) == ("fr", None)
 
 
 def test_options_that_are_not_given_have_their_defaults() -> None:

@@ -37,3 +37,16 @@ def test_a_model_that_tells_no_probabilities_is_believed() -> None:
     detector = LanguageDetector()
     detector.add(WindowResult((), None, "ja"), 5.0)
     assert (detector.language, detector.probability, detector.is_done) == ("ja", None, True)
+
+
+def test_only_languages_that_are_allowed_are_found() -> None:
+    detector = LanguageDetector(allowed=("de", "fr"))
+    detector.add(told(en=0.9, de=0.06, fr=0.02, nl=0.02), 10.0)
+    assert (detector.language, detector.is_done) == ("de", False)
+    assert detector.probability == pytest.approx(0.75)
+
+
+def test_allowed_languages_that_no_window_tells_are_equally_likely() -> None:
+    detector = LanguageDetector(allowed=("de", "fr"))
+    detector.add(told(en=1.0), 10.0)
+    assert (detector.language, detector.probability) == ("de", 0.5)

@@ -56,6 +56,13 @@ async def test_a_language_is_detected_and_its_words_are_written(base: Pipeline, 
     assert word_error_rate(TEXTS[language], transcript.text) <= 0.4
 
 
+async def test_the_language_is_found_among_those_that_are_listed(base: Pipeline) -> None:
+    transcript = await base.transcribe(upload(say_in("es")), Options.parse({"languages": "German, es"}))
+    assert transcript.language == "es"
+    other = await base.transcribe(upload(say_in("es")), Options.parse({"languages": ["de", "ja"]}))
+    assert other.language in ("de", "ja")
+
+
 async def test_a_language_may_be_given_by_its_name_and_translated(base: Pipeline) -> None:
     transcript = await base.transcribe(
         upload(say_in("es")), Options.parse({"language": "Spanish", "task": "translate"})
