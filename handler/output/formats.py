@@ -5,6 +5,7 @@ from itertools import groupby
 from typing import Any
 
 from handler.output.line_text import to_cell, to_line, without_markup
+from handler.output.paragraphs import Paragraph, paragraphs
 from handler.output.subtitles import cues
 from handler.schema.options import MULTI, Options
 from handler.schema.transcript import Coverage, Gap, Segment, Transcript, Word, text_of
@@ -28,9 +29,24 @@ def to_json(transcript: Transcript) -> dict[str, Any]:
         "account": transcript.account,
         "coverage": _coverage(transcript.coverage),
         "warnings": list(transcript.warnings),
+        **(
+            {"paragraphs": [_paragraph(each) for each in paragraphs(transcript.segments)]}
+            if transcript.options.paragraphs
+            else {}
+        ),
         **({"speakers": list(transcript.speakers)} if transcript.options.diarize else {}),
         **resume_at,
     }
+
+
+def _on_demand(transcript: Transcript) -> dict[str, Any]:
+    """Return the fields that only some options bring."""
+    fields: dict[str, Any] = {}
+    if transcript.options.paragraphs:
+        fields["paragraphs"] = [_paragraph(paragraph) for paragraph in paragraphs(transcript.segments)]
+    if transcript.options.diarize:
+        fields["speakers"] = list(transcript.speakers)
+    return fields
 
 
 def chunk(segment: Segment, options: Options) -> dict[str, Any]:
@@ -47,6 +63,12 @@ def chunk(segment: Segment, options: Options) -> dict[str, Any]:
     if options.timestamps == "word":
         fields["words"] = [_word(word, options) for word in segment.words]
     return fields
+
+
+def _paragraph(paragraph: Paragraph) -> dict[str, Any]:
+    others = {"speaker": paragraph.speaker, "channel": paragraph.channel}
+    told = {name: value for name, value in others.items() if value is not None}
+    return {"timestamp": [paragraph.start, paragraph.end], "text": paragraph.text, **told}
 
 
 def _word(word: Word, options: Options) -> dict[str, Any]:
@@ -124,18 +146,24 @@ def _rounded(value: float | None) -> float | None:
 def to_text(transcript: Transcript) -> str:
     """Return the text of the transcript as one line, followed by a newline.
 
-    If speakers are told apart, each turn is a paragraph that begins with the speaker.
+    With the option `paragraphs`, there is a blank line between two of them. If speakers are told apart, each turn or
+    paragraph begins with the speaker.
     """
-    if not transcript.speakers:
-        return to_line(transcript.text) + "\n"
-    return "\n".join(f"{speaker}: {to_line(text)}\n" for speaker, text in turns(transcript.segments))
+    if transcript.options.paragraphs:
+        parts = [(paragraph.speaker, paragraph.text) for paragraph in paragraphs(transcript.segments)]
+    elif transcript.speakers:
+        parts = list(turns(transcript.segments))
+    else:
+        parts = [(None, transcript.text)]
+    names = [f"{speaker or UNKNOWN_SPEAKER}: " if transcript.speakers else "" for speaker, _ in parts]
+    return "\n".join(f"{name}{to_line(text)}\n" for name, (_, text) in zip(names, parts, strict=True)) or "\n"
 
 
-def turns(segments: Sequence[Segment]) -> Iterator[tuple[str, str]]:
+def turns(segments: Sequence[Segment]) -> Iterator[tuple[str | None, str]]:
     """Yield the speaker and the text of each turn."""
     for speaker, group in groupby(segments, key=lambda segment: segment.speaker):
         if text := text_of(list(group)):
-            yield speaker or UNKNOWN_SPEAKER, text
+            yield speaker, text
 
 
 def to_srt(transcript: Transcript) -> str:

@@ -3,8 +3,10 @@
 Knows no entry point and no model.
 """
 
+import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -29,6 +31,7 @@ MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1000, 768_000  # Hz
 MAX_TRACK, MAX_CHANNELS = 255, 64
 MAX_SPEAKERS = 64
 MAX_LANGUAGES = 20
+MAX_REPLACEMENTS, MAX_PHRASE_CHARS = 500, 400
 _SPEAKERS = re.compile(r"\d{1,3} *- *\d{1,3}", re.ASCII)
 _TOKEN_ID = re.compile(r"-1|[0-9]{1,9}")
 
@@ -71,6 +74,20 @@ def _speakers(value: object) -> tuple[int, int]:
     if low > high:
         raise Unexpected(f"a whole number from 1 to {MAX_SPEAKERS}, or two with - between them, such as 2-4")
     return low, high
+
+
+def _replacements(value: object) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of an object, which may be JSON in a string."""
+    phrases: Any = value
+    with suppress(ValueError, RecursionError):
+        phrases = json.loads(value) if isinstance(value, str) else value
+    is_object = isinstance(phrases, dict) and 0 < len(phrases) <= MAX_REPLACEMENTS
+    if not is_object or not all(isinstance(text, str) for pair in phrases.items() for text in pair):
+        raise Unexpected(f"an object of at most {MAX_REPLACEMENTS} phrases and what replaces them, as JSON in a string")
+    pairs = tuple((string(phrase).strip(), string(other)) for phrase, other in phrases.items())
+    if any(not phrase or len(phrase + other) > MAX_PHRASE_CHARS for phrase, other in pairs):
+        raise Unexpected(f"phrases of 1 to {MAX_PHRASE_CHARS} characters together with what replaces them")
+    return pairs
 
 
 def _token_ids(value: object) -> tuple[int, ...]:
@@ -244,6 +261,20 @@ class Options:
         {
             "oneOf": [{"type": "integer", "minimum": 1, "maximum": MAX_SPEAKERS}, {"type": "string"}],
             "examples": [2, "2-4"],
+        },
+    )
+    paragraphs: bool = _boolean(
+        False,
+        "Join the text to paragraphs, by pauses, speakers and length: `paragraphs` in JSON, blank lines in text.",
+    )
+    replace: tuple[tuple[str, str], ...] | None = _option(
+        None,
+        "Phrases to replace in the text, with what replaces them, as a JSON object. "
+        "Whole words, in any case of letters.",
+        _replacements,
+        {
+            "oneOf": [{"type": "object", "additionalProperties": {"type": "string"}}, {"type": "string"}],
+            "examples": [{"guten berg": "Gutenberg"}, '{"guten berg": "Gutenberg"}'],
         },
     )
     vad: bool = _boolean(

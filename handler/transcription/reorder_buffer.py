@@ -6,7 +6,7 @@ group and all windows before it are decoded.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from handler.schema.transcript import Segment
@@ -31,7 +31,9 @@ class ReorderBuffer:
     The windows of each channel must be added in chronological order, but may be completed in any order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, edit: Callable[[Sequence[Segment]], list[Segment]] = list) -> None:
+        """Create a buffer. `edit` changes segments when they are released."""
+        self._edit = edit
         self.windows: list[DecodedWindow] = []  # windows whose text is final
         self.segments: list[Segment] = []  # all segments released so far, in chronological order
         self._groups: dict[int | None, deque[_Group]] = {}
@@ -87,8 +89,9 @@ class ReorderBuffer:
         indices = (index for index, segment in enumerate(self._buffered) if segment.start >= seconds)
         count = next(indices, len(self._buffered))
         final_segments, self._buffered = self._buffered[:count], self._buffered[count:]
-        self.segments += final_segments
-        return final_segments
+        edited = self._edit(final_segments)
+        self.segments += edited
+        return edited
 
     def finalized_until_s(self, channels: Sequence[int | None]) -> float:
         """Return the time in seconds before which the text of all channels is final."""

@@ -15,6 +15,7 @@ from handler.transcription.engine_client import EngineClient
 from handler.transcription.ingest import WindowProducer
 from handler.transcription.language_detector import LanguageDetector
 from handler.transcription.reorder_buffer import ReorderBuffer
+from handler.transcription.replacements import Replacements
 from handler.transcription.shared_resources import SharedResources
 from handler.transcription.text_context import first_prompt, next_prompt
 from handler.transcription.transcript_builder import TranscriptBuilder
@@ -42,7 +43,7 @@ class Request:
         self._engine = EngineClient(resources.runner, resources.counters, options.temperature)
         decoder = WindowDecoder(self._engine, options, resources.engine.max_batch_size)
         self._decoder = CachingDecoder(decoder, resources, options)
-        self._text = ReorderBuffer()
+        self._text = ReorderBuffer(Replacements(dict(options.replace or ())).apply)
         self._detector = LanguageDetector(
             None if options.language == MULTI else options.language,
             is_needed=options.language is None and resources.engine.capabilities.detects_language,

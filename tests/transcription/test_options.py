@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+from typing import Any
 
 import av
 import numpy as np
@@ -9,14 +10,16 @@ import pytest
 import torch
 
 from handler.errors import InvalidRequest
+from handler.output.formats import render
 from handler.schema.options import Options
+from handler.schema.transcript import Progress, Transcript
 from handler.schema.window import DecodingParams, Window
 from handler.transcription.fallback import fallback_temperatures
 from handler.transcription.pipeline import Pipeline
 from handler.whisper.sequences import DecodeTask, Hypothesis
 from handler.whisper.tokenizer import Specials
 from tests.support.asking import upload
-from tests.support.speech import FOX, SENTENCES, say, silence, wav
+from tests.support.speech import FOX, PANGRAM, SENTENCES, say, silence, wav
 from tests.support.word_errors import word_error_rate
 
 FOX_TOKEN = 21831  # " fox" in the English vocabulary
@@ -139,3 +142,23 @@ async def test_an_audio_track_that_is_not_there_is_refused(pipeline: Pipeline, d
     assert word_error_rate(FOX, transcript.text) == 0
     with pytest.raises(InvalidRequest, match="audio_track"):
         await pipeline.transcribe(upload(data), Options(audio_track=1))
+
+
+async def test_phrases_are_replaced_in_words_subtitles_and_progress(pipeline: Pipeline) -> None:
+    options = Options.parse({"replace": '{"quick brown": "slow grey", "lazy": "brisk"}', "timestamps": "word"})
+    items = [item async for item in pipeline.stream(upload(wav(say(FOX))), options)]
+    assert isinstance(items[-1], Transcript)
+    assert items[-1].text == "The slow grey fox jumps over the brisk dog."
+    told = "".join(segment.text for item in items[:-1] if isinstance(item, Progress) for segment in item.final_segments)
+    assert told.strip() == items[-1].text
+    assert [word.text for word in items[-1].segments[0].words][1] == " slow grey"
+    assert "slow grey fox" in str(render(items[-1], "srt"))
+
+
+async def test_paragraphs_are_told_and_parted(pipeline: Pipeline) -> None:
+    samples = np.concatenate((say(FOX), silence(4), say(PANGRAM)))
+    transcript = await pipeline.transcribe(upload(wav(samples)), Options(paragraphs=True))
+    answer: Any = render(transcript, "json")
+    assert [paragraph["text"].split()[0] for paragraph in answer["paragraphs"]] == ["The", "Pack"]
+    first, second = str(render(transcript, "text")).split("\n\n")
+    assert (first.split()[0], second.split()[0]) == ("The", "Pack")
