@@ -94,8 +94,7 @@ class JobHandler:
         started_at = time.perf_counter()
         try:
             job = parse_job(event, self._settings)
-            # Who speaks is known at the end, and what was sent cannot be changed.
-            is_single_part = job.is_list or job.compat_format is not None or job.always_upload or job.options.diarize
+            is_single_part = job.is_list or job.compat_format is not None or job.always_upload
             stream = self._stream_single_part if is_single_part else self._stream_parts
             async for part in stream(job, started_at):
                 yield part
@@ -244,9 +243,13 @@ class JobHandler:
                 if isinstance(item, Transcript):
                     transcript = item
                     break
-                for part in partitioner.split_segments(item.final_segments):
+                # Who speaks is known at the end, and what was sent cannot be changed.
+                for part in partitioner.split_segments(() if job.options.diarize else item.final_segments):
                     if partitioner.total_bytes <= text_bytes:
                         yield part
+        for part in partitioner.split_segments(transcript.segments if job.options.diarize else ()):
+            if partitioner.total_bytes <= text_bytes:
+                yield part
         for part in await self._last_parts(transcript, job, partitioner, text_bytes, last_part_bytes):
             yield part
 

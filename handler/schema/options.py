@@ -3,22 +3,19 @@
 Knows no entry point and no model.
 """
 
-import json
-import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from handler.errors import InvalidRequest
 from handler.languages import language_code
+from handler.schema.option_parsers import MAX_SPEAKERS, replacements, speaker_range, temperature_step, token_ids
 from handler.validators import Parser, Unexpected, boolean, check, integer, number, one_of, short_repr, string
 
 FORMATS = ("json", "verbose_json", "text", "srt", "vtt", "tsv")
 TASKS = ("transcribe", "translate")
 TIMESTAMPS = ("segment", "word")
 CHANNELS = ("mix", "split")
-MIN_TEMPERATURE_STEP = 0.05  # smallest difference between two fallback temperatures
 MULTI = "multi"  # the language is detected for every window
 AUTO = "auto"  # as a language: the same as none
 # Options of several values, which a string separates by commas.
@@ -29,11 +26,7 @@ INPUT_FORMATS = (*COMPANDED, "pcm_s16le", "pcm_s16be")
 TELEPHONE_RATE = 8000  # Hz
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1000, 768_000  # Hz
 MAX_TRACK, MAX_CHANNELS = 255, 64
-MAX_SPEAKERS = 64
 MAX_LANGUAGES = 20
-MAX_REPLACEMENTS, MAX_PHRASE_CHARS = 500, 400
-_SPEAKERS = re.compile(r"\d{1,3} *- *\d{1,3}", re.ASCII)
-_TOKEN_ID = re.compile(r"-1|[0-9]{1,9}")
 
 
 def _language(value: object) -> str | None:
@@ -54,53 +47,6 @@ def _languages(value: object) -> tuple[str, ...]:
     if None in codes or MULTI in codes:
         raise Unexpected("languages, each as a code, tag or English name")
     return tuple(code for code in codes if code is not None)
-
-
-def _temperature_step(value: object) -> float:
-    step = number(0, 1)(value)
-    if 0 < step < MIN_TEMPERATURE_STEP:
-        raise Unexpected(f"0, or at least {MIN_TEMPERATURE_STEP:g}")
-    return step
-
-
-def _speakers(value: object) -> tuple[int, int]:
-    """Return the least and the greatest number of speakers."""
-    text = value.strip() if isinstance(value, str) else value
-    parts = text.split("-") if isinstance(text, str) and _SPEAKERS.fullmatch(text) else [text, text]
-    try:
-        low, high = (integer(1, MAX_SPEAKERS)(part.strip() if isinstance(part, str) else part) for part in parts)
-    except Unexpected:
-        low, high = 1, 0
-    if low > high:
-        raise Unexpected(f"a whole number from 1 to {MAX_SPEAKERS}, or two with - between them, such as 2-4")
-    return low, high
-
-
-def _replacements(value: object) -> tuple[tuple[str, str], ...]:
-    """Return the pairs of an object, which may be JSON in a string."""
-    phrases: Any = value
-    with suppress(ValueError, RecursionError):
-        phrases = json.loads(value) if isinstance(value, str) else value
-    is_object = isinstance(phrases, dict) and 0 < len(phrases) <= MAX_REPLACEMENTS
-    if not is_object or not all(isinstance(text, str) for pair in phrases.items() for text in pair):
-        raise Unexpected(f"an object of at most {MAX_REPLACEMENTS} phrases and what replaces them, as JSON in a string")
-    pairs = tuple((string(phrase).strip(), string(other)) for phrase, other in phrases.items())
-    if any(not phrase or len(phrase + other) > MAX_PHRASE_CHARS for phrase, other in pairs):
-        raise Unexpected(f"phrases of 1 to {MAX_PHRASE_CHARS} characters together with what replaces them")
-    return pairs
-
-
-def _token_ids(value: object) -> tuple[int, ...]:
-    items: Any = [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
-    if isinstance(value, str):
-        items = [int(item) if _TOKEN_ID.fullmatch(item) else item for item in items]
-    if isinstance(items, list | tuple) and all(map(_is_token_id, items)):
-        return tuple(items)
-    raise Unexpected("token ids, comma-separated or as a list; -1 stands for the usual ones")
-
-
-def _is_token_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and -1 <= value < 10**9
 
 
 def _option(default: Any, description: str, parse: Parser[Any], schema: dict[str, Any]) -> Any:
@@ -199,7 +145,7 @@ class Options:
         None,
         "Ids of text tokens that are never decoded, comma-separated or as a list; "
         "-1 stands for the usual ones, which are symbols and noises.",
-        _token_ids,
+        token_ids,
         {
             "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "integer", "minimum": -1}}],
             "examples": ["-1", "-1,50"],
@@ -216,7 +162,7 @@ class Options:
         None,
         "A window that fails a threshold is decoded again, at temperatures that rise by this step up to 1; "
         "0 disables it. If not given, 0.2 at temperature 0, and 0 above.",
-        _temperature_step,
+        temperature_step,
         {"type": "number", "minimum": 0, "maximum": 1},
     )
     compression_ratio_threshold: float = _float(
@@ -257,7 +203,7 @@ class Options:
         None,
         "With diarize: how many people speak (in each channel), as a number, or as two such as 2-4. "
         "If not given, as many as are heard.",
-        _speakers,
+        speaker_range,
         {
             "oneOf": [{"type": "integer", "minimum": 1, "maximum": MAX_SPEAKERS}, {"type": "string"}],
             "examples": [2, "2-4"],
@@ -271,7 +217,7 @@ class Options:
         None,
         "Phrases to replace in the text, with what replaces them, as a JSON object. "
         "Whole words, in any case of letters.",
-        _replacements,
+        replacements,
         {
             "oneOf": [{"type": "object", "additionalProperties": {"type": "string"}}, {"type": "string"}],
             "examples": [{"guten berg": "Gutenberg"}, '{"guten berg": "Gutenberg"}'],

@@ -67,13 +67,14 @@ class SpeakerActivity:
     def nearest(self, start: float, end: float) -> int | None:
         """Return who speaks nearest to a stretch in which nobody does, or None if nobody does within MAX_GAP_S."""
         first, last = ((time - self.start_s) / self.frame_s for time in (start, end))
-        rows, speakers = self.active.nonzero()
+        reach = MAX_GAP_S / self.frame_s
+        begin = max(0, int(first - reach))
+        rows, speakers = self.active[begin : max(0, int(last + reach) + 1)].nonzero()
         if not len(rows):
             return None
-        left, right = np.searchsorted(rows, (first, last))
-        candidates = [index for index in (left - 1, right) if 0 <= index < len(rows)]
-        distance, index = min((max(first - rows[index] - 1, rows[index] - last, 0), index) for index in candidates)
-        return int(speakers[index]) if distance * self.frame_s <= MAX_GAP_S else None
+        distances = np.maximum(np.maximum(first - (rows + begin) - 1, rows + begin - last), 0)
+        nearest = int(distances.argmin())
+        return int(speakers[nearest]) if distances[nearest] <= reach else None
 
 
 def runs(active: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ from handler.schema.speakers import SpeakerCount
 
 MAX_CLUSTERED = 2000  # voices that are compared with each other; their number squared is what it costs
 LONE_THRESHOLD = 0.85  # a cosine distance, within which a single voice is not somebody of its own
+_NEARBY = 100  # voices before and behind one among which its group is looked for
 SURE_S = 1.0  # of solo speech; a voice with less is compared with groups, and makes none of its own
 _APART = 2.0  # the distance of two voices that cannot be the same, which is as much as there is
 
@@ -34,7 +35,7 @@ def group_voices(voices: Sequence[Voice], count: SpeakerCount, threshold: float)
     """Return the number of the group of each voice.
 
     Voices further apart than `threshold`, a cosine distance, are not the same, unless `count` says so. Different
-    speakers of one chunk are not the same either.
+    speakers of one chunk are rather not the same.
     """
     heard = [index for index, voice in enumerate(voices) if voice.vector is not None]
     if not heard:
@@ -55,14 +56,17 @@ def group_voices(voices: Sequence[Voice], count: SpeakerCount, threshold: float)
 def _of_others(index: int, voices: Sequence[Voice], groups: Sequence[int | None]) -> int:
     """Return the group of the nearest voice of the same speaker and chunk, or else of any chunk."""
     voice = voices[index]
+    nearby = range(max(0, index - _NEARBY), min(len(voices), index + _NEARBY + 1))
+    known = [other for other in nearby if groups[other] is not None]
+    if not known:
+        known = [other for other, group in enumerate(groups) if group is not None]
 
     def distance(other: int) -> tuple[bool, int, int]:
         candidate = voices[other]
         is_same = (candidate.chunk, candidate.local) == (voice.chunk, voice.local)
         return not is_same, abs(candidate.chunk - voice.chunk), abs(candidate.start - voice.start)
 
-    nearest = min((other for other, group in enumerate(groups) if group is not None), key=distance)
-    return groups[nearest] or 0
+    return groups[min(known, key=distance)] or 0
 
 
 def _sure(voices: Sequence[Voice], heard: Sequence[int]) -> list[int]:
@@ -86,8 +90,31 @@ def _cluster(voices: Sequence[Voice], count: SpeakerCount, threshold: float) -> 
     found = int(groups.max())
     wanted = max(found, count.low) if count.high is None else min(max(found, count.low), count.high)
     if wanted != found:
-        groups = fcluster(tree, min(wanted, len(vectors)), "maxclust")
+        groups = _largest(tree, wanted, voices, vectors) + 1
     return [int(group) - 1 for group in groups]
+
+
+def _largest(
+    tree: NDArray[np.float64], wanted: int, voices: Sequence[Voice], vectors: NDArray[np.float32]
+) -> NDArray[np.int32]:
+    """Return so many groups: those with the most speech of the fewest in which so many have several voices.
+
+    Otherwise, a single voice that is like no other would count for somebody.
+    """
+    seconds = np.array([voice.solo_s for voice in voices])
+    for number in range(min(wanted, len(voices)), len(voices) + 1):
+        groups = fcluster(tree, number, "maxclust") - 1
+        if (np.bincount(groups) > 1).sum() >= wanted:
+            break
+    else:
+        groups = fcluster(tree, min(wanted, len(voices)), "maxclust") - 1
+    totals = np.bincount(groups, seconds)
+    kept = np.argsort(-totals, kind="stable")[:wanted]
+    centers = np.stack([vectors[groups == group].mean(0) for group in kept])
+    nearest = (vectors @ (centers / np.linalg.norm(centers, axis=1, keepdims=True)).T).argmax(1)
+    position = {int(group): index for index, group in enumerate(kept)}
+    pairs = zip(groups, nearest, strict=True)
+    return np.array([position.get(int(group), int(near)) for group, near in pairs], np.int32)
 
 
 def _join_lone(groups: NDArray[np.int32], vectors: NDArray[np.float32], count: SpeakerCount) -> NDArray[np.int32]:
@@ -99,6 +126,8 @@ def _join_lone(groups: NDArray[np.int32], vectors: NDArray[np.float32], count: S
     for lone in np.flatnonzero(sizes == 1):
         if len(np.unique(groups)) <= count.low:
             break
+        if (groups == lone).sum() != 1:
+            continue  # another one has joined it
         others = [group for group in np.unique(groups).tolist() if group != lone]
         vector = vectors[groups == lone][0]
         centers = np.stack([vectors[groups == group].mean(0) for group in others])

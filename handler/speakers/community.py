@@ -32,10 +32,22 @@ def write_folder(folder: Path) -> None:
     """Write the weights of both networks to `folder`. Raises ModelUnavailable if a package is not installed."""
     from safetensors.numpy import save_file
 
-    models = _models()
+    try:
+        models = _models()
+        tensors = _tensors(models)
+    except ModelUnavailable:
+        raise
+    except Exception as exc:  # whatever the readers of these formats say to other bytes than those of version 0.0.73
+        expected = "speaker models as moonshine-voice==0.0.73 has them"
+        raise ModelUnavailable(f"DIARIZE_MODEL=pkg:{PACKAGE}: expected {expected}; {type(exc).__name__}") from exc
+    save_file({name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}, folder / WEIGHTS)
+
+
+def _tensors(models: dict[str, Any]) -> Weights:
+    """Return the weights of both networks, each under its prefix."""
     tensors = {f"{SEGMENTATION}{name}": value for name, value in _segmentation(models[SEGMENTATION]).items()}
     tensors |= {f"{EMBEDDING}{name}": value for name, value in _embedding(models[EMBEDDING]).items()}
-    save_file({name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}, folder / WEIGHTS)
+    return tensors
 
 
 def _models() -> dict[str, Any]:

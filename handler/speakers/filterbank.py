@@ -34,11 +34,6 @@ class Filterbank:
         return cast("Tensor", energies - energies.mean(1, keepdim=True))
 
 
-def num_frames(num_samples: int) -> int:
-    """Return how many frames so many samples have."""
-    return max(0, 1 + (num_samples - _LENGTH) // HOP)
-
-
 def _mel_filters(num_bins: int) -> Tensor:
     """Return triangles of equal width on the mel scale. float32 [num_bins, _N_FFT / 2]"""
 

@@ -46,6 +46,8 @@ def _find(settings: Settings) -> Path:
         try:
             with new_folder(folder) as draft:
                 write_folder(draft)
+        except ModelUnavailable:
+            raise
         except OSError as exc:
             if not folder.is_dir():  # another process may have written it
                 raise ModelUnavailable(f"DIARIZE_MODEL: {folder} cannot be written: {exc.strerror}") from exc

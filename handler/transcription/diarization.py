@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,12 @@ from handler.schema.speakers import Diarizer, SpeakerActivity, SpeakerCount, Spe
 from handler.schema.window import SAMPLE_RATE
 from handler.transcription.shared_resources import SharedResources
 
-BLOCK_S = 8.0  # seconds of audio that are heard at a time
-MAX_WAITING = 32  # such blocks of a request; four minutes
-NICENESS = 10  # of the thread, which transcribing does not wait for
+BLOCK_S = 8.0  # seconds of audio, summed over the channels, that are heard at a time
+MAX_WAITING = 32  # such blocks of a request; four minutes of one channel
+NICENESS = 10  # of the thread, which gets the processors that transcribing leaves
+SHUTTING_DOWN = "the worker is shutting down"
+Block = NDArray[np.float32]  # [channels, n]
+T = TypeVar("T")
 
 
 def new_speaker_threads() -> ThreadPoolExecutor:
@@ -32,10 +35,10 @@ def new_speaker_threads() -> ThreadPoolExecutor:
 
 
 def _be_nice() -> None:
-    """Let the thread that calls this have the processors that others leave."""
-    import torch
+    """Let the thread that calls this compute alone, with the processors that others leave."""
+    from handler.engine.cpu_tuning import use_one_thread
 
-    torch.set_num_threads(1)
+    use_one_thread()
     with suppress(OSError, AttributeError):  # a system on which a thread has no priority of its own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
@@ -49,12 +52,13 @@ class Diarization:
         low, high = options.speakers or (1, None)
         self._count = SpeakerCount(low, model.max_speakers if high is None else min(high, model.max_speakers))
         self._start_s = options.start_at
-        self._diarizers: list[Diarizer] = []  # of each channel
-        self._blocks: list[NDArray[np.float32]] = []  # [channels, n]; not heard yet
+        self._diarizers: list[Diarizer] = []  # of each channel; only the thread of the pool uses them
+        self._blocks: list[Block] = []  # not heard yet
         self._num_samples = 0  # in these blocks
+        self._lock = threading.Lock()  # around these blocks
         self._room = threading.Semaphore(MAX_WAITING)
         self._failure: BaseException | None = None
-        self._is_closed = False
+        self._hears_more = True
 
     @classmethod
     def of(cls, resources: SharedResources, options: Options) -> "Diarization | None":
@@ -62,44 +66,67 @@ class Diarization:
         model, threads = resources.speaker_model, resources.speaker_threads
         return cls(model, threads, options) if options.diarize and model is not None and threads is not None else None
 
-    def push(self, samples: NDArray[np.float32]) -> None:
-        """Hear more samples, [channels, n]. Wait if too much of what came before has not been heard."""
-        self._blocks.append(samples.astype(np.float32))
-        self._num_samples += samples.shape[1]
-        if self._num_samples >= BLOCK_S * SAMPLE_RATE:
+    def push(self, samples: Block) -> None:
+        """Hear more samples. Wait if too much of what came before has not been heard. Raises what went wrong."""
+        if self._failure is not None:
+            raise self._failure
+        with self._lock:
+            self._blocks.append(samples.astype(np.float32))
+            self._num_samples += samples.size
+            is_due = self._num_samples >= BLOCK_S * SAMPLE_RATE
+        if is_due:
             self._room.acquire()
             self._submit(self._hear, self._take()).add_done_callback(lambda _: self._room.release())
 
     async def finish(self) -> list[SpeakerActivity]:
-        """Return who spoke when in each channel. Raises what went wrong."""
-        return await asyncio.wrap_future(self._submit(self._finish, self._take()))
+        """Return who spoke when in each channel, by what has been pushed. Raises what went wrong.
 
-    def close(self) -> None:
-        """Hear nothing more. Any thread may call this."""
-        self._is_closed = True
-
-    def _take(self) -> NDArray[np.float32]:
-        blocks, self._blocks, self._num_samples = self._blocks, [], 0
-        return np.concatenate(blocks, 1) if blocks else np.zeros((len(self._diarizers), 0), np.float32)
-
-    def _submit(self, work: Callable[[NDArray[np.float32]], object], samples: NDArray[np.float32]) -> "Future[Any]":
-        return self._executor.submit(work, samples)
-
-    def _hear(self, samples: NDArray[np.float32]) -> None:
-        if self._is_closed or self._failure is not None:
-            return
+        Raises Cancelled if the process shuts down meanwhile.
+        """
+        future = self._submit(self._finish, self._take())
         try:
-            if not self._diarizers:
-                self._diarizers = [self._model.new_diarizer() for _ in samples]
-            for diarizer, channel in zip(self._diarizers, samples, strict=True):
-                diarizer.push(channel)
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if future.cancelled() and not (task and task.cancelling()):
+                raise Cancelled(SHUTTING_DOWN) from None
+            raise
+
+    def stop_hearing(self) -> None:
+        """Skip what waits to be heard, so that `finish` tells soon what has been heard. Any thread may call this."""
+        self._hears_more = False
+
+    def _take(self) -> Block | None:
+        """Return what has not been heard yet, or None."""
+        with self._lock:
+            blocks, self._blocks, self._num_samples = self._blocks, [], 0
+        return np.concatenate(blocks, 1) if blocks else None
+
+    def _submit(self, work: Callable[[Block | None], T], block: Block | None) -> "Future[T]":
+        try:
+            return self._executor.submit(work, block)
+        except RuntimeError:  # the pool takes no more work
+            raise Cancelled(SHUTTING_DOWN) from None
+
+    def _hear(self, block: Block | None) -> None:
+        if block is None or not self._hears_more or self._failure is not None:
+            return
+        from handler.engine.device_errors import device_errors
+
+        try:
+            with device_errors():
+                if not self._diarizers:
+                    self._diarizers = [self._model.new_diarizer() for _ in block]
+                for diarizer, channel in zip(self._diarizers, block, strict=True):
+                    diarizer.push(channel)
         except BaseException as exc:
             self._failure = exc
 
-    def _finish(self, samples: NDArray[np.float32]) -> list[SpeakerActivity]:
-        self._hear(samples)
+    def _finish(self, block: Block | None) -> list[SpeakerActivity]:
+        from handler.engine.device_errors import device_errors
+
+        self._hear(block)
         if self._failure is not None:
             raise self._failure
-        if self._is_closed:
-            raise Cancelled("the request is over")
-        return [diarizer.finish(self._count).starting_at(self._start_s) for diarizer in self._diarizers]
+        with device_errors():
+            return [diarizer.finish(self._count).starting_at(self._start_s) for diarizer in self._diarizers]

@@ -5,6 +5,7 @@ import asyncio
 from handler.audio.source import AudioSource
 from handler.errors import Cancelled, DeadlineExceeded
 from handler.schema.options import MULTI, Options
+from handler.schema.speakers import SpeakerActivity
 from handler.schema.transcript import Progress, ProgressCallback, Segment, Transcript
 from handler.schema.window import Window
 from handler.timeline import Timeline
@@ -20,6 +21,8 @@ from handler.transcription.shared_resources import SharedResources
 from handler.transcription.text_context import first_prompt, next_prompt
 from handler.transcription.transcript_builder import TranscriptBuilder
 from handler.transcription.window_decoder import MAX_CONTEXT_CHARS, WindowDecoder
+
+PARTIAL_SPEAKERS_S = 10.0  # for the speakers of a partial transcript, behind its deadline
 
 
 class Request:
@@ -62,10 +65,7 @@ class Request:
             self._timeline.add(span, seconds)
         if has_expired:
             self.close()
-        speakers = None
-        if self._diarization is not None:
-            with self._timeline.span("diarize"):
-                speakers = await self._diarization.finish()
+        speakers = None if self._diarization is None else await self._find_speakers(self._diarization, has_expired)
         builder = TranscriptBuilder(self._resources, self._options, self._timeline)
         expired = self._limit.expectation if has_expired else None
         return await asyncio.to_thread(builder.build, self._text, self._producer, self._detector, speakers, expired)
@@ -84,7 +84,7 @@ class Request:
         self._producer.close()
         self._engine.cancel()
         if self._diarization is not None:
-            self._diarization.close()
+            self._diarization.stop_hearing()
 
     def free(self) -> None:
         """Delete the downloaded bytes. This blocks, so do not call it in an event loop."""
@@ -111,6 +111,22 @@ class Request:
         self._text.end()
         self._report_progress(self._producer.seconds, self._producer.seconds)
         return True
+
+    async def _find_speakers(self, diarization: Diarization, has_expired: bool) -> list[SpeakerActivity]:
+        """Return who spoke when, as far as it has been heard if the time has expired.
+
+        Raises DeadlineExceeded if that takes longer than the time that is left, or than PARTIAL_SPEAKERS_S.
+        """
+        left_s = PARTIAL_SPEAKERS_S if has_expired else self._limit.seconds - self._timeline.total()
+        timeout = asyncio.timeout(max(0.0, left_s))
+        try:
+            async with timeout:
+                with self._timeline.span("diarize"):
+                    return await diarization.finish()
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            raise DeadlineExceeded(f"{self._limit.expectation}; the speakers were not told apart by then") from None
 
     async def _decode_all(self) -> None:
         """Decode all windows concurrently, or one by one in each channel if each window needs the previous text."""

@@ -25,7 +25,7 @@ def name_speakers(segments: Sequence[Segment], speakers: Speakers) -> list[Segme
             named += _name(segment, speakers[channel], sum(each.num_speakers for each in speakers[:channel]))
         else:
             named.append(segment)
-    return named
+    return sorted(named, key=lambda segment: (segment.start, segment.channel or 0))
 
 
 def speakers_of(segments: Sequence[Segment]) -> tuple[str, ...]:

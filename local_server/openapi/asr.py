@@ -64,10 +64,17 @@ _EXAMPLE = {
 }
 _NULLABLE_NUMBER = {"type": ["number", "null"]}
 _SECONDS = {"type": "number", "description": "Seconds."}
+_SPEAKER = {"type": ["string", "null"], "description": "With diarize: A, B, …; null where nobody is heard."}
 _WORD = {
     "type": "object",
     "required": ["word", "start", "end", "probability"],
-    "properties": {"word": {"type": "string"}, "start": _SECONDS, "end": _SECONDS, "probability": {"type": "number"}},
+    "properties": {
+        "word": {"type": "string"},
+        "start": _SECONDS,
+        "end": _SECONDS,
+        "probability": {"type": "number"},
+        "speaker": _SPEAKER,
+    },
 }
 _COVERAGE = {
     "type": "object",
@@ -110,7 +117,28 @@ _TRANSCRIPT = {
                         "description": "With channels=split: number of the channel, from 0.",
                     },
                     "language": {"type": "string", "description": "With language=multi: code of the language."},
+                    "speaker": _SPEAKER,
+                    "overlap": {
+                        "type": "array",
+                        "items": {"type": "string"},
+                        "description": "With diarize: who else is heard during a third of the chunk.",
+                    },
                     "words": {"type": "array", "items": _WORD, "description": "With timestamps=word."},
+                },
+            },
+        },
+        "speakers": {"type": "array", "items": {"type": "string"}, "description": "With diarize: who speaks."},
+        "paragraphs": {
+            "type": "array",
+            "description": "With paragraphs.",
+            "items": {
+                "type": "object",
+                "required": ["timestamp", "text"],
+                "properties": {
+                    "timestamp": {"type": "array", "items": {"type": "number"}, "description": "Seconds."},
+                    "text": {"type": "string"},
+                    "speaker": {"type": "string"},
+                    "channel": {"type": "integer"},
                 },
             },
         },

@@ -8,7 +8,7 @@ from typing import Any
 from handler.schema.options import Options
 from local_server.errors import STATUS, openai_error, openai_status
 from local_server.openapi.asr import error_responses, error_schema, text_option
-from local_server.routers.openai_request import OPTION_FIELDS
+from local_server.routers.openai_request import FORMATS, OPTION_FIELDS
 
 _ERROR = error_schema(
     {
@@ -74,10 +74,14 @@ _TEXT = {
             "required": ["type", "seconds"],
             "properties": {"type": {"const": "duration"}, "seconds": {"type": "number"}},
         },
-        "task": {"type": "string", "description": "With verbose_json."},
+        "task": {"type": "string", "description": "With verbose_json and diarized_json."},
         "language": {"type": "string", "description": "With verbose_json: English name of the language."},
-        "duration": {"type": "number", "description": "With verbose_json: seconds of audio."},
-        "segments": {"type": "array", "items": _SEGMENT, "description": "With verbose_json."},
+        "duration": {"type": "number", "description": "With verbose_json and diarized_json: seconds of audio."},
+        "segments": {
+            "type": "array",
+            "items": {"anyOf": [_SEGMENT, _DIARIZED_SEGMENT]},
+            "description": "With verbose_json, or with diarized_json.",
+        },
         "words": {
             "type": "array",
             "items": _WORD,
@@ -103,7 +107,7 @@ _FIELDS: dict[str, Any] = {
         "type": "string",
         "description": "Text assumed to precede every window, to guide names, spelling and style.",
     },
-    "response_format": {"type": "string", "enum": ["json", "text", "srt", "verbose_json", "vtt"], "default": "json"},
+    "response_format": {"type": "string", "enum": list(FORMATS), "default": "json"},
     "temperature": text_option({"type": "number", "minimum": 0, "maximum": 1, "default": 0}),
     **{name: text_option(Options.json_schema()[name]) for name in OPTION_FIELDS},
     "vad_filter": text_option(

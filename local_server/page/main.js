@@ -144,7 +144,8 @@ function spoken_by(line, speaker) {
   const name = document.createElement("span");
   name.className = "speaker";
   name.textContent = named.get(speaker) ?? speaker;
-  name.contentEditable = "plaintext-only";
+  name.contentEditable = "true";
+  name.addEventListener("keydown", (event) => { if (event.key === "Enter") event.preventDefault(); });
   name.setAttribute("role", "textbox");
   name.setAttribute("aria-label", "Name of the speaker");
   name.addEventListener("input", () => {
@@ -350,13 +351,13 @@ for (const name of ["play", "pause"]) {
 }
 text.addEventListener("keydown", (event) => {
   const steps = { ArrowLeft: [-1, false], ArrowRight: [1, false], ArrowUp: [-1, true], ArrowDown: [1, true] }[event.key];
-  if (!steps || event.target.closest("[contenteditable=true]")) return;
+  if (!steps || event.target.isContentEditable) return;
   step(...steps);
   event.preventDefault();
   event.stopPropagation();
 });
 document.addEventListener("keydown", (event) => {
-  if (event.target.closest("input, select, button, [contenteditable=true]") || at("result").hidden) return;
+  if (event.target.isContentEditable || event.target.closest("input, select, button") || at("result").hidden) return;
   if (event.key === " ") at("play").click();
   else if (event.key === "ArrowLeft") seek(player.currentTime - STEP_S);
   else if (event.key === "ArrowRight") seek(player.currentTime + STEP_S);

@@ -77,7 +77,10 @@ def parse_openai_request(fields: Sequence[tuple[str, str]], task: str, settings:
     if stream and format not in ("json", "text", DIARIZED):
         raise InvalidRequest(f"stream must come with response_format json, text or {DIARIZED}", "stream")
     if format == DIARIZED:
-        values.setdefault("diarize", "true")
+        if task != "transcribe" or not check("diarize", values.get("diarize") or "true", boolean):
+            expected = f"response_format {DIARIZED} must come with a transcription, and not with diarize=false"
+            raise InvalidRequest(expected, "response_format")
+        values["diarize"] = "true"
     needs_words = "word" in granularities or bool(include)  # a token's log-probability is that of a word's token
     options = _options(values, task, "word" if needs_words else "segment")
     return OpenAIRequest(options, format, granularities or ("segment",), stream, bool(include))

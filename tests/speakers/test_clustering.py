@@ -70,3 +70,20 @@ def test_many_voices_are_compared_with_few(monkeypatch: pytest.MonkeyPatch) -> N
     people = [chunk % 3 for chunk in range(200)]
     voices = [voice(person, chunk) for chunk, person in enumerate(people)]
     assert partition(group_voices(voices, ANY, THRESHOLD)) == partition(people)
+
+
+def test_a_stray_voice_takes_nobodys_place_where_the_number_is_stated() -> None:
+    people = [voice(0, chunk) for chunk in range(10)] + [voice(1, chunk, noise=0.05) for chunk in range(10, 20)]
+    groups = group_voices([*people, voice(5, 30)], SpeakerCount(2, 2), THRESHOLD)
+    assert partition(groups[:20]) == [0] * 10 + [1] * 10
+    assert len(set(groups)) == 2
+
+
+def test_two_voices_that_join_each_other_stay_somebody() -> None:
+    vectors = np.eye(8, dtype=np.float32)
+    pair = [vectors[1], 0.24 * vectors[1] + np.float32(np.sqrt(1 - 0.24**2)) * vectors[2]]
+    voices = [voice(0, chunk, noise=0.01) for chunk in range(3)]
+    voices += [Voice(10 + index, 0, 0, 100, 2.0, vector) for index, vector in enumerate(pair)]
+    groups = group_voices(voices, ANY, THRESHOLD)
+    assert len(set(groups)) == 2
+    assert groups[3] == groups[4] != groups[0]

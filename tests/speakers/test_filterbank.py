@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from handler.speakers.filterbank import Filterbank, num_frames
+from handler.speakers.filterbank import Filterbank
 from tests.support.speech import FOX, say
 
 
@@ -38,5 +38,5 @@ def test_energies_are_those_of_kaldi() -> None:
     samples = say(FOX)[:8000]
     energies = Filterbank(24, torch.device("cpu"))(torch.from_numpy(samples)[None])[0].numpy()
     expected = slow_twin(samples, 24)
-    assert len(energies) == num_frames(len(samples)) == len(expected)
+    assert len(energies) == len(expected) == 48
     np.testing.assert_allclose(energies, expected, atol=2e-3)

@@ -1,9 +1,11 @@
 """Requests that want speakers: what they get in every form, and what others pay for it."""
 
 import asyncio
+import base64
 import io
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ import httpx
 import numpy as np
 import openai
 import pytest
+import soundfile
 
 from handler.audio.source import AudioSource
-from handler.errors import InvalidRequest
+from handler.audio.spool import Spool
+from handler.errors import Cancelled, DeadlineExceeded, InvalidRequest
 from handler.jobs.job_handler import JobHandler
 from handler.output.formats import render
 from handler.schema.options import Options
@@ -113,8 +117,6 @@ async def test_each_channel_has_its_speakers(pipeline: Pipeline, talk: Conversat
     length = min(len(talk.samples), len(other))
     stereo = np.stack((talk.samples[:length], other[:length]), 1)
     file = io.BytesIO()
-    import soundfile
-
     soundfile.write(file, stereo, 16_000, format="FLAC")
     file.seek(0)
     both = await pipeline.transcribe(AudioSource(file=file), Options(diarize=True, channels="split"))
@@ -206,19 +208,78 @@ def test_events_of_asr_name_speakers_at_the_end(server: Server, talk: Conversati
     assert '"speaker":"B"' in done.replace(" ", "")
 
 
-async def test_a_job_has_speakers_in_one_part(pipeline: Pipeline, talk: Conversation) -> None:
+async def test_a_streamed_job_tells_its_segments_when_their_speakers_are_known(
+    pipeline: Pipeline, talk: Conversation
+) -> None:
     async def discard(job_id: str, content: object) -> None:
         pass
-
-    import base64
 
     handler = JobHandler(pipeline, settings(), discard, lambda: None)
     audio = base64.b64encode(wav(talk.samples, format="FLAC")).decode()
     job = {"id": "j", "input": {"audio_base64": audio, "diarize": True, "speakers": "1-3"}}
-    assert (await handler.answer(job))["speakers"] == ["A", "B"]
+    answer = await handler.answer(job)
+    assert answer["speakers"] == ["A", "B"]
     parts = [part async for part in handler.stream(job)]
-    assert len(parts) == 1
-    assert {chunk["speaker"] for chunk in parts[0]["chunks"]} == {"A", "B"}
+    assert [chunk for part in parts for chunk in part.get("chunks", [])] == answer["chunks"]
+    assert parts[-1]["speakers"] == ["A", "B"]
+
+
+async def test_a_partial_transcript_has_the_speakers_who_were_heard(pipeline: Pipeline, talk: Conversation) -> None:
+    samples = talk.samples
+    with Spool(10**8) as spool:
+        spool.write(wav(samples))  # and never its end
+        partly = await pipeline.transcribe(
+            AudioSource(growing=spool), Options(diarize=True, partial=True, timestamps="word"), limit_s=6.0
+        )
+    assert partly.resume_at is not None
+    assert partly.speakers == ("A", "B")
+    assert "deadline_exceeded" in partly.warnings[0]
+
+
+async def test_speakers_count_towards_the_deadline(pipeline: Pipeline, talk: Conversation) -> None:
+    release = threading.Event()
+    threads = pipeline._resources.speaker_threads
+    assert threads is not None
+    blocker = threads.submit(release.wait, 60)  # another recording, whose speakers take long
+    try:
+        with pytest.raises(DeadlineExceeded, match="the speakers were not told apart by then"):
+            await pipeline.transcribe(upload(wav(talk.samples[:64_000])), Options(diarize=True), limit_s=3.0)
+    finally:
+        release.set()
+        blocker.result()
+
+
+@pytest.mark.parametrize("seconds", [8.0, 16.0])
+async def test_audio_that_ends_with_a_block_waits_its_turn(
+    pipeline: Pipeline, talk: Conversation, seconds: float
+) -> None:
+    release = threading.Event()
+    threads = pipeline._resources.speaker_threads
+    assert threads is not None
+    threads.submit(release.wait, 60)
+    task = asyncio.create_task(
+        pipeline.transcribe(upload(wav(talk.samples[: round(seconds * 16_000)])), Options(diarize=True))
+    )
+    await asyncio.to_thread(lambda: None)
+    release.set()
+    assert (await task).speakers
+
+
+async def test_a_worker_that_shuts_down_says_so(talk: Conversation, speaker_model: SpeakerModel) -> None:
+    stopping = Pipeline(FakeEngine(), settings(), speaker_model=speaker_model)
+    threads = stopping._resources.speaker_threads
+    assert threads is not None
+    release = threading.Event()
+    threads.submit(release.wait, 60)
+    task = asyncio.create_task(
+        stopping.transcribe(upload(wav(talk.samples[:64_000])), Options(diarize=True, vad=False))
+    )
+    while not threads._work_queue.qsize():
+        await asyncio.to_thread(lambda: None)
+    await asyncio.to_thread(stopping.close)
+    release.set()
+    with pytest.raises(Cancelled, match="shutting down"):
+        await task
 
 
 async def test_diarize_without_a_model_is_refused(pipeline: Pipeline) -> None:

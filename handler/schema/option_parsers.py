@@ -1,0 +1,63 @@
+"""Parse the values of options that are more than a number, a string or a choice. Knows no option."""
+
+import json
+import re
+from contextlib import suppress
+from typing import Any
+
+from handler.validators import Unexpected, integer, number, string
+
+MIN_TEMPERATURE_STEP = 0.05  # smallest difference between two fallback temperatures
+MAX_SPEAKERS = 64
+MAX_REPLACEMENTS, MAX_PHRASE_CHARS = 500, 400
+_SPEAKERS = re.compile(r"\d{1,3} *- *\d{1,3}", re.ASCII)
+_TOKEN_ID = re.compile(r"-1|[0-9]{1,9}")
+
+
+def temperature_step(value: object) -> float:
+    """Parse the step between two fallback temperatures."""
+    step = number(0, 1)(value)
+    if 0 < step < MIN_TEMPERATURE_STEP:
+        raise Unexpected(f"0, or at least {MIN_TEMPERATURE_STEP:g}")
+    return step
+
+
+def speaker_range(value: object) -> tuple[int, int]:
+    """Return the least and the greatest number of speakers."""
+    text = value.strip() if isinstance(value, str) else value
+    parts = text.split("-") if isinstance(text, str) and _SPEAKERS.fullmatch(text) else [text, text]
+    try:
+        low, high = (integer(1, MAX_SPEAKERS)(part.strip() if isinstance(part, str) else part) for part in parts)
+    except Unexpected:
+        low, high = 1, 0
+    if low > high:
+        raise Unexpected(f"a whole number from 1 to {MAX_SPEAKERS}, or two with - between them, such as 2-4")
+    return low, high
+
+
+def replacements(value: object) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of an object, which may be JSON in a string."""
+    phrases: Any = value
+    with suppress(ValueError, RecursionError):
+        phrases = json.loads(value) if isinstance(value, str) else value
+    is_object = isinstance(phrases, dict) and 0 < len(phrases) <= MAX_REPLACEMENTS
+    if not is_object or not all(isinstance(text, str) for pair in phrases.items() for text in pair):
+        raise Unexpected(f"an object of at most {MAX_REPLACEMENTS} phrases and what replaces them, as JSON in a string")
+    pairs = tuple((string(phrase).strip(), string(other)) for phrase, other in phrases.items())
+    if any(not phrase or len(phrase + other) > MAX_PHRASE_CHARS for phrase, other in pairs):
+        raise Unexpected(f"phrases of 1 to {MAX_PHRASE_CHARS} characters together with what replaces them")
+    return pairs
+
+
+def token_ids(value: object) -> tuple[int, ...]:
+    """Parse ids of tokens, which may be a list or separated by commas."""
+    items: Any = [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+    if isinstance(value, str):
+        items = [int(item) if _TOKEN_ID.fullmatch(item) else item for item in items]
+    if isinstance(items, list | tuple) and all(map(_is_token_id, items)):
+        return tuple(items)
+    raise Unexpected("token ids, comma-separated or as a list; -1 stands for the usual ones")
+
+
+def _is_token_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -1 <= value < 10**9
