@@ -78,14 +78,20 @@ class Diarization:
             self._room.acquire()
             self._submit(self._hear, self._take()).add_done_callback(lambda _: self._room.release())
 
-    async def finish(self) -> list[SpeakerActivity]:
-        """Return who spoke when in each channel, by what has been pushed. Raises what went wrong.
+    async def finish(self, timeout_s: float) -> list[SpeakerActivity] | None:
+        """Return who spoke when in each channel, by what has been pushed, or None if it takes too long.
 
-        Raises Cancelled if the process shuts down meanwhile.
+        Raises what went wrong, and Cancelled if the process shuts down meanwhile.
         """
         future = self._submit(self._finish, self._take())
+        timeout = asyncio.timeout(timeout_s)
         try:
-            return await asyncio.wrap_future(future)
+            async with timeout:
+                return await asyncio.wrap_future(future)
+        except TimeoutError:
+            if timeout.expired():
+                return None
+            raise
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if future.cancelled() and not (task and task.cancelling()):

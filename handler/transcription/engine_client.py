@@ -4,6 +4,7 @@ import asyncio
 
 from handler.engine.runner import Runner
 from handler.schema.window import Window, WindowResult
+from handler.timeline import Timeline
 from handler.transcription.fallback import is_finite
 from handler.transcription.usage import Counters
 
@@ -28,9 +29,10 @@ class EngineClient:
         self._counters.add(windows=1, tokens=num_tokens, fallbacks=is_fallback, not_finite=is_odd)
         return result
 
-    def usage(self) -> tuple[float, float]:
-        """Return for how many seconds the windows have waited for the device, and been decoded by it."""
-        return self._runner.usage(self)
+    def add_usage(self, timeline: Timeline) -> None:
+        """Add for how many seconds the windows have waited for the device, and been decoded by it."""
+        for span, seconds in zip(("wait", "device"), self._runner.usage(self), strict=True):
+            timeline.add(span, seconds)
 
     def cancel(self) -> None:
         """Forget all windows that are not decoded yet. Any thread may call this."""

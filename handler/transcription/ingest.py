@@ -95,8 +95,11 @@ class WindowProducer:
         return tuple(self._decoder.report.warnings) if self._decoder else ()
 
     def start(self, source: AudioSource) -> None:
-        """Start reading the source in a background thread."""
-        self._resources.threads.submit(self._run, source)
+        """Start reading the source in a background thread. Raises Cancelled if the process shuts down."""
+        try:
+            self._resources.threads.submit(self._run, source)
+        except RuntimeError:  # the pool takes no more work
+            raise Cancelled("the worker is shutting down") from None
 
     async def next_window(self) -> Window | None:
         """Wait for the next window and return it, or None after the last one. Raises the error that ended the audio."""

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Mapping
 
+from handler.schema.capabilities import Capabilities
+from handler.schema.options import MULTI, Options
 from handler.schema.window import WindowResult
 
 SURE_PROBABILITY = 0.9  # from which the language counts as found without further windows
@@ -24,6 +26,12 @@ class LanguageDetector:
         self._weights: dict[str, float] = {}  # sum of probability times seconds of each language
         self._num_windows = 0
         self._allowed = allowed
+
+    @classmethod
+    def of(cls, options: Options, capabilities: Capabilities) -> "LanguageDetector":
+        """Return the detector of a request, which asks no window if the language is stated or cannot be found so."""
+        is_needed = options.language is None and capabilities.detects_language
+        return cls(None if options.language == MULTI else options.language, is_needed, options.languages)
 
     def add(self, result: WindowResult, seconds: float) -> None:
         """Add the result of a window. One that tells no probabilities settles the language."""

@@ -4,19 +4,19 @@ import asyncio
 
 from handler.audio.source import AudioSource
 from handler.errors import Cancelled, DeadlineExceeded
-from handler.schema.options import MULTI, Options
+from handler.schema.options import Options
 from handler.schema.speakers import SpeakerActivity
 from handler.schema.transcript import Progress, ProgressCallback, Segment, Transcript
 from handler.schema.window import Window
 from handler.timeline import Timeline
 from handler.transcription.caching_decoder import CachingDecoder
-from handler.transcription.deadline_estimate import DeadlineEstimate, TimeLimit
 from handler.transcription.diarization import Diarization
 from handler.transcription.engine_client import EngineClient
 from handler.transcription.ingest import WindowProducer
 from handler.transcription.language_detector import LanguageDetector
 from handler.transcription.reorder_buffer import ReorderBuffer
 from handler.transcription.replacements import Replacements
+from handler.transcription.request_deadline import RequestDeadline
 from handler.transcription.shared_resources import SharedResources
 from handler.transcription.text_context import first_prompt, next_prompt
 from handler.transcription.transcript_builder import TranscriptBuilder
@@ -39,19 +39,14 @@ class Request:
         self._options = options
         self._progress = progress
         self._timeline = Timeline()
-        self._limit = TimeLimit.of(resources.settings.request_timeout_s, limit_s)
-        self._estimate = DeadlineEstimate(options.start_at)
+        self._deadline = RequestDeadline(resources, options, self._timeline, limit_s)
         self._diarization = Diarization.of(resources, options)
         self._producer = WindowProducer(resources, options, self._timeline, self._diarization)
         self._engine = EngineClient(resources.runner, resources.counters, options.temperature)
         decoder = WindowDecoder(self._engine, options, resources.engine.max_batch_size)
         self._decoder = CachingDecoder(decoder, resources, options)
         self._text = ReorderBuffer(Replacements(dict(options.replace or ())).apply)
-        self._detector = LanguageDetector(
-            None if options.language == MULTI else options.language,
-            is_needed=options.language is None and resources.engine.capabilities.detects_language,
-            allowed=options.languages,
-        )
+        self._detector = LanguageDetector.of(options, resources.engine.capabilities)
 
     async def run(self, source: AudioSource) -> Transcript:
         """Transcribe a source and return the transcript.
@@ -61,14 +56,13 @@ class Request:
         """
         self._producer.start(source)
         has_expired = not await self._decode_in_time()
-        for span, seconds in zip(("wait", "device"), self._engine.usage(), strict=True):
-            self._timeline.add(span, seconds)
+        self._engine.add_usage(self._timeline)
         if has_expired:
             self.close()
         speakers = None if self._diarization is None else await self._find_speakers(self._diarization, has_expired)
-        builder = TranscriptBuilder(self._resources, self._options, self._timeline)
-        expired = self._limit.expectation if has_expired else None
-        return await asyncio.to_thread(builder.build, self._text, self._producer, self._detector, speakers, expired)
+        expired = self._deadline.limit.expectation if has_expired else None
+        build = TranscriptBuilder(self._resources, self._options, self._timeline).build
+        return await asyncio.to_thread(build, self._text, self._producer, self._detector, speakers, expired)
 
     @property
     def starved_s(self) -> float:
@@ -95,7 +89,7 @@ class Request:
 
         Raises DeadlineExceeded if it did not, and the request accepts no partial transcript.
         """
-        timeout = asyncio.timeout(self._limit.seconds)
+        timeout = asyncio.timeout(self._deadline.limit.seconds)
         try:
             async with timeout:
                 with self._timeline.span("transcribe"):
@@ -104,8 +98,8 @@ class Request:
             if not timeout.expired():
                 raise
             if not self._options.partial:
-                windows = f"{self._estimate.num_windows} windows were decoded by then"
-                raise DeadlineExceeded(f"{self._limit.expectation}; {windows}") from None
+                told = f"{self._deadline.num_windows} windows were decoded by then"
+                raise DeadlineExceeded(f"{self._deadline.limit.expectation}; {told}") from None
             self._finalize()
             return False
         self._text.end()
@@ -113,20 +107,12 @@ class Request:
         return True
 
     async def _find_speakers(self, diarization: Diarization, has_expired: bool) -> list[SpeakerActivity]:
-        """Return who spoke when, as far as it has been heard if the time has expired.
-
-        Raises DeadlineExceeded if that takes longer than the time that is left, or than PARTIAL_SPEAKERS_S.
-        """
-        left_s = PARTIAL_SPEAKERS_S if has_expired else self._limit.seconds - self._timeline.total()
-        timeout = asyncio.timeout(max(0.0, left_s))
-        try:
-            async with timeout:
-                with self._timeline.span("diarize"):
-                    return await diarization.finish()
-        except TimeoutError:
-            if not timeout.expired():
-                raise
-            raise DeadlineExceeded(f"{self._limit.expectation}; the speakers were not told apart by then") from None
+        """Return who spoke when, as far as it has been heard if the time has expired. Raises DeadlineExceeded."""
+        with self._timeline.span("diarize"):
+            found = await diarization.finish(PARTIAL_SPEAKERS_S if has_expired else self._deadline.left_s)
+        if found is None:
+            raise DeadlineExceeded(f"{self._deadline.limit.expectation}; the speakers were not told apart by then")
+        return found
 
     async def _decode_all(self) -> None:
         """Decode all windows concurrently, or one by one in each channel if each window needs the previous text."""
@@ -167,36 +153,21 @@ class Request:
         This window's prompt is the result of the task `previous`, or the request's own prompt if `previous` is None.
         """
         prompt = await previous if previous else first_prompt(self._options)
-        decoded = await self._decoder.decode(self._with_options(window, prompt))
+        hotwords = self._options.hotwords.strip()[:MAX_CONTEXT_CHARS]
+        params = {"language": self._detector.language, "task": self._options.task, "hotwords": hotwords}
+        decoded = await self._decoder.decode(window.with_params(prompt=prompt, **params))
         self._text.complete(window, decoded)
         self._producer.release_window()
-        self._estimate.add(window)
-        self._check_limit()
-        decoded_until_s = self._estimate.decoded_until_s
-        total_s = self._producer.duration
-        self._report_progress(min(decoded_until_s, total_s or decoded_until_s), total_s)
+        self._deadline.count(window, self._producer)
+        decoded_until_s = self._deadline.decoded_until_s
+        self._report_progress(min(decoded_until_s, self._producer.duration or decoded_until_s), self._producer.duration)
         return next_prompt(prompt, decoded, self._options)
-
-    def _with_options(self, window: Window, prompt: str) -> Window:
-        """Return a copy of a window that is decoded with the request's parameters and `prompt`."""
-        options = self._options
-        hotwords = options.hotwords.strip()[:MAX_CONTEXT_CHARS]
-        return window.with_params(language=self._detector.language, task=options.task, prompt=prompt, hotwords=hotwords)
-
-    def _check_limit(self) -> None:
-        """Raise TooLong if the device could not meet the caller's limit even if it had no other request."""
-        total_s = self._producer.duration
-        if total_s is not None and self._limit.is_of_caller and not self._options.partial:
-            device_s, decoded_s = self._resources.runner.device_s, self._resources.decoded_s
-            num_channels = len(self._producer.channels)
-            remaining_s = self._estimate.remaining_s(total_s, device_s, decoded_s, num_channels)
-            self._limit.check(self._timeline.total(), remaining_s, total_s)
 
     def _report_progress(self, done_s: float, total_s: float | None) -> None:
         """Report the seconds of audio that are done, of how many, and the text that can no longer change."""
-        final_segments = tuple(self._finalize())
+        progress = Progress(done_s, total_s, tuple(self._finalize()))
         if self._progress is not None:
-            self._progress(Progress(done_s, total_s, final_segments))
+            self._progress(progress)
 
     def _finalize(self) -> list[Segment]:
         """Return the segments that became final since the last call."""
