@@ -23,9 +23,8 @@ from handler.speakers.segmentation_network import CHUNK, FIRST_FRAME_S, FRAME_S,
 CHUNK_HOP = CHUNK * 3 // 4  # samples between the starts of two chunks
 MAX_RUN_S = 4.0  # a longer run is divided, in case the speaker changes in it unnoticed
 MIN_VOICE_S = 0.3  # what is shorter has no voice of its own, and belongs to its speaker's other runs
-
-_FRAMES_AT_ONCE = 50_000  # whose votes are ranked together, which takes memory
 EMBEDDED_S = 1.6  # most seconds of sound that a voice's vector is made of
+_FRAMES_AT_ONCE = 50_000  # whose votes are ranked together, which takes memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from handler.schema.speakers import SpeakerCount
 
 MAX_CLUSTERED = 2000  # voices that are compared with each other; their number squared is what it costs
 LONE_THRESHOLD = 0.85  # a cosine distance, within which a single voice is not somebody of its own
-_NEARBY = 100  # voices before and behind one among which its group is looked for
 SURE_S = 1.0  # of solo speech; a voice with less is compared with groups, and makes none of its own
+_NEARBY = 100  # voices before and behind one among which its group is looked for
 _APART = 2.0  # the distance of two voices that cannot be the same, which is as much as there is
 
 

@@ -1,5 +1,6 @@
 """Load a speaker model from its folder. Knows no request."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -19,8 +20,6 @@ from handler.speakers.segmentation_network import SegmentationNetwork
 WEIGHTS = "speakers.safetensors"  # of both networks, each under its prefix
 SEGMENTATION, EMBEDDING = "segmentation.", "embedding."
 THRESHOLD = 0.75  # chosen on recordings of one to six people, where 0.7 to 0.8 found as many as there are
-
-
 FRAME_MODELS = ("nemotron3_diarization",)  # as config.json names them
 
 
@@ -28,8 +27,10 @@ def load_speaker_model(folder: Path, settings: Settings) -> SpeakerModel:
     """Load the model in `folder` onto the device. Raises ModelUnavailable, OutOfMemory, DeviceLost."""
     if (folder / WEIGHTS).is_file():
         return _load_chunk_model(folder, settings)
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    if isinstance(config, dict) and config.get("model_type") in FRAME_MODELS:
+    model_type = None
+    with suppress(OSError, ValueError):  # no configuration, or a damaged one
+        model_type = read_json(folder / "config.json").get("model_type")
+    if model_type in FRAME_MODELS:
         return _load_frame_model(folder, settings)
     expected = f"{WEIGHTS}, or a checkpoint of {', '.join(FRAME_MODELS)}"
     raise ModelUnavailable(f"DIARIZE_MODEL={settings.diarize_model}: expected a folder with {expected}")
