@@ -13,8 +13,8 @@ class Replacements:
 
     def __init__(self, phrases: Mapping[str, str]) -> None:
         """Take what each phrase is replaced by."""
-        self._by_phrase = {" ".join(phrase.lower().split()): other for phrase, other in phrases.items()}
-        phrases_by_length = sorted(self._by_phrase, key=len, reverse=True)
+        self._by_phrase = {" ".join(phrase.casefold().split()): other for phrase, other in phrases.items()}
+        phrases_by_length = sorted(phrases, key=len, reverse=True)
         patterns = [r"\s+".join(map(re.escape, phrase.split())) for phrase in phrases_by_length]
         self._pattern = re.compile(rf"(?<!\w)(?:{'|'.join(patterns)})(?!\w)", re.IGNORECASE) if patterns else None
 
@@ -53,4 +53,5 @@ class Replacements:
         return changed + list(words[done:])
 
     def _other(self, match: re.Match[str]) -> str:
-        return self._by_phrase[" ".join(match[0].lower().split())]
+        """Return what replaces a match. A few letters match others of which they are no other case: these stay."""
+        return self._by_phrase.get(" ".join(match[0].casefold().split()), match[0])
