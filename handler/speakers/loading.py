@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from handler.engine.device import choose_device, prepare_device
+from handler.engine.device import choose_device, choose_dtype, prepare_device
 from handler.engine.device_errors import device_errors
 from handler.engine.json_file import read_json
 from handler.errors import ModelUnavailable
@@ -68,7 +68,7 @@ def _load_chunk_model(folder: Path, settings: Settings) -> ChunkSpeakerModel:
             network.requires_grad_(False).eval()
     except RuntimeError as exc:
         raise ModelUnavailable(f"{folder / WEIGHTS} has not the weights of these networks") from exc
-    dtype = _embedding_dtype(device)
+    dtype = choose_dtype("auto", device)  # of the voices, which are as sure in any
     with device_errors():
         for part in (embedding.conv, *embedding.blocks):  # the last product is exact
             part.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -76,10 +76,3 @@ def _load_chunk_model(folder: Path, settings: Settings) -> ChunkSpeakerModel:
             segmentation.to(device), embedding.to(device), Filterbank(NUM_BINS, device), device, dtype, THRESHOLD
         )
     return ChunkSpeakerModel(settings.diarize_model or folder.name, networks)
-
-
-def _embedding_dtype(device: torch.device) -> torch.dtype:
-    """Return the number format that the embedding network is fastest with, and as sure."""
-    if device.type == "cuda":
-        return torch.float16
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32

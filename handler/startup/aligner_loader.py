@@ -1,7 +1,5 @@
 """Give an engine without word times the Whisper model that ALIGN_MODEL names, which times them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from handler.engine.aligned_engine import AlignedEngine
@@ -10,7 +8,7 @@ from handler.schema.capabilities import Capabilities
 from handler.schema.window import Aligner, Engine
 from handler.settings import Settings, SettingsError
 from handler.startup.engine_loader import is_whisper
-from handler.startup.model_locator import find_local, find_model
+from handler.startup.model_locator import find_local, find_model, named_by
 from handler.timeline import Timeline
 
 _ENGLISH = ("en",)
@@ -23,7 +21,7 @@ def find_local_aligner(settings: Settings) -> Path | None:
     """
     if settings.align_model is None:
         return None
-    with _named():
+    with named_by("ALIGN_MODEL"):
         return find_local(settings.align_model, settings.cache_dir)
 
 
@@ -40,22 +38,13 @@ def add_aligner(
         raise SettingsError("ALIGN_MODEL", settings.align_model, f"no value: {engine.model_id} times its words itself")
     from handler.whisper.loading import load_aligner
 
-    with _named(), timeline.span("aligner_loaded"):
+    with named_by("ALIGN_MODEL"), timeline.span("aligner_loaded"):
         folder = folder or find_model(settings.align_model, settings.cache_dir)
         if not is_whisper(folder):
             raise ModelUnavailable(f"{settings.align_model}: expected a Whisper checkpoint")
         aligner = load_aligner(folder, settings)
     _check_languages(engine.capabilities, aligner)
     return AlignedEngine(engine, aligner), folder
-
-
-@contextmanager
-def _named() -> Iterator[None]:
-    """Make errors about a model in the block name ALIGN_MODEL."""
-    try:
-        yield
-    except ModelUnavailable as exc:
-        raise ModelUnavailable(f"ALIGN_MODEL: {exc.message.removeprefix('MODEL_ID=')}") from exc
 
 
 def _check_languages(capabilities: Capabilities, aligner: Aligner) -> None:

@@ -8,8 +8,8 @@ order. Knows no layout of weights beyond the names of their files.
 import os
 import re
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,15 @@ def find_model(
     model = model_id, cache_dir, revision
     found = find_local(*model, search_paths, language, with_code) or _find_mirrored(*model, volume, language, with_code)
     return found or download_snapshot(*model, language, with_code)
+
+
+@contextmanager
+def named_by(variable: str) -> Iterator[None]:
+    """Make errors about a model in the block name a variable other than MODEL_ID."""
+    try:
+        yield
+    except ModelUnavailable as exc:
+        raise ModelUnavailable(f"{variable}: {exc.message.removeprefix('MODEL_ID=')}") from exc
 
 
 def find_local(

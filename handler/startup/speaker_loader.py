@@ -6,7 +6,7 @@ from handler.engine.kept_folders import new_folder
 from handler.errors import ModelUnavailable
 from handler.schema.speakers import SpeakerModel
 from handler.settings import Settings
-from handler.startup.model_locator import find_model
+from handler.startup.model_locator import find_model, named_by
 from handler.timeline import Timeline
 
 PACKAGE = "pkg:moonshine_voice"
@@ -35,10 +35,8 @@ def _find(settings: Settings) -> Path:
         folder = Path(settings.diarize_model)
         if folder.is_dir():
             return folder
-        try:
+        with named_by("DIARIZE_MODEL"):
             return find_model(settings.diarize_model, settings.cache_dir)
-        except ModelUnavailable as exc:
-            raise ModelUnavailable(f"DIARIZE_MODEL: {exc.message.removeprefix('MODEL_ID=')}") from exc
     folder = settings.cache_dir / FOLDER
     if not folder.is_dir():
         from handler.speakers.community import write_folder
@@ -46,8 +44,6 @@ def _find(settings: Settings) -> Path:
         try:
             with new_folder(folder) as draft:
                 write_folder(draft)
-        except ModelUnavailable:
-            raise
         except OSError as exc:
             if not folder.is_dir():  # another process may have written it
                 raise ModelUnavailable(f"DIARIZE_MODEL: {folder} cannot be written: {exc.strerror}") from exc
