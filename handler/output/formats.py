@@ -29,12 +29,7 @@ def to_json(transcript: Transcript) -> dict[str, Any]:
         "account": transcript.account,
         "coverage": _coverage(transcript.coverage),
         "warnings": list(transcript.warnings),
-        **(
-            {"paragraphs": [_paragraph(each) for each in paragraphs(transcript.segments)]}
-            if transcript.options.paragraphs
-            else {}
-        ),
-        **({"speakers": list(transcript.speakers)} if transcript.options.diarize else {}),
+        **_on_demand(transcript),
         **resume_at,
     }
 

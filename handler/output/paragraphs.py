@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from handler.output.subtitles import CLOSING, SENTENCE_END
 from handler.schema.transcript import Segment, text_of
 
 PAUSE_S = 2.0  # a pause of this length behind a sentence begins a paragraph
 LONG_CHARS = 500  # so does the end of the sentence with which a paragraph gets longer
 LONGEST_CHARS = 1500  # and of the segment, where sentences do not end
-_SENTENCE_END = ".?!。？！…"
-_CLOSING = "\"'”’)»」』 "
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ def _begins_paragraph(before: Sequence[Segment], segment: Segment) -> bool:
     if (last.speaker, last.channel) != (segment.speaker, segment.channel):
         return True
     length = sum(len(each.text) for each in before)
-    if not last.text.rstrip(_CLOSING).endswith(tuple(_SENTENCE_END)):
+    if not last.text.rstrip(CLOSING).endswith(tuple(SENTENCE_END)):
         return length > LONGEST_CHARS
     return length > LONG_CHARS or segment.start - last.end >= PAUSE_S
 

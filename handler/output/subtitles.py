@@ -18,7 +18,8 @@ MAX_LINE_WIDTH = 42  # columns
 MIN_CUE_S, MAX_CUE_S = 1.0, 7.0
 PAUSE_S = 0.4  # a pause of at least this length is a good place to end a cue
 LONG_PAUSE_S = 1.5  # a longer pause always ends a cue
-_SENTENCE_END, _CLAUSE_END = ".?!。？！…", ",;:，、；："
+SENTENCE_END, _CLAUSE_END = ".?!。？！…", ",;:，、；："
+CLOSING = "\"'”’)»」』 "  # what may follow the end of a sentence
 # The cost of ending a cue at each kind of place, added to a cost of 1 per cue.
 _COST_MID_CLAUSE, _COST_CLAUSE_END, _COST_PAUSE, _COST_SENTENCE_END = 2.0, 0.4, 0.2, 0.0
 _COST_TOO_SHORT = 6.0
@@ -143,8 +144,8 @@ class _CueFit:
 
 def _break_cost(words: Sequence[Word], end: int) -> float:
     """Return the cost of ending a cue just before the word at index `end`. The end of a sentence costs least."""
-    last_text = words[end - 1].text.rstrip("\"'”’)»」』 ")
-    if end == len(words) or last_text.endswith(tuple(_SENTENCE_END)):
+    last_text = words[end - 1].text.rstrip(CLOSING)
+    if end == len(words) or last_text.endswith(tuple(SENTENCE_END)):
         return _COST_SENTENCE_END
     if words[end].start - words[end - 1].end >= PAUSE_S:
         return _COST_PAUSE
@@ -170,7 +171,7 @@ def _lines(words: Sequence[Word]) -> tuple[str, ...]:
         upper, lower = _text(words[:at]), _text(words[at:])
         if max(width(upper), width(lower)) <= MAX_LINE_WIDTH:
             difference = abs(width(upper) - width(lower))
-            bonus = _CLAUSE_BONUS if upper.endswith((*_SENTENCE_END, *_CLAUSE_END)) else 0
+            bonus = _CLAUSE_BONUS if upper.endswith((*SENTENCE_END, *_CLAUSE_END)) else 0
             choices.append((difference - bonus, (upper, lower)))
     return min(choices)[1] if choices else ()
 

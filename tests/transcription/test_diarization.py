@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -236,32 +237,33 @@ async def test_a_partial_transcript_has_the_speakers_who_were_heard(pipeline: Pi
     assert "deadline_exceeded" in partly.warnings[0]
 
 
-async def test_speakers_count_towards_the_deadline(pipeline: Pipeline, talk: Conversation) -> None:
-    release = threading.Event()
+@contextmanager
+def other_recording(pipeline: Pipeline) -> Iterator[None]:
+    """Let the speakers of another recording take as long as the block."""
     threads = pipeline._resources.speaker_threads
     assert threads is not None
-    blocker = threads.submit(release.wait, 60)  # another recording, whose speakers take long
+    release = threading.Event()
+    threads.submit(release.wait, 60)
     try:
-        with pytest.raises(DeadlineExceeded, match="the speakers were not told apart by then"):
-            await pipeline.transcribe(upload(wav(talk.samples[:64_000])), Options(diarize=True), limit_s=3.0)
+        yield
     finally:
         release.set()
-        blocker.result()
+
+
+async def test_speakers_count_towards_the_deadline(pipeline: Pipeline, talk: Conversation) -> None:
+    with other_recording(pipeline), pytest.raises(DeadlineExceeded, match="the speakers were not told apart by then"):
+        await pipeline.transcribe(upload(wav(talk.samples[:64_000])), Options(diarize=True), limit_s=3.0)
 
 
 @pytest.mark.parametrize("seconds", [8.0, 16.0])
 async def test_audio_that_ends_with_a_block_waits_its_turn(
     pipeline: Pipeline, talk: Conversation, seconds: float
 ) -> None:
-    release = threading.Event()
-    threads = pipeline._resources.speaker_threads
-    assert threads is not None
-    threads.submit(release.wait, 60)
-    task = asyncio.create_task(
-        pipeline.transcribe(upload(wav(talk.samples[: round(seconds * 16_000)])), Options(diarize=True))
-    )
-    await asyncio.to_thread(lambda: None)
-    release.set()
+    with other_recording(pipeline):
+        task = asyncio.create_task(
+            pipeline.transcribe(upload(wav(talk.samples[: round(seconds * 16_000)])), Options(diarize=True))
+        )
+        await asyncio.to_thread(lambda: None)
     assert (await task).speakers
 
 
