@@ -45,6 +45,7 @@ _COUNTERS = {
     "speech_s": ("asr_speech_seconds", "Seconds of speech detected in that audio."),
     "covered_s": ("asr_speech_covered_seconds", "Seconds of that speech that words cover."),
     "gaps": ("asr_coverage_gaps", "Stretches of speech without text."),
+    "redacted": ("asr_redacted", "Stretches of text that were replaced by placeholders, such as card numbers."),
     "windows": ("asr_windows", "Windows decoded; one that is decoded again counts again."),
     "tokens": ("asr_tokens", "Tokens decoded."),
     "not_finite": (

@@ -41,6 +41,8 @@ def _on_demand(transcript: Transcript) -> dict[str, Any]:
         fields["paragraphs"] = [_paragraph(paragraph) for paragraph in paragraphs(transcript.segments)]
     if transcript.options.diarize:
         fields["speakers"] = list(transcript.speakers)
+    if transcript.options.redact:
+        fields["redacted"] = transcript.redacted
     return fields
 
 

@@ -16,10 +16,11 @@ FORMATS = ("json", "verbose_json", "text", "srt", "vtt", "tsv")
 TASKS = ("transcribe", "translate")
 TIMESTAMPS = ("segment", "word")
 CHANNELS = ("mix", "split")
+REDACTED_KINDS = ("email", "iban", "card", "phone", "digits")
 MULTI = "multi"  # the language is detected for every window
 AUTO = "auto"  # as a language: the same as none
 # Options of several values, which a string separates by commas.
-LIST_OPTIONS = ("hotwords", "languages", "suppress_tokens")
+LIST_OPTIONS = ("hotwords", "languages", "redact", "suppress_tokens")
 # Encodings of samples without a header, by their names in FFmpeg: the two of telephone lines, and 16-bit samples.
 COMPANDED = ("pcm_mulaw", "pcm_alaw")
 INPUT_FORMATS = (*COMPANDED, "pcm_s16le", "pcm_s16be")
@@ -47,6 +48,13 @@ def _languages(value: object) -> tuple[str, ...]:
     if None in codes or MULTI in codes:
         raise Unexpected("languages, each as a code, tag or English name")
     return tuple(code for code in codes if code is not None)
+
+
+def _redacted_kinds(value: object) -> tuple[str, ...]:
+    items: Any = [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not items or not all(item in REDACTED_KINDS for item in items):
+        raise Unexpected(f"one or several of {', '.join(REDACTED_KINDS)}, comma-separated or as a list")
+    return tuple(kind for kind in REDACTED_KINDS if kind in items)
 
 
 def _option(default: Any, description: str, parse: Parser[Any], schema: dict[str, Any]) -> Any:
@@ -221,6 +229,16 @@ class Options:
         {
             "oneOf": [{"type": "object", "additionalProperties": {"type": "string"}}, {"type": "string"}],
             "examples": [{"guten berg": "Gutenberg"}, '{"guten berg": "Gutenberg"}'],
+        },
+    )
+    redact: tuple[str, ...] | None = _option(
+        None,
+        "What to replace by placeholders such as [CARD] in all text: e-mail addresses, IBANs and card numbers with "
+        "right check digits, telephone numbers, and four or more digits in a row.",
+        _redacted_kinds,
+        {
+            "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string", "enum": [*REDACTED_KINDS]}}],
+            "examples": ["card,phone", ["email", "digits"]],
         },
     )
     vad: bool = _boolean(

@@ -83,6 +83,7 @@ class Transcript:
     resume_at: float | None = None  # seconds of audio after which text is missing because the time ran out
     warnings: tuple[str, ...] = ()
     speakers: tuple[str, ...] = ()  # who speaks, in the order of first words
+    redacted: dict[str, int] = field(default_factory=dict)  # how often each kind of text was replaced by a placeholder
     # Seconds of each stage since the start of the process. None unless this is the first transcript of the process.
     cold_start: dict[str, float] | None = None
 

@@ -19,7 +19,8 @@ class CachingDecoder:
 
     async def decode(self, window: Window) -> DecodedWindow:
         """Return the decoded window from the cache, or else decode the window and store the result in the cache."""
-        cache = self._resources.window_cache
+        # A folder must not keep what nobody is to see.
+        cache = None if self._options.redact else self._resources.window_cache
         if cache is None:
             return await self._decode(window)
         key = await asyncio.to_thread(cache.key, window, self._options, self._resources.model_info)

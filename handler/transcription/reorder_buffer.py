@@ -6,8 +6,9 @@ group and all windows before it are decoded.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from handler.schema.transcript import Segment
 from handler.schema.window import SAMPLE_RATE, Window
@@ -25,15 +26,26 @@ class _Group:
     is_closed: bool = False  # True if no more windows can join the group
 
 
+class TextEditor(Protocol):
+    """Changes text when it is released, and may hold some of it back."""
+
+    @property
+    def held_from_s(self) -> float:
+        """The start of the first segment that is held back, or infinity."""
+
+    def push(self, segments: Sequence[Segment], *, is_last: bool) -> list[Segment]:
+        """Take the next segments, and return what can be released. After the last ones, that is everything."""
+
+
 class ReorderBuffer:
     """Collects the decoded text of windows, and releases the text that can no longer change.
 
     The windows of each channel must be added in chronological order, but may be completed in any order.
     """
 
-    def __init__(self, edit: Callable[[Sequence[Segment]], list[Segment]] = list) -> None:
-        """Create a buffer. `edit` changes segments when they are released."""
-        self._edit = edit
+    def __init__(self, editor: TextEditor | None = None) -> None:
+        """Create a buffer. `editor` changes segments when they are released."""
+        self._editor = editor
         self.windows: list[DecodedWindow] = []  # windows whose text is final
         self.segments: list[Segment] = []  # all segments released so far, in chronological order
         self._groups: dict[int | None, deque[_Group]] = {}
@@ -80,7 +92,7 @@ class ReorderBuffer:
                 self._buffered += merge_windows(group.decoded)
                 self.advance_watermark(channel, max(window.end for window in group.decoded) / SAMPLE_RATE)
         is_complete = self._has_ended and not any(self._groups.values())
-        until_s = float("inf") if is_complete else self.finalized_until_s(channels)
+        until_s = float("inf") if is_complete else self._decoded_until_s(channels)
         return self._release_until(until_s)
 
     def _release_until(self, seconds: float) -> list[Segment]:
@@ -89,11 +101,17 @@ class ReorderBuffer:
         indices = (index for index, segment in enumerate(self._buffered) if segment.start >= seconds)
         count = next(indices, len(self._buffered))
         final_segments, self._buffered = self._buffered[:count], self._buffered[count:]
-        edited = self._edit(final_segments)
-        self.segments += edited
-        return edited
+        if self._editor is not None:
+            final_segments = self._editor.push(final_segments, is_last=seconds == float("inf"))
+        self.segments += final_segments
+        return final_segments
 
     def finalized_until_s(self, channels: Sequence[int | None]) -> float:
+        """Return the time in seconds before which the text of all channels is final and released."""
+        decoded_until_s = self._decoded_until_s(channels)
+        return decoded_until_s if self._editor is None else min(decoded_until_s, self._editor.held_from_s)
+
+    def _decoded_until_s(self, channels: Sequence[int | None]) -> float:
         """Return the time in seconds before which the text of all channels is final."""
         return min(self._channel_finalized_until_s(channel) for channel in channels)
 

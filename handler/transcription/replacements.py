@@ -2,10 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from itertools import accumulate
 
-from handler.schema.transcript import Segment, Word
+from handler.schema.transcript import Segment
+from handler.transcription.text_edits import Edit, apply_edits
 
 
 class Replacements:
@@ -21,36 +20,12 @@ class Replacements:
     def apply(self, segments: Sequence[Segment]) -> list[Segment]:
         """Return the segments with their texts and words changed. A phrase lies in one segment."""
         pattern = self._pattern
-        return [self._in_segment(segment, pattern) for segment in segments] if pattern is not None else [*segments]
+        return [each for segment in segments for each in self._in_segment(segment, pattern)] if pattern else [*segments]
 
-    def _in_segment(self, segment: Segment, pattern: re.Pattern[str]) -> Segment:
-        if not pattern.search(segment.text):
-            return segment
-        words = self._in_words(segment.words, pattern)
-        text = "".join(word.text for word in words) if words else pattern.sub(self._other, segment.text)
-        return replace(segment, text=text, words=tuple(words))
-
-    def _in_words(self, words: Sequence[Word], pattern: re.Pattern[str]) -> list[Word]:
-        """Return the words with each phrase as one word, which lasts as long as all of its words."""
-        changed: list[Word] = []
-        text = "".join(word.text for word in words)
-        starts = [0, *accumulate(len(word.text) for word in words)]
-        done = 0  # words that are behind
-        for match in pattern.finditer(text):
-            first = max(index for index in range(len(words)) if starts[index] <= match.start())
-            last = max(index for index in range(len(words)) if starts[index] < match.end())
-            if first < done:  # a second phrase in a word that has changed already
-                begun = changed.pop()
-                head, first = begun.text[: len(begun.text) - (starts[done] - match.start())], done - 1
-            else:
-                changed += words[done:first]
-                begun, head = words[first], text[starts[first] : match.start()]
-            tail = text[match.end() : starts[last + 1]]
-            tokens = tuple(token for word in words[first : last + 1] for token in word.tokens)
-            whole = replace(begun, end=words[last].end, text=head + self._other(match) + tail, tokens=tokens)
-            changed.append(whole)
-            done = last + 1
-        return changed + list(words[done:])
+    def _in_segment(self, segment: Segment, pattern: re.Pattern[str]) -> list[Segment]:
+        text = "".join(word.text for word in segment.words) or segment.text
+        edits = [Edit(*match.span(), self._other(match)) for match in pattern.finditer(text)]
+        return apply_edits([segment], edits, keeps_tokens=True)
 
     def _other(self, match: re.Match[str]) -> str:
         """Return what replaces a match. A few letters match others of which they are no other case: these stay."""

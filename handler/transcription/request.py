@@ -15,8 +15,8 @@ from handler.transcription.engine_client import EngineClient
 from handler.transcription.ingest import WindowProducer
 from handler.transcription.language_detector import LanguageDetector
 from handler.transcription.reorder_buffer import ReorderBuffer
-from handler.transcription.replacements import Replacements
 from handler.transcription.request_deadline import RequestDeadline
+from handler.transcription.requested_edits import RequestedEdits
 from handler.transcription.shared_resources import SharedResources
 from handler.transcription.text_context import first_prompt, next_prompt
 from handler.transcription.transcript_builder import TranscriptBuilder
@@ -45,7 +45,8 @@ class Request:
         self._engine = EngineClient(resources.runner, resources.counters, options.temperature)
         decoder = WindowDecoder(self._engine, options, resources.engine.max_batch_size)
         self._decoder = CachingDecoder(decoder, resources, options)
-        self._text = ReorderBuffer(Replacements(dict(options.replace or ())).apply)
+        self._edits = RequestedEdits(options)
+        self._text = ReorderBuffer(self._edits)
         self._detector = LanguageDetector.of(options, resources.engine.capabilities)
 
     async def run(self, source: AudioSource) -> Transcript:
@@ -62,7 +63,8 @@ class Request:
         speakers = None if self._diarization is None else await self._find_speakers(self._diarization, has_expired)
         expired = self._deadline.limit.expectation if has_expired else None
         build = TranscriptBuilder(self._resources, self._options, self._timeline).build
-        return await asyncio.to_thread(build, self._text, self._producer, self._detector, speakers, expired)
+        found = (self._detector, speakers, self._edits.redacted)
+        return await asyncio.to_thread(build, self._text, self._producer, *found, expired)
 
     @property
     def starved_s(self) -> float:

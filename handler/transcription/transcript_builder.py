@@ -32,6 +32,7 @@ class TranscriptBuilder:
         audio: WindowProducer,
         detector: LanguageDetector,
         speakers: Speakers | None,
+        redacted: dict[str, int],
         expired: str | None,
     ) -> Transcript:
         """Return the transcript. This may take a moment, so do not call it in an event loop.
@@ -51,7 +52,7 @@ class TranscriptBuilder:
         if expired is not None:
             told.insert(0, f"{DeadlineExceeded.code}: {expired}; what comes behind {resume_at:g} s is missing")
         cold_start = self._resources.cold_start()
-        self._count(audio.seconds, coverage)
+        self._count(audio.seconds, coverage, sum(redacted.values()))
         return Transcript(
             text=text_of(segments),
             segments=tuple(segments),
@@ -67,6 +68,7 @@ class TranscriptBuilder:
             resume_at=resume_at,
             warnings=tuple(told),
             speakers=() if speakers is None else speakers_of(segments),
+            redacted=redacted,
         )
 
     def _language(self, detector: LanguageDetector, segments: Sequence[Segment]) -> str | None:
@@ -84,7 +86,7 @@ class TranscriptBuilder:
             model_info=self._resources.model_info,
         )
 
-    def _count(self, audio_s: float, coverage: Coverage) -> None:
+    def _count(self, audio_s: float, coverage: Coverage, num_redacted: int) -> None:
         """Add the finished request to the process's counters."""
         self._resources.counters.add(
             audio_s=audio_s,
@@ -92,6 +94,7 @@ class TranscriptBuilder:
             speech_s=coverage.speech_s,
             covered_s=coverage.covered_s,
             gaps=len(coverage.gaps),
+            redacted=num_redacted,
         )
 
 

@@ -128,6 +128,11 @@ _TRANSCRIPT = {
             },
         },
         "speakers": {"type": "array", "items": {"type": "string"}, "description": "With diarize: who speaks."},
+        "redacted": {
+            "type": "object",
+            "additionalProperties": {"type": "integer"},
+            "description": "With redact: how often each kind was replaced.",
+        },
         "paragraphs": {
             "type": "array",
             "description": "With paragraphs.",

@@ -119,6 +119,21 @@ def test_the_deltas_of_a_stream_make_the_text_of_a_request_without_one(client: o
     assert events[-1] is done
 
 
+def test_what_is_redacted_is_in_no_event_and_no_token(client: openai.OpenAI) -> None:
+    events = client.audio.transcriptions.create(
+        file=file(),
+        model="whisper-1",
+        stream=True,
+        include=["logprobs"],
+        extra_body={"redact": ["card"], "replace": '{"brown fox": "4111 1111", "jumps over": "1111 1111"}'},
+    )
+    told = [event.model_dump() for event in events]
+    assert told[-1]["text"] == "The quick [CARD] the lazy dog."
+    for event in told:
+        spelled = "".join(str(entry["token"]) for entry in event["logprobs"])
+        assert not any(hidden in str(event) + spelled for hidden in ("1111", "fox", "jumps"))
+
+
 def test_an_address_works_instead_of_a_file(server: Server, web: Web) -> None:
     form = {"url": (None, web.put("/a", SPEECH)), "model": (None, "whisper-1"), "keywords[]": (None, "fox")}
     with httpx.Client(base_url=server.url, headers={"X-API-Key": KEY}) as raw:

@@ -27,6 +27,8 @@ from tests.support.tables import code_in, says_unset, table
         ({"speakers": 65, "diarize": True}, "speakers must be a whole number from 1 to 64, or two"),
         ({"speakers": "many", "diarize": True}, "speakers must be a whole number from 1 to 64, or two"),
         ({"diarize": 2}, "diarize must be true or false"),
+        ({"redact": "cards"}, "redact must be one or several of email, iban, card, phone, digits"),
+        ({"redact": []}, "redact must be one or several of"),
         ({"replace": {}}, "replace must be an object of at most"),
         ({"replace": "cat=dog"}, "replace must be an object of at most"),
         ({"replace": {"a": 1}}, "replace must be an object of at most"),

@@ -155,6 +155,26 @@ async def test_phrases_are_replaced_in_words_subtitles_and_progress(pipeline: Pi
     assert "slow grey fox" in str(render(items[-1], "srt"))
 
 
+async def test_what_is_sensitive_is_redacted_wherever_text_is_told(pipeline: Pipeline) -> None:
+    numbers = {"brown fox": "4111 1111", "jumps over": "1111 1111", "dog": "an@example.org"}
+    options = Options.parse({"replace": numbers, "redact": "card,email", "timestamps": "word"})
+    before = pipeline.stats().counters.get("redacted", 0)
+    items = [item async for item in pipeline.stream(upload(wav(say(FOX))), options)]
+    transcript = items[-1]
+    assert isinstance(transcript, Transcript)
+    assert transcript.text == "The quick [CARD] the lazy [EMAIL]."
+    told = "".join(segment.text for item in items[:-1] if isinstance(item, Progress) for segment in item.final_segments)
+    assert told.strip() == transcript.text
+    answer: Any = render(transcript, "verbose_json")
+    assert answer["redacted"] == {"email": 1, "card": 1}
+    assert " ".join(word["word"] for word in answer["chunks"][0]["words"]) == transcript.text
+    assert answer["segments"][0]["tokens"] == []
+    for format in ("srt", "vtt", "tsv", "text"):
+        assert "1111" not in str(render(transcript, format))
+        assert "[CARD]" in str(render(transcript, format))
+    assert pipeline.stats().counters["redacted"] == before + 2
+
+
 async def test_paragraphs_are_told_and_parted(pipeline: Pipeline) -> None:
     samples = np.concatenate((say(FOX), silence(4), say(PANGRAM)))
     transcript = await pipeline.transcribe(upload(wav(samples)), Options(paragraphs=True))

@@ -6,6 +6,7 @@ import pytest
 from handler.schema.window import SAMPLE_RATE, Window
 from handler.transcription.decoded_window import DecodedWindow
 from handler.transcription.merge import merge_windows
+from handler.transcription.redaction import Redactor
 from handler.transcription.reorder_buffer import ReorderBuffer
 from tests.support.segments import make_segment, text_of
 
@@ -90,3 +91,15 @@ def test_what_is_settled_ends_where_a_window_is_still_being_decoded() -> None:
     buffer.complete(windows[1], decoded(windows[1], "second"))
     buffer.finalize([None])
     assert buffer.finalized_until_s([None]) == 30
+
+
+def test_text_that_is_held_back_is_not_final() -> None:
+    buffer, windows = ReorderBuffer(Redactor(("card",))), [window(0, 10), window(10, 20)]
+    for each, text in zip(windows, ("the card is 4111 1111", "1111 1111 I think"), strict=True):
+        buffer.add(each)
+        assert buffer.finalize([None]) == []
+        assert buffer.finalized_until_s([None]) == 0
+        buffer.complete(each, decoded(each, text))
+    buffer.end()
+    assert text_of(buffer.finalize([None])) == "the card is [CARD] I think"
+    assert text_of(buffer.segments) == "the card is [CARD] I think"

@@ -1,0 +1,115 @@
+"""What is sensitive in a text, and what only looks so. The numbers are test numbers that belong to nobody."""
+
+import pytest
+
+from handler.schema.options import REDACTED_KINDS
+from handler.transcription.sensitive_text import find_sensitive, open_from
+
+RULES = ("email", "iban", "card", "phone")  # all but digits in a row, which takes years and amounts along
+SENSITIVE = [
+    ("My card is 4111 1111 1111 1111, expiring 12/27.", "My card is [CARD], expiring 12/27."),
+    ("Card 5555-5555-5555-4444.", "Card [CARD]."),
+    ("4, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1", "[CARD]"),
+    ("four one one one one one one one one one one one one one one one", "[CARD]"),
+    ("It is 3782 822463 10005, the Amex", "It is [CARD], the Amex"),
+    ("4111 1111 1111 1111 and 5555 5555 5555 4444", "[CARD] and [CARD]"),
+    ("4111 1111 1111 1111, 5555 5555 5555 4444", "[CARD], [CARD]"),
+    ("٤١١١ ١١١١ ١١١١ ١١١١", "[CARD]"),
+    ("Call 555-1234 or (212) 555-0199 now.", "Call [PHONE] or [PHONE] now."),
+    ("At +49 30 1234567, please", "At [PHONE], please"),
+    ("plus four nine, three zero, one two three four five", "[PHONE]"),
+    ("0172 5551234 anrufen", "[PHONE] anrufen"),
+    ("au 06 12 34 56 78.", "au [PHONE]."),
+    ("1-800-555-0199", "[PHONE]"),
+    ("Call 555.123.4567.", "Call [PHONE]."),
+    ("oh one seven two double five five", "[PHONE]"),
+    ("five five five, one two three four", "[PHONE]"),
+    ("IBAN DE89 3704 0044 0532 0130 00.", "IBAN [IBAN]."),
+    ("de 89 37 04 00 44 05 32 01 30 00 genau", "[IBAN] genau"),
+    ("GB29 NWBK 6016 1331 9268 19 thanks", "[IBAN] thanks"),
+    ("D-E-8-9-3-7-0-4-0-0-4-4-0-5-3-2-0-1-3-0-0-0", "[IBAN]"),
+    ("Write to john.smith@example.com!", "Write to [EMAIL]!"),
+    ("john dot smith at example dot co dot uk please", "[EMAIL] please"),
+    ("j o h n @ gmail.com", "[EMAIL]"),
+    ("an anna punkt meier at web punkt de", "an [EMAIL]"),
+    ("an@example.org, 555-1234, 4111 1111 1111 1111", "[EMAIL], [PHONE], [CARD]"),
+]
+HARMLESS = [
+    "4111 1111 1111 1112 fails the check digit",
+    "DE89 3704 0044 0532 0130 01 fails as well",
+    "In 1914, 1918 and 1939.",
+    "from 1939-1945",
+    "It cost 1,000,000 dollars",
+    "1.234.567 Euro",
+    "3.14159 is less than 22/7",
+    "on 2024-11-27, or 12/05/2024, or 27.11.2024",
+    "the host 192.168.100.200",
+    "lottery 4 8 15 16 23 42",
+    "count 1, 2, 3, 4, 5, 6, 7, 8",
+    "take 10, 20, 30, 40",
+    "is 20 years since 1234 people",
+    "visit us at example.com",
+    "look at the dot on the wall",
+    "nine one one",
+    "the A320 and B2B in 2024",
+]
+
+
+def redacted(text: str, kinds: tuple[str, ...]) -> str:
+    for found in reversed(find_sensitive(text, kinds)):
+        text = f"{text[: found.start]}[{found.kind.upper()}]{text[found.end :]}"
+    return text
+
+
+@pytest.mark.parametrize(("text", "expected"), SENSITIVE)
+def test_what_is_sensitive_goes_and_nothing_else(text: str, expected: str) -> None:
+    assert redacted(text, RULES) == expected
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_what_only_looks_sensitive_stays(text: str) -> None:
+    assert redacted(text, RULES) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("PIN 4321.", "PIN [DIGITS]."),
+        ("double four one three", "[DIGITS]"),
+        ("(1234) and 123", "([DIGITS]) and 123"),
+        ("10, 20, 30 in 2024", "[DIGITS] in [DIGITS]"),
+        ("one or two", "one or two"),
+    ],
+)
+def test_four_digits_in_a_row(text: str, expected: str) -> None:
+    assert redacted(text, ("digits",)) == expected
+
+
+def test_only_the_kinds_that_are_asked_for_go() -> None:
+    text = "an@example.org, 555-1234, 4111 1111 1111 1111, DE89 3704 0044 0532 0130 00"
+    assert redacted(text, ("phone",)) == text.replace("555-1234", "[PHONE]")
+    assert redacted(text, ("card",)) == text.replace("4111 1111 1111 1111", "[CARD]")
+    assert redacted(text, REDACTED_KINDS) == "[EMAIL], [PHONE], [CARD], [IBAN]"
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds", "open_part"),
+    [
+        ("my card is 4111", ("card",), "4111"),
+        ("call plus", ("phone",), "plus"),
+        ("a double", ("digits",), "double"),
+        ("I said DE89 3704", ("iban",), "DE89 3704"),
+        ("mail to john dot", ("email",), "john dot"),
+        ("mail to john at gmail", ("email",), "john at gmail"),
+        ("that is the end.", ("card", "phone", "digits"), ""),
+        ("that is it!", REDACTED_KINDS, ""),
+    ],
+)
+def test_what_may_go_on_behind_the_end_is_open(text: str, kinds: tuple[str, ...], open_part: str) -> None:
+    assert text[open_from(text, kinds) :] == open_part
+
+
+def test_long_texts_without_spaces_take_no_time() -> None:
+    for text in ("a" * 20_000, "1 " * 10_000, "a b " * 5000, "a@" * 5000, "x." * 5000):
+        find_sensitive(text, REDACTED_KINDS)
+        open_from(text, REDACTED_KINDS)
