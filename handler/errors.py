@@ -6,6 +6,7 @@ AsrError
 ├── InvalidRequest         invalid_request
 ├── Unauthorized           unauthorized
 ├── ModelNotFound          model_not_found
+├── JobNotFound            job_not_found
 ├── MediaError
 │   ├── UnsupportedMedia   unsupported_media
 │   ├── NoAudioStream      no_audio_stream
@@ -67,6 +68,12 @@ class ModelNotFound(AsrError):
     """The request names a model that this process does not have."""
 
     code = "model_not_found"
+
+
+class JobNotFound(AsrError):
+    """The request names a job of the HTTP server that is not known, or not any more."""
+
+    code = "job_not_found"
 
 
 class MediaError(AsrError):

@@ -3,6 +3,8 @@
 No other module reads settings from the environment. Knows no package.
 """
 
+import base64
+import binascii
 import os
 import re
 from collections.abc import Mapping
@@ -67,6 +69,20 @@ def _web_address(value: object) -> str:
     if not str(value).startswith(("http://", "https://")):
         raise Unexpected("an address that begins with http:// or https://")
     return str(value)
+
+
+def _webhook_secrets(value: object) -> tuple[bytes, ...]:
+    """Return the bytes of secrets in the form of Standard Webhooks."""
+    secrets = []
+    for text in _comma_separated(value):
+        try:
+            secret = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+        except binascii.Error:
+            secret = b""
+        if not text.startswith("whsec_") or not 24 <= len(secret) <= 64:
+            raise Unexpected("whsec_ and 24 to 64 random bytes in base64, or several of these, comma-separated")
+        secrets.append(secret)
+    return tuple(secrets)
 
 
 def _device(value: object) -> str:
@@ -269,6 +285,19 @@ class Settings:
         "S3_ENDPOINT_URL", None, _text, "address of an S3-compatible service other than AWS"
     )
     log_level: str = _variable("LOG_LEVEL", "INFO", one_of(LEVELS), "lowest level of the log lines")
+    webhook_secrets: tuple[bytes, ...] = _variable(
+        "WEBHOOK_SECRET",
+        (),
+        _webhook_secrets,
+        "secrets that sign messages to `callback_url`, `whsec_` and base64, comma-separated; unset: it is refused",
+        secret=True,
+    )
+    max_jobs: int = _variable(
+        "MAX_JOBS", 1000, integer(1, 100_000), "jobs of the HTTP server that wait or run; more are `overloaded`"
+    )
+    job_keep_s: float = _variable(
+        "JOB_KEEP_S", 3600.0, _seconds(1, 100 * _DAY_S), "time that the result of such a job is kept, seconds"
+    )
     salad_machine_id: str | None = _variable("SALAD_MACHINE_ID", None, _text, "sent back as `X-Salad-Machine-ID`")
     salad_container_group_id: str | None = _variable(
         "SALAD_CONTAINER_GROUP_ID", None, _text, "sent back as `X-Salad-Container-Group-ID`"
@@ -310,5 +339,6 @@ class Settings:
                 try:
                     values[setting.name] = setting.metadata["parse"](raw)
                 except Unexpected as exc:
-                    raise SettingsError(name, raw, str(exc)) from None
+                    shown = raw if setting.repr else "…"  # no secret
+                    raise SettingsError(name, shown, str(exc)) from None
         return cls(**values)

@@ -3,16 +3,19 @@
 No handler blocks the event loop.
 """
 
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from handler import __version__, logs
 from handler.errors import AsrError, Internal, InvalidRequest
+from local_server.background.background_jobs import BackgroundJobs
 from local_server.errors import error_response
 from local_server.metrics import Metrics
 from local_server.middleware.access import AccessMiddleware
@@ -22,6 +25,7 @@ from local_server.middleware.lingering_close import LingeringCloseMiddleware
 from local_server.routers.api_docs import add_api_docs
 from local_server.routers.asr import add_asr
 from local_server.routers.health import add_health
+from local_server.routers.jobs import add_jobs
 from local_server.routers.openai import add_openai
 from local_server.routers.web_page import add_page
 from local_server.state import ServerState
@@ -40,7 +44,7 @@ def make_app(state: ServerState) -> ASGIApp:
         app = CORSMiddleware(
             app,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=["*"],
         )
@@ -65,6 +69,8 @@ def _routes(state: ServerState, metrics: Metrics) -> FastAPI:
 
     add_health(app, state, metrics)
     add_asr(app, state)
+    state.jobs = BackgroundJobs(state.settings)
+    add_jobs(app, state, state.jobs)
     add_openai(app, state)
     add_api_docs(app)
     add_page(app, has_keys=bool(state.settings.api_keys))
@@ -87,6 +93,12 @@ async def _on_http(request: Request, exc: Any) -> Response:
     response = error_response(error, request.url.path)
     response.status_code = exc.status_code
     response.headers.update(exc.headers or {})
+    if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:  # the routing knows only the first route of a path
+        routes = [route for route in request.app.routes if isinstance(route, Route)]
+        methods = {
+            method for route in routes if route.path_regex.match(request.url.path) for method in route.methods or ()
+        }
+        response.headers["Allow"] = ", ".join(sorted(methods))
     return response
 
 

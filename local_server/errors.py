@@ -12,6 +12,7 @@ STATUS = {
     "unauthorized": 401,
     "download_blocked": 403,
     "model_not_found": 404,
+    "job_not_found": 404,
     "too_large": 413,
     "unsupported_media": 415,
     "no_audio_stream": 422,

@@ -105,6 +105,8 @@ class LifespanApp:
         await start
         if self._watchdog is not None:
             self._watchdog.cancel()
+        if self._state.jobs is not None:
+            await self._state.jobs.close(self._state.settings.drain_timeout_s)
         if self._state.pipeline is not None:
             await asyncio.to_thread(self._state.pipeline.close)
         await send({"type": "lifespan.shutdown.complete"})

@@ -102,6 +102,8 @@ class _PipelineCollector(Collector):
         yield GaugeMetricFamily("asr_ready", "1 once requests are accepted.", value=float(status == READY))
         if pipeline is None:
             return
+        if self._state.jobs is not None:
+            yield GaugeMetricFamily("asr_jobs_open", "Jobs that wait or run.", value=self._state.jobs.num_open)
         info = GaugeMetricFamily("asr_info", "The model, device and version.", labels=("model", "device", "version"))
         info.add_metric([pipeline.model_id, pipeline.device_name, __version__], 1)
         yield info

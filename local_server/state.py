@@ -1,20 +1,29 @@
 """Hold the state that all requests share: the pipeline, or the reason why there is none. Knows no route."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from handler import __version__
 from handler.errors import ModelUnavailable
 from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
 
+if TYPE_CHECKING:  # importing what renders transcripts would slow down the start
+    from local_server.background.background_jobs import BackgroundJobs
+
 
 class ServerState:
     """The state that all requests share.
 
-    `pipeline` is None until it is built. `fault` is the reason why it could not be built, or None.
+    `pipeline` is None until it is built, and `jobs` until there are routes. `fault` is the reason why there will be no
+    pipeline, or None.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.pipeline: Pipeline | None = None
+        self.jobs: BackgroundJobs | None = None
         self.fault: str | None = None
 
     def require_pipeline(self) -> Pipeline:

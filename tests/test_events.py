@@ -55,6 +55,7 @@ CODES = {
     "upload_failed",
     "upload_refused",
     "model_not_found",
+    "job_not_found",
     "storage_full",
 }
 RETRYABLE = {

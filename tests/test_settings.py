@@ -1,5 +1,6 @@
 """Every environment variable sets its field, and an invalid value is refused by the variable's name."""
 
+import base64
 import dataclasses
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from handler.settings import Settings, SettingsError
 from tests.support.tables import code_in, says_unset, table
 
+WEBHOOK_SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 VALID = {
     "HOST": ("127.0.0.1", "host", "127.0.0.1"),
     "PORT": ("8080", "port", 8080),
@@ -49,6 +51,13 @@ VALID = {
     "RESUME_BYTES": ("1000", "resume_bytes", 1000),
     "RESUME_AGE_S": ("60", "resume_age_s", 60.0),
     "API_KEY": ("one, two", "api_keys", ("one", "two")),
+    "WEBHOOK_SECRET": (
+        f"{WEBHOOK_SECRET}, {WEBHOOK_SECRET}",
+        "webhook_secrets",
+        (bytes(range(32)), bytes(range(32))),
+    ),
+    "MAX_JOBS": ("5", "max_jobs", 5),
+    "JOB_KEEP_S": ("60", "job_keep_s", 60.0),
     "CORS_ORIGINS": ("https://a.example", "cors_origins", ("https://a.example",)),
     "ALLOWED_HOSTS": ("a.example, *.b.example", "allowed_hosts", ("a.example", "*.b.example")),
     "MODEL_ALIASES": ("turbo, whisper-1", "model_aliases", ("turbo", "whisper-1")),
@@ -149,6 +158,13 @@ BUCKET = {
 def test_secrets_are_not_shown() -> None:
     secrets = dict.fromkeys(("BUCKET_SECRET_ACCESS_KEY", "RUNPOD_API_KEY"), "hunter2")
     assert "hunter2" not in repr(Settings.from_env({**BUCKET, **secrets}))
+
+
+@pytest.mark.parametrize("secret", ["hunter2", "whsec_hunter2", "whsec_aHVudGVyMg==", WEBHOOK_SECRET[:-16]])
+def test_a_bad_secret_of_webhooks_is_refused_and_not_shown(secret: str) -> None:
+    with pytest.raises(SettingsError, match=r"WEBHOOK_SECRET=.*expected whsec_") as info:
+        Settings.from_env({"WEBHOOK_SECRET": secret})
+    assert secret.removeprefix("whsec_")[:7] not in str(info.value)
 
 
 def test_a_bucket_is_configured_by_all_its_variables() -> None:

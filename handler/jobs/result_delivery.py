@@ -6,12 +6,10 @@ summary with the URL of the upload is sent instead.
 
 import asyncio
 import hashlib
-import threading
-from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
-from handler.audio.transfer import Transfer
+from handler.audio.transfer_thread import run_transfer
 from handler.errors import TooLarge, UploadFailed
 from handler.jobs.job import Job
 from handler.jobs.object_store import Bucket, UploadTarget, upload
@@ -49,7 +47,11 @@ async def deliver(
     target = await asyncio.to_thread(_choose_target, job, settings)
     if target is None:
         raise _without_bucket(job, len(body), max_bytes)
-    await _upload_in_thread(body, target, min(UPLOAD_TIMEOUT_S, job.limit_s))
+    timeout_s = min(UPLOAD_TIMEOUT_S, job.limit_s)
+    try:
+        await run_transfer(lambda transfer: upload(body, target, transfer), timeout_s)
+    except TimeoutError:
+        raise UploadFailed(f"the result was not taken within {timeout_s:g} s") from None
     result = {"url": target.read_url, "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
     summary = {name: value for name, value in content.items() if name not in GROWING_FIELDS} | {"result": result}
     return await asyncio.to_thread(truncate_to, summary, max_bytes)
@@ -66,44 +68,6 @@ def _without_bucket(job: Job, result_bytes: int, max_bytes: int) -> TooLarge:
         return TooLarge(f"the result is to be uploaded, and there is no bucket; expected {expected}")
     size = f"the result has {result_bytes} bytes, and {max_bytes} can be sent"
     return TooLarge(f"{size}; expected a bucket for it: {expected}")
-
-
-async def _upload_in_thread(body: bytes, target: UploadTarget, timeout_s: float) -> None:
-    """Upload in a daemon thread, so that the process can exit during the upload.
-
-    Raises the errors of `upload`. After `timeout_s` seconds, ends the upload and raises UploadFailed. Also ends the
-    upload when the job is cancelled.
-    """
-    transfer = Transfer()
-    loop = asyncio.get_running_loop()
-    completion: asyncio.Future[None] = loop.create_future()
-
-    def complete(error: Exception | None) -> None:
-        if completion.done():
-            return
-        if error is None:
-            completion.set_result(None)
-        else:
-            completion.set_exception(error)
-
-    def run() -> None:
-        error: Exception | None = None
-        try:
-            upload(body, target, transfer)
-        except Exception as exc:
-            error = exc
-        transfer.close()
-        with suppress(RuntimeError):  # the loop may have ended
-            loop.call_soon_threadsafe(complete, error)
-
-    threading.Thread(target=run, name="upload", daemon=True).start()
-    try:
-        async with asyncio.timeout(timeout_s):
-            await completion
-    except TimeoutError:
-        raise UploadFailed(f"the result was not taken within {timeout_s:g} s") from None
-    finally:
-        transfer.abort()
 
 
 def _choose_target(job: Job, settings: Settings) -> UploadTarget | None:

@@ -125,12 +125,11 @@ class Pipeline:
         within which the caller needs an answer. Unless the request accepts a partial transcript, TooLong is raised as
         soon as it is clear that `limit_s` will not suffice. Raises AsrError, of which TooLong is a subclass.
         """
-        capabilities = self._capabilities
-        check_options(options, capabilities, self.engine.model_id, self.engine.max_batch_size)
+        self.check(options)
         if place is None:
             with self.admit() as place:
                 return await self.transcribe(source, options, progress, limit_s, place)
-        options = effective_options(options, capabilities)
+        options = effective_options(options, self._capabilities)
         request = place.work = Request(self._resources, options, progress, limit_s)
         try:
             return await request.run(source)
@@ -153,6 +152,10 @@ class Pipeline:
         It raises what `transcribe` raises, whose parameters these are.
         """
         return TranscriptStream(partial(self.transcribe, source, options, limit_s=limit_s, place=place))
+
+    def check(self, options: Options) -> None:
+        """Raise InvalidRequest if the models cannot do what the options ask for."""
+        check_options(options, self._capabilities, self.engine.model_id, self.engine.max_batch_size)
 
     def _new_window_cache(self) -> WindowCache | None:
         """Return a cache of decoded windows, or None if the settings name no folder for one."""

@@ -37,7 +37,8 @@ def _json_option(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 _TEXT_OPTIONS = {name: text_option(schema) for name, schema in Options.json_schema().items()}
-_EXAMPLE = {
+_JSON_OPTIONS = {name: _json_option(schema) for name, schema in Options.json_schema().items()}
+EXAMPLE = {
     "text": "The quick brown fox jumps over the lazy dog.",
     "chunks": [{"timestamp": [0.0, 2.6], "text": "The quick brown fox jumps over the lazy dog."}],
     "language": "en",
@@ -93,9 +94,9 @@ _COVERAGE = {
         },
     },
 }
-_TRANSCRIPT = {
+TRANSCRIPT = {
     "type": "object",
-    "required": list(_EXAMPLE),
+    "required": list(EXAMPLE),
     "properties": {
         "text": {"type": "string"},
         "chunks": {
@@ -182,29 +183,11 @@ _TRANSCRIPT = {
         },
     },
 }
-_FILE = {"schema": {"type": "string", "format": "binary"}}
-_JSON_BODY = {
-    "schema": {
-        "type": "object",
-        "required": ["url"],
-        "additionalProperties": False,
-        "properties": {
-            "url": {"type": "string", "description": "http, https or s3 URL of an audio or video file."},
-            **{name: _json_option(schema) for name, schema in Options.json_schema().items()},
-        },
-    },
-    "example": {"url": "https://example.com/audio.mp3", "language": "en"},
-}
-_FORM_BODY = {
-    "schema": {
-        "type": "object",
-        "required": ["file"],
-        "properties": {"file": {"type": "string", "format": "binary"}, **_TEXT_OPTIONS},
-    }
-}
+_BINARY = {"type": "string", "format": "binary"}
 
 
-def _json(schema: dict[str, Any], example: object) -> dict[str, Any]:
+def json_content(schema: dict[str, Any], example: object) -> dict[str, Any]:
+    """Return the content of a body in JSON."""
     return {"application/json": {"schema": schema, "example": example}}
 
 
@@ -232,55 +215,74 @@ def error_responses(
     return {
         status: {
             "description": " or ".join(kind.code for kind in kinds),
-            "content": _json(schema, to_content(kinds[0]("what was expected and what came"))),
+            "content": json_content(schema, to_content(kinds[0]("what was expected and what came"))),
         }
         for status, kinds in kinds_by_status.items()
     }
 
 
-ASR_REQUEST: dict[str, Any] = {
-    "parameters": [
-        {
-            "name": name,
-            "in": "query",
-            "description": f"If the body is a file: {schema['description']}",
-            "schema": schema,
-        }
-        for name, schema in _TEXT_OPTIONS.items()
-    ],
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": _JSON_BODY,
-            "multipart/form-data": _FORM_BODY,
-            "audio/*": _FILE,
-            "video/*": _FILE,
-            "application/octet-stream": _FILE,
+def request_of(more: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the schema of a request with audio and options, and with more fields."""
+    in_text, in_json = {**_TEXT_OPTIONS, **more}, {**_JSON_OPTIONS, **more}
+    url = {"type": "string", "description": "http, https or s3 URL of an audio or video file."}
+    return {
+        "parameters": [
+            {
+                "name": name,
+                "in": "query",
+                "description": f"If the body is a file: {schema['description']}",
+                "schema": schema,
+            }
+            for name, schema in in_text.items()
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["url"],
+                        "additionalProperties": False,
+                        "properties": {"url": url, **in_json},
+                    },
+                    "example": {"url": "https://example.com/audio.mp3", "language": "en"},
+                },
+                "multipart/form-data": {
+                    "schema": {"type": "object", "required": ["file"], "properties": {"file": _BINARY, **in_text}}
+                },
+                **{media: {"schema": _BINARY} for media in ("audio/*", "video/*", "application/octet-stream")},
+            },
         },
-    },
-}
+    }
+
+
+ASR_REQUEST = request_of({})
+FAILURES = error_responses(
+    error_schema(
+        {
+            "code": {"type": "string", "enum": sorted(STATUS)},
+            "message": {"type": "string"},
+            "retryable": {"type": "boolean"},
+        }
+    ),
+    lambda error: {"error": error.as_dict()},
+    STATUS.__getitem__,
+)
 ASR_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The transcript.",
         "content": {
-            **_json(_TRANSCRIPT, _EXAMPLE),
+            **json_content(TRANSCRIPT, EXAMPLE),
             **{media: {"schema": {"type": "string"}} for _, media in TEXT_FORMATS.values()},
         },
     },
-    **error_responses(
-        error_schema(
-            {
-                "code": {"type": "string", "enum": sorted(STATUS)},
-                "message": {"type": "string"},
-                "retryable": {"type": "boolean"},
-            }
-        ),
-        lambda error: {"error": error.as_dict()},
-        STATUS.__getitem__,
-    ),
+    **FAILURES,
 }
 HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Ready.", "content": _json({"type": "object"}, {"status": "ok", "version": __version__})},
+    200: {
+        "description": "Ready.",
+        "content": json_content({"type": "object"}, {"status": "ok", "version": __version__}),
+    },
     204: {"description": "Starting, if PORT_HEALTH is set."},
-    503: {"description": "Starting, or failed.", "content": _json({"type": "object"}, {"status": "starting"})},
+    503: {"description": "Starting, or failed.", "content": json_content({"type": "object"}, {"status": "starting"})},
 }

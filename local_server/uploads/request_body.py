@@ -31,7 +31,9 @@ T = TypeVar("T")
 class RequestBody:
     """The body of one request, which is received from `start` on until `life` is closed."""
 
-    def __init__(self, request: Request, settings: Settings, place: Place, spool: Spool, life: AsyncExitStack) -> None:
+    def __init__(
+        self, request: Request, settings: Settings, place: Place | None, spool: Spool, life: AsyncExitStack
+    ) -> None:
         """Prepare to receive the body into an empty spool. Raises InvalidRequest for a form without a boundary.
 
         `life` owns all that belongs to the request. Closing it ends the work, then the receiving, then the place.
@@ -40,7 +42,7 @@ class RequestBody:
         self.content_type = content_type
         self.media_type = content_type.partition(";")[0].strip().lower()
         self.form = Form(content_type) if self.media_type == FORM else None
-        self.place = place
+        self.place = place  # None if the request is not admitted yet
         self.spool = spool  # the form's file, or the whole body if it is not a form
         self.life = life
         self.scope = request.scope
@@ -185,8 +187,10 @@ def _parse_length(text: str) -> int | None:
 
 
 @asynccontextmanager
-async def receive_body(request: Request, pipeline: Pipeline, settings: Settings) -> AsyncIterator[RequestBody]:
-    """Admit a request to the pipeline, and receive its body while the block runs.
+async def receive_body(
+    request: Request, pipeline: Pipeline, settings: Settings, *, is_admitted: bool = True
+) -> AsyncIterator[RequestBody]:
+    """Admit a request to the pipeline unless its work comes later, and receive its body while the block runs.
 
     What belongs to the request ends when the block ends, unless the caller has moved it to another stack by
     `life.pop_all`. Raises Overloaded if too many requests are admitted, and Cancelled if the server shuts down during
@@ -194,7 +198,7 @@ async def receive_body(request: Request, pipeline: Pipeline, settings: Settings)
     """
     try:
         async with AsyncExitStack() as life:
-            place = life.enter_context(pipeline.admit())
+            place = life.enter_context(pipeline.admit()) if is_admitted else None
             body = RequestBody(request, settings, place, pipeline.new_spool(), life)
             body.start()
             yield body

@@ -11,7 +11,9 @@ from handler.transcription.pipeline import Pipeline
 from tests.support.browser import CHROMIUM, Browser
 from tests.support.serving import Server, serving
 
-OPERATIONS = {"/asr", "/hc", "/v1/audio/transcriptions", "/v1/audio/translations", "/v1/models", "/v1/models/{name}"}
+OPERATIONS = {"/asr", "/hc", "/jobs", "/jobs/{job_id}"} | {
+    "/v1/" + path for path in ("audio/transcriptions", "audio/translations", "models", "models/{name}")
+}
 
 
 @pytest.fixture(scope="module")

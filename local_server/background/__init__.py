@@ -1,0 +1,1 @@
+"""Requests whose answer is fetched later, or sent to a webhook."""

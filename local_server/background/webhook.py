@@ -1,0 +1,99 @@
+"""Send a signed message to a webhook, and again if it is not taken. Knows no job and no transcript.
+
+Messages are signed as Standard Webhooks has it, whose libraries for many languages check them; so do OpenAI's packages.
+Source: github.com/standard-webhooks/standard-webhooks, spec/standard-webhooks.md.
+"""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import io
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+from handler.audio.address_guard import resolve
+from handler.audio.transfer import Transfer
+from handler.audio.transfer_thread import run_transfer
+from handler.audio.urls import public_url, split_http_url
+from handler.errors import AsrError, DownloadFailed, InvalidRequest, UploadFailed, UploadRefused
+
+ATTEMPT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 60.0, 15.0
+RETRY_DELAYS_S: tuple[float, ...] = (1.0, 5.0, 30.0, 120.0, 600.0)  # between one attempt and the next
+
+
+def sign(message_id: str, timestamp: int, body: bytes, secrets: Iterable[bytes]) -> str:
+    """Return the signature of a message by each secret, separated by spaces."""
+    signed = b".".join((message_id.encode(), str(timestamp).encode(), body))
+    digests = (hmac.new(secret, signed, hashlib.sha256).digest() for secret in secrets)
+    return " ".join(f"v1,{base64.b64encode(digest).decode()}" for digest in digests)
+
+
+async def check_webhook(url: str) -> None:
+    """Raise InvalidRequest or DownloadBlocked unless a URL leads to a host that messages may be sent to."""
+    if split_http_url(url) is None:
+        raise InvalidRequest("callback_url must be an http:// or https:// address", "callback_url")
+    with suppress(DownloadFailed):  # the name may be known later
+        await asyncio.to_thread(resolve, url, public_url(url))
+
+
+async def send_webhook(
+    url: str,
+    message_id: str,
+    body: bytes,
+    secrets: Sequence[bytes],
+    turns: asyncio.Semaphore,
+    delays_s: Sequence[float],
+) -> int:
+    """POST a JSON body until it is taken, and return how many attempts that took.
+
+    Each attempt takes one of `turns`. After a failure, wait for the next of `delays_s`. Raises the error of the last
+    attempt, once there is no other or another one cannot succeed.
+    """
+    for attempt, delay_s in enumerate([*delays_s, None], 1):
+        try:
+            async with turns:
+                await _attempt(url, message_id, body, secrets)
+            return attempt
+        except AsrError as exc:
+            if delay_s is None or not exc.retryable:
+                raise
+            await asyncio.sleep(delay_s)
+    raise AssertionError("the last attempt returns or raises")
+
+
+async def _attempt(url: str, message_id: str, body: bytes, secrets: Sequence[bytes]) -> None:
+    timestamp = int(time.time())
+    headers = {
+        "Content-Type": "application/json",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": sign(message_id, timestamp, body, secrets),
+    }
+    try:
+        await run_transfer(lambda transfer: _post(transfer, url, body, headers), ATTEMPT_TIMEOUT_S)
+    except TimeoutError:
+        raise UploadFailed(f"{public_url(url)} took no message within {ATTEMPT_TIMEOUT_S:g} s") from None
+
+
+def _post(transfer: Transfer, url: str, body: bytes, headers: dict[str, str]) -> None:
+    """Send one message. Raises UploadFailed, UploadRefused, and DownloadBlocked by the address guard."""
+    from requests import RequestException
+    from urllib3.exceptions import HTTPError
+
+    from handler.audio.http_client import is_certificate_error, is_retryable, send
+
+    safe_url = public_url(url)
+    try:
+        # A file is sent in blocks, each of which has the time limit of a socket for itself.
+        with send(transfer, "POST", url, resolve(url, safe_url), RESPONSE_TIMEOUT_S, headers, io.BytesIO(body)) as got:
+            status = got.status_code
+    except DownloadFailed as exc:
+        raise UploadFailed(exc.message) from None
+    except (RequestException, HTTPError, UnicodeError) as exc:
+        kind = UploadRefused if is_certificate_error(exc) else UploadFailed
+        raise kind(f"{safe_url} took no message: {type(exc).__name__}") from None
+    if not 200 <= status < 300:
+        kind = UploadFailed if is_retryable(status) else UploadRefused
+        raise kind(f"{safe_url} answered with status {status}; expected 2xx")
