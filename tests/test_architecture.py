@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 DIRECTION = (
     "handler.base",
     "handler.schema",
-    "handler.output handler.audio",
+    "handler.output handler.editing handler.audio",
     "handler.engine handler.tokens",
     "handler.whisper handler.hub handler.speakers",
     "handler.transcription",

@@ -48,6 +48,7 @@ class ReorderBuffer:
         self._editor = editor
         self.windows: list[DecodedWindow] = []  # windows whose text is final
         self.segments: list[Segment] = []  # all segments released so far, in chronological order
+        self.decoded_segments: list[Segment] = []  # those that are final, before any edit
         self._groups: dict[int | None, deque[_Group]] = {}
         self._group_of: dict[Window, _Group] = {}
         self._watermarks: dict[int | None, float] = {}  # seconds before which no later window of the channel begins
@@ -101,6 +102,7 @@ class ReorderBuffer:
         indices = (index for index, segment in enumerate(self._buffered) if segment.start >= seconds)
         count = next(indices, len(self._buffered))
         final_segments, self._buffered = self._buffered[:count], self._buffered[count:]
+        self.decoded_segments += final_segments
         if self._editor is not None:
             final_segments = self._editor.push(final_segments, is_last=seconds == float("inf"))
         self.segments += final_segments

@@ -3,6 +3,7 @@
 import asyncio
 
 from handler.audio.source import AudioSource
+from handler.editing.requested_edits import RequestedEdits
 from handler.errors import Cancelled, DeadlineExceeded
 from handler.schema.options import Options
 from handler.schema.speakers import SpeakerActivity
@@ -16,7 +17,6 @@ from handler.transcription.ingest import WindowProducer
 from handler.transcription.language_detector import LanguageDetector
 from handler.transcription.reorder_buffer import ReorderBuffer
 from handler.transcription.request_deadline import RequestDeadline
-from handler.transcription.requested_edits import RequestedEdits
 from handler.transcription.shared_resources import SharedResources
 from handler.transcription.text_context import first_prompt, next_prompt
 from handler.transcription.transcript_builder import TranscriptBuilder

@@ -41,11 +41,13 @@ class TranscriptBuilder:
         at the time up to which all channels have final text.
         """
         segments, windows, warnings, resume_at = text.segments, text.windows, _warnings_of(text.windows), None
+        decoded = text.decoded_segments  # coverage is that of what was said, not of what replaces it
         if expired is not None:
             resume_at = max(self._options.start_at, text.finalized_until_s(audio.channels))
             segments, windows = _until(resume_at, segments, windows)
+            decoded, _ = _until(resume_at, decoded, ())
             warnings = [(at, warning) for at, warning in warnings if at < resume_at]
-        coverage = measure_coverage(windows, segments)
+        coverage = measure_coverage(windows, decoded)
         if speakers is not None:
             segments = name_speakers(segments, speakers)
         told = [*audio.warnings, *(warning for _, warning in warnings), *gap_warnings(coverage)]

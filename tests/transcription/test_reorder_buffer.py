@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from handler.editing.redactor import Redactor
 from handler.schema.window import SAMPLE_RATE, Window
 from handler.transcription.decoded_window import DecodedWindow
 from handler.transcription.merge import merge_windows
-from handler.transcription.redaction import Redactor
 from handler.transcription.reorder_buffer import ReorderBuffer
 from tests.support.segments import make_segment, text_of
 

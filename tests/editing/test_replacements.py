@@ -2,8 +2,8 @@
 
 import pytest
 
+from handler.editing.replacements import Replacements
 from handler.schema.transcript import Segment
-from handler.transcription.replacements import Replacements
 from tests.support.segments import make_segment
 
 

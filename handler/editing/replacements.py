@@ -3,8 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from handler.editing.edits import Edit, apply_edits
 from handler.schema.transcript import Segment
-from handler.transcription.text_edits import Edit, apply_edits
 
 
 class Replacements:

@@ -1,14 +1,15 @@
 """Text that is told must be redacted, however it is divided into segments."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
+from handler.editing.redactor import Redactor
 from handler.schema.options import REDACTED_KINDS
 from handler.schema.transcript import Segment
-from handler.transcription.redaction import Redactor
+from tests.editing.test_sensitive_text import HARMLESS, RULES, SENSITIVE
 from tests.support.segments import make_segment, text_of
-from tests.transcription.test_sensitive_text import HARMLESS, RULES, SENSITIVE
 
 
 def divided(text: str, size: int, *, with_words: bool = True, channel: int | None = None) -> list[Segment]:
@@ -76,6 +77,21 @@ def test_channels_are_read_apart_and_told_in_order() -> None:
     assert text_of([each for each in told if each.channel == 0]) == "my card [CARD] thanks"
     assert text_of([each for each in told if each.channel == 1]) == "hm yes 5 go on then"
     assert [each.start for each in told] == sorted(each.start for each in told)
+
+
+def test_what_is_found_is_not_parted_where_another_channel_is_open() -> None:
+    texts = [(1, "my card is 4111 1111"), (0, "Extension 5"), (1, "1111 1111"), (1, "and that was it.")]
+    segments = [replace(make_segment(text, number), channel=channel) for number, (channel, text) in enumerate(texts)]
+    told = [each for event in told_one_by_one(Redactor(("card",)), segments) for each in event]
+    assert text_of([each for each in told if each.channel == 1]) == "my card is [CARD] and that was it."
+
+
+def test_a_channel_that_falls_silent_does_not_hold_up_others() -> None:
+    redactor = Redactor(("card",))
+    assert redactor.push([replace(make_segment("Ticket 12", 0), channel=1)], is_last=False) == []
+    others = [replace(make_segment("go on please.", start), channel=0) for start in (1, 5, 15)]
+    told = [len(redactor.push([each], is_last=False)) for each in others]
+    assert told == [0, 0, 4]
 
 
 def test_nothing_is_held_for_ever() -> None:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from handler.editing.redactor import Redactor
+from handler.editing.replacements import Replacements
 from handler.schema.options import Options
 from handler.schema.transcript import Segment
-from handler.transcription.redaction import Redactor
-from handler.transcription.replacements import Replacements
 
 
 class RequestedEdits:

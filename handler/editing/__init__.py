@@ -1,0 +1,1 @@
+"""Changes to final text before anybody sees it: phrases replaced, sensitive text redacted."""
