@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -32,6 +33,19 @@ from local_server.state import ServerState
 
 if TYPE_CHECKING:  # importing starlette would slow down the start
     from starlette.types import ASGIApp
+
+
+class _Server(uvicorn.Server):
+    """A server that calls `on_stop` when a signal asks it to stop, which is before it waits for its connections."""
+
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_stop = on_stop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop."""
+        self._on_stop()
+        super().handle_exit(sig, frame)
 
 
 def create_app(settings: Settings, build: Build, on_fault: Callable[[int], None] = lambda _: None) -> LifespanApp:
@@ -68,11 +82,12 @@ def main() -> None:
     def on_fault(code: int) -> None:
         nonlocal exit_code
         exit_code, server.should_exit = code, True
+        app.note_stop()
 
     app = create_app(settings, lambda _: _start_pipeline(settings, app), on_fault)
     limit = connection_limit(descriptors, settings.max_requests)
     registry = ConnectionRegistry(limit, highest_descriptor(descriptors))
-    server = uvicorn.Server(uvicorn_config(app, registry, settings.drain_timeout_s))
+    server = _Server(uvicorn_config(app, registry, settings.drain_timeout_s), app.note_stop)
     addresses = [list(listener.getsockname()[:2]) for listener in sockets]
     logs.info("listening", addresses=addresses, connections=registry.limit)
     # On these signals uvicorn drains, and then raises them again. They are ignored then, so that the exit code is 0.

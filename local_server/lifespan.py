@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -89,6 +90,11 @@ class LifespanApp:
         except Exception as exc:
             logs.warning("routes_delayed", reason=f"{type(exc).__name__}: {exc}")
 
+    def note_stop(self) -> None:
+        """Record that the server begins to stop. From now on, running work has DRAIN_TIMEOUT_S."""
+        if self._state.stops_at is None:
+            self._state.stops_at = time.monotonic() + self._state.settings.drain_timeout_s
+
     def _prepare(self) -> ASGIApp:
         """Return the application with all routes. The first call makes it."""
         with self._lock:
@@ -106,7 +112,7 @@ class LifespanApp:
         if self._watchdog is not None:
             self._watchdog.cancel()
         if self._state.jobs is not None:
-            await self._state.jobs.close(self._state.settings.drain_timeout_s)
+            await self._state.jobs.close(self._state.drain_s())
         if self._state.pipeline is not None:
             await asyncio.to_thread(self._state.pipeline.close)
         await send({"type": "lifespan.shutdown.complete"})

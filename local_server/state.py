@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from handler import __version__
@@ -25,6 +26,13 @@ class ServerState:
         self.pipeline: Pipeline | None = None
         self.jobs: BackgroundJobs | None = None
         self.fault: str | None = None
+        self.stops_at: float | None = None  # of time.monotonic; when running work is cut off, once the server stops
+
+    def drain_s(self) -> float:
+        """Return how many seconds of DRAIN_TIMEOUT_S a server that stops has left."""
+        if self.stops_at is None:
+            return self.settings.drain_timeout_s
+        return max(0.0, self.stops_at - time.monotonic())
 
     def require_pipeline(self) -> Pipeline:
         """Return the pipeline. Raises ModelUnavailable if it is not built, or the error that keeps it from working."""

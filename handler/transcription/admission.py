@@ -30,6 +30,7 @@ class Place:
 
     def __init__(self, admission: "Admission") -> None:
         self.work: Work | None = None  # what is being done for the request, if anything is
+        self.only_receives = False  # nothing will be done before the request has another place
         self._admission = admission
 
     @property
@@ -37,11 +38,20 @@ class Place:
         """Whether something is being done for the request."""
         return self.work is not None and self.work.starved_s < STARVED_S
 
+    @property
+    def is_occupied(self) -> bool:
+        """Whether something is being done for the request, or soon will be."""
+        return not self.only_receives and (self.work is None or self.work.starved_s < STARVED_S)
+
+    def leave(self) -> None:
+        """Give the place back. Only the first call has an effect."""
+        self._admission.leave(self)
+
     def __enter__(self) -> "Place":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._admission.leave(self)
+        self.leave()
 
 
 class Admission:
@@ -54,6 +64,7 @@ class Admission:
         self._limit = limit
         self._places: set[Place] = set()
         self._waiting: deque[asyncio.Future[Place]] = deque()  # of those that wait, first come first
+        self._timer: asyncio.TimerHandle | None = None  # set while some wait
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -68,11 +79,10 @@ class Admission:
         return self._take()
 
     async def wait(self) -> Place:
-        """Wait until fewer than `limit` places are taken, in the order of asking, and return one."""
-        if len(self._places) < self._limit and not self._waiting:
-            return self._take()
+        """Wait until fewer than `limit` places are occupied, in the order of asking, and return one."""
         turn: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
+        self._hand_out()
         try:
             return await turn
         except asyncio.CancelledError:
@@ -83,10 +93,24 @@ class Admission:
     def leave(self, place: Place) -> None:
         """Give a place back, which may be given to one that waits."""
         self._places.discard(place)
-        while self._waiting and len(self._places) < self._limit:
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give places to those that wait, as far as there is room, and look again later if some still wait."""
+        while self._waiting and (self._waiting[0].done() or self._has_room()):
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(self._take())
+        if self._waiting and self._timer is None:  # a request whose audio stops coming tells nobody
+            self._timer = asyncio.get_running_loop().call_later(STARVED_S, self._look_again)
+
+    def _look_again(self) -> None:
+        self._timer = None
+        self._hand_out()
+
+    def _has_room(self) -> bool:
+        num_occupied = sum(place.is_occupied for place in self._places)
+        return num_occupied < self._limit and len(self._places) < OPEN_PER_PLACE * self._limit
 
     def _take(self) -> Place:
         place = Place(self)

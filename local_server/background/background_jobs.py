@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +13,12 @@ from handler.output.json_encoding import encode_json, to_jsonable
 from handler.schema.transcript import Progress
 from handler.settings import Settings
 from local_server.background.kept_results import KeptResults
-from local_server.background.webhook import RETRY_DELAYS_S, send_webhook
+from local_server.background.webhook import WebhookSender
 
 QUEUED, RUNNING, COMPLETED, FAILED = "queued", "running", "completed", "failed"
+PENDING, DELIVERED, NOT_DELIVERED = "pending", "delivered", "failed"  # what becomes of a job's message
 FOLDER = "jobs"  # in RESUME_DIR
-MAX_WEBHOOKS = 16  # that are sent at the same time
-CLOSE_S = 10.0  # for the webhooks of jobs that are cut off
+CLOSE_S = 10.0  # for the last messages of a server that stops
 Answer = dict[str, Any]
 
 
@@ -30,42 +30,52 @@ class BackgroundJob:
     callback_url: str | None
     created_at: float = field(default_factory=time.time)  # seconds since 1970
     status: str = QUEUED
-    progress: Progress | None = None
-    webhook: str | None = None  # `pending`, `delivered` or `failed`
+    webhook: str | None = None  # PENDING, DELIVERED or NOT_DELIVERED; None without callback_url
+    done_s: float | None = None  # seconds of audio that are done
+    total_s: float | None = None  # of how many, if known
+    is_removed: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the job waits or runs, or its message has not been taken yet."""
+        return self.status in (QUEUED, RUNNING) or self.webhook == PENDING
+
+    def begin(self) -> None:
+        """Record that the work has begun."""
+        self.status = RUNNING
 
     def report(self, progress: Progress) -> None:
         """Record how far the work has got."""
-        self.status, self.progress = RUNNING, progress
+        self.done_s, self.total_s = progress.done_s, progress.total_s
 
     def as_dict(self) -> dict[str, Any]:
         """Return what is told of the job while it has no result."""
         content: dict[str, Any] = {"id": self.id, "status": self.status, "created_at": round(self.created_at, 3)}
-        if self.progress is not None:
-            content |= {"done_s": round(self.progress.done_s, 3), "total_s": self.progress.total_s}
-        return content
+        if self.done_s is not None:
+            content |= {"done_s": round(self.done_s, 3), "total_s": self.total_s}
+        return content if self.webhook is None else content | {"webhook": self.webhook}
 
 
 Work = Callable[[BackgroundJob], Coroutine[Any, Any, Answer]]
 
 
 class BackgroundJobs:
-    """All jobs of one server. Use it in one event loop."""
+    """All jobs of one server. Use it in one event loop; only `num_open` may be read in any thread."""
 
     def __init__(self, settings: Settings) -> None:
         folder = None if settings.resume_dir is None else settings.resume_dir / FOLDER
         self._kept = KeptResults(folder, settings.job_keep_s)
         self._keep_s = settings.job_keep_s
         self._max_jobs = settings.max_jobs
-        self._secrets = settings.webhook_secrets
         self._jobs: dict[str, BackgroundJob] = {}  # that run, or whose result is kept
-        self._tasks: dict[str, asyncio.Task[None]] = {}  # of those that run, or whose webhook has not been called yet
-        self._webhook_turns = asyncio.Semaphore(MAX_WEBHOOKS)
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # of those that run, or whose message has not been taken yet
+        self._sender = WebhookSender(settings.webhook_secrets)
         self._kept.drop_old()
 
     @property
     def num_open(self) -> int:
-        """How many jobs are queued or running."""
-        return sum(job.status in (QUEUED, RUNNING) for job in self._jobs.values())
+        """How many jobs wait or run, or wait for their webhook."""
+        return sum(job.is_open for job in tuple(self._jobs.values()))
 
     def check_room(self) -> None:
         """Raise Overloaded if there are MAX_JOBS jobs already."""
@@ -78,7 +88,7 @@ class BackgroundJobs:
         Raises Overloaded if there are too many.
         """
         self.check_room()
-        job = BackgroundJob(uuid.uuid4().hex, callback_url, webhook=None if callback_url is None else "pending")
+        job = BackgroundJob(uuid.uuid4().hex, callback_url, webhook=None if callback_url is None else PENDING)
         self._jobs[job.id] = job
         task = asyncio.create_task(self._run(job, work))
         self._tasks[job.id] = task
@@ -100,15 +110,18 @@ class BackgroundJobs:
     async def remove(self, job_id: str) -> None:
         """End a job if it runs, and forget it and its result. Raises JobNotFound."""
         job, task = self._jobs.pop(job_id, None), self._tasks.get(job_id)
+        if job is not None:
+            job.is_removed = True
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         was_kept = await asyncio.to_thread(self._kept.remove, job_id)
-        if job is None and not was_kept:
+        if job is None and task is None and not was_kept:
             raise self._not_found()
 
     async def close(self, drain_s: float) -> None:
-        """Wait up to `drain_s` for all jobs and their webhooks. Jobs that are left fail, and their webhooks hear it."""
+        """Wait up to `drain_s` for all jobs. Those that are left fail. Each message that waits gets a last attempt."""
+        self._sender.close()
         tasks = set(self._tasks.values())
         if not tasks:
             return
@@ -120,20 +133,19 @@ class BackgroundJobs:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _not_found(self) -> JobNotFound:
-        return JobNotFound(
-            f"expected the id of a job that runs, or that ended at most {self._keep_s:g} s ago (JOB_KEEP_S)"
-        )
+        limit = f"at most {self._keep_s:g} s ago (JOB_KEEP_S)"
+        return JobNotFound(f"expected the id of a job that runs, or that ended {limit} and whose result is still kept")
 
     async def _run(self, job: BackgroundJob, work: Work) -> None:
-        started, delays_s = time.perf_counter(), RETRY_DELAYS_S
+        started = time.perf_counter()
         error: AsrError | None = None
         content: Answer = {}
         try:
             content = {"result": await work(job)}
         except asyncio.CancelledError:
-            if job.id not in self._jobs:  # nobody is to hear of it
+            if job.is_removed:  # nobody is to hear of it
                 raise
-            error, delays_s = Cancelled("the server is shutting down"), ()
+            error = Cancelled("the server is shutting down")
         except AsrError as exc:
             error = exc
         except Exception as exc:
@@ -143,35 +155,58 @@ class BackgroundJobs:
             content = {"error": error.as_dict()}
         code = "ok" if error is None else error.code
         logs.info("job", id=job.id, code=code, seconds=round(time.perf_counter() - started, 4))
-        record = await asyncio.to_thread(self._keep, job, COMPLETED if error is None else FAILED, content)
+        await self._keep(job, COMPLETED if error is None else FAILED, content)
+        if job.callback_url is not None and not job.is_removed:
+            await self._tell(job, job.callback_url)
+
+    async def _keep(self, job: BackgroundJob, status: str, content: Answer) -> None:
+        """Keep the record of a job that has ended, even if the caller is cancelled meanwhile."""
+        keeping = asyncio.ensure_future(asyncio.to_thread(self._write_record, job, status, content))
+        try:
+            await asyncio.shield(keeping)
+        except asyncio.CancelledError:
+            await keeping
+        except Exception as exc:  # such as too little memory
+            logs.error("job_not_kept", exc, job=job.id)
+        job.status = status
         asyncio.get_running_loop().call_later(self._keep_s, self._forget, job.id)
-        if job.callback_url is not None:
-            await self._call_webhook(job, job.callback_url, record, delays_s)
+
+    def _write_record(self, job: BackgroundJob, status: str, content: Answer) -> None:
+        ended_at = time.time()
+        times = {"ended_at": round(ended_at, 3), "kept_until": round(ended_at + self._keep_s, 3)}
+        about = {name: value for name, value in job.as_dict().items() if name != "webhook"}  # which is not known yet
+        self._kept.put(job.id, encode_json(to_jsonable({**about, "status": status, **times, **content})))
+        if job.is_removed:
+            self._kept.remove(job.id)
 
     def _forget(self, job_id: str) -> None:
         """Forget a job whose result has been kept long enough."""
         self._jobs.pop(job_id, None)
-        asyncio.get_running_loop().run_in_executor(None, self._kept.remove, job_id)
+        asyncio.get_running_loop().run_in_executor(None, self._kept.drop_old)
 
-    def _keep(self, job: BackgroundJob, status: str, content: Answer) -> bytes:
-        """Keep the record of a job that has ended, and return it."""
-        ended_at = time.time()
-        times = {"ended_at": round(ended_at, 3), "kept_until": round(ended_at + self._keep_s, 3)}
-        record = encode_json(to_jsonable({**job.as_dict(), "status": status, **times, **content}))
-        self._kept.put(job.id, record)
-        job.status = status
-        return record
-
-    async def _call_webhook(self, job: BackgroundJob, url: str, record: bytes, delays_s: Sequence[float]) -> None:
-        """Send the record of a job that has ended."""
+    async def _tell(self, job: BackgroundJob, url: str) -> None:
+        """Send the record of a job that has ended to its webhook."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         head = encode_json({"type": f"job.{job.status}", "timestamp": now})
-        body = head[:-1] + b', "data": ' + record + b"}"
+
+        def body() -> bytes:
+            # Read anew for each attempt, because many messages may wait for a receiver for long.
+            record = self._kept.get(job.id)
+            if record is None:
+                raise self._not_found()
+            return head[:-1] + b', "data": ' + record + b"}"
+
         try:
-            attempts = await send_webhook(url, job.id, body, self._secrets, self._webhook_turns, delays_s)
+            attempts = await self._sender.send(url, job.id, body)
+        except asyncio.CancelledError:
+            job.webhook = NOT_DELIVERED
+            raise
         except AsrError as exc:
-            job.webhook = "failed"
+            job.webhook = NOT_DELIVERED
             logs.warning("webhook_failed", id=job.id, **exc.as_dict())
+        except Exception as exc:
+            job.webhook = NOT_DELIVERED
+            logs.error("webhook_crashed", exc, id=job.id)
         else:
-            job.webhook = "delivered"
+            job.webhook = DELIVERED
             logs.info("webhook", id=job.id, attempts=attempts)

@@ -2,7 +2,7 @@
 
 import os
 import re
-import secrets
+import stat
 import threading
 import time
 from contextlib import suppress
@@ -11,6 +11,7 @@ from pathlib import Path
 from handler import logs
 
 MAX_BYTES = 1024**3  # of all results; the oldest are dropped first
+DRAFT_PREFIX = "draft-"  # of a file that is being written, or was when its process ended
 NAME = re.compile(r"[0-9a-f]{32}", re.ASCII)  # of a result
 
 
@@ -27,13 +28,17 @@ class KeptResults:
 
     def put(self, name: str, content: bytes) -> None:
         """Keep a result. If the folder cannot take it, log a warning and keep it in memory."""
+        try:
+            if self._folder is None:
+                self._put_in_memory(name, content)
+            else:
+                _write(self._folder, name, content)
+        except OSError as exc:
+            logs.warning("result_not_kept", folder=str(self._folder), reason=exc.strerror)
+            self._put_in_memory(name, content)
         self.drop_old()
-        if self._folder is not None:
-            try:
-                self._write(self._folder, name, content)
-                return
-            except OSError as exc:
-                logs.warning("result_not_kept", folder=str(self._folder), reason=exc.strerror)
+
+    def _put_in_memory(self, name: str, content: bytes) -> None:
         with self._lock:
             self._in_memory[name] = (time.time(), content)
 
@@ -47,20 +52,12 @@ class KeptResults:
                 return self._in_memory[name][1]
         with suppress(OSError):
             if self._folder is not None:
-                return (self._folder / name).read_bytes()
+                return _read(self._folder / name)
         return None
 
     def remove(self, name: str) -> bool:
         """Remove a result, and return whether there was one."""
-        if not NAME.fullmatch(name):
-            return False
-        with self._lock:
-            was_there = self._in_memory.pop(name, None) is not None
-        with suppress(OSError):
-            if self._folder is not None:
-                (self._folder / name).unlink()
-                was_there = True
-        return was_there
+        return NAME.fullmatch(name) is not None and self._drop(name)
 
     def drop_old(self) -> None:
         """Remove results that are older than `keep_s`, and the oldest ones down to `max_bytes`."""
@@ -71,8 +68,18 @@ class KeptResults:
         for put_at, size, name in sorted(kept):
             if total <= self._max_bytes and time.time() - put_at < self._keep_s:
                 return
-            self.remove(name)
+            self._drop(name)
             total -= size
+
+    def _drop(self, name: str) -> bool:
+        """Remove what has this name, and return whether there was anything."""
+        with self._lock:
+            was_there = self._in_memory.pop(name, None) is not None
+        with suppress(OSError):
+            if self._folder is not None:
+                (self._folder / name).unlink()
+                was_there = True
+        return was_there
 
     def _files(self) -> list[tuple[float, int, str]]:
         """Return when each file in the folder was written, its size in bytes, and its name."""
@@ -80,20 +87,30 @@ class KeptResults:
         with suppress(OSError):  # there is no folder yet
             for entry in os.scandir(self._folder) if self._folder is not None else ():
                 with suppress(OSError):  # another process may remove it at the same time
-                    if NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                    if NAME.fullmatch(entry.name.removeprefix(DRAFT_PREFIX)) and entry.is_file(follow_symlinks=False):
                         status = entry.stat(follow_symlinks=False)
                         found.append((status.st_mtime, status.st_size, entry.name))
         return found
 
-    @staticmethod
-    def _write(folder: Path, name: str, content: bytes) -> None:
-        """Write a file that only its owner may read. Raises OSError."""
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = folder / f"draft-{secrets.token_hex(8)}"
-        try:
-            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
-                file.write(content)
-            draft.replace(folder / name)
-        except OSError:
-            draft.unlink(missing_ok=True)
-            raise
+
+def _read(path: Path) -> bytes:
+    """Return the content of a file. Raises OSError, also if the path is a link or no file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError("expected a file")
+        return file.read()
+
+
+def _write(folder: Path, name: str, content: bytes) -> None:
+    """Write a file that only its owner may read. Raises OSError."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = folder / f"{DRAFT_PREFIX}{name}"
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(draft, flags, 0o600), "wb") as file:
+            file.write(content)
+        draft.replace(folder / name)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise

@@ -10,8 +10,9 @@ import hashlib
 import hmac
 import io
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from weakref import WeakValueDictionary
 
 from handler.audio.address_guard import resolve
 from handler.audio.transfer import Transfer
@@ -20,6 +21,7 @@ from handler.audio.urls import public_url, split_http_url
 from handler.errors import AsrError, DownloadFailed, InvalidRequest, UploadFailed, UploadRefused
 
 ATTEMPT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 60.0, 15.0
+MAX_AT_ONCE, MAX_PER_HOST = 64, 4  # messages that are being sent
 RETRY_DELAYS_S: tuple[float, ...] = (1.0, 5.0, 30.0, 120.0, 600.0)  # between one attempt and the next
 
 
@@ -38,43 +40,56 @@ async def check_webhook(url: str) -> None:
         await asyncio.to_thread(resolve, url, public_url(url))
 
 
-async def send_webhook(
-    url: str,
-    message_id: str,
-    body: bytes,
-    secrets: Sequence[bytes],
-    turns: asyncio.Semaphore,
-    delays_s: Sequence[float],
-) -> int:
-    """POST a JSON body until it is taken, and return how many attempts that took.
+class WebhookSender:
+    """Sends messages, a few at a time to each host. Use it in one event loop."""
 
-    Each attempt takes one of `turns`. After a failure, wait for the next of `delays_s`. Raises the error of the last
-    attempt, once there is no other or another one cannot succeed.
-    """
-    for attempt, delay_s in enumerate([*delays_s, None], 1):
+    def __init__(self, secrets: Sequence[bytes]) -> None:
+        """Take the secrets that sign each message."""
+        self._secrets = secrets
+        self._is_closing = asyncio.Event()
+        self._turns = asyncio.Semaphore(MAX_AT_ONCE)
+        self._turns_of_host: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    def close(self) -> None:
+        """Let each message that waits for another attempt have it now, as the last one."""
+        self._is_closing.set()
+
+    async def send(self, url: str, message_id: str, body: Callable[[], bytes]) -> int:
+        """POST a JSON body until it is taken, and return how many attempts that took.
+
+        `body` returns it, and is called in a thread before each attempt. Raises the error of the last attempt, once
+        there is no other or another one cannot succeed.
+        """
+        host, _ = split_http_url(url) or ("", 0)
+        turns_of_host = self._turns_of_host.setdefault(host, asyncio.Semaphore(MAX_PER_HOST))
+        for attempt, delay_s in enumerate([*RETRY_DELAYS_S, None], 1):
+            try:
+                async with turns_of_host, self._turns:
+                    await self._attempt(url, message_id, body)
+                return attempt
+            except AsrError as exc:
+                if delay_s is None or not exc.retryable or self._is_closing.is_set():
+                    raise
+            with suppress(TimeoutError):
+                async with asyncio.timeout(delay_s):
+                    await self._is_closing.wait()
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _attempt(self, url: str, message_id: str, body: Callable[[], bytes]) -> None:
+        def post(transfer: Transfer) -> None:
+            timestamp, content = int(time.time()), body()
+            headers = {
+                "Content-Type": "application/json",
+                "webhook-id": message_id,
+                "webhook-timestamp": str(timestamp),
+                "webhook-signature": sign(message_id, timestamp, content, self._secrets),
+            }
+            _post(transfer, url, content, headers)
+
         try:
-            async with turns:
-                await _attempt(url, message_id, body, secrets)
-            return attempt
-        except AsrError as exc:
-            if delay_s is None or not exc.retryable:
-                raise
-            await asyncio.sleep(delay_s)
-    raise AssertionError("the last attempt returns or raises")
-
-
-async def _attempt(url: str, message_id: str, body: bytes, secrets: Sequence[bytes]) -> None:
-    timestamp = int(time.time())
-    headers = {
-        "Content-Type": "application/json",
-        "webhook-id": message_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": sign(message_id, timestamp, body, secrets),
-    }
-    try:
-        await run_transfer(lambda transfer: _post(transfer, url, body, headers), ATTEMPT_TIMEOUT_S)
-    except TimeoutError:
-        raise UploadFailed(f"{public_url(url)} took no message within {ATTEMPT_TIMEOUT_S:g} s") from None
+            await run_transfer(post, ATTEMPT_TIMEOUT_S)
+        except TimeoutError:
+            raise UploadFailed(f"{public_url(url)} took no message within {ATTEMPT_TIMEOUT_S:g} s") from None
 
 
 def _post(transfer: Transfer, url: str, body: bytes, headers: dict[str, str]) -> None:

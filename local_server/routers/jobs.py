@@ -52,6 +52,8 @@ async def _create(request: Request, state: ServerState, jobs: BackgroundJobs) ->
     is_upload = request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON
     # A file takes up room from the first byte on; an address can wait until there is a place.
     async with receive_body(request, pipeline, settings, is_admitted=is_upload) as body:
+        if body.place is not None:
+            body.place.only_receives = True
 
         async def parse(_: AsyncExitStack) -> tuple[AudioSource, Options, str | None]:
             source, options, callback_url = await parse_job_request(
@@ -81,15 +83,16 @@ async def _start(
     options: Options,
     callback_url: str | None,
 ) -> BackgroundJob:
-    """Start a job, which takes over what belongs to its request."""
-    place, life = body.place, body.life.pop_all()
+    """Start a job, which takes over what belongs to its request, and waits for a place."""
+    life = body.life.pop_all()
+    if body.place is not None:
+        body.place.leave()  # with which the file has been received
 
     async def work(job: BackgroundJob) -> Answer:
         async with life:
-            if place is not None:
+            with await pipeline.wait_for_place() as place:
+                job.begin()
                 return await _transcribe(pipeline, source, options, place, job)
-            with await pipeline.wait_for_place() as own_place:
-                return await _transcribe(pipeline, source, options, own_place, job)
 
     try:
         return await jobs.start(work, callback_url)

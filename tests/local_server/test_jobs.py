@@ -1,5 +1,6 @@
 """Jobs of the HTTP server: answered at once, transcribed later, told under their id and to a webhook."""
 
+import asyncio
 import base64
 import json
 from collections.abc import Iterator
@@ -11,10 +12,13 @@ import numpy as np
 import openai
 import pytest
 
+from handler.errors import JobNotFound
 from handler.transcription.pipeline import Pipeline
-from local_server.background import background_jobs, webhook
+from local_server.background import webhook
+from local_server.background.background_jobs import BackgroundJob, BackgroundJobs
+from tests.conftest import settings
 from tests.support.serving import Server, read_metrics, serving, wait_until
-from tests.support.speech import FOX, say, silence, wav
+from tests.support.speech import FOX, SENTENCES, say, wav
 from tests.support.web import Web
 from tests.support.webhook_receiver import Message, WebhookReceiver
 from tests.support.word_errors import word_error_rate
@@ -39,7 +43,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
 @pytest.fixture(autouse=True)
 def webhooks_on_loopback_without_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS", "true")
-    monkeypatch.setattr(background_jobs, "RETRY_DELAYS_S", (0.0, 0.0))
+    monkeypatch.setattr(webhook, "RETRY_DELAYS_S", (0.0, 0.0))
 
 
 def client_of(server: Server) -> httpx.Client:
@@ -156,7 +160,7 @@ def test_a_job_waits_for_its_turn_and_can_be_ended(server: Server, client: httpx
 
 def test_a_job_tells_how_far_it_has_got(client: httpx.Client, web: Web) -> None:
     url = f"{web.url}/partly?/long.wav"
-    web.put("/long.wav", wav(np.tile(np.concatenate((say(FOX), silence(1))), 40)))
+    web.put("/long.wav", wav(np.concatenate([say(text) for text in SENTENCES * 4])))
     created = client.post("/jobs", json={"url": url})
     wait_until(lambda: client.get(created.headers["Location"]).json().get("done_s"))
     job = client.get(created.headers["Location"]).json()
@@ -232,6 +236,52 @@ def test_results_in_a_folder_outlive_the_server(pipeline: Pipeline, tmp_path: Pa
         assert client.delete(f"/jobs/{job['id']}").status_code == 204
         assert client.get(f"/jobs/{job['id']}").status_code == 404
     assert not list((tmp_path / "jobs").iterdir())
+
+
+def test_a_server_that_stops_tries_a_last_time(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(webhook, "RETRY_DELAYS_S", (3600.0,))
+    with WebhookReceiver(503) as receiver:
+        with serving(pipeline, webhook_secrets=(bytes(32),)) as server, client_of(server) as client:
+            client.post("/jobs", params={"callback_url": receiver.url}, content=SPEECH)
+            wait_until(lambda: receiver.messages)
+        assert len(receiver.messages) == 2
+
+
+async def test_a_job_that_is_removed_while_it_ends_leaves_nothing(tmp_path: Path) -> None:
+    jobs = BackgroundJobs(settings(resume_dir=tmp_path))
+
+    async def work(_: BackgroundJob) -> dict[str, Any]:
+        return {"text": "a" * 5_000_000}
+
+    for turns in range(30):  # of the event loop before the removal
+        job = await jobs.start(work, None)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await jobs.remove(job.id)
+        with pytest.raises(JobNotFound):
+            await jobs.describe(job.id)
+    await asyncio.to_thread(jobs._kept.drop_old)
+    assert not await asyncio.to_thread(lambda: list((tmp_path / "jobs").iterdir()))
+    assert jobs.num_open == 0
+
+
+async def test_a_job_whose_record_cannot_be_kept_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    jobs = BackgroundJobs(settings())
+    monkeypatch.setattr(jobs._kept, "put", fail)
+
+    async def work(_: BackgroundJob) -> dict[str, Any]:
+        return {}
+
+    job = await jobs.start(work, None)
+    await jobs.close(60)
+    assert jobs.num_open == 0
+    with pytest.raises(JobNotFound):
+        await jobs.describe(job.id)
 
 
 def test_a_server_that_stops_ends_its_jobs_and_says_so(pipeline: Pipeline, web: Web, tmp_path: Path) -> None:

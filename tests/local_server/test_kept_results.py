@@ -1,6 +1,7 @@
 """Results that are kept for a while, in memory and in a folder."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ def test_results_are_kept_until_there_are_too_many(in_folder: bool, tmp_path: Pa
     for number, name in enumerate(NAMES):
         kept.put(name, b"1234")
         if in_folder:
-            os.utime(tmp_path / "jobs" / name, (10**10 + number, 10**10 + number))
+            os.utime(tmp_path / "jobs" / name, (time.time() - 100 + number,) * 2)
     kept.drop_old()
     assert [kept.get(name) for name in NAMES] == [None, b"1234", b"1234"]
     assert kept.remove(NAMES[1])
@@ -39,8 +40,17 @@ def test_nothing_but_results_is_read_or_removed(tmp_path: Path) -> None:
     for name in ("other", "link", "../other", "", "\0"):
         assert kept.get(name) is None
         assert not kept.remove(name)
+    (tmp_path / NAMES[1]).symlink_to(tmp_path / "other")
+    assert KeptResults(tmp_path, 3600).get(NAMES[1]) is None
+    (tmp_path / NAMES[1]).unlink()
     assert kept.get(NAMES[0]) is None
     assert {path.name for path in tmp_path.iterdir()} == {"other", "link"}
+
+
+def test_what_a_process_left_half_written_is_dropped(tmp_path: Path) -> None:
+    (tmp_path / f"draft-{NAMES[0]}").write_bytes(b"1")
+    KeptResults(tmp_path, 0).drop_old()
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_the_owner_may_read_a_result(tmp_path: Path) -> None:

@@ -99,3 +99,15 @@ async def test_no_place_is_lost_or_given_twice(seed: int) -> None:
         tasks = [task for task in tasks if not task.done()]
         await asyncio.sleep(0)
     assert not admission.places
+
+
+@pytest.mark.parametrize("stalled", ["starved", "receiving"])
+async def test_one_that_waits_does_not_wait_for_an_upload_that_stalls(stalled: str) -> None:
+    admission = Admission(1)
+    place = enter(admission, Busy(STARVED_S) if stalled == "starved" else None)
+    place.only_receives = stalled == "receiving"
+    with await admission.wait():
+        assert len(admission.places) == 2
+    place.leave()
+    place.leave()
+    assert not admission.places
