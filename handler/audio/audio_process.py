@@ -4,7 +4,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -64,7 +64,7 @@ class AudioProcess:
         self.cpu_s = 0.0  # processor seconds that the audio process has spent
         self.vad_s = 0.0  # those of them that it took to detect speech
 
-    def blocks(self) -> Iterator[NDArray[np.float32]]:
+    def blocks(self) -> Generator[NDArray[np.float32]]:
         """Yield the audio in blocks of samples at 16 kHz. [n, channels]
 
         While a block is used, the process decodes the next one. All blocks have the same number of channels. Raises

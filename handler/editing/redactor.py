@@ -40,7 +40,7 @@ class Redactor:
     """Replaces what is sensitive in segments by placeholders such as `[CARD]`, and counts it."""
 
     def __init__(self, kinds: Collection[str]) -> None:
-        """Take the kinds of what is sensitive, of options.REDACTED_KINDS."""
+        """Take the kinds of what is sensitive, of REDACTED_KINDS."""
         self.kinds = kinds
         self._held: list[Segment] = []  # in chronological order
         self.counts: Counter[str] = Counter()

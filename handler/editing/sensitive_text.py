@@ -12,7 +12,7 @@ from handler.editing.ibans import OPEN_IBAN, find_ibans
 from handler.editing.mail_addresses import OPEN_EMAIL, find_emails
 from handler.editing.phone_numbers import find_phones
 from handler.editing.spoken_digits import OPEN_NUMBER, digits_of, runs, span_of
-from handler.schema.options import REDACTED_KINDS
+from handler.schema.option_parsers import REDACTED_KINDS
 
 MAX_OPEN_CHARS = 400  # of text at the end that may go on as something sensitive
 MIN_DIGITS = 4  # digits in a row

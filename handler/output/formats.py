@@ -171,7 +171,7 @@ def to_srt(transcript: Transcript) -> str:
     blocks = []
     for number, cue in enumerate(cues(transcript.segments, transcript.duration), 1):
         speaker = "" if cue.speaker is None else f"{cue.speaker}: "
-        lines = speaker + "".join(f"{without_markup(line)}\n" for line in cue.lines)
+        lines = without_markup(speaker) + "".join(f"{without_markup(line)}\n" for line in cue.lines)
         blocks.append(f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{lines}")
     return "\n".join(blocks)
 
@@ -185,7 +185,7 @@ def to_vtt(transcript: Transcript) -> str:
     blocks = []
     for cue in cues(transcript.segments, transcript.duration):
         voice = "" if cue.channel is None else f"<v channel {cue.channel}>"
-        voice = voice if cue.speaker is None else f"<v {cue.speaker}>"
+        voice = voice if cue.speaker is None else f"<v {_escape_markup(cue.speaker)}>"
         lines = "".join(f"{line}\n" for line in cue.lines)
         blocks.append(f"\n{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{voice}{_escape_markup(lines)}")
     return "WEBVTT\n" + "".join(blocks)
@@ -200,7 +200,7 @@ def to_tsv(transcript: Transcript) -> str:
     for segment in transcript.segments:
         rows.append([str(round(segment.start * 1000)), str(round(segment.end * 1000)), to_cell(segment.text)])
         if transcript.options.diarize:
-            rows[-1].append(segment.speaker or "")
+            rows[-1].append(to_cell(segment.speaker or ""))
     if transcript.options.diarize:
         head.append("speaker")
     return "".join("\t".join(row) + "\n" for row in (head, *rows))

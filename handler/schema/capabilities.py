@@ -42,6 +42,7 @@ class Capabilities:
     sampling: bool = False  # temperatures above 0, and therefore a second try for a window that fails a threshold
     beam_search: bool = False
     diarization: bool = False  # speakers are told apart, by a model of its own
+    known_speakers: bool = False  # which compares them with references, too
     text_tokens: int = 0  # number of text tokens that can be suppressed; their ids are 0 to text_tokens − 1
     longest_window_s: float = 30.0  # longest stretch of audio that the model decodes as a whole
 
@@ -76,6 +77,11 @@ def _check_abilities(options: Options, capabilities: Capabilities, model_id: str
     if options.diarize and not capabilities.diarization:
         raise InvalidRequest(
             f"diarize must be left out or false: beside {model_id}, DIARIZE_MODEL names no model for it", "diarize"
+        )
+    if options.known_speaker_names and not capabilities.known_speakers:
+        raise InvalidRequest(
+            f"known_speaker_names must be left out: beside {model_id}, DIARIZE_MODEL names no model for it",
+            "known_speaker_names",
         )
     if options.timestamps == "word" and not capabilities.word_times:
         raise InvalidRequest(f"timestamps must be segment: {model_id} tells no times of words", "timestamps")

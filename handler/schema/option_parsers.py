@@ -9,6 +9,8 @@ from handler.validators import Unexpected, integer, number, string
 
 MIN_TEMPERATURE_STEP = 0.05  # smallest difference between two fallback temperatures
 MAX_SPEAKERS = 64
+REDACTED_KINDS = ("email", "iban", "card", "phone", "digits")
+MAX_KNOWN_SPEAKERS, MAX_NAME_CHARS = 10, 64
 MAX_REPLACEMENTS, MAX_PHRASE_CHARS = 500, 400
 _SPEAKERS = re.compile(r"\d{1,3} *- *\d{1,3}", re.ASCII)
 _TOKEN_ID = re.compile(r"-1|[0-9]{1,9}")
@@ -47,6 +49,38 @@ def replacements(value: object) -> tuple[tuple[str, str], ...]:
     if any(not phrase or len(phrase + other) > MAX_PHRASE_CHARS for phrase, other in pairs):
         raise Unexpected(f"phrases of 1 to {MAX_PHRASE_CHARS} characters together with what replaces them")
     return pairs
+
+
+def texts(value: object) -> tuple[str, ...]:
+    """Return texts, which may be a list, the same as JSON in a string, or one text."""
+    items: Any = value
+    if isinstance(value, str):
+        items = [value]
+        with suppress(ValueError, RecursionError):
+            items = json.loads(value) if value.startswith("[") else items
+    if not isinstance(items, list | tuple) or not 0 < len(items) <= MAX_KNOWN_SPEAKERS:
+        raise Unexpected(f"a list of 1 to {MAX_KNOWN_SPEAKERS} texts, as JSON in a string, or one text")
+    return tuple(string(item) for item in items)
+
+
+def speaker_names(value: object) -> tuple[str, ...]:
+    """Return the names of speakers, which are all different."""
+    names = tuple(name.strip() for name in texts(value))
+    if len(set(names)) < len(names) or not all(map(_is_name, names)):
+        raise Unexpected(f"different names of 1 to {MAX_NAME_CHARS} characters, on one line")
+    return names
+
+
+def _is_name(name: str) -> bool:
+    return 0 < len(name) <= MAX_NAME_CHARS and name.isprintable()
+
+
+def redacted_kinds(value: object) -> tuple[str, ...]:
+    """Return kinds of what is redacted, in the order of REDACTED_KINDS."""
+    items: Any = [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not items or not all(item in REDACTED_KINDS for item in items):
+        raise Unexpected(f"one or several of {', '.join(REDACTED_KINDS)}, comma-separated or as a list")
+    return tuple(kind for kind in REDACTED_KINDS if kind in items)
 
 
 def token_ids(value: object) -> tuple[int, ...]:

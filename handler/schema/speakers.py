@@ -1,6 +1,7 @@
 """Who of some speakers speaks when, and the protocol of what finds it out. Knows no network and no word."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +30,8 @@ class SpeakerActivity:
     active: NDArray[np.bool_]  # [frames, speakers]
     frame_s: float
     start_s: float = 0.0
+    voices: NDArray[np.float32] | None = None  # [speakers, d], of length 1, or 0 if unknown; None if there are none
+    names: Mapping[int, str] = field(default_factory=dict)  # of speakers who are known
 
     @property
     def num_speakers(self) -> int:
@@ -112,6 +115,7 @@ class SpeakerModel(Protocol):
 
     model_id: str
     max_speakers: int  # in one recording
+    compares_voices: bool  # speakers of different recordings can be compared, by SpeakerActivity.voices
 
     def new_diarizer(self) -> Diarizer:
         """Return what hears one recording."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from handler.schema.option_parsers import MAX_SPEAKERS
 from handler.schema.speakers import SpeakerActivity, SpeakerCount, by_first_turn, runs
 from handler.schema.window import SAMPLE_RATE, Samples
-from handler.speakers.clustering import Voice, group_voices
+from handler.speakers.clustering import Voice, group_voices, middle_voices
 from handler.speakers.embedding_network import EmbeddingNetwork
 from handler.speakers.filterbank import HOP, Filterbank
 from handler.speakers.segmentation_network import CHUNK, FIRST_FRAME_S, FRAME_S, NUM_FRAMES, SegmentationNetwork
@@ -65,6 +65,7 @@ class ChunkSpeakerModel:
     """A speaker model that consists of these networks."""
 
     max_speakers = MAX_SPEAKERS
+    compares_voices = True
 
     def __init__(self, model_id: str, networks: SpeakerNetworks) -> None:
         self.model_id = model_id
@@ -182,7 +183,8 @@ class ChunkDiarizer:
             rank = (-votes[rows]).argsort(1, kind="stable").argsort(1, kind="stable")
             is_active[rows] = (rank < number[rows, None]) & (votes[rows] > 0)
         order = by_first_turn(is_active)
-        return SpeakerActivity(is_active[:, order], FRAME_S, FIRST_FRAME_S - FRAME_S / 2)
+        voices = middle_voices(self._voices, groups)[order]
+        return SpeakerActivity(is_active[:, order], FRAME_S, FIRST_FRAME_S - FRAME_S / 2, voices)
 
 
 def _short_runs(active: NDArray[np.bool_]) -> list[tuple[int, int]]:

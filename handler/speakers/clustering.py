@@ -16,6 +16,7 @@ MAX_CLUSTERED = 2000  # voices that are compared with each other; their number s
 LONE_THRESHOLD = 0.85  # a cosine distance, within which a single voice is not somebody of its own
 SURE_S = 1.0  # of solo speech; a voice with less is compared with groups, and makes none of its own
 _NEARBY = 100  # voices before and behind one among which its group is looked for
+_NO_LENGTH = 1e-9
 _APART = 2.0  # the distance of two voices that cannot be the same, which is as much as there is
 
 
@@ -42,7 +43,7 @@ def group_voices(voices: Sequence[Voice], count: SpeakerCount, threshold: float)
         return [0] * len(voices)
     sure = _sure(voices, heard)
     found = _cluster([voices[index] for index in sure], count, threshold)
-    centers = _centers([voices[index] for index in sure], found)
+    centers = middle_voices([voices[index] for index in sure], found)
     groups: list[int | None] = [None] * len(voices)
     for index in heard:
         vector = voices[index].vector
@@ -137,8 +138,12 @@ def _join_lone(groups: NDArray[np.int32], vectors: NDArray[np.float32], count: S
     return np.unique(groups, return_inverse=True)[1].astype(np.int32)
 
 
-def _centers(voices: Sequence[Voice], groups: Sequence[int]) -> NDArray[np.float32]:
-    """Return the middle of each group of voices, of length 1. [groups, d]"""
-    vectors, numbers = np.stack([voice.vector for voice in voices if voice.vector is not None]), np.asarray(groups)
-    centers = np.stack([vectors[numbers == group].mean(0) for group in range(numbers.max() + 1)])
-    return (centers / np.linalg.norm(centers, axis=1, keepdims=True)).astype(np.float32)  # type: ignore[no-any-return]
+def middle_voices(voices: Sequence[Voice], groups: Sequence[int]) -> NDArray[np.float32]:
+    """Return the middle of each group of voices, of length 1, or 0 if no voice of it has a vector. [groups, d]"""
+    heard = [(voice.vector, group) for voice, group in zip(voices, groups, strict=True) if voice.vector is not None]
+    size = len(heard[0][0]) if heard else 0
+    sums = np.zeros((max(groups, default=-1) + 1, size), np.float32)
+    for vector, group in heard:
+        sums[group] += vector
+    lengths: NDArray[np.float32] = np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), _NO_LENGTH)
+    return (sums / lengths).astype(np.float32)

@@ -50,6 +50,8 @@ class FrameNetwork:
 class FrameSpeakerModel:
     """A speaker model that consists of such a network."""
 
+    compares_voices = False  # it tells who is who in one recording alone
+
     def __init__(self, model_id: str, network: FrameNetwork) -> None:
         self.model_id = model_id
         self.max_speakers: int = network.network.config.head_config.num_speakers

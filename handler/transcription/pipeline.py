@@ -56,6 +56,13 @@ class PipelineStats:
     device_s_by_temperature: dict[float, float]  # see Runner
 
 
+def _capabilities(engine: Engine, speaker_model: SpeakerModel | None) -> Capabilities:
+    """Return what both models can do."""
+    if speaker_model is None:
+        return engine.capabilities
+    return replace(engine.capabilities, diarization=True, known_speakers=speaker_model.compares_voices)
+
+
 class Pipeline:
     """Transcribes many requests concurrently on one engine. All of them belong to one event loop at a time."""
 
@@ -83,7 +90,7 @@ class Pipeline:
         self.runner = Runner(engine)
         # A request needs one thread, to cut its audio into windows, so no request waits for another's.
         self.threads = ThreadPoolExecutor(OPEN_PER_PLACE * settings.max_requests, thread_name_prefix="audio")
-        self._capabilities = replace(engine.capabilities, diarization=speaker_model is not None)
+        self._capabilities = _capabilities(engine, speaker_model)
         self._resources = SharedResources(
             settings=settings,
             engine=engine,

@@ -1,6 +1,7 @@
 """Run one request: cut windows, decode them, reorder and merge their text. Knows no way in and no model."""
 
 import asyncio
+from dataclasses import replace
 
 from handler.audio.source import AudioSource
 from handler.editing.requested_edits import RequestedEdits
@@ -14,6 +15,7 @@ from handler.transcription.caching_decoder import CachingDecoder
 from handler.transcription.diarization import Diarization
 from handler.transcription.engine_client import EngineClient
 from handler.transcription.ingest import WindowProducer
+from handler.transcription.known_speakers import KnownSpeakers
 from handler.transcription.language_detector import LanguageDetector
 from handler.transcription.reorder_buffer import ReorderBuffer
 from handler.transcription.request_deadline import RequestDeadline
@@ -41,6 +43,7 @@ class Request:
         self._timeline = Timeline()
         self._deadline = RequestDeadline(resources, options, self._timeline, limit_s)
         self._diarization = Diarization.of(resources, options)
+        self._known_speakers = KnownSpeakers(resources, options)
         self._producer = WindowProducer(resources, options, self._timeline, self._diarization)
         self._engine = EngineClient(resources.runner, resources.counters, options.temperature)
         decoder = WindowDecoder(self._engine, options, resources.engine.max_batch_size)
@@ -79,6 +82,7 @@ class Request:
         """Stop all background work for this request."""
         self._producer.close()
         self._engine.cancel()
+        self._known_speakers.close()
         if self._diarization is not None:
             self._diarization.stop_hearing()
 
@@ -114,7 +118,7 @@ class Request:
             found = await diarization.finish(PARTIAL_SPEAKERS_S if has_expired else self._deadline.left_s)
         if found is None:
             raise DeadlineExceeded(f"{self._deadline.limit.expectation}; the speakers were not told apart by then")
-        return found
+        return [replace(each, names=self._known_speakers.names_in(each)) for each in found]
 
     async def _decode_all(self) -> None:
         """Decode all windows concurrently, or one by one in each channel if each window needs the previous text."""
@@ -122,6 +126,7 @@ class Request:
         previous: dict[int | None, asyncio.Task[str]] = {}  # the task that decodes each channel's latest window
         try:
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._known_speakers.hear())
                 while window := first_windows.pop(0) if first_windows else await self._next_window():
                     task = tasks.create_task(self._decode(window, previous.get(window.channel)))
                     if self._options.condition_on_previous_text:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import count, groupby
 
 from handler.schema.speakers import SpeakerActivity
 from handler.schema.transcript import Segment, Word
@@ -16,13 +16,15 @@ CLEAR_SHARE = 0.6  # of a word during which its speaker must be heard to be clea
 def name_speakers(segments: Sequence[Segment], speakers: Speakers) -> list[Segment]:
     """Return the segments with the names of their speakers, in parts if the speaker changes in one.
 
-    Speakers are called A, B, …, in the order of the activity of each channel, one channel after the other.
+    Speakers who are not known are called A, B, …, in the order of the activity of each channel, one channel after the
+    other.
     """
+    names = _names(speakers)
     named: list[Segment] = []
     for segment in segments:
         channel = segment.channel or 0
         if channel < len(speakers):
-            named += _name(segment, speakers[channel], sum(each.num_speakers for each in speakers[:channel]))
+            named += _name(segment, speakers[channel], names[channel])
         else:
             named.append(segment)
     return sorted(named, key=lambda segment: (segment.start, segment.channel or 0))
@@ -31,6 +33,16 @@ def name_speakers(segments: Sequence[Segment], speakers: Speakers) -> list[Segme
 def speakers_of(segments: Sequence[Segment]) -> tuple[str, ...]:
     """Return who speaks, in the order of first words."""
     return tuple(dict.fromkeys(segment.speaker for segment in segments if segment.speaker is not None))
+
+
+def _names(speakers: Speakers) -> list[list[str]]:
+    """Return the names of the speakers of each channel."""
+    known = {name for activity in speakers for name in activity.names.values()}
+    letters = (name for name in map(speaker_name, count()) if name not in known)
+    return [
+        [activity.names.get(number) or next(letters) for number in range(activity.num_speakers)]
+        for activity in speakers
+    ]
 
 
 def speaker_name(number: int) -> str:
@@ -43,17 +55,17 @@ def speaker_name(number: int) -> str:
     return name
 
 
-def _name(segment: Segment, activity: SpeakerActivity, first: int) -> list[Segment]:
-    """Return a segment with its speakers, whose numbers begin at `first`."""
+def _name(segment: Segment, activity: SpeakerActivity, names: Sequence[str]) -> list[Segment]:
+    """Return a segment with its speakers."""
     if not segment.words:
         number = _speaker_at(activity, segment.start, segment.end)
-        return [_with_speaker(segment, number, activity, first)]
+        return [_with_speaker(segment, number, activity, names)]
     numbers = _speakers_of_words(segment.words, activity)
     parts: list[Segment] = []
     for number, pairs in groupby(zip(numbers, segment.words, strict=True), key=lambda pair: pair[0]):
-        name = None if number is None else speaker_name(first + number)
+        name = None if number is None else names[number]
         words = tuple(replace(word, speaker=name) for _, word in pairs)
-        parts.append(_with_speaker(_part_of(segment, words), number, activity, first))
+        parts.append(_with_speaker(_part_of(segment, words), number, activity, names))
     return parts
 
 
@@ -71,11 +83,11 @@ def _part_of(segment: Segment, words: tuple[Word, ...]) -> Segment:
     )
 
 
-def _with_speaker(segment: Segment, number: int | None, activity: SpeakerActivity, first: int) -> Segment:
+def _with_speaker(segment: Segment, number: int | None, activity: SpeakerActivity, names: Sequence[str]) -> Segment:
     present = activity.speakers_at(segment.start, segment.end)
     others = [other for other, share in present if other != number and share >= MIN_OVERLAP]
-    name = None if number is None else speaker_name(first + number)
-    return replace(segment, speaker=name, overlapping=tuple(speaker_name(first + other) for other in others))
+    name = None if number is None else names[number]
+    return replace(segment, speaker=name, overlapping=tuple(names[other] for other in others))
 
 
 def _speaker_at(activity: SpeakerActivity, start: float, end: float) -> int | None:

@@ -32,7 +32,16 @@ from handler.transcription.decoded_window import DecodedWindow
 IRRELEVANT_OPTIONS = (
     *("format", "timestamps", "start_at", "partial", "language"),
     *("audio_track", "input_format", "sample_rate", "input_channels"),
-    *("diarize", "speakers", "languages", "paragraphs", "replace", "redact"),
+    *(
+        "diarize",
+        "speakers",
+        "known_speaker_names",
+        "known_speaker_references",
+        "languages",
+        "paragraphs",
+        "replace",
+        "redact",
+    ),
 )
 EVICT_EVERY = 64  # number of files written between two evictions
 _SUBFOLDER = re.compile("[0-9a-f]{2}")  # the first two characters of the keys in it

@@ -13,7 +13,7 @@ from typing import Any
 from handler.errors import InvalidRequest
 from handler.schema.capabilities import Capabilities
 from handler.schema.model_names import check_model
-from handler.schema.options import LIST_OPTIONS, Options
+from handler.schema.options import JSON_LIST_OPTIONS, LIST_OPTIONS, Options
 from handler.settings import Settings
 from handler.validators import boolean, check, number, one_of, string
 from local_server.uploads.fields import split_array_name
@@ -21,15 +21,11 @@ from local_server.uploads.fields import split_array_name
 DIARIZED = "diarized_json"
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt", DIARIZED)
 GRANULARITIES = ("segment", "word")
-_UNSUPPORTED = {
-    "known_speaker_names": "speakers are told apart, and not known by name",
-    "known_speaker_references": "speakers are told apart, and not known by name",
-}
 # Options that OpenAI's API expresses by routes and fields of its own, or whose result its answers cannot hold.
 _OTHERWISE_EXPRESSED = {"task", "language", "timestamps", "format", "prompt", "temperature", "partial", "languages"}
 OPTION_FIELDS = tuple(name for name in Options.json_schema() if name not in _OTHERWISE_EXPRESSED)
 VAD_FILTER = "vad_filter"
-_ARRAY_FIELDS = ("include", "timestamp_granularities", "languages", "keywords", *_UNSUPPORTED, *LIST_OPTIONS)
+_ARRAY_FIELDS = ("include", "timestamp_granularities", "languages", "keywords", *LIST_OPTIONS, *JSON_LIST_OPTIONS)
 _TRANSLATION_FIELDS = {"file", "url", "model", "prompt", "response_format", "temperature", VAD_FILTER, *OPTION_FIELDS}
 _TRANSCRIPTION_FIELDS = _TRANSLATION_FIELDS | {"language", "stream", "chunking_strategy", *_ARRAY_FIELDS}
 _STRATEGY_PREFIX = "chunking_strategy["  # as in `chunking_strategy[type]`
@@ -61,9 +57,6 @@ def parse_openai_request(fields: Sequence[tuple[str, str]], task: str, settings:
     """
     values = _collect(fields, task)
     _check_model(values, settings)
-    for name, reason in _UNSUPPORTED.items():
-        if values.get(name):
-            raise InvalidRequest(f"{name} must not be set: {reason}", name)
     format = check("response_format", values.get("response_format") or "json", one_of(FORMATS))
     granularities = _choices("timestamp_granularities", GRANULARITIES, values)
     if granularities and format != "verbose_json":

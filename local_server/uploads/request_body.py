@@ -22,7 +22,7 @@ from local_server.uploads.pace import UploadPace
 from local_server.uploads.upload_state import CLIENT_LEFT, Stage, UploadState
 
 MAX_LENGTH_DIGITS = 18  # of Content-Length; Python refuses to convert thousands
-MAX_JSON_BYTES = 1024**2  # a JSON body holds a URL and options
+MAX_JSON_BYTES = 16 * 1024**2  # a JSON body holds a URL and options, also samples of speakers
 SHUTTING_DOWN = "the server is shutting down"
 JSON, FORM, BINARY = "application/json", "multipart/form-data", "application/octet-stream"
 T = TypeVar("T")

@@ -207,7 +207,7 @@ def test_a_reader_that_is_left_early_ends_the_process(pool: AudioProcessPool) ->
         next(blocks)
         (pid,) = children_of(supervisor_of(pool))
         descriptor = os.pidfd_open(pid)
-        blocks.close()  # type: ignore[attr-defined]
+        blocks.close()
     assert await_end(descriptor)
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from handler.editing.redactor import Redactor
-from handler.schema.options import REDACTED_KINDS
+from handler.schema.option_parsers import REDACTED_KINDS
 from handler.schema.transcript import Segment
 from tests.editing.test_sensitive_text import HARMLESS, RULES, SENSITIVE
 from tests.support.segments import make_segment, text_of

@@ -3,7 +3,7 @@
 import pytest
 
 from handler.editing.sensitive_text import find_sensitive, open_from
-from handler.schema.options import REDACTED_KINDS
+from handler.schema.option_parsers import REDACTED_KINDS
 
 RULES = ("email", "iban", "card", "phone")  # all but digits in a row, which takes years and amounts along
 SENSITIVE = [

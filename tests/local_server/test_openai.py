@@ -163,6 +163,7 @@ INVALID: list[tuple[dict[str, Any], str | None]] = [
     ({"include": ["item"]}, "include"),
     ({"chunking_strategy": {"type": "server_vad", "threshold": 0.9}}, "chunking_strategy"),
     ({"known_speaker_names": ["Ann"]}, "known_speaker_names"),
+    ({"known_speaker_references": ["https://a.example/"]}, "known_speaker_references"),
     ({"extra_body": {"languages": ["en", "de"]}}, "languages"),
     ({"extra_body": {"colour": "red"}}, None),
     ({"extra_body": {"url": "http://a/b"}}, "file"),

@@ -21,6 +21,7 @@ EVERYTHING = Capabilities(
     sampling=True,
     beam_search=True,
     diarization=True,
+    known_speakers=True,
     text_tokens=100,
 )
 # An option that each ability is for, with a value that is not its default.
@@ -31,6 +32,9 @@ NEEDS: dict[str, list[dict[str, object]]] = {
     "prompt": [{"prompt": "x"}, {"condition_on_previous_text": True}],
     "hotwords": [{"hotwords": "x"}],
     "diarization": [{"diarize": True}],
+    "known_speakers": [
+        {"known_speaker_names": ("Ann",), "known_speaker_references": ("https://a.example/",), "diarize": True}
+    ],
     "word_times": [{"timestamps": "word"}],
     "sampling": [
         {"temperature": 0.3},
