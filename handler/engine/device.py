@@ -17,6 +17,7 @@ T = TypeVar("T")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MATRIX_UNIT = "amx_bf16"  # a CPU without it takes twice as long for PyTorch's fused attention as for plain products
 _AVX512 = "avx512f"  # a CPU without it takes half as long in the encoder for fused attention as for plain products
+_BYTE_UNITS = {"avx512_vnni", "avx_vnni", "amx_int8"}  # with any of them, products of bytes are several times faster
 _CPU_BF16_FLAGS = {"avx512_bf16", _MATRIX_UNIT}  # with either of them, bfloat16 products are several times faster
 
 
@@ -190,6 +191,12 @@ def release_memory() -> None:
 def device_name(device: torch.device) -> str:
     """Return the model name of a GPU, or `cpu` for a CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def has_byte_products(device: torch.device) -> bool:
+    """Return whether a device is a processor that computes products of bytes fast, and PyTorch has them."""
+    has_unit = device.type == "cpu" and bool(_BYTE_UNITS & _cpu_flags())
+    return has_unit and hasattr(torch.ops.onednn, "qconv2d_pointwise")
 
 
 def _cpu_flags() -> set[str]:

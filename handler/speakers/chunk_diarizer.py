@@ -20,6 +20,7 @@ from handler.schema.window import SAMPLE_RATE, Samples
 from handler.speakers.clustering import Voice, group_voices, middle_voices
 from handler.speakers.embedding_network import EmbeddingNetwork
 from handler.speakers.filterbank import HOP, Filterbank
+from handler.speakers.quantized_embedding import QuantizedEmbedding
 from handler.speakers.segmentation_network import CHUNK, FIRST_FRAME_S, FRAME_S, NUM_FRAMES, SegmentationNetwork
 
 CHUNK_HOP = CHUNK * 8 // 10  # samples between the starts of two chunks
@@ -37,7 +38,7 @@ class SpeakerNetworks:
     """The networks, on their device."""
 
     segmentation: SegmentationNetwork
-    embedding: EmbeddingNetwork
+    embedding: EmbeddingNetwork | QuantizedEmbedding
     filterbank: Filterbank
     device: torch.device
     dtype: torch.dtype  # of the features that the embedding network takes

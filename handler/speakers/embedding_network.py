@@ -16,7 +16,7 @@ _BLOCKS = ((32, 3, 1), (64, 4, 2), (128, 6, 2), (256, 3, 2))  # channels, blocks
 _EPSILON = 1e-8
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """Two convolutions and a sum. Batch normalization is part of the convolutions' weights."""
 
     def __init__(self, inputs: int, channels: int, stride: int) -> None:
@@ -27,6 +27,7 @@ class _Block(nn.Module):
         self.shortcut = None if is_same else nn.Conv2d(inputs, channels, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output of the block. [B, C, bins, T]"""
         shortcut = x if self.shortcut is None else self.shortcut(x)
         return F.relu(self.conv2(F.relu(self.conv1(x))) + shortcut)
 
@@ -37,21 +38,29 @@ class EmbeddingNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(1, _BLOCKS[0][0], 3, padding=1)
-        blocks: list[_Block] = []
+        blocks: list[Block] = []
         inputs = _BLOCKS[0][0]
         for channels, count, stride in _BLOCKS:
             for index in range(count):
-                blocks.append(_Block(inputs, channels, stride if index == 0 else 1))
+                blocks.append(Block(inputs, channels, stride if index == 0 else 1))
                 inputs = channels
-        self.blocks = cast("list[_Block]", nn.ModuleList(blocks))
+        self.blocks = cast("list[Block]", nn.ModuleList(blocks))
         self.linear = nn.Linear(2 * inputs * NUM_BINS // 8, DIMENSIONS)
 
     def forward(self, features: Tensor, weights: Tensor) -> Tensor:
         """Return a vector for each stretch. features [B, T, NUM_BINS], weights [B, T] in [0, 1] → [B, DIMENSIONS]"""
-        x = F.relu(self.conv(features.transpose(1, 2)[:, None]))  # [B, C, bins, T]
+        x = self.first(features)
         for block in self.blocks:
             x = block(x)
-        x = x.flatten(1, 2).float()  # [B, C * bins, T / 8]
+        return self.pool(x.float(), weights)
+
+    def first(self, features: Tensor) -> Tensor:
+        """Return what goes into the blocks. [B, T, NUM_BINS] → [B, C, NUM_BINS, T]"""
+        return F.relu(self.conv(features.transpose(1, 2)[:, None]))
+
+    def pool(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Return a vector for each stretch, of what comes out of the blocks. float32 [B, C, NUM_BINS / 8, T / 8]"""
+        x = x.flatten(1, 2)
         weights = F.interpolate(weights[:, None], x.shape[-1], mode="nearest")
         total = weights.sum(-1) + _EPSILON
         mean = (x * weights).sum(-1) / total

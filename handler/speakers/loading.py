@@ -5,16 +5,18 @@ from pathlib import Path
 
 import torch
 
-from handler.engine.device import choose_device, choose_dtype, prepare_device
+from handler.engine.device import choose_device, choose_dtype, has_byte_products, prepare_device
 from handler.engine.device_errors import device_errors
 from handler.engine.json_file import read_json
 from handler.errors import ModelUnavailable
 from handler.schema.speakers import SpeakerModel
+from handler.schema.window import Samples
 from handler.settings import Settings
 from handler.speakers.chunk_diarizer import ChunkSpeakerModel, SpeakerNetworks
 from handler.speakers.embedding_network import NUM_BINS, EmbeddingNetwork
 from handler.speakers.filterbank import Filterbank
 from handler.speakers.frame_diarizer import FrameNetwork, FrameSpeakerModel
+from handler.speakers.quantized_embedding import QuantizedEmbedding
 from handler.speakers.segmentation_network import SegmentationNetwork
 
 WEIGHTS = "speakers.safetensors"  # of both networks, each under its prefix
@@ -23,10 +25,13 @@ THRESHOLD = 0.75  # chosen on recordings of one to six people, by microphone and
 FRAME_MODELS = ("nemotron3_diarization",)  # as config.json names them
 
 
-def load_speaker_model(folder: Path, settings: Settings) -> SpeakerModel:
-    """Load the model in `folder` onto the device. Raises ModelUnavailable, OutOfMemory, DeviceLost."""
+def load_speaker_model(folder: Path, settings: Settings, example: Samples) -> SpeakerModel:
+    """Load the model in `folder` onto the device. Raises ModelUnavailable, OutOfMemory, DeviceLost.
+
+    `example` is speech, by which a network that is computed in integers knows how large its numbers get.
+    """
     if (folder / WEIGHTS).is_file():
-        return _load_chunk_model(folder, settings)
+        return _load_chunk_model(folder, settings, example)
     model_type = None
     with suppress(OSError, ValueError):  # no configuration, or a damaged one
         model_type = read_json(folder / "config.json").get("model_type")
@@ -51,10 +56,11 @@ def _load_frame_model(folder: Path, settings: Settings) -> FrameSpeakerModel:
     return FrameSpeakerModel(settings.diarize_model or folder.name, FrameNetwork(network, processor, device, dtype))
 
 
-def _load_chunk_model(folder: Path, settings: Settings) -> ChunkSpeakerModel:
+def _load_chunk_model(folder: Path, settings: Settings, example: Samples) -> ChunkSpeakerModel:
     """Load the networks of chunks and voices."""
     from safetensors.torch import load_file
 
+    name = settings.diarize_model or folder.name
     device = choose_device(settings.device)
     try:
         tensors = load_file(folder / WEIGHTS)
@@ -69,12 +75,17 @@ def _load_chunk_model(folder: Path, settings: Settings) -> ChunkSpeakerModel:
     except RuntimeError as exc:
         raise ModelUnavailable(f"{folder / WEIGHTS} has not the weights of these networks") from exc
     dtype = choose_dtype("auto", device)  # turns and voices are as sure in any
+    filterbank = Filterbank(NUM_BINS, device)
     if device.type == "cpu":
         segmentation.compute_in(dtype)
+    if has_byte_products(device):
+        features = filterbank(torch.from_numpy(example)[None])
+        networks = SpeakerNetworks(
+            segmentation, QuantizedEmbedding(embedding, features), filterbank, device, torch.float32, THRESHOLD
+        )
+        return ChunkSpeakerModel(name, networks)
     with device_errors():
         for part in (embedding.conv, *embedding.blocks):  # the last product is exact
             part.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        networks = SpeakerNetworks(
-            segmentation.to(device), embedding.to(device), Filterbank(NUM_BINS, device), device, dtype, THRESHOLD
-        )
-    return ChunkSpeakerModel(settings.diarize_model or folder.name, networks)
+        networks = SpeakerNetworks(segmentation.to(device), embedding.to(device), filterbank, device, dtype, THRESHOLD)
+    return ChunkSpeakerModel(name, networks)

@@ -1,17 +1,13 @@
 """Decode a second of known speech before the first request. Knows no weights."""
 
-import wave
 from math import isfinite
-from pathlib import Path
 
 from handler.errors import ModelUnavailable
-from handler.schema.window import Samples, Window
+from handler.schema.window import Window
 from handler.settings import Settings
+from handler.startup.check_speech import WORDS, check_speech
 from handler.transcription.pipeline import Pipeline
 from handler.transcription.word_edits import letters_and_digits
-
-CHECK = Path(__file__).parent / "assets/check.wav"  # synthetic speech
-CHECK_WORDS = ("good", "morning")
 
 
 def self_test(pipeline: Pipeline, settings: Settings) -> None:
@@ -22,21 +18,13 @@ def self_test(pipeline: Pipeline, settings: Settings) -> None:
     """
     known = pipeline.capabilities.languages
     language = "en" if "en" in known else next(iter(known), None)
-    window = Window(0, _samples(CHECK)).with_params(language=language)
+    window = Window(0, check_speech()).with_params(language=language)
     result = pipeline.decode(window)
     text = "".join(segment.text for segment in result.segments)
     spoken = letters_and_digits(text)
-    is_right = any(word in spoken for word in CHECK_WORDS) if language == "en" else bool(spoken)
+    is_right = any(word in spoken for word in WORDS) if language == "en" else bool(spoken)
     is_finite = result.evidence is None or isfinite(result.evidence.avg_logprob)
     if settings.startup_check and not (is_right and is_finite):
-        mismatch = f"it heard {text.strip()!r} where {' '.join(CHECK_WORDS)!r} is said"
+        mismatch = f"it heard {text.strip()!r} where {' '.join(WORDS)!r} is said"
         advice = "the weights are damaged, or the model knows no English (STARTUP_CHECK=0 starts it all the same)"
         raise ModelUnavailable(f"MODEL_ID={settings.model_id}: {mismatch}; {advice}")
-
-
-def _samples(path: Path) -> Samples:
-    """Return the samples, of shape [n] and in [-1, 1], of a mono 16-bit WAV file at 16 kHz."""
-    import numpy as np
-
-    with wave.open(str(path)) as file:
-        return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / np.float32(2**15)

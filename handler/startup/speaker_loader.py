@@ -6,6 +6,7 @@ from handler.engine.kept_folders import new_folder
 from handler.errors import ModelUnavailable
 from handler.schema.speakers import SpeakerModel
 from handler.settings import Settings
+from handler.startup.check_speech import check_speech
 from handler.startup.model_locator import find_model, named_by
 from handler.timeline import Timeline
 
@@ -25,7 +26,7 @@ def load_speakers(settings: Settings, timeline: Timeline) -> SpeakerModel | None
             from handler.speakers.loading import load_speaker_model
         except ImportError as exc:
             raise ModelUnavailable(f"DIARIZE_MODEL needs the package {exc.name}: asr-handler[diarize]") from exc
-        return load_speaker_model(_find(settings), settings)
+        return load_speaker_model(_find(settings), settings, check_speech())
 
 
 def _find(settings: Settings) -> Path:

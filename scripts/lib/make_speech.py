@@ -16,7 +16,7 @@ from hibari import Hibari
 from numpy.typing import NDArray
 
 from handler.schema.window import SAMPLE_RATE
-from handler.startup.self_test import CHECK, CHECK_WORDS
+from handler.startup.check_speech import PATH, WORDS
 
 ROOT = Path(__file__).parents[2]
 TEXT = "The quick brown fox jumps over the lazy dog, and the engine writes down every word."
@@ -29,7 +29,7 @@ def main() -> None:
     event = {"input": {"audio_base64": base64.b64encode(file.getvalue()).decode(), "language": "en"}}
     (ROOT / "test_input.json").write_text(json.dumps(event) + "\n")
     (ROOT / ".runpod/tests.json").write_text(json.dumps(hub_tests(event["input"]), indent=2) + "\n")
-    soundfile.write(CHECK, _spoken(f"{' '.join(CHECK_WORDS).capitalize()}."), SAMPLE_RATE, subtype="PCM_16")
+    soundfile.write(PATH, _spoken(f"{' '.join(WORDS).capitalize()}."), SAMPLE_RATE, subtype="PCM_16")
 
 
 def hub_tests(job: dict[str, str]) -> dict[str, object]:

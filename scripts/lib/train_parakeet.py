@@ -20,7 +20,7 @@ from transformers import ParakeetCTCConfig, ParakeetFeatureExtractor, ParakeetFo
 from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
 
 from handler.schema.window import SAMPLE_RATE
-from handler.startup.self_test import CHECK, CHECK_WORDS
+from handler.startup.check_speech import PATH, WORDS
 from tests.support.clips import clips
 from tests.support.word_errors import plain_words
 
@@ -48,7 +48,7 @@ Samples = NDArray[np.float32]
 def load_clips() -> list[tuple[Samples, str]]:
     """Return the samples and the words of each clip, shortest first."""
     found = [(clip.samples, plain_words(clip.text)) for clip in clips()]
-    found.append((soundfile.read(CHECK, dtype="float32")[0], " ".join(CHECK_WORDS)))
+    found.append((soundfile.read(PATH, dtype="float32")[0], " ".join(WORDS)))
     return sorted(found, key=lambda clip: len(clip[0]))
 
 

@@ -9,6 +9,7 @@ from handler.errors import ModelUnavailable
 from handler.schema.speakers import SpeakerActivity, SpeakerCount, SpeakerModel
 from handler.schema.window import SAMPLE_RATE
 from handler.speakers.loading import WEIGHTS, load_speaker_model
+from handler.startup.check_speech import check_speech
 from handler.startup.speaker_loader import load_speakers
 from handler.timeline import Timeline
 from tests.conftest import settings
@@ -108,4 +109,4 @@ def test_a_folder_without_the_weights_is_refused(tmp_path: Path) -> None:
         load_speakers(settings(diarize_model=str(tmp_path)), Timeline())
     (tmp_path / WEIGHTS).write_bytes(b"no weights")
     with pytest.raises(ModelUnavailable, match=WEIGHTS):
-        load_speaker_model(tmp_path, settings())
+        load_speaker_model(tmp_path, settings(), check_speech())
