@@ -42,9 +42,10 @@ class Fetcher:
 
         import_sdk(address_guard.GUARD)
 
-    def spool(self) -> Spool:
-        """Return an empty spool that accepts at most as many bytes as the settings allow."""
-        return Spool(self._settings.max_bytes, self._spool_budget)
+    def spool(self, max_bytes: int | None = None) -> Spool:
+        """Return an empty spool that accepts at most `max_bytes`, and at most as many bytes as the settings allow."""
+        limit = self._settings.max_bytes
+        return Spool(limit if max_bytes is None else min(max_bytes, limit), self._spool_budget)
 
     def decode_base64(self, text: str) -> BinaryIO:
         """Decode base64 text, which may be a data: URL, and return the bytes as a binary file.

@@ -4,12 +4,14 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from handler.editing.spoken_digits import Group, best_parts, digits_of, runs
+from handler.editing.spoken_digits import Group, are_single, best_parts, digits_of, runs, sizes_of
 
 MAX_DIGITS = 15
 _ENDS_NUMBER = re.compile(r"[,;…]|\.\s")  # between two groups; one number may have them, or two numbers
 _DAY, _MONTH, _YEAR = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0?[1-9]|1[0-2])", r"(?:1[89]|20)\d\d"
-# Numbers that are no telephone numbers unless these begin with `+` or `(`: dates, years, fractions and thousands.
+_TIME = r"(?:[01]\d|2[0-3])[0-5]\d"
+_THOUSANDS = re.compile(r"(?<!\d)[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)")
+# Numbers that are no telephone numbers: dates, years, fractions and thousands.
 _OTHERS = re.compile(
     rf"(?<!\d)(?<!\d[.,'’/-])(?:{_YEAR}([-/.]){_MONTH}\1{_DAY}"
     rf"|(?:{_DAY}([-/. ]){_MONTH}|{_MONTH}([-/. ]){_DAY})[-/. ]{_YEAR}"
@@ -29,16 +31,19 @@ _MAX_STEPS = 0.6  # of the steps from digit to digit may be those of somebody wh
 def find_phones(text: str) -> Iterator[tuple[int, int]]:
     """Yield the start and end of each telephone number."""
     for groups in runs(text):
-        others: list[tuple[int, int]] = []
-        if not _has_prefix(groups[0]):
-            others = [match.span() for match in _OTHERS.finditer(text, groups[0].start, groups[-1].end)]
-        for part in _outside(groups, others):
+        others = _THOUSANDS if groups[0].has_plus else _OTHERS
+        spans = [match.span() for match in others.finditer(text, groups[0].start, groups[-1].end)]
+        for part in _outside(groups, [] if _has_area_code(groups) else spans):
             edges = [index for index in range(len(part)) if _may_begin(part, index)]
             yield from best_parts(part, [*edges, len(part)], _is_phone)
 
 
-def _has_prefix(group: Group) -> bool:
-    return group.has_plus or "(" in group.before
+def _has_area_code(groups: Sequence[Group]) -> bool:
+    """Return whether the first group stands in brackets, and others follow without a comma."""
+    if len(groups) < 2 or "(" not in groups[0].before:
+        return False
+    is_year = re.fullmatch(_YEAR, groups[0].digits)
+    return not is_year and groups[1].before.startswith(")") and "," not in groups[1].before
 
 
 def _outside(groups: Sequence[Group], others: Sequence[tuple[int, int]]) -> Iterator[list[Group]]:
@@ -58,28 +63,46 @@ def _outside(groups: Sequence[Group], others: Sequence[tuple[int, int]]) -> Iter
 def _may_begin(groups: Sequence[Group], index: int) -> bool:
     """Return whether a number may begin with a group: a zero begins one, unless it is in the middle of a long one."""
     group = groups[index]
-    if not index or _has_prefix(group) or _ENDS_NUMBER.search(group.before):
+    if not index or group.has_plus or "(" in group.before or _ENDS_NUMBER.search(group.before):
         return True
     return group.digits[0] == "0" and len(group.digits) > 2 and len(groups[index - 1].digits) < 3
 
 
 def _is_phone(groups: Sequence[Group]) -> bool:
-    digits, sizes = digits_of(groups), tuple(len(group.digits) for group in groups)
+    digits, sizes = digits_of(groups), sizes_of(groups)
     if not 7 <= len(digits) <= MAX_DIGITS:
         return False
-    if _has_prefix(groups[0]):
+    separators = "".join(group.before for group in groups[1:])
+    if groups[0].has_plus:
+        return "," not in separators or "." not in separators  # decimals in a row have both
+    if _has_area_code(groups):
         return True
-    separators = [group.before.strip() for group in groups[1:]]
-    if set(sizes) == {1}:
-        is_score = set(separators[::2]) == {"-"} and set(separators[1::2]) == {","}
-        return not is_score and not _is_counted(digits)
+    if are_single(groups):
+        return not _is_score(groups) and not _is_counted(digits)
+    if "," in separators and _is_list(groups):
+        return False
     if digits[0] == "0":
-        return len(set(digits)) > 1
+        return len(set(digits)) > 1 and not all(re.fullmatch(_TIME, group.digits) for group in groups)
     if sizes == (3, 3, 3):  # in several countries; others write a thousand thousands so
         return digits[0] in "6789" and "," not in separators
     if sizes == (4, 4) and all(re.fullmatch(r"(?:1\d|20)\d\d", group.digits) for group in groups):
         return False
-    return sizes in _SIZES and not (sizes == (8,) and _DATE_IN_DIGITS.fullmatch(digits))
+    if len(sizes) == 1 and (digits.endswith("000") or _DATE_IN_DIGITS.fullmatch(digits)):
+        return False
+    return sizes in _SIZES
+
+
+def _is_score(groups: Sequence[Group]) -> bool:
+    separators = [group.before.strip() for group in groups[1:]]
+    return set(separators[::2]) == {"-"} and set(separators[1::2]) == {","}
+
+
+def _is_list(groups: Sequence[Group]) -> bool:
+    """Return whether numbers are rather a list: round ones, or such that count up."""
+    numbers = [int(group.digits) for group in groups]
+    return all(number % 50 == 0 for number in numbers) or all(
+        second - first == 1 for first, second in pairwise(numbers)
+    )
 
 
 def _is_counted(digits: str) -> bool:

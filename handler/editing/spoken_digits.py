@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+MAX_WORD_CHARS = 8  # of a digit in words, with spaces
 MAX_GROUPS = 19  # of one number; each has a digit at least
 BETWEEN = r"[\s.,;/()_*·…\-‐-―]{0,5}"  # what may stand between two digits of a number
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -16,6 +17,8 @@ _PREFIX = r"(?:\+|\bplus\b|\()?\s?\(?"
 _RUN = re.compile(rf"{_PREFIX}{_DIGIT}(?:{BETWEEN}{_DIGIT})*", re.IGNORECASE)
 _ONE_DIGIT = re.compile(_DIGIT, re.IGNORECASE)
 _PLUS = re.compile(r"\+|plus", re.IGNORECASE)
+_ENDS_WITH_NUMBER = re.compile(rf"(?:\d|\b(?:{'|'.join(_WORDS)}))\s*$", re.IGNORECASE)
+_WORD_BEFORE = re.compile(r"\s*(?:plus)?", re.IGNORECASE)
 # What at the end of a text may go on as a number behind it.
 OPEN_NUMBER = re.compile(
     rf"{_PREFIX}(?:{_DIGIT}{BETWEEN})*(?:(?:\+|\bplus|\b(?:{'|'.join(_TIMES)})|\()\s*)?$", re.IGNORECASE
@@ -30,6 +33,7 @@ class Group:
     end: int
     digits: str
     before: str  # what stands between the group before and this one; of the first, what the run begins with
+    is_said: bool = False  # in words, each of which is a group
 
     @property
     def has_plus(self) -> bool:
@@ -42,6 +46,8 @@ def runs(text: str) -> Iterator[list[Group]]:
     for run in _RUN.finditer(text):
         groups: list[Group] = []
         position = run.start()
+        if _ENDS_WITH_NUMBER.search(text, max(0, position - MAX_WORD_CHARS), position):  # as in "300 plus 200"
+            position += len(_WORD_BEFORE.match(text, position, run.end())[0])  # type: ignore[index]
         is_number = False
         for token in _ONE_DIGIT.finditer(text, run.start(), run.end()):
             *times, word = token[0].lower().split()
@@ -52,7 +58,7 @@ def runs(text: str) -> Iterator[list[Group]]:
             if groups and not before:
                 groups[-1] = replace(groups[-1], end=position, digits=groups[-1].digits + digits)
             else:
-                groups.append(Group(token.start(), position, digits, before))
+                groups.append(Group(token.start(), position, digits, before, word in _DIGITS))
         if is_number:
             yield groups
 
@@ -60,6 +66,25 @@ def runs(text: str) -> Iterator[list[Group]]:
 def digits_of(groups: Sequence[Group]) -> str:
     """Return all digits of some groups."""
     return "".join(group.digits for group in groups)
+
+
+def sizes_of(groups: Sequence[Group]) -> tuple[int, ...]:
+    """Return the lengths of groups of digits. Single digits beside each other are one group if there are others."""
+    sizes: list[int] = []
+    is_single = False  # the last group is of single digits
+    for group in groups:
+        is_one = group.is_said or len(group.digits) == 1
+        if is_one and is_single:
+            sizes[-1] += len(group.digits)
+        else:
+            sizes.append(len(group.digits))
+        is_single = is_one
+    return tuple(sizes)
+
+
+def are_single(groups: Sequence[Group]) -> bool:
+    """Return whether all digits are told one by one."""
+    return all(group.is_said or len(group.digits) == 1 for group in groups)
 
 
 def span_of(groups: Sequence[Group]) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from handler.output.line_text import to_cell, to_line, without_markup
 from handler.output.paragraphs import Paragraph, paragraphs
-from handler.output.subtitles import cues
+from handler.output.subtitles import cues, without_arrows
 from handler.schema.options import MULTI, Options
 from handler.schema.transcript import Coverage, Gap, Segment, Transcript, Word, text_of
 
@@ -171,7 +171,7 @@ def to_srt(transcript: Transcript) -> str:
     blocks = []
     for number, cue in enumerate(cues(transcript.segments, transcript.duration), 1):
         speaker = "" if cue.speaker is None else f"{cue.speaker}: "
-        lines = without_markup(speaker) + "".join(f"{without_markup(line)}\n" for line in cue.lines)
+        lines = without_markup(without_arrows(speaker)) + "".join(f"{without_markup(line)}\n" for line in cue.lines)
         blocks.append(f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{lines}")
     return "\n".join(blocks)
 

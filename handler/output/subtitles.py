@@ -176,9 +176,14 @@ def _lines(words: Sequence[Word]) -> tuple[str, ...]:
     return min(choices)[1] if choices else ()
 
 
+def without_arrows(text: str) -> str:
+    """Replace arrows (-->) by ->, because they would be read as the times of a new cue."""
+    return re.sub("-{2,}>", "->", text)
+
+
 def _text(words: Sequence[Word]) -> str:
-    """Join words to one line. Arrows (-->) become ->, because they would be read as the times of a new cue."""
-    return re.sub("-{2,}>", "->", " ".join("".join(word.text for word in words).split()))
+    """Join words to one line."""
+    return without_arrows(" ".join("".join(word.text for word in words).split()))
 
 
 def _to_cues(groups: Sequence[Sequence[Word]], duration: float, channel: int | None) -> list[Cue]:

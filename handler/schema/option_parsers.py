@@ -11,8 +11,10 @@ MIN_TEMPERATURE_STEP = 0.05  # smallest difference between two fallback temperat
 MAX_SPEAKERS = 64
 REDACTED_KINDS = ("email", "iban", "card", "phone", "digits")
 MAX_KNOWN_SPEAKERS, MAX_NAME_CHARS = 10, 64
+MAX_SAMPLES_CHARS = 8 * 1024**2  # of all samples of known speakers
 MAX_REPLACEMENTS, MAX_PHRASE_CHARS = 500, 400
 _SPEAKERS = re.compile(r"\d{1,3} *- *\d{1,3}", re.ASCII)
+_JOINERS = re.compile("[\u200c\u200d]")  # parts of names in Persian and in languages of India
 _TOKEN_ID = re.compile(r"-1|[0-9]{1,9}")
 
 
@@ -51,13 +53,13 @@ def replacements(value: object) -> tuple[tuple[str, str], ...]:
     return pairs
 
 
-def texts(value: object) -> tuple[str, ...]:
+def texts(value: object, max_chars: int = MAX_SAMPLES_CHARS) -> tuple[str, ...]:
     """Return texts, which may be a list, the same as JSON in a string, or one text."""
     items: Any = value
     if isinstance(value, str):
         items = [value]
         with suppress(ValueError, RecursionError):
-            items = json.loads(value) if value.startswith("[") else items
+            items = json.loads(value) if value.startswith("[") and len(value) <= max_chars else items
     if not isinstance(items, list | tuple) or not 0 < len(items) <= MAX_KNOWN_SPEAKERS:
         raise Unexpected(f"a list of 1 to {MAX_KNOWN_SPEAKERS} texts, as JSON in a string, or one text")
     return tuple(string(item) for item in items)
@@ -65,14 +67,14 @@ def texts(value: object) -> tuple[str, ...]:
 
 def speaker_names(value: object) -> tuple[str, ...]:
     """Return the names of speakers, which are all different."""
-    names = tuple(name.strip() for name in texts(value))
+    names = tuple(name.strip() for name in texts(value, 2 * MAX_KNOWN_SPEAKERS * MAX_NAME_CHARS))
     if len(set(names)) < len(names) or not all(map(_is_name, names)):
         raise Unexpected(f"different names of 1 to {MAX_NAME_CHARS} characters, on one line")
     return names
 
 
 def _is_name(name: str) -> bool:
-    return 0 < len(name) <= MAX_NAME_CHARS and name.isprintable()
+    return 0 < len(name) <= MAX_NAME_CHARS and _JOINERS.sub("", name).isprintable()
 
 
 def redacted_kinds(value: object) -> tuple[str, ...]:

@@ -147,10 +147,10 @@ class ChunkDiarizer:
                 sums = said[EMBEDDED_FRAMES:] - said[:-EMBEDDED_FRAMES]
                 best = np.flatnonzero(sums == sums.max())
                 at = int(best[len(best) // 2])  # where most is said; in the middle, which is the surest
-                solo_s = float(sums[at]) * HOP / SAMPLE_RATE
-                if solo_s >= MIN_VOICE_S:
+                if sums[at] * HOP / SAMPLE_RATE >= MIN_VOICE_S:
                     part = slice(at, at + EMBEDDED_FRAMES)
                     stretches.append(_Stretch(len(self._voices), features[part], weights[part]))
+                solo_s = float(said[-1]) * HOP / SAMPLE_RATE
                 self._voices.append(Voice(len(self._active), local, start, end, solo_s))
 
     def _embed(self, stretches: Sequence["_Stretch"]) -> None:

@@ -1,12 +1,13 @@
 """Hear samples of known speakers, and find who of a recording they are. Knows no network and no word.
 
-A reference is decoded in an audio process as any file is, and heard in the thread of the speaker model.
+Samples are read one after the other, in a thread of the request's own, and decoded in audio processes as any file is.
+They are heard in the thread of the speaker model.
 """
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import CancelledError
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import closing, contextmanager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +15,22 @@ from numpy.typing import NDArray
 from handler.audio.audio_process import AudioProcess
 from handler.audio.base64_text import decode_base64
 from handler.audio.media_report import DecodeOptions
+from handler.audio.spool import Spool
+from handler.audio.transfer_thread import run_transfer
 from handler.audio.urls import MAX_SHOWN_CHARS, scheme_of
-from handler.errors import AsrError, Cancelled, InvalidRequest
+from handler.errors import AsrError, Cancelled, DownloadFailed, InvalidRequest
 from handler.schema.options import Options
 from handler.schema.speakers import SpeakerActivity, SpeakerCount, SpeakerModel
 from handler.schema.window import SAMPLE_RATE, Samples
 from handler.transcription.shared_resources import SharedResources
 
-MIN_S, MAX_S, SLACK_S = 2.0, 10.0, 0.25  # seconds of a reference; codecs add some silence
+MIN_S, MAX_S, SLACK_S = 2.0, 10.0, 0.25  # seconds of a sample; codecs add some silence
+MAX_BYTES = 16 * 1024**2  # of the file of a sample
+READ_TIMEOUT_S = 60.0  # for all samples of a request
 MIN_SIMILARITY = 0.4  # cosine of two voices that are the same; docs/speakers.md has what was measured
 FIELD = "known_speaker_references"
 URL_SCHEMES = ("http", "https", "s3")
+OVER = "the request is over"
 Voice = NDArray[np.float32]
 
 
@@ -36,89 +42,116 @@ class KnownSpeakers:
         self._names = options.known_speaker_names or ()
         self._references = options.known_speaker_references or ()
         self._voices: list[Voice] = []  # empty until all have been heard
-        self._interrupts: list[Callable[[], None]] = []  # of what is being read
+        self._interrupts: list[Callable[[], object]] = []  # of what is being read or heard
         self._is_closed = False
 
     async def hear(self) -> None:
-        """Hear all references. Raises AsrError, which names the field."""
-        if self._names and self._resources.speaker_threads is not None:
-            voices = [asyncio.to_thread(self._voice, index) for index in range(len(self._references))]
-            self._voices = list(await asyncio.gather(*voices))
+        """Hear all samples. Raises AsrError, which names the field and the number of the sample."""
+        if not self._names:
+            return
+        try:
+            samples = await run_transfer(lambda _: self._read_all(), READ_TIMEOUT_S)
+        except TimeoutError:
+            raise DownloadFailed(f"{FIELD} could not be read within {READ_TIMEOUT_S:g} s", FIELD) from None
+        finally:
+            self.close()
+        voices = [await self._heard(each) for each in samples]
+        missing = [index for index, voice in enumerate(voices) if voice is None]
+        if missing:
+            raise InvalidRequest(f"{FIELD}[{missing[0]}] must be speech of one person; nobody is heard in it", FIELD)
+        self._voices = [voice for voice in voices if voice is not None]
 
     def close(self) -> None:
-        """Stop hearing. Any thread may call this."""
+        """Stop reading and hearing. Any thread may call this."""
         self._is_closed = True
         for interrupt in tuple(self._interrupts):
             interrupt()
 
     def names_in(self, activity: SpeakerActivity) -> dict[int, str]:
         """Return the names of those speakers of a recording who are known. Each name is one speaker's at most."""
-        from scipy.optimize import linear_sum_assignment
-
         if not self._voices or activity.voices is None or not activity.voices.any():
             return {}
+        from scipy.optimize import linear_sum_assignment
+
         similarity = activity.voices @ np.stack(self._voices).T
-        pairs = zip(*linear_sum_assignment(-similarity), strict=True)
-        return {
-            int(speaker): self._names[known] for speaker, known in pairs if similarity[speaker, known] >= MIN_SIMILARITY
-        }
+        is_similar = similarity >= MIN_SIMILARITY
+        pairs = zip(*linear_sum_assignment(np.where(is_similar, -similarity, 0)), strict=True)
+        return {int(speaker): self._names[known] for speaker, known in pairs if is_similar[speaker, known]}
 
-    def _voice(self, index: int) -> Voice:
-        """Return the voice of a reference. Raises AsrError."""
-        try:
-            voice = self._heard(self._samples(self._references[index]))
-        except AsrError as exc:
-            raise type(exc)(f"{FIELD}[{index}]: {exc.message}", FIELD) from None
-        if voice is None:
-            raise InvalidRequest(f"{FIELD}[{index}] must be speech of one person; nobody is heard in it", FIELD)
-        return voice
-
-    def _heard(self, samples: Samples) -> Voice | None:
+    async def _heard(self, samples: Samples) -> Voice | None:
         """Return the voice in some samples, or None if nobody is heard."""
         model, threads = self._resources.speaker_model, self._resources.speaker_threads
         assert model is not None
         assert threads is not None
         try:
-            return threads.submit(_voice_in, model, samples).result()
-        except (RuntimeError, CancelledError):  # the pool takes no more work
+            future: Future[Voice | None] = threads.submit(_voice_in, model, samples)
+        except RuntimeError:  # the pool takes no more work
             raise Cancelled("the worker is shutting down") from None
+        return await asyncio.wrap_future(future)  # which is cancelled with the caller
 
-    def _samples(self, reference: str) -> Samples:
-        """Return the samples of a reference, [n] at 16 kHz. Raises AsrError."""
-        fetcher = self._resources.fetcher
-        with fetcher.spool() as spool:
-            if scheme_of(reference[:MAX_SHOWN_CHARS]) in URL_SCHEMES:
-                fetcher.start(reference, spool)
-            else:
-                spool.write(decode_base64(reference, FIELD))
-                spool.finish()
-            process = AudioProcess(self._resources.audio_processes, spool, DecodeOptions(), nullcontext)
-            self._interrupts += [spool.stop, process.close]
-            if self._is_closed:
-                raise Cancelled("the request is over")
-            try:
-                samples = _read(process)
-            except AsrError:
-                spool.check()  # the download's error explains more than the decoder's, which it caused
-                raise
-            finally:
+    def _read_all(self) -> list[Samples]:
+        """Return the samples of each reference, [n] at 16 kHz. Raises AsrError."""
+        spools = [self._resources.fetcher.spool(MAX_BYTES) for _ in self._references]
+        try:
+            for index, (reference, spool) in enumerate(zip(self._references, spools, strict=True)):
+                with _named(index):
+                    self._fill(spool, reference)
+            samples: list[Samples] = []
+            for index, spool in enumerate(spools):
+                with _named(index):
+                    samples.append(self._read(spool))
+            return samples
+        finally:
+            for spool in spools:
                 spool.stop()
+                spool.close()
+
+    def _fill(self, spool: Spool, reference: str) -> None:
+        """Fill a spool with the bytes of a reference, which may go on in another thread."""
+        self._interrupts.append(spool.stop)
+        self._check_open()
+        if scheme_of(reference[:MAX_SHOWN_CHARS]) in URL_SCHEMES:
+            self._resources.fetcher.start(reference, spool)
+        else:
+            spool.write(decode_base64(reference, FIELD))
+            spool.finish()
+
+    def _read(self, spool: Spool) -> Samples:
+        process = AudioProcess(self._resources.audio_processes, spool, DecodeOptions(), nullcontext)
+        self._interrupts.append(process.close)
+        self._check_open()
+        try:
+            samples = _decoded(process)
+        finally:
+            spool.check()  # the download's error explains more than the decoder's, which it caused
+        seconds = len(samples) / SAMPLE_RATE
+        if not MIN_S - SLACK_S <= seconds <= MAX_S + SLACK_S:
+            told = "more" if seconds > MAX_S else f"{seconds:.1f}"
+            raise InvalidRequest(f"expected {MIN_S:g} to {MAX_S:g} seconds of speech; got {told}")
         return samples
 
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise Cancelled(OVER)
 
-def _read(process: AudioProcess) -> Samples:
-    """Return the samples of a file that is as long as a reference may be. Raises AsrError."""
+
+@contextmanager
+def _named(index: int) -> Iterator[None]:
+    """Name the sample that an AsrError of the block is about."""
+    try:
+        yield
+    except AsrError as exc:
+        raise type(exc)(f"{FIELD}[{index}]: {exc.message}", FIELD) from None
+
+
+def _decoded(process: AudioProcess) -> Samples:
+    """Return the samples of a file, or those with which it is longer than a sample may be."""
     blocks: list[Samples] = []
-    seconds = 0.0
     with closing(process.blocks()) as following:
         for block in following:
             blocks.append(block[:, 0].astype(np.float32))
-            seconds += len(block) / SAMPLE_RATE
-            if seconds > MAX_S + SLACK_S:
+            if sum(map(len, blocks)) > (MAX_S + SLACK_S) * SAMPLE_RATE:
                 break
-    if not MIN_S - SLACK_S <= seconds <= MAX_S + SLACK_S:
-        told = "more" if seconds > MAX_S else f"{seconds:.1f}"
-        raise InvalidRequest(f"expected {MIN_S:g} to {MAX_S:g} seconds of speech; got {told}")
     return np.concatenate(blocks)
 
 

@@ -1,6 +1,7 @@
 """Run one request: cut windows, decode them, reorder and merge their text. Knows no way in and no model."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 from handler.audio.source import AudioSource
@@ -118,6 +119,9 @@ class Request:
             found = await diarization.finish(PARTIAL_SPEAKERS_S if has_expired else self._deadline.left_s)
         if found is None:
             raise DeadlineExceeded(f"{self._deadline.limit.expectation}; the speakers were not told apart by then")
+        return await asyncio.to_thread(self._named, found)
+
+    def _named(self, found: Sequence[SpeakerActivity]) -> list[SpeakerActivity]:
         return [replace(each, names=self._known_speakers.names_in(each)) for each in found]
 
     async def _decode_all(self) -> None:

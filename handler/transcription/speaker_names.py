@@ -1,6 +1,6 @@
 """Say who says each word, and part segments where the speaker changes. Pure functions. Knows no model and no audio."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import count, groupby
 
@@ -13,13 +13,13 @@ MAX_STRAY_S = 0.6  # words of somebody else inside of a turn that last less, and
 CLEAR_SHARE = 0.6  # of a word during which its speaker must be heard to be clear
 
 
-def name_speakers(segments: Sequence[Segment], speakers: Speakers) -> list[Segment]:
+def name_speakers(segments: Sequence[Segment], speakers: Speakers, known: Collection[str] = ()) -> list[Segment]:
     """Return the segments with the names of their speakers, in parts if the speaker changes in one.
 
     Speakers who are not known are called A, B, …, in the order of the activity of each channel, one channel after the
-    other.
+    other. A letter that is a name of `known` speakers stands for nobody else.
     """
-    names = _names(speakers)
+    names = _names(speakers, known)
     named: list[Segment] = []
     for segment in segments:
         channel = segment.channel or 0
@@ -35,9 +35,8 @@ def speakers_of(segments: Sequence[Segment]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(segment.speaker for segment in segments if segment.speaker is not None))
 
 
-def _names(speakers: Speakers) -> list[list[str]]:
+def _names(speakers: Speakers, known: Collection[str]) -> list[list[str]]:
     """Return the names of the speakers of each channel."""
-    known = {name for activity in speakers for name in activity.names.values()}
     letters = (name for name in map(speaker_name, count()) if name not in known)
     return [
         [activity.names.get(number) or next(letters) for number in range(activity.num_speakers)]

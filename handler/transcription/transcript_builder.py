@@ -49,7 +49,7 @@ class TranscriptBuilder:
             warnings = [(at, warning) for at, warning in warnings if at < resume_at]
         coverage = measure_coverage(windows, decoded)
         if speakers is not None:
-            segments = name_speakers(segments, speakers)
+            segments = name_speakers(segments, speakers, self._options.known_speaker_names or ())
         told = [*audio.warnings, *(warning for _, warning in warnings), *gap_warnings(coverage)]
         if expired is not None:
             told.insert(0, f"{DeadlineExceeded.code}: {expired}; what comes behind {resume_at:g} s is missing")

@@ -93,7 +93,12 @@ class BackgroundJobs:
         task = asyncio.create_task(self._run(job, work))
         self._tasks[job.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(job.id, None))
-        await asyncio.sleep(0)  # a task that is cancelled before it has begun would not free what `work` owns
+        try:
+            await asyncio.sleep(0)  # a task that is cancelled before it has begun would not free what `work` owns
+        except asyncio.CancelledError:
+            job.is_removed = True
+            task.cancel()
+            raise
         return job
 
     async def describe(self, job_id: str) -> bytes:
@@ -126,10 +131,13 @@ class BackgroundJobs:
         if not tasks:
             return
         logs.info("jobs_drain", jobs=len(tasks))
-        for limit_s in (drain_s, CLOSE_S):
-            await asyncio.wait(tasks, timeout=limit_s)
-            for task in tasks:
-                task.cancel()
+        await asyncio.wait(tasks, timeout=drain_s)
+        for job_id, job in self._jobs.items():
+            if job.status in (QUEUED, RUNNING) and job_id in self._tasks:
+                self._tasks[job_id].cancel()
+        await asyncio.wait(tasks, timeout=CLOSE_S)
+        for task in tasks:
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _not_found(self) -> JobNotFound:

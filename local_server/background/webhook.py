@@ -20,7 +20,7 @@ from handler.audio.transfer_thread import run_transfer
 from handler.audio.urls import public_url, split_http_url
 from handler.errors import AsrError, DownloadFailed, InvalidRequest, UploadFailed, UploadRefused
 
-ATTEMPT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 60.0, 15.0
+LOOKUP_S, ATTEMPT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 10.0, 60.0, 15.0
 MAX_AT_ONCE, MAX_PER_HOST = 64, 4  # messages that are being sent
 RETRY_DELAYS_S: tuple[float, ...] = (1.0, 5.0, 30.0, 120.0, 600.0)  # between one attempt and the next
 
@@ -36,8 +36,8 @@ async def check_webhook(url: str) -> None:
     """Raise InvalidRequest or DownloadBlocked unless a URL leads to a host that messages may be sent to."""
     if split_http_url(url) is None:
         raise InvalidRequest("callback_url must be an http:// or https:// address", "callback_url")
-    with suppress(DownloadFailed):  # the name may be known later
-        await asyncio.to_thread(resolve, url, public_url(url))
+    with suppress(DownloadFailed, TimeoutError):  # the name may be known later
+        await run_transfer(lambda _: resolve(url, public_url(url)), LOOKUP_S)
 
 
 class WebhookSender:

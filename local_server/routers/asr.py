@@ -72,7 +72,8 @@ async def _events(stream: TranscriptStream, options: Options) -> AsyncGenerator[
 
 
 def _progress_event(progress: Progress, options: Options) -> str:
-    options = replace(options, diarize=False, speakers=None)  # who speaks is known at the end
+    # Who speaks is known at the end.
+    options = replace(options, diarize=False, speakers=None, known_speaker_names=None, known_speaker_references=None)
     content = {
         "done_s": round(progress.done_s, 3),
         "total_s": progress.total_s,

@@ -1,5 +1,6 @@
 """Read what a request to `POST /asr` or `POST /jobs` asks for. Knows no pipeline and no response."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from local_server.uploads.raw_samples import options_of_type
 from local_server.uploads.request_body import BINARY, FORM, JSON, RequestBody
 
 CALLBACK_URL = "callback_url"  # of a job
+LARGE_BYTES = 64 * 1024  # of JSON, whose parsing takes a moment
 
 
 async def parse_asr_request(body: RequestBody, query: Mapping[str, str]) -> tuple[AudioSource, Options]:
@@ -42,7 +44,10 @@ async def _read(body: RequestBody, query: Mapping[str, str]) -> tuple[AudioSourc
     """Return the audio source of a body, and the values of all other fields."""
     media_type = body.media_type
     if media_type == JSON:
-        return _parse_json(await body.read_all(), query)
+        content = await body.read_all()
+        if len(content) > LARGE_BYTES:
+            return await asyncio.to_thread(_parse_json, content, query)
+        return _parse_json(content, query)
     if body.form is not None:
         if not body.form.has_file:
             raise InvalidRequest(f"the form must have a part named {FILE_FIELD}, with a file name")

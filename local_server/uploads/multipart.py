@@ -16,7 +16,7 @@ from handler.errors import InvalidRequest
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 MAX_FIELDS = 1000
-MAX_FIELD_BYTES = 16 * 1024**2  # of all fields together; they hold samples of speakers, too
+MAX_FIELD_BYTES = 8 * 1024**2  # of all fields together; they hold samples of speakers, too
 FILE_FIELD = "file"  # the name of the part that is a file
 MAX_CONTENT_TYPE = 1000  # characters
 _ENCODED_FILE_NAME = re.compile(rb";\s*filename\*", re.IGNORECASE)  # a file name in the form of RFC 5987

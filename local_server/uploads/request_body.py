@@ -22,7 +22,7 @@ from local_server.uploads.pace import UploadPace
 from local_server.uploads.upload_state import CLIENT_LEFT, Stage, UploadState
 
 MAX_LENGTH_DIGITS = 18  # of Content-Length; Python refuses to convert thousands
-MAX_JSON_BYTES = 16 * 1024**2  # a JSON body holds a URL and options, also samples of speakers
+MAX_JSON_BYTES = 8 * 1024**2  # a JSON body holds a URL and options, also samples of speakers
 SHUTTING_DOWN = "the server is shutting down"
 JSON, FORM, BINARY = "application/json", "multipart/form-data", "application/octet-stream"
 T = TypeVar("T")
@@ -73,7 +73,9 @@ class RequestBody:
     async def read_all(self) -> bytes:
         """Wait for the end of a body that is not a form, return the whole body, and free it. Raises AsrError."""
         await self.in_time(self.state.until_ended())
-        body = self.spool.read_at(0, self._max_bytes)
+        body = b""
+        while len(body) < self.spool.size:  # which may lie in several parts
+            body += self.spool.read_at(len(body), self._max_bytes)
         self.spool.close()  # the request may go on for long
         return body
 
@@ -135,7 +137,7 @@ class RequestBody:
 
     async def _receive_message(self) -> Message:
         """Return the next ASGI message. Raises DeadlineExceeded if the client sends nothing or too little for long."""
-        # A JSON body and the fields before a file are short, so all of it must arrive within the limit for one silence.
+        # A JSON body and the fields before a file must arrive within the limit for one silence.
         is_short = self.media_type == JSON or (self.form is not None and not self.form.has_file)
         now = asyncio.get_running_loop().time()
         silence_end = (self._start_time if is_short else now) + self._silence_s

@@ -243,7 +243,8 @@ def test_a_server_that_stops_tries_a_last_time(
 ) -> None:
     monkeypatch.setattr(webhook, "RETRY_DELAYS_S", (3600.0,))
     with WebhookReceiver(503) as receiver:
-        with serving(pipeline, webhook_secrets=(bytes(32),)) as server, client_of(server) as client:
+        limits: dict[str, Any] = {"webhook_secrets": (bytes(32),), "drain_timeout_s": 0}
+        with serving(pipeline, **limits) as server, client_of(server) as client:
             client.post("/jobs", params={"callback_url": receiver.url}, content=SPEECH)
             wait_until(lambda: receiver.messages)
         assert len(receiver.messages) == 2
