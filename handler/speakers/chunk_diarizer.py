@@ -18,10 +18,18 @@ from handler.schema.option_parsers import MAX_SPEAKERS
 from handler.schema.speakers import SpeakerActivity, SpeakerCount, by_first_turn, runs
 from handler.schema.window import SAMPLE_RATE, Samples
 from handler.speakers.clustering import Voice, group_voices, middle_voices
-from handler.speakers.embedding_network import EmbeddingNetwork
+from handler.speakers.embedding_network import DIMENSIONS, EmbeddingNetwork
 from handler.speakers.filterbank import HOP, Filterbank
+from handler.speakers.growing_array import GrowingArray
 from handler.speakers.quantized_embedding import QuantizedEmbedding
-from handler.speakers.segmentation_network import CHUNK, FIRST_FRAME_S, FRAME_S, NUM_FRAMES, SegmentationNetwork
+from handler.speakers.segmentation_network import (
+    CHUNK,
+    FIRST_FRAME_S,
+    FRAME_S,
+    NUM_FRAMES,
+    NUM_LOCAL,
+    SegmentationNetwork,
+)
 
 CHUNK_HOP = CHUNK * 8 // 10  # samples between the starts of two chunks
 CHUNKS_AT_ONCE = 4  # which takes a third less time than one by one
@@ -86,8 +94,10 @@ class ChunkDiarizer:
         self._num_samples = 0
         self._last: Samples = np.zeros(0, np.float32)  # the samples of the last chunk
         self._starts: list[int] = []  # the first sample of each chunk
-        self._active: list[NDArray[np.bool_]] = []  # by chunk
-        self._voices: list[Voice] = []
+        self._active = GrowingArray((NUM_FRAMES, NUM_LOCAL), np.bool_)  # by chunk
+        self._voices: list[Voice] = []  # without vectors
+        self._vectors = GrowingArray((DIMENSIONS,), np.float32)
+        self._heard: list[int] = []  # the number of the voice of each vector
 
     def push(self, samples: Samples) -> None:
         """Hear more samples, [n] at 16 kHz."""
@@ -109,7 +119,10 @@ class ChunkDiarizer:
             chunks.append(_Chunk(self._num_samples - len(end), np.pad(end, (0, CHUNK - len(end)))))
         if chunks:
             self._hear(chunks)
-        return self._activity(group_voices(self._voices, count, self._networks.threshold))
+        voices = self._voices.copy()
+        for number, vector in zip(self._heard, self._vectors.rows(), strict=True):
+            voices[number] = replace(voices[number], vector=vector)
+        return self._activity(voices, group_voices(voices, count, self._networks.threshold))
 
     def _next_chunk(self) -> "_Chunk":
         """Take the next chunk from the buffer."""
@@ -126,8 +139,8 @@ class ChunkDiarizer:
             stretches: list[_Stretch] = []
             for chunk, chunk_active, chunk_features in zip(chunks, active, features, strict=True):
                 self._find_voices(chunk_active, chunk_features, stretches)
-                self._active.append(chunk_active)
                 self._starts.append(chunk.start)
+            self._active.append(active)
             for first in range(0, len(stretches), EMBEDDED_AT_ONCE):
                 self._embed(stretches[first : first + EMBEDDED_AT_ONCE])
 
@@ -151,18 +164,18 @@ class ChunkDiarizer:
                     part = slice(at, at + EMBEDDED_FRAMES)
                     stretches.append(_Stretch(len(self._voices), features[part], weights[part]))
                 solo_s = float(said[-1]) * HOP / SAMPLE_RATE
-                self._voices.append(Voice(len(self._active), local, start, end, solo_s))
+                self._voices.append(Voice(len(self._starts), local, start, end, solo_s))
 
     def _embed(self, stretches: Sequence["_Stretch"]) -> None:
-        """Give the voices of some stretches their vectors."""
+        """Keep the vectors of the voices of some stretches."""
         networks = self._networks
         features = torch.stack([stretch.features for stretch in stretches]).to(networks.dtype)
         weights = torch.from_numpy(np.stack([stretch.weights for stretch in stretches])).to(networks.device)
         vectors = F.normalize(networks.embedding(features, weights).float(), dim=1).cpu().numpy()
-        for stretch, vector in zip(stretches, vectors, strict=True):
-            self._voices[stretch.voice] = replace(self._voices[stretch.voice], vector=vector)
+        self._vectors.append(vectors)
+        self._heard += [stretch.voice for stretch in stretches]
 
-    def _activity(self, groups: list[int]) -> SpeakerActivity:
+    def _activity(self, voices: Sequence[Voice], groups: Sequence[int]) -> SpeakerActivity:
         """Add up what overlapping chunks tell: so many speak as they tell in the mean, those whom most of them name."""
         total = ceil(self._num_samples / SAMPLE_RATE / FRAME_S) + 1
         num_speakers = max(groups, default=-1) + 1
@@ -170,10 +183,10 @@ class ChunkDiarizer:
         seen, speaking = np.zeros(total, np.float32), np.zeros(total, np.float32)
         firsts = [round(start / SAMPLE_RATE / FRAME_S) for start in self._starts]
         spans = [slice(first, min(first + NUM_FRAMES, total)) for first in firsts]
-        for active, span in zip(self._active, spans, strict=True):
+        for active, span in zip(self._active.rows(), spans, strict=True):
             seen[span] += 1
             speaking[span] += active[: span.stop - span.start].sum(1)
-        for voice, group in zip(self._voices, groups, strict=True):
+        for voice, group in zip(voices, groups, strict=True):
             span = spans[voice.chunk]
             run = slice(span.start + voice.start, min(span.start + voice.end, total))
             votes[run, group] += 1
@@ -184,8 +197,8 @@ class ChunkDiarizer:
             rank = (-votes[rows]).argsort(1, kind="stable").argsort(1, kind="stable")
             is_active[rows] = (rank < number[rows, None]) & (votes[rows] > 0)
         order = by_first_turn(is_active)
-        voices = middle_voices(self._voices, groups)[order]
-        return SpeakerActivity(is_active[:, order], FRAME_S, FIRST_FRAME_S - FRAME_S / 2, voices)
+        middles = middle_voices(voices, groups)[order]
+        return SpeakerActivity(is_active[:, order], FRAME_S, FIRST_FRAME_S - FRAME_S / 2, middles)
 
 
 def _short_runs(active: NDArray[np.bool_]) -> list[tuple[int, int]]:
