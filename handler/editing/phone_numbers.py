@@ -4,13 +4,12 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from handler.editing.spoken_digits import Group, are_single, best_parts, digits_of, runs, sizes_of
+from handler.editing.spoken_digits import THOUSANDS, Group, are_single, best_parts, digits_of, runs, sizes_of
 
 MAX_DIGITS = 15
 _ENDS_NUMBER = re.compile(r"[,;…]|\.\s")  # between two groups; one number may have them, or two numbers
 _DAY, _MONTH, _YEAR = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0?[1-9]|1[0-2])", r"(?:1[89]|20)\d\d"
 _TIME = r"(?:[01]\d|2[0-3])[0-5]\d"
-_THOUSANDS = re.compile(r"(?<!\d)[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)")
 # Numbers that are no telephone numbers: dates, years, fractions and thousands.
 _OTHERS = re.compile(
     rf"(?<!\d)(?<!\d[.,'’/-])(?:{_YEAR}([-/.]){_MONTH}\1{_DAY}"
@@ -31,7 +30,7 @@ _MAX_STEPS = 0.6  # of the steps from digit to digit may be those of somebody wh
 def find_phones(text: str) -> Iterator[tuple[int, int]]:
     """Yield the start and end of each telephone number."""
     for groups in runs(text):
-        others = _THOUSANDS if groups[0].has_plus else _OTHERS
+        others = THOUSANDS if groups[0].has_plus else _OTHERS
         spans = [match.span() for match in others.finditer(text, groups[0].start, groups[-1].end)]
         for part in _outside(groups, [] if _has_area_code(groups) else spans):
             edges = [index for index in range(len(part)) if _may_begin(part, index)]

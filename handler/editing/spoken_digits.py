@@ -17,6 +17,7 @@ _PREFIX = r"(?:\+|\bplus\b|\()?\s?\(?"
 _RUN = re.compile(rf"{_PREFIX}{_DIGIT}(?:{BETWEEN}{_DIGIT})*", re.IGNORECASE)
 _ONE_DIGIT = re.compile(_DIGIT, re.IGNORECASE)
 _PLUS = re.compile(r"\+|plus", re.IGNORECASE)
+THOUSANDS = re.compile(r"(?<!\d)[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)")  # an amount, and no other number
 _ENDS_WITH_NUMBER = re.compile(rf"(?:\d|\b(?:{'|'.join(_WORDS)}))\s*$", re.IGNORECASE)
 _WORD_BEFORE = re.compile(r"\s*(?:plus)?", re.IGNORECASE)
 # What at the end of a text may go on as a number behind it.
