@@ -12,7 +12,7 @@ _INTERJECTIONS = ("oh", "o")  # which are also said for zero
 _DIGITS = {**{word: str(digit) for digit, word in enumerate(_WORDS)}, **dict.fromkeys(_INTERJECTIONS, "0")}
 _TIMES = {"double": 2, "triple": 3, "treble": 3}
 _DIGIT_WORD = rf"(?<![^\W\d_])(?:{'|'.join(_WORDS)}|oh|(?-i:O))(?![^\W\d_])"
-_DIGIT = rf"(?:\d|(?:(?<![^\W\d_])(?:{'|'.join(_TIMES)})\s+)?(?:{_DIGIT_WORD}|(?<=\s)\d))"
+_DIGIT = rf"(?:\d|{_DIGIT_WORD}|(?<![^\W\d_])(?:{'|'.join(_TIMES)})\s+(?:\d|{_DIGIT_WORD}))"  # each in one way only
 _PREFIX = r"(?:\+|\bplus\b|\()?\s?\(?"
 _RUN = re.compile(rf"{_PREFIX}{_DIGIT}(?:{BETWEEN}{_DIGIT})*", re.IGNORECASE)
 _ONE_DIGIT = re.compile(_DIGIT, re.IGNORECASE)
