@@ -71,10 +71,17 @@ def _of_others(index: int, voices: Sequence[Voice], groups: Sequence[int | None]
 
 
 def _sure(voices: Sequence[Voice], heard: Sequence[int]) -> list[int]:
-    """Return which of the voices that are heard may make a group: those with the most speech."""
-    longest = sorted(heard, key=lambda index: -voices[index].solo_s)[:MAX_CLUSTERED]
-    sure = [index for index in longest if voices[index].solo_s >= SURE_S]
-    return sure if len(sure) > 1 else longest
+    """Return which of the voices that are heard may make a group: those with enough speech.
+
+    If there are too many, they are drawn, so that somebody who says little in a long recording is among them.
+    """
+    sure = [index for index in heard if voices[index].solo_s >= SURE_S]
+    if len(sure) < 2:
+        return sorted(heard, key=lambda index: -voices[index].solo_s)[:MAX_CLUSTERED]
+    if len(sure) <= MAX_CLUSTERED:
+        return sure
+    drawn = np.random.default_rng(0).choice(len(sure), MAX_CLUSTERED, replace=False)  # the same ones each time
+    return [sure[number] for number in sorted(drawn.tolist())]
 
 
 def _cluster(voices: Sequence[Voice], count: SpeakerCount, threshold: float) -> list[int]:

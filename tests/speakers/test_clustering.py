@@ -87,3 +87,11 @@ def test_two_voices_that_join_each_other_stay_somebody() -> None:
     groups = group_voices(voices, ANY, THRESHOLD)
     assert len(set(groups)) == 2
     assert groups[3] == groups[4] != groups[0]
+
+
+def test_somebody_who_says_little_in_a_long_recording_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clustering, "MAX_CLUSTERED", 100)
+    people = [int(chunk % 40 > 37) for chunk in range(1000)]
+    lengths = [2.0 if person else 3.0 for person in people]
+    voices = [voice(person, chunk, solo_s=lengths[chunk]) for chunk, person in enumerate(people)]
+    assert partition(group_voices(voices, ANY, THRESHOLD)) == partition(people)
