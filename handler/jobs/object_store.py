@@ -5,15 +5,13 @@ Errors of libraries are replaced by errors of this project. The libraries' messa
 contain credentials.
 """
 
-import io
 import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
-from handler.audio.address_guard import resolve
+from handler.audio.http_upload import JSON_TYPE, send_body
 from handler.audio.transfer import Transfer
-from handler.audio.urls import public_url
-from handler.errors import AsrError, DownloadFailed, InvalidRequest, UploadFailed, UploadRefused
+from handler.errors import InvalidRequest
 
 RESPONSE_TIMEOUT_S = 60.0  # longest wait for a connection, for room to send more, and for the next bytes of a response
 URL_LIFETIME_S = 7 * 24 * 3600  # of a signed URL; S3 allows no more
@@ -103,39 +101,5 @@ def upload(body: bytes, target: UploadTarget, transfer: Transfer) -> None:
 
     Raises UploadFailed, UploadRefused, or DownloadBlocked by the address guard.
     """
-    from requests import RequestException
-    from urllib3.exceptions import HTTPError
-
-    from handler.audio.http_client import send
-
-    safe_url = public_url(target.put_url)
-    headers = {"Content-Type": "application/json"}
-    # The body is a file, because the time limit of a socket is for all bytes of one call, and a file is sent in blocks.
-    file = io.BytesIO(body)
-    try:
-        hosts = resolve(target.put_url, safe_url) if target.is_guarded else None
-        with send(transfer, "PUT", target.put_url, hosts, RESPONSE_TIMEOUT_S, headers, file) as response:
-            status = response.status_code  # the rest of the response says nothing more
-    except DownloadFailed as exc:
-        raise UploadFailed(exc.message) from None
-    except (RequestException, HTTPError, UnicodeError) as exc:
-        raise _transport_error(safe_url, exc) from None
-    if status not in _SUCCESS_STATUSES:
-        raise _status_error(safe_url, status)
-
-
-def _transport_error(safe_url: str, exc: Exception) -> AsrError:
-    """Return the error that replaces an exception of `requests` or `urllib3`, whose message may show credentials."""
-    from handler.audio.http_client import is_certificate_error
-
-    if is_certificate_error(exc):
-        return UploadRefused(f"{safe_url}: expected a certificate that is valid for its host")
-    expected = "expected an address that takes the result by PUT"
-    return UploadFailed(f"{safe_url} did not take the result ({type(exc).__name__}); {expected}")
-
-
-def _status_error(safe_url: str, status: int) -> AsrError:
-    from handler.audio.http_client import is_retryable
-
-    kind = UploadFailed if is_retryable(status) else UploadRefused
-    return kind(f"{safe_url} answered with status {status}; expected 200")
+    url, guarded = target.put_url, target.is_guarded
+    send_body(transfer, "PUT", url, body, JSON_TYPE, _SUCCESS_STATUSES, RESPONSE_TIMEOUT_S, is_guarded=guarded)

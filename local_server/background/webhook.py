@@ -8,19 +8,20 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import io
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from weakref import WeakValueDictionary
 
 from handler.audio.address_guard import resolve
+from handler.audio.http_upload import JSON_TYPE, send_body
 from handler.audio.transfer import Transfer
 from handler.audio.transfer_thread import run_transfer
 from handler.audio.urls import public_url, split_http_url
-from handler.errors import AsrError, DownloadFailed, InvalidRequest, UploadFailed, UploadRefused
+from handler.errors import AsrError, DownloadFailed, InvalidRequest, UploadFailed
 
 LOOKUP_S, ATTEMPT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 10.0, 60.0, 15.0
+TAKEN = range(200, 300)  # statuses
 MAX_AT_ONCE, MAX_PER_HOST = 64, 4  # messages that are being sent
 RETRY_DELAYS_S: tuple[float, ...] = (1.0, 5.0, 30.0, 120.0, 600.0)  # between one attempt and the next
 
@@ -79,36 +80,14 @@ class WebhookSender:
         def post(transfer: Transfer) -> None:
             timestamp, content = int(time.time()), body()
             headers = {
-                "Content-Type": "application/json",
+                **JSON_TYPE,
                 "webhook-id": message_id,
                 "webhook-timestamp": str(timestamp),
                 "webhook-signature": sign(message_id, timestamp, content, self._secrets),
             }
-            _post(transfer, url, content, headers)
+            send_body(transfer, "POST", url, content, headers, TAKEN, RESPONSE_TIMEOUT_S, is_guarded=True)
 
         try:
             await run_transfer(post, ATTEMPT_TIMEOUT_S)
         except TimeoutError:
             raise UploadFailed(f"{public_url(url)} took no message within {ATTEMPT_TIMEOUT_S:g} s") from None
-
-
-def _post(transfer: Transfer, url: str, body: bytes, headers: dict[str, str]) -> None:
-    """Send one message. Raises UploadFailed, UploadRefused, and DownloadBlocked by the address guard."""
-    from requests import RequestException
-    from urllib3.exceptions import HTTPError
-
-    from handler.audio.http_client import is_certificate_error, is_retryable, send
-
-    safe_url = public_url(url)
-    try:
-        # A file is sent in blocks, each of which has the time limit of a socket for itself.
-        with send(transfer, "POST", url, resolve(url, safe_url), RESPONSE_TIMEOUT_S, headers, io.BytesIO(body)) as got:
-            status = got.status_code
-    except DownloadFailed as exc:
-        raise UploadFailed(exc.message) from None
-    except (RequestException, HTTPError, UnicodeError) as exc:
-        kind = UploadRefused if is_certificate_error(exc) else UploadFailed
-        raise kind(f"{safe_url} took no message: {type(exc).__name__}") from None
-    if not 200 <= status < 300:
-        kind = UploadFailed if is_retryable(status) else UploadRefused
-        raise kind(f"{safe_url} answered with status {status}; expected 2xx")
