@@ -2,13 +2,12 @@
 
 import threading
 from collections import Counter
-from functools import partial
 from typing import Any
 
-from tests.support.loopback import Loopback, QuietHandler
+from tests.support.loopback import QuietHandler, Site
 
 
-class Web:
+class Web(Site):
     """Serves `files` by path, and on its own paths misbehaves until `released` is set.
 
     /redirect?TARGET redirects, /hang does not answer, /cut ends half-way, /trickle sends byte by byte, and /partly?PATH
@@ -20,22 +19,12 @@ class Web:
         self.counts: Counter[str] = Counter()  # requests by path
         self.truncated_paths: set[str] = set()  # paths whose files end half-way
         self.request_received = threading.Event()
-        self.released = threading.Event()
-        self._server = Loopback(partial(_Handler, self))
-        self.url = self._server.url
+        super().__init__(_Handler)
 
     def put(self, path: str, body: bytes) -> str:
         """Serve a file and return its URL."""
         self.files[path] = body
         return self.url + path
-
-    def __enter__(self) -> "Web":
-        self._server.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.released.set()
-        self._server.stop()
 
 
 class _Handler(QuietHandler):

@@ -1,11 +1,9 @@
 """A receiver of webhooks on loopback, which takes messages or refuses them."""
 
-import threading
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from tests.support.loopback import Loopback, QuietHandler
+from tests.support.loopback import QuietHandler, Site
 
 
 @dataclass
@@ -16,23 +14,14 @@ class Message:
     body: str
 
 
-class WebhookReceiver:
+class WebhookReceiver(Site):
     """Answers each message with the next of `statuses`, and then with 204. A status of 0 stands for no answer."""
 
     def __init__(self, *statuses: int) -> None:
         self.statuses = list(statuses)
         self.messages: list[Message] = []
-        self.released = threading.Event()
-        self._server = Loopback(partial(_Handler, self))
-        self.url = f"{self._server.url}/hook?token=secret"
-
-    def __enter__(self) -> "WebhookReceiver":
-        self._server.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.released.set()
-        self._server.stop()
+        super().__init__(_Handler)
+        self.url = f"{self.url}/hook?token=secret"
 
 
 class _Handler(QuietHandler):
