@@ -1,4 +1,4 @@
-"""Wait for a transfer without blocking the event loop, and end it in time. Knows no protocol."""
+"""Wait for what blocks without blocking the event loop, and no longer than a limit. Knows no protocol."""
 
 import asyncio
 import threading
@@ -12,12 +12,30 @@ T = TypeVar("T")
 
 
 async def run_transfer(work: Callable[[Transfer], T], timeout_s: float) -> T:
-    """Return what `work` returns, which runs in a daemon thread, so that the process can exit during the transfer.
+    """Return what `work` returns for a transfer. Raises what it raises.
 
-    Raises what `work` raises. After `timeout_s` seconds, ends the transfer and raises TimeoutError. Also ends the
-    transfer when the caller is cancelled.
+    After `timeout_s` seconds, ends the transfer and raises TimeoutError. Also ends the transfer when the caller is
+    cancelled.
     """
     transfer = Transfer()
+
+    def run() -> T:
+        try:
+            return work(transfer)
+        finally:
+            transfer.close()
+
+    try:
+        return await run_apart(run, timeout_s)
+    finally:
+        transfer.abort()
+
+
+async def run_apart(work: Callable[[], T], timeout_s: float) -> T:
+    """Return what `work` returns, which runs in a daemon thread of its own, so that the process can exit meanwhile.
+
+    Raises what `work` raises, and TimeoutError after `timeout_s` seconds, while the thread goes on.
+    """
     loop = asyncio.get_running_loop()
     completion: asyncio.Future[T] = loop.create_future()
 
@@ -33,16 +51,12 @@ async def run_transfer(work: Callable[[Transfer], T], timeout_s: float) -> T:
         result: T | None = None
         error: Exception | None = None
         try:
-            result = work(transfer)
+            result = work()
         except Exception as exc:
             error = exc
-        transfer.close()
         with suppress(RuntimeError):  # the loop may have ended
             loop.call_soon_threadsafe(complete, result, error)
 
-    threading.Thread(target=run, name="transfer", daemon=True).start()
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await completion
-    finally:
-        transfer.abort()
+    threading.Thread(target=run, name="apart", daemon=True).start()
+    async with asyncio.timeout(timeout_s):
+        return await completion

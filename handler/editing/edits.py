@@ -60,6 +60,11 @@ def apply_edits(segments: Sequence[Segment], edits: Sequence[Edit], *, keeps_tok
     ]
 
 
+def text_of_words(segment: Segment) -> str:
+    """Return the text of a segment as its words have it, or as it stands if it has none."""
+    return "".join(word.text for word in segment.words) or segment.text
+
+
 def _as_word(segment: Segment) -> Word:
     return Word(segment.start, segment.end, segment.text, 0.0)
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from handler.editing.edits import Edit, apply_edits
+from handler.editing.edits import Edit, apply_edits, text_of_words
 from handler.editing.sensitive_text import Found, find_sensitive, open_from
 from handler.schema.transcript import Segment
 
@@ -63,7 +63,7 @@ class Redactor:
 
     def _channel(self, held: Sequence[Segment], channel: int | None) -> _Channel:
         numbers = [number for number, segment in enumerate(held) if segment.channel == channel]
-        texts = [_text_of(held[number]) for number in numbers]
+        texts = [text_of_words(held[number]) for number in numbers]
         text = "".join(texts)
         return _Channel(numbers, [0, *accumulate(map(len, texts))], text, find_sensitive(text, self.kinds))
 
@@ -72,7 +72,7 @@ class Redactor:
         ready = len(held)
         for channel in channels:
             until = open_from(channel.text, self.kinds)
-            has_paused = held[-1].start - held[channel.numbers[-1]].end > MAX_PAUSE_S if held else False
+            has_paused = held[-1].start - held[channel.numbers[-1]].end > MAX_PAUSE_S
             if until < len(channel.text) and not has_paused:
                 ready = min(ready, channel.segment_at(until))
         while True:  # until nothing that was found is parted
@@ -94,7 +94,3 @@ class Redactor:
         self.counts.update(each.kind for each in inside)
         edits = [Edit(each.start, min(each.end, length), f"[{each.kind.upper()}]") for each in inside]
         return apply_edits([held[number] for number in channel.numbers if number < ready], edits, keeps_tokens=False)
-
-
-def _text_of(segment: Segment) -> str:
-    return "".join(word.text for word in segment.words) or segment.text

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from handler.editing.edits import Edit, apply_edits
+from handler.editing.edits import Edit, apply_edits, text_of_words
 from handler.schema.transcript import Segment
 
 
@@ -23,8 +23,7 @@ class Replacements:
         return [each for segment in segments for each in self._in_segment(segment, pattern)] if pattern else [*segments]
 
     def _in_segment(self, segment: Segment, pattern: re.Pattern[str]) -> list[Segment]:
-        text = "".join(word.text for word in segment.words) or segment.text
-        edits = [Edit(*match.span(), self._other(match)) for match in pattern.finditer(text)]
+        edits = [Edit(*match.span(), self._other(match)) for match in pattern.finditer(text_of_words(segment))]
         return apply_edits([segment], edits, keeps_tokens=True)
 
     def _other(self, match: re.Match[str]) -> str:

@@ -46,19 +46,23 @@ def _on_demand(transcript: Transcript) -> dict[str, Any]:
     return fields
 
 
-def chunk(segment: Segment, options: Options) -> dict[str, Any]:
-    """Return a segment as an object with its times, its text, and the other fields that `options` ask for."""
+def chunk(segment: Segment, options: Options, *, knows_speakers: bool = True) -> dict[str, Any]:
+    """Return a segment as an object with its times, its text, and the other fields that `options` ask for.
+
+    While a file is being transcribed, nobody knows the speakers yet.
+    """
+    tells_speakers = options.diarize and knows_speakers
     fields: dict[str, Any] = {"timestamp": [segment.start, segment.end], "text": segment.text.strip()}
     if segment.channel is not None:
         fields["channel"] = segment.channel
-    if options.diarize:
+    if tells_speakers:
         fields["speaker"] = segment.speaker
         if segment.overlapping:
             fields["overlap"] = list(segment.overlapping)
     if options.language == MULTI:
         fields["language"] = segment.language
     if options.timestamps == "word":
-        fields["words"] = [_word(word, options) for word in segment.words]
+        fields["words"] = [_word(word, tells_speakers=tells_speakers) for word in segment.words]
     return fields
 
 
@@ -68,13 +72,13 @@ def _paragraph(paragraph: Paragraph) -> dict[str, Any]:
     return {"timestamp": [paragraph.start, paragraph.end], "text": paragraph.text, **told}
 
 
-def _word(word: Word, options: Options) -> dict[str, Any]:
+def _word(word: Word, *, tells_speakers: bool) -> dict[str, Any]:
     return {
         "word": word.text.strip(),
         "start": word.start,
         "end": word.end,
         "probability": _rounded(word.probability),
-        **({"speaker": word.speaker} if options.diarize else {}),
+        **({"speaker": word.speaker} if tells_speakers else {}),
     }
 
 

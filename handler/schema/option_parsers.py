@@ -18,6 +18,11 @@ _JOINERS = re.compile("[\u200c\u200d]")  # parts of names in Persian and in lang
 _TOKEN_ID = re.compile(r"-1|[0-9]{1,9}")
 
 
+def listed(value: object) -> Any:
+    """Return the items of text that commas separate, or any other value as it is."""
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
 def temperature_step(value: object) -> float:
     """Parse the step between two fallback temperatures."""
     step = number(0, 1)(value)
@@ -79,7 +84,7 @@ def _is_name(name: str) -> bool:
 
 def redacted_kinds(value: object) -> tuple[str, ...]:
     """Return kinds of what is redacted, in the order of REDACTED_KINDS."""
-    items: Any = [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+    items = listed(value)
     if not isinstance(items, list | tuple) or not items or not all(item in REDACTED_KINDS for item in items):
         raise Unexpected(f"one or several of {', '.join(REDACTED_KINDS)}, comma-separated or as a list")
     return tuple(kind for kind in REDACTED_KINDS if kind in items)
@@ -87,7 +92,7 @@ def redacted_kinds(value: object) -> tuple[str, ...]:
 
 def token_ids(value: object) -> tuple[int, ...]:
     """Parse ids of tokens, which may be a list or separated by commas."""
-    items: Any = [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+    items = listed(value)
     if isinstance(value, str):
         items = [int(item) if _TOKEN_ID.fullmatch(item) else item for item in items]
     if isinstance(items, list | tuple) and all(map(_is_token_id, items)):

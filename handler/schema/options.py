@@ -13,6 +13,7 @@ from handler.schema.option_fields import boolean_field, choice_field, float_fiel
 from handler.schema.option_parsers import (
     MAX_SPEAKERS,
     REDACTED_KINDS,
+    listed,
     redacted_kinds,
     replacements,
     speaker_names,
@@ -53,7 +54,7 @@ def _language(value: object) -> str | None:
 
 
 def _languages(value: object) -> tuple[str, ...]:
-    items: Any = [item for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+    items = listed(value)
     if not isinstance(items, list | tuple) or not 0 < len(items) <= MAX_LANGUAGES:
         raise Unexpected(f"at most {MAX_LANGUAGES} languages, comma-separated or as a list")
     codes = tuple(dict.fromkeys(_language(item) for item in items))

@@ -36,12 +36,16 @@ class Place:
     @property
     def is_busy(self) -> bool:
         """Whether something is being done for the request."""
-        return self.work is not None and self.work.starved_s < STARVED_S
+        return self.work is not None and not self._is_starved
 
     @property
     def is_occupied(self) -> bool:
         """Whether something is being done for the request, or soon will be."""
-        return not self.only_receives and (self.work is None or self.work.starved_s < STARVED_S)
+        return not self.only_receives and not self._is_starved
+
+    @property
+    def _is_starved(self) -> bool:
+        return self.work is not None and self.work.starved_s >= STARVED_S
 
     def leave(self) -> None:
         """Give the place back. Only the first call has an effect."""

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ NICENESS = 10  # of the thread, which gets the processors that transcribing leav
 SHUTTING_DOWN = "the worker is shutting down"
 Block = NDArray[np.float32]  # [channels, n]
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def new_speaker_threads() -> ThreadPoolExecutor:
@@ -41,6 +42,14 @@ def _be_nice() -> None:
     use_one_thread()
     with suppress(OSError, AttributeError):  # a system on which a thread has no priority of its own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+
+def submit(threads: ThreadPoolExecutor, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> "Future[T]":
+    """Let a pool call `work`. Raises Cancelled if the process shuts down."""
+    try:
+        return threads.submit(work, *arguments, **options)
+    except RuntimeError:  # the pool takes no more work
+        raise Cancelled(SHUTTING_DOWN) from None
 
 
 class Diarization:
@@ -76,14 +85,14 @@ class Diarization:
             is_due = self._num_samples >= BLOCK_S * SAMPLE_RATE
         if is_due:
             self._room.acquire()
-            self._submit(self._hear, self._take()).add_done_callback(lambda _: self._room.release())
+            submit(self._executor, self._hear, self._take()).add_done_callback(lambda _: self._room.release())
 
     async def finish(self, timeout_s: float) -> list[SpeakerActivity] | None:
         """Return who spoke when in each channel, by what has been pushed, or None if it takes too long.
 
         Raises what went wrong, and Cancelled if the process shuts down meanwhile.
         """
-        future = self._submit(self._finish, self._take())
+        future = submit(self._executor, self._finish, self._take())
         timeout = asyncio.timeout(timeout_s)
         try:
             async with timeout:
@@ -107,12 +116,6 @@ class Diarization:
         with self._lock:
             blocks, self._blocks, self._num_samples = self._blocks, [], 0
         return np.concatenate(blocks, 1) if blocks else None
-
-    def _submit(self, work: Callable[[Block | None], T], block: Block | None) -> "Future[T]":
-        try:
-            return self._executor.submit(work, block)
-        except RuntimeError:  # the pool takes no more work
-            raise Cancelled(SHUTTING_DOWN) from None
 
     def _hear(self, block: Block | None) -> None:
         if block is None or not self._hears_more or self._failure is not None:

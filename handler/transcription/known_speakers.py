@@ -6,7 +6,6 @@ They are heard in the thread of the speaker model.
 
 import asyncio
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import closing, contextmanager, nullcontext
 
 import numpy as np
@@ -16,12 +15,13 @@ from handler.audio.audio_process import AudioProcess
 from handler.audio.base64_text import decode_base64
 from handler.audio.media_report import DecodeOptions
 from handler.audio.spool import Spool
-from handler.audio.transfer_thread import run_transfer
+from handler.audio.transfer_thread import run_apart
 from handler.audio.urls import MAX_SHOWN_CHARS, scheme_of
 from handler.errors import AsrError, Cancelled, DownloadFailed, InvalidRequest
 from handler.schema.options import Options
 from handler.schema.speakers import SpeakerActivity, SpeakerCount, SpeakerModel
 from handler.schema.window import SAMPLE_RATE, Samples
+from handler.transcription.diarization import submit
 from handler.transcription.shared_resources import SharedResources
 
 MIN_S, MAX_S, SLACK_S = 2.0, 10.0, 0.25  # seconds of a sample; codecs add some silence
@@ -30,7 +30,6 @@ READ_TIMEOUT_S = 60.0  # for all samples of a request
 MIN_SIMILARITY = 0.4  # cosine of two voices that are the same; docs/speakers.md has what was measured
 FIELD = "known_speaker_references"
 URL_SCHEMES = ("http", "https", "s3")
-OVER = "the request is over"
 Voice = NDArray[np.float32]
 
 
@@ -50,7 +49,7 @@ class KnownSpeakers:
         if not self._names:
             return
         try:
-            samples = await run_transfer(lambda _: self._read_all(), READ_TIMEOUT_S)
+            samples = await run_apart(self._read_all, READ_TIMEOUT_S)
         except TimeoutError:
             raise DownloadFailed(f"{FIELD} could not be read within {READ_TIMEOUT_S:g} s", FIELD) from None
         finally:
@@ -83,11 +82,7 @@ class KnownSpeakers:
         model, threads = self._resources.speaker_model, self._resources.speaker_threads
         assert model is not None
         assert threads is not None
-        try:
-            future: Future[Voice | None] = threads.submit(_voice_in, model, samples)
-        except RuntimeError:  # the pool takes no more work
-            raise Cancelled("the worker is shutting down") from None
-        return await asyncio.wrap_future(future)  # which is cancelled with the caller
+        return await asyncio.wrap_future(submit(threads, _voice_in, model, samples))  # cancelled with the caller
 
     def _read_all(self) -> list[Samples]:
         """Return the samples of each reference, [n] at 16 kHz. Raises AsrError."""
@@ -132,7 +127,7 @@ class KnownSpeakers:
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise Cancelled(OVER)
+            raise Cancelled("the request is over")
 
 
 @contextmanager

@@ -96,6 +96,7 @@ class BackgroundJobs:
         try:
             await asyncio.sleep(0)  # a task that is cancelled before it has begun would not free what `work` owns
         except asyncio.CancelledError:
+            self._jobs.pop(job.id)
             job.is_removed = True
             task.cancel()
             raise

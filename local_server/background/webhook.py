@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from handler.audio.address_guard import resolve
 from handler.audio.http_upload import JSON_TYPE, send_body
 from handler.audio.transfer import Transfer
-from handler.audio.transfer_thread import run_transfer
+from handler.audio.transfer_thread import run_apart, run_transfer
 from handler.audio.urls import public_url, split_http_url
 from handler.errors import AsrError, DownloadFailed, InvalidRequest, UploadFailed
 
@@ -38,7 +38,7 @@ async def check_webhook(url: str) -> None:
     if split_http_url(url) is None:
         raise InvalidRequest("callback_url must be an http:// or https:// address", "callback_url")
     with suppress(DownloadFailed, TimeoutError):  # the name may be known later
-        await run_transfer(lambda _: resolve(url, public_url(url)), LOOKUP_S)
+        await run_apart(lambda: resolve(url, public_url(url)), LOOKUP_S)
 
 
 class WebhookSender:

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import replace
 
 from fastapi import FastAPI, Request, Response
 
@@ -72,13 +71,11 @@ async def _events(stream: TranscriptStream, options: Options) -> AsyncGenerator[
 
 
 def _progress_event(progress: Progress, options: Options) -> str:
-    # Who speaks is known at the end.
-    options = replace(options, diarize=False, speakers=None, known_speaker_names=None, known_speaker_references=None)
     content = {
         "done_s": round(progress.done_s, 3),
         "total_s": progress.total_s,
         "text": "".join(segment.text for segment in progress.final_segments),
-        "chunks": [chunk(segment, options) for segment in progress.final_segments],
+        "chunks": [chunk(segment, options, knows_speakers=False) for segment in progress.final_segments],
     }
     return event(content, "progress")
 

@@ -21,7 +21,7 @@ from local_server.routers.asr_request import CALLBACK_URL, parse_job_request
 from local_server.state import ServerState
 from local_server.uploads.early_start import start_early
 from local_server.uploads.fields import join_arrays
-from local_server.uploads.request_body import JSON, RequestBody, receive_body
+from local_server.uploads.request_body import JSON, RequestBody, media_type_of, receive_body
 
 PATH = "/jobs"
 
@@ -49,7 +49,7 @@ def add_jobs(app: FastAPI, state: ServerState, jobs: BackgroundJobs) -> None:
 async def _create(request: Request, state: ServerState, jobs: BackgroundJobs) -> Response:
     pipeline, settings = state.require_pipeline(), state.settings
     jobs.check_room()
-    is_upload = request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON
+    is_upload = media_type_of(request) != JSON
     # A file takes up room from the first byte on; an address can wait until there is a place.
     async with receive_body(request, pipeline, settings, is_admitted=is_upload) as body:
         if body.place is not None:

@@ -28,6 +28,11 @@ JSON, FORM, BINARY = "application/json", "multipart/form-data", "application/oct
 T = TypeVar("T")
 
 
+def media_type_of(request: Request) -> str:
+    """Return the media type of a request's body, without its parameters, or an empty text."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 class RequestBody:
     """The body of one request, which is received from `start` on until `life` is closed."""
 
@@ -40,7 +45,7 @@ class RequestBody:
         """
         content_type = request.headers.get("content-type", "")
         self.content_type = content_type
-        self.media_type = content_type.partition(";")[0].strip().lower()
+        self.media_type = media_type_of(request)
         self.form = Form(content_type) if self.media_type == FORM else None
         self.place = place  # None if the request is not admitted yet
         self.spool = spool  # the form's file, or the whole body if it is not a form
