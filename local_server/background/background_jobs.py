@@ -52,7 +52,8 @@ class BackgroundJob:
         """Return what is told of the job while it has no result."""
         content: dict[str, Any] = {"id": self.id, "status": self.status, "created_at": round(self.created_at, 3)}
         if self.done_s is not None:
-            content |= {"done_s": round(self.done_s, 3), "total_s": self.total_s}
+            total_s = None if self.total_s is None else round(self.total_s, 3)
+            content |= {"done_s": round(self.done_s, 3), "total_s": total_s}
         return content if self.webhook is None else content | {"webhook": self.webhook}
 
 
