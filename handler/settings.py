@@ -3,8 +3,6 @@
 No other module reads settings from the environment. Knows no package.
 """
 
-import base64
-import binascii
 import os
 import re
 from collections.abc import Mapping
@@ -13,13 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from handler.logs import LEVELS
-from handler.validators import Parser, Unexpected, flag, integer, number, one_of
+from handler.validators import (
+    Parser,
+    Unexpected,
+    comma_separated,
+    flag,
+    hosts,
+    integer,
+    number,
+    one_of,
+    seconds,
+    web_address,
+    webhook_secrets,
+)
 
 GIB = 1024**3  # bytes
 _DAY_S = 24 * 3600
 _LANGUAGE = re.compile(r"[A-Za-z][\w-]{1,63}", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")  # of a model on the Hub
-_HOST = re.compile(r"\*|(\*\.)?[\w.-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
 
 
 class SettingsError(ValueError):
@@ -37,21 +46,10 @@ def _folder(value: object) -> Path:
     return Path(str(value))
 
 
-def _comma_separated(value: object) -> tuple[str, ...]:
-    return tuple(part.strip() for part in str(value).split(",") if part.strip())
-
-
 def _language(value: object) -> str:
     if not _LANGUAGE.fullmatch(str(value)):
         raise Unexpected("one language, such as fr, French or, for weights of MMS, fra")
     return str(value)
-
-
-def _hosts(value: object) -> tuple[str, ...]:
-    hosts = tuple(host.removesuffix(".") for host in _comma_separated(value))  # as in requests
-    if not all(map(_HOST.fullmatch, hosts)):
-        raise Unexpected("names or addresses without ports, such as a.example, *.a.example or [::1]")
-    return hosts
 
 
 def _batch_size(value: object) -> int | None:
@@ -59,30 +57,6 @@ def _batch_size(value: object) -> int | None:
         return None if value == "auto" else integer(1, 1024)(value)
     except Unexpected as exc:
         raise Unexpected(f"auto or {exc}") from None
-
-
-def _seconds(low: float, high: float) -> Parser[float]:
-    return number(low, high, "seconds")
-
-
-def _web_address(value: object) -> str:
-    if not str(value).startswith(("http://", "https://")):
-        raise Unexpected("an address that begins with http:// or https://")
-    return str(value)
-
-
-def _webhook_secrets(value: object) -> tuple[bytes, ...]:
-    """Return the bytes of secrets in the form of Standard Webhooks."""
-    secrets = []
-    for text in _comma_separated(value):
-        try:
-            secret = base64.b64decode(text.removeprefix("whsec_"), validate=True)
-        except binascii.Error:
-            secret = b""
-        if not text.startswith("whsec_") or not 24 <= len(secret) <= 64:
-            raise Unexpected("whsec_ and 24 to 64 random bytes in base64, or several of these, comma-separated")
-        secrets.append(secret)
-    return tuple(secrets)
 
 
 def _device(value: object) -> str:
@@ -150,11 +124,11 @@ class Settings:
         integer(1, 448),
         "tokens that a window may produce before it is checked for a loop; then it is continued",
     )
-    chunk_length_s: float = _variable("CHUNK_LENGTH_S", 30.0, _seconds(1, _DAY_S), "longest window, seconds")
+    chunk_length_s: float = _variable("CHUNK_LENGTH_S", 30.0, seconds(1, _DAY_S), "longest window, seconds")
     stride_length_s: float = _variable(
         "STRIDE_LENGTH_S",
         None,
-        _seconds(0, _DAY_S),
+        seconds(0, _DAY_S),
         "how far back from the end of a full window a pause is searched, and how far windows overlap if there is none",
     )
     device: str = _variable("DEVICE", "auto", _device, "`auto`, `cpu`, `cuda` or `cuda:N`")
@@ -183,14 +157,14 @@ class Settings:
         integer(1, 1024 * GIB),
         "largest size of the files of all requests together, bytes; more are `storage_full`",
     )
-    max_duration_s: float = _variable("MAX_DURATION_S", _DAY_S, _seconds(1, 100 * _DAY_S), "longest audio, seconds")
+    max_duration_s: float = _variable("MAX_DURATION_S", _DAY_S, seconds(1, 100 * _DAY_S), "longest audio, seconds")
     download_timeout_s: float = _variable(
-        "DOWNLOAD_TIMEOUT_S", 600.0, _seconds(0.01, _DAY_S), "time for one complete download, seconds"
+        "DOWNLOAD_TIMEOUT_S", 600.0, seconds(0.01, _DAY_S), "time for one complete download, seconds"
     )
     upload_silence_s: float = _variable(
         "UPLOAD_SILENCE_S",
         60.0,
-        _seconds(0.01, _DAY_S),
+        seconds(0.01, _DAY_S),
         "longest time between two pieces of an upload, and for everything that precedes its file, seconds",
     )
     upload_min_rate: int = _variable(
@@ -202,21 +176,21 @@ class Settings:
     request_timeout_s: float = _variable(
         "REQUEST_TIMEOUT_S",
         _DAY_S,
-        _seconds(0.01, 100 * _DAY_S),
+        seconds(0.01, 100 * _DAY_S),
         "time for one request, including its download or upload, seconds",
     )
     drain_timeout_s: int = _variable(
         "DRAIN_TIMEOUT_S", 60, integer(0, _DAY_S), "time that a stopping process gives to running work, whole seconds"
     )
     execution_timeout_s: float = _variable(
-        "EXECUTION_TIMEOUT_S", 600.0, _seconds(1, _DAY_S), "time of the queue for a job that names none, seconds"
+        "EXECUTION_TIMEOUT_S", 600.0, seconds(1, _DAY_S), "time of the queue for a job that names none, seconds"
     )
     concurrency: int | None = _variable("CONCURRENCY", None, integer(1, 4096), "jobs of the queue in work at once")
     stream: bool = _variable("RUNPOD_STREAM", False, flag, "`1` makes the queue worker stream text as it is decoded")
     progress_interval_s: float = _variable(
         "PROGRESS_INTERVAL_S",
         2.0,
-        _seconds(0, _DAY_S),
+        seconds(0, _DAY_S),
         "shortest time between two updates on a job of the queue, seconds; `0` sends none",
     )
     max_result_bytes: int = _variable(
@@ -226,7 +200,7 @@ class Settings:
         "largest answer to a job of the queue, bytes; a larger one goes to a bucket",
     )
     bucket_endpoint_url: str | None = _variable(
-        "BUCKET_ENDPOINT_URL", None, _web_address, "address of the S3 service that stores large answers"
+        "BUCKET_ENDPOINT_URL", None, web_address, "address of the S3 service that stores large answers"
     )
     bucket_region: str | None = _variable(
         "BUCKET_REGION", None, _text, "region of the bucket, if the address does not name it"
@@ -245,31 +219,31 @@ class Settings:
     )
     resume_bytes: int = _variable("RESUME_BYTES", GIB, integer(0, 1024 * GIB), "largest size of that folder, bytes")
     resume_age_s: float = _variable(
-        "RESUME_AGE_S", 7 * _DAY_S, _seconds(1, 1000 * _DAY_S), "longest time that an unused window is kept, seconds"
+        "RESUME_AGE_S", 7 * _DAY_S, seconds(1, 1000 * _DAY_S), "longest time that an unused window is kept, seconds"
     )
     api_keys: tuple[str, ...] = _variable(
         "API_KEY",
         (),
-        _comma_separated,
+        comma_separated,
         "keys of which the HTTP server requires one, comma-separated; unset: it is open",
         secret=True,
     )
     cors_origins: tuple[str, ...] = _variable(
         "CORS_ORIGINS",
         (),
-        _comma_separated,
+        comma_separated,
         "origins whose pages may call the server, comma-separated; `*` for all",
     )
     allowed_hosts: tuple[str, ...] = _variable(
         "ALLOWED_HOSTS",
         (),
-        _hosts,
+        hosts,
         "hosts by which requests may address the HTTP server, comma-separated, without ports; unset: all",
     )
     model_aliases: tuple[str, ...] = _variable(
         "MODEL_ALIASES",
         ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-4o-transcribe-diarize", "gpt-transcribe"),
-        _comma_separated,
+        comma_separated,
         "further names that requests may use for the model; unset: those that clients of OpenAI use",
     )
     gpu_price_per_second: float | None = _variable(
@@ -279,7 +253,7 @@ class Settings:
         "cost of a second of the device; answers then contain their `price`",
     )
     s3_buckets: tuple[str, ...] = _variable(
-        "S3_BUCKETS", (), _comma_separated, "buckets that `s3://` addresses may name, comma-separated"
+        "S3_BUCKETS", (), comma_separated, "buckets that `s3://` addresses may name, comma-separated"
     )
     s3_endpoint_url: str | None = _variable(
         "S3_ENDPOINT_URL", None, _text, "address of an S3-compatible service other than AWS"
@@ -288,7 +262,7 @@ class Settings:
     webhook_secrets: tuple[bytes, ...] = _variable(
         "WEBHOOK_SECRET",
         (),
-        _webhook_secrets,
+        webhook_secrets,
         "secrets that sign messages to `callback_url`, `whsec_` and base64, comma-separated; unset: it is refused",
         secret=True,
     )
@@ -296,7 +270,19 @@ class Settings:
         "MAX_JOBS", 1000, integer(1, 100_000), "jobs of the HTTP server that wait or run; more are `overloaded`"
     )
     job_keep_s: float = _variable(
-        "JOB_KEEP_S", 3600.0, _seconds(1, 100 * _DAY_S), "time that the result of such a job is kept, seconds"
+        "JOB_KEEP_S", 3600.0, seconds(1, 100 * _DAY_S), "time that the result of such a job is kept, seconds"
+    )
+    max_sessions: int = _variable(
+        "MAX_SESSIONS", 64, integer(1, 4096), "live sessions at once, those that may be resumed included"
+    )
+    session_idle_s: float = _variable(
+        "SESSION_IDLE_S", 600.0, seconds(1, _DAY_S), "a live session ends when its client sends nothing for so long"
+    )
+    session_limit_s: float = _variable(
+        "SESSION_LIMIT_S", 7200.0, seconds(1, 100 * _DAY_S), "longest live session, seconds"
+    )
+    session_resume_s: float = _variable(
+        "SESSION_RESUME_S", 60.0, seconds(0, _DAY_S), "time in which a cut live session can be resumed; `0`: none"
     )
     salad_machine_id: str | None = _variable("SALAD_MACHINE_ID", None, _text, "sent back as `X-Salad-Machine-ID`")
     salad_container_group_id: str | None = _variable(

@@ -4,6 +4,8 @@ A parser returns a typed value or raises Unexpected. `check` makes of that the e
 of a variable. Knows no option and no variable.
 """
 
+import base64
+import binascii
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -14,6 +16,7 @@ T = TypeVar("T")
 Parser = Callable[[object], T]
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _FLAGS = {**_BOOLEANS, "yes": True, "on": True, "no": False, "off": False}
+_HOST = re.compile(r"\*|(\*\.)?[\w.-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.0{1,18})?")  # Python refuses to convert thousands of digits
 
 
@@ -96,6 +99,45 @@ def integer(low: int, high: int) -> Parser[int]:
         return int(str(value).partition(".")[0]) if is_text else int(value)  # type: ignore[call-overload]
 
     return parse
+
+
+def comma_separated(value: object) -> tuple[str, ...]:
+    """Parse items that commas separate. Empty ones are left out."""
+    return tuple(part.strip() for part in str(value).split(",") if part.strip())
+
+
+def hosts(value: object) -> tuple[str, ...]:
+    """Parse names or addresses of hosts, comma-separated."""
+    names = tuple(host.removesuffix(".") for host in comma_separated(value))  # as in requests
+    if not all(map(_HOST.fullmatch, names)):
+        raise Unexpected("names or addresses without ports, such as a.example, *.a.example or [::1]")
+    return names
+
+
+def seconds(low: float, high: float) -> Parser[float]:
+    """Return a parser that accepts numbers of seconds from `low` to `high` inclusive."""
+    return number(low, high, "seconds")
+
+
+def web_address(value: object) -> str:
+    """Parse an address of HTTP or HTTPS."""
+    if not str(value).startswith(("http://", "https://")):
+        raise Unexpected("an address that begins with http:// or https://")
+    return str(value)
+
+
+def webhook_secrets(value: object) -> tuple[bytes, ...]:
+    """Parse secrets in the form of Standard Webhooks, comma-separated, and return their bytes."""
+    secrets = []
+    for text in comma_separated(value):
+        try:
+            secret = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+        except binascii.Error:
+            secret = b""
+        if not text.startswith("whsec_") or not 24 <= len(secret) <= 64:
+            raise Unexpected("whsec_ and 24 to 64 random bytes in base64, or several of these, comma-separated")
+        secrets.append(secret)
+    return tuple(secrets)
 
 
 def short_repr(value: object) -> str:

@@ -22,25 +22,27 @@ MAX_PAUSE_S = 3.0  # a longer pause ends a window, because models hallucinate in
 Span = tuple[int, int]  # start and end (exclusive), in frames
 
 
-def _decide_speech(probabilities: NDArray[np.float32], speaking: bool) -> NDArray[np.bool_]:
+def _decide_speech(probabilities: NDArray[np.float32], speaking: bool, threshold: float) -> NDArray[np.bool_]:
     """Return whether each frame is speech. A frame that decides neither way is what the frame before it was. [n]"""
     undecided, speech, silence = 0, 1, -1
     decisions = np.full(len(probabilities) + 1, undecided)
     decisions[0] = speech if speaking else silence
-    decisions[1:][probabilities >= SPEECH_ON] = speech
-    decisions[1:][probabilities < SPEECH_OFF] = silence
+    decisions[1:][probabilities >= threshold] = speech
+    decisions[1:][probabilities < threshold - (SPEECH_ON - SPEECH_OFF)] = silence
     numbers = np.arange(len(decisions))
     decisive = np.maximum.accumulate(np.where(decisions != undecided, numbers, 0))  # the frame that decides each
     return decisions[decisive[1:]] == speech  # type: ignore[no-any-return]
 
 
-def speech_spans(probabilities: NDArray[np.float32], frame_s: float, speaking: bool = False) -> list[Span]:
+def speech_spans(
+    probabilities: NDArray[np.float32], frame_s: float, speaking: bool = False, threshold: float = SPEECH_ON
+) -> list[Span]:
     """Return the spans of speech, in frames and in chronological order, or an empty list if there is no speech.
 
     `probabilities` [n] holds the probability of speech in each frame of `frame_s` seconds. `speaking` says whether
-    there was speech right before the first frame.
+    there was speech right before the first frame. Speech begins at the probability `threshold`.
     """
-    is_speech = np.concatenate(([False], _decide_speech(probabilities, speaking), [False]))
+    is_speech = np.concatenate(([False], _decide_speech(probabilities, speaking, threshold), [False]))
     edges = np.flatnonzero(is_speech[1:] != is_speech[:-1]).reshape(-1, 2)
     spans: list[Span] = []
     for start, end in edges.tolist():
@@ -112,8 +114,13 @@ class SpeechChunker:
         max_pause_s: float = MAX_PAUSE_S,
         channel: int | None = None,
         start: int = 0,
+        threshold: float = SPEECH_ON,
     ) -> None:
-        """Create a chunker. The first sample that is pushed lies `start` samples after the beginning of the audio."""
+        """Create a chunker. The first sample that is pushed lies `start` samples after the beginning of the audio.
+
+        Speech begins at the probability `threshold`.
+        """
+        self._threshold = threshold
         self._detector = detector
         self._everything = everything
         self._overlaps = overlaps
@@ -156,7 +163,7 @@ class SpeechChunker:
             if self._blocks:
                 self._samples = np.concatenate((self._samples, *self._blocks))
                 self._blocks.clear()
-            spans = speech_spans(self._probabilities, self._frame / SAMPLE_RATE, self._speaking)
+            spans = speech_spans(self._probabilities, self._frame / SAMPLE_RATE, self._speaking, self._threshold)
             windows += self._window_of_everything(spans) if self._everything else self._window_of_speech(spans, final)
         return windows
 
@@ -238,7 +245,7 @@ class SpeechChunker:
         """
         first = self._max_frames - self._stride
         quietest = first + int(self._probabilities[first : self._max_frames].argmin())
-        is_cut = self._probabilities[quietest] < SPEECH_ON or not self._overlaps
+        is_cut = self._probabilities[quietest] < self._threshold or not self._overlaps
         return (quietest, quietest) if is_cut else (self._max_frames, first)
 
     def _release(self, count: int) -> None:

@@ -42,6 +42,11 @@ class VoiceActivity:
         self._run = 0  # frames of speech in a row, up to the last frame
         self._since_speech = _ADAPTED_FRAMES  # frames since the last one of a run of _ONSET_FRAMES
 
+    @property
+    def provisional(self) -> NDArray[np.float32]:
+        """The probabilities of the frames heard since the last one whose probability is final. [frames]"""
+        return self._held
+
     def push(self, samples: Samples) -> NDArray[np.float32]:
         """Add samples, and return the probability of speech in each frame for which it is now final. [frames]"""
         buffer = np.concatenate((self._buffer, samples))

@@ -47,8 +47,10 @@ class Runner:
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
 
-    def submit(self, request: Hashable, window: Window) -> "Future[WindowResult]":
+    def submit(self, request: Hashable, window: Window, *, is_urgent: bool = False) -> "Future[WindowResult]":
         """Queue a window of a request, and return a future of the window's result.
+
+        The windows of a request are all urgent or none: urgent ones go before others.
 
         The future ends with the result or with an AsrError. After `cancel`, the future never ends.
 
@@ -69,7 +71,7 @@ class Runner:
                 )
             self._futures[window] = future
             self._usage.setdefault(request, Usage(time.perf_counter()))
-            self._scheduler.submit(request, window, width)
+            self._scheduler.submit(request, window, width, is_urgent=is_urgent)
             self._work.notify()
         return future
 

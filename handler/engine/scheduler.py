@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
+MAX_URGENT_RUN = 4  # urgent items in a row while another item waits
 
 
 class Scheduler(Generic[Item]):
@@ -18,12 +19,17 @@ class Scheduler(Generic[Item]):
     sequences, and among equals of the one that has waited for its turn longest, so that no request gets more than its
     share while another one waits. To give a short request its result soon, the first item of a request goes before all
     others, unless the item admitted just before was also the first of its request.
+
+    Items of urgent requests go before all of these, but never more than MAX_URGENT_RUN in a row while another waits.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[Hashable, deque[Item]] = {}
         self._fresh: deque[Hashable] = deque()  # waiting requests of which no item has run yet
         self._turns: deque[Hashable] = deque()  # all other waiting requests, in the order of their turns
+        self._urgent: deque[Hashable] = deque()  # waiting requests that are urgent
+        self._urgent_requests: set[Hashable] = set()
+        self._urgent_run = 0  # urgent items admitted in a row
         self._last_was_fresh = False  # whether the item admitted last was the first item of its request
         self._running: dict[Item, Hashable] = {}
         self._widths: dict[Item, int] = {}  # sequences of each item that needs more than one
@@ -46,12 +52,16 @@ class Scheduler(Generic[Item]):
             shares[request] = shares.get(request, 0) + self._width(item)
         return shares
 
-    def submit(self, request: Hashable, item: Item, width: int = 1) -> None:
-        """Add an item to the waiting items of a request. A running item takes `width` sequences of the batch."""
+    def submit(self, request: Hashable, item: Item, width: int = 1, *, is_urgent: bool = False) -> None:
+        """Add an item to the waiting items of a request. A running item takes `width` sequences of the batch.
+
+        A request of which one item was urgent stays so until it is cancelled.
+        """
+        if is_urgent:
+            self._urgent_requests.add(request)
         queue = self._waiting.setdefault(request, deque())
         if not queue:
-            order = self._turns if request in self._seen else self._fresh
-            order.append(request)
+            self._order_of(request).append(request)
         queue.append(item)
         if width > 1:
             self._widths[item] = width
@@ -77,6 +87,8 @@ class Scheduler(Generic[Item]):
 
     def _next_request(self, shares: Mapping[Hashable, int]) -> Hashable | None:
         """Return the request whose item runs next, or None if none waits. `shares` holds the sequences of each."""
+        if self._urgent and (self._urgent_run < MAX_URGENT_RUN or not (self._fresh or self._turns)):
+            return min(self._urgent, key=lambda request: shares.get(request, 0))
         if self._fresh and not (self._turns and self._last_was_fresh):
             return self._fresh[0]
         return min(self._turns, key=lambda request: shares.get(request, 0), default=None)
@@ -85,15 +97,24 @@ class Scheduler(Generic[Item]):
         """Move the next item of a request from its waiting items to the running ones, and return the item."""
         queue = self._waiting[request]
         item = queue.popleft()
-        self._last_was_fresh = request not in self._seen
-        (self._fresh if self._last_was_fresh else self._turns).remove(request)
+        is_urgent = request in self._urgent_requests
+        self._urgent_run = self._urgent_run + 1 if is_urgent else 0
+        if not is_urgent:
+            self._last_was_fresh = request not in self._seen
+        self._order_of(request).remove(request)
         self._seen.add(request)
         self._running[item] = request
         if queue:
-            self._turns.append(request)
+            self._order_of(request).append(request)
         else:
             del self._waiting[request]
         return item
+
+    def _order_of(self, request: Hashable) -> deque[Hashable]:
+        """Return the order in which a request waits, or would wait."""
+        if request in self._urgent_requests:
+            return self._urgent
+        return self._turns if request in self._seen else self._fresh
 
     def _width(self, item: Item) -> int:
         return self._widths.get(item, 1)
@@ -108,7 +129,7 @@ class Scheduler(Generic[Item]):
         for item, request in reversed(self._running.items()):
             queue = self._waiting.setdefault(request, deque())
             if not queue:
-                self._turns.appendleft(request)
+                self._order_of(request).appendleft(request)
             queue.appendleft(item)
         self._running.clear()
 
@@ -136,6 +157,7 @@ class Scheduler(Generic[Item]):
             self._widths.pop(item, None)
         self._stop_waiting(request)
         self._seen.discard(request)
+        self._urgent_requests.discard(request)
         running = [item for item, owner in self._running.items() if owner == request]
         for item in running:
             self.finish(item)
@@ -143,6 +165,6 @@ class Scheduler(Generic[Item]):
 
     def _stop_waiting(self, request: Hashable) -> None:
         self._waiting.pop(request, None)
-        for order in (self._fresh, self._turns):
+        for order in (self._urgent, self._fresh, self._turns):
             if request in order:
                 order.remove(request)

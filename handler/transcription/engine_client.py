@@ -12,17 +12,19 @@ from handler.transcription.usage import Counters
 class EngineClient:
     """Submits the windows of one request to the engine, and counts what comes of them.
 
-    A window whose temperature is above `temperature`, the request's own, counts as a fallback.
+    A window whose temperature is above `temperature`, the request's own, counts as a fallback. Windows that are urgent
+    go before others.
     """
 
-    def __init__(self, runner: Runner, counters: Counters, temperature: float) -> None:
+    def __init__(self, runner: Runner, counters: Counters, temperature: float, *, is_urgent: bool = False) -> None:
         self._runner = runner
         self._counters = counters
         self._temperature = temperature
+        self._is_urgent = is_urgent
 
     async def submit(self, window: Window) -> WindowResult:
         """Wait until a window is decoded, and return the result. Raises AsrError."""
-        result = await asyncio.wrap_future(self._runner.submit(self, window))
+        result = await asyncio.wrap_future(self._runner.submit(self, window, is_urgent=self._is_urgent))
         num_tokens = result.evidence.tokens if result.evidence else 0
         is_fallback = window.params.temperature > self._temperature
         is_odd = result.evidence is not None and not is_finite(result.evidence)

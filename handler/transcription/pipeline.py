@@ -64,7 +64,10 @@ def _capabilities(engine: Engine, speaker_model: SpeakerModel | None) -> Capabil
 
 
 class Pipeline:
-    """Transcribes many requests concurrently on one engine. All of them belong to one event loop at a time."""
+    """Transcribes many requests concurrently on one engine. All of them belong to one event loop at a time.
+
+    `resources` is for work of other kinds on the same engine.
+    """
 
     def __init__(
         self,
@@ -91,7 +94,7 @@ class Pipeline:
         # A request needs one thread, to cut its audio into windows, so no request waits for another's.
         self.threads = ThreadPoolExecutor(OPEN_PER_PLACE * settings.max_requests, thread_name_prefix="audio")
         self._capabilities = _capabilities(engine, speaker_model)
-        self._resources = SharedResources(
+        self.resources = SharedResources(
             settings=settings,
             engine=engine,
             runner=self.runner,
@@ -137,7 +140,7 @@ class Pipeline:
             with self.admit() as place:
                 return await self.transcribe(source, options, progress, limit_s, place)
         options = effective_options(options, self._capabilities)
-        request = place.work = Request(self._resources, options, progress, limit_s)
+        request = place.work = Request(self.resources, options, progress, limit_s)
         try:
             return await request.run(source)
         except AsrError:
@@ -185,7 +188,7 @@ class Pipeline:
             abandoned_downloads=self.fetcher.num_abandoned,
             max_batch_size=self.engine.max_batch_size,
             ready_s=self._ready_s,
-            counters=self._resources.counters.totals(),
+            counters=self.resources.counters.totals(),
             device_s_by_temperature=self.runner.device_s_by_temperature(),
         )
 
@@ -246,14 +249,14 @@ class Pipeline:
         return self.runner.fault is not None
 
     def _decoding_fault(self) -> DecodingLost | None:
-        reason = self._resources.audio_processes.fault
-        if reason is None and self._resources.decode_turns.waiting_s() > STALLED_S:
+        reason = self.resources.audio_processes.fault
+        if reason is None and self.resources.decode_turns.waiting_s() > STALLED_S:
             reason = f"no file has been decoded for {STALLED_S:g} s, although some wait"
         return None if reason is None else DecodingLost(f"the decoding of audio stands still: {reason}")
 
     def mend(self) -> None:
         """Try to start what decodes audio again, if it cannot be used. This blocks, so call it in a thread."""
-        pool = self._resources.audio_processes
+        pool = self.resources.audio_processes
         if pool.fault is not None:
             with suppress(OutOfMemory):
                 pool.check()
@@ -296,5 +299,5 @@ class Pipeline:
             if (work := place.work) is not None:
                 work.abort()
         self.threads.shutdown(wait=False, cancel_futures=True)
-        if (speaker_threads := self._resources.speaker_threads) is not None:
+        if (speaker_threads := self.resources.speaker_threads) is not None:
             speaker_threads.shutdown(wait=False, cancel_futures=True)

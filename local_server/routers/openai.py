@@ -24,6 +24,7 @@ from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
 from handler.transcription.transcript_stream import TranscriptStream
 from local_server.errors import openai_error
+from local_server.live.realtime_events import token_logprob
 from local_server.openapi.openai import (
     MODELS_RESPONSES,
     TRANSCRIPTION_REQUEST,
@@ -126,20 +127,12 @@ def _usage(transcript: Transcript) -> dict[str, Any]:
 
 
 def _logprobs(segments: Sequence[Segment], token_bytes: TokenBytes) -> list[dict[str, Any]]:
-    """Return the tokens of segments with their log-probabilities.
-
-    Each entry has the token's text, log-probability and bytes. If a token is only a part of a character, its text is
-    the replacement character, while its bytes are exact.
-    """
+    """Return the tokens of segments with their log-probabilities."""
     entries = []
     for segment in segments:
         for word in segment.words:
-            entries += [_logprob(token_bytes(token), logprob) for token, logprob in word.tokens]
+            entries += [token_logprob(token_bytes(token), logprob) for token, logprob in word.tokens]
     return entries
-
-
-def _logprob(raw: bytes, logprob: float) -> dict[str, Any]:
-    return {"token": raw.decode("utf-8", "replace"), "logprob": round(logprob, 5), "bytes": list(raw)}
 
 
 def _content(transcript: Transcript, openai_request: OpenAIRequest, token_bytes: TokenBytes) -> tuple[str, str]:

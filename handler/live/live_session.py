@@ -1,0 +1,199 @@
+"""Turn a stream of samples into turns and their text. Knows no protocol and no connection."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from handler.errors import InvalidRequest
+from handler.live.events import Cleared, Committed, LiveEvent, SpeechStarted, SpeechStopped
+from handler.live.latency import LiveLatency
+from handler.live.live_audio import LiveAudio, to_samples
+from handler.live.stable_text import Agreement
+from handler.live.turn import Turn, TurnConfig, TurnContext
+from handler.live.turn_decoder import TurnDecoder
+from handler.live.turn_detection import TurnDetection, find_turn
+from handler.schema.options import Options
+from handler.schema.window import SAMPLE_RATE, Samples
+from handler.transcription.shared_resources import SharedResources
+
+BLOCK_S = 1.0  # audio that arrives at once is heard in blocks, so that other work is not held up
+MAX_BACKLOG_S = 60.0  # audio that is not decoded yet; more is not taken before some is
+LOOK_BACK_S = 4.0  # seconds for which it may turn out later that somebody spoke
+MIN_COMMIT_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class LiveConfig:
+    """How the turns of a session are found and decoded. Changes hold from the next turn on."""
+
+    options: Options
+    detection: TurnDetection | None = TurnDetection()  # None: only `commit` ends a turn
+    agreement: Agreement = Agreement()
+
+
+class LiveSession:
+    """One stream of speech. Call its methods in one event loop, `push`, `commit` and `clear` in the order of the audio.
+
+    What happens is put into `events`.
+    """
+
+    def __init__(self, resources: SharedResources, config: LiveConfig, latency: LiveLatency) -> None:
+        self.config = config
+        self.events: asyncio.Queue[LiveEvent] = asyncio.Queue()
+        self._resources = resources
+        self._audio = LiveAudio()
+        self._context = TurnContext(self._audio, self._emit, resources.counters, latency)
+        self._free_from = 0  # the end of the last turn
+        self._speech_end = 0  # of the open turn
+        self._open: Turn | None = None  # the turn to which audio is being added
+        self._unfinished: list[Turn] = []  # all whose text is not complete, in their order
+        self._task: asyncio.Task[None] | None = None  # decodes the first of them
+        self._num_turns = 0
+        self._last_language: str | None = None
+        self._progress = asyncio.Event()
+
+    @property
+    def received_s(self) -> float:
+        """How many seconds of audio have arrived."""
+        return self._audio.end / SAMPLE_RATE
+
+    @property
+    def uncommitted_s(self) -> float:
+        """How many seconds of audio belong to no turn that is over."""
+        return (self._audio.end - self._free_from) / SAMPLE_RATE
+
+    @property
+    def backlog_s(self) -> float:
+        """How many seconds of audio wait to be decoded."""
+        first = self._unfinished[0].needs_from if self._unfinished else self._audio.end
+        return (self._audio.end - first) / SAMPLE_RATE
+
+    async def push(self, samples: Samples) -> None:
+        """Add the samples that follow. Wait while too many are not decoded yet."""
+        size = round(BLOCK_S * SAMPLE_RATE)
+        for first in range(0, len(samples), size):
+            await self._wait_until(lambda: self.backlog_s <= MAX_BACKLOG_S)
+            self._audio.push(samples[first : first + size])
+            self._find_turns()
+            await asyncio.sleep(0)
+
+    def commit(self) -> None:
+        """End the turn here. Raises InvalidRequest if hardly any audio would belong to it."""
+        if self.uncommitted_s < MIN_COMMIT_S:
+            raise InvalidRequest(
+                f"expected at least {MIN_COMMIT_S:g} s of audio since the last turn; got {self.uncommitted_s:.3f} s"
+            )
+        self._audio.pad()
+        self._find_turns()
+        turn = self._open or self._open_turn(self._free_from)
+        self._close_turn(turn, self._audio.heard)
+
+    def clear(self) -> None:
+        """Drop the audio that belongs to no turn that is over."""
+        turn, self._open = self._open, None
+        if turn is not None:
+            if turn is self._unfinished[0] and self._task is not None:
+                self._task.cancel()
+            else:
+                self._unfinished.remove(turn)
+        self._audio.pad()
+        self._free_from = self._audio.heard
+        self._emit(Cleared(None if turn is None else turn.number))
+
+    async def finish(self) -> None:
+        """End the turn that is open, if one is, and wait until the text of all turns is complete."""
+        if self._open is not None:
+            self._audio.pad()
+            self._find_turns()
+        if self._open is not None:
+            self._close_turn(self._open, self._audio.heard)
+        await self._wait_until(lambda: not self._unfinished)
+
+    def close(self) -> None:
+        """Stop all work."""
+        self._open = None
+        del self._unfinished[1:]
+        if self._task is not None:
+            self._task.cancel()
+
+    def _find_turns(self) -> None:
+        """Open and close turns as the audio has them, and let the open one follow."""
+        while (detection := self.config.detection) is not None and self._find_turn(detection):
+            pass
+        if detection is None and self._open is None:
+            part = self._audio.part(self._free_from, self._audio.heard)
+            if find_turn(part, TurnDetection()) is not None:
+                self._open_turn(max(self._free_from, part.start))
+        if self._open is not None:
+            self._open.follow()
+        self._release()
+
+    def _find_turn(self, detection: TurnDetection) -> bool:
+        """Open or close a turn. Return whether one was closed, so that there may be another."""
+        first = self._free_from if self._open is None else max(self._free_from, self._open.needs_from)
+        spoken = find_turn(self._audio.part(first, self._audio.heard), detection)
+        silence = to_samples(detection.silence_duration_s)
+        if spoken is not None and (self._open is None or spoken.speech_start - self._speech_end < silence):
+            self._speech_end = spoken.speech_end
+            if self._open is None:
+                start = max(self._free_from, spoken.speech_start - to_samples(detection.prefix_padding_s))
+                turn = self._open_turn(max(start, self._audio.start))
+                self._emit(SpeechStarted(turn.number, turn.start / SAMPLE_RATE))
+        if self._open is None or self._audio.heard - self._speech_end < silence:
+            return False
+        end = self._speech_end + silence
+        self._emit(SpeechStopped(self._open.number, end / SAMPLE_RATE))
+        self._close_turn(self._open, end)
+        return True
+
+    def _open_turn(self, start: int) -> Turn:
+        config = self.config
+        decoder = TurnDecoder(self._resources, config.options, self._last_language)
+        threshold = (config.detection or TurnDetection()).threshold
+        turn = Turn(self._num_turns, start, self._context, decoder, TurnConfig(threshold, config.agreement))
+        self._num_turns += 1
+        self._open = turn
+        self._unfinished.append(turn)
+        self._start_next()
+        return turn
+
+    def _close_turn(self, turn: Turn, end: int) -> None:
+        self._open = None
+        self._free_from = end
+        self._emit(Committed(turn.number))
+        turn.close(end)
+
+    def _start_next(self) -> None:
+        """Decode the first turn that is not complete, unless that is being done."""
+        if self._task is None and self._unfinished:
+            turn = self._unfinished[0]
+            self._task = asyncio.create_task(turn.run())
+            self._task.add_done_callback(lambda _: self._end_turn(turn))
+
+    def _end_turn(self, turn: Turn) -> None:
+        self._task = None
+        self._unfinished.remove(turn)
+        self._last_language = turn.language or self._last_language
+        self._release()
+        self._progress.set()
+        self._start_next()
+
+    def _release(self) -> None:
+        """Forget audio that nobody needs any more."""
+        if self._open is not None:
+            first = self._open.needs_from
+        else:
+            padding_s = self.config.detection.prefix_padding_s if self.config.detection is not None else 0.0
+            first = max(self._free_from, self._audio.heard - to_samples(LOOK_BACK_S + padding_s))
+        if self._unfinished:
+            first = min(first, self._unfinished[0].needs_from)
+        self._audio.release(first)
+
+    def _emit(self, event: LiveEvent) -> None:
+        self.events.put_nowait(event)
+        self._progress.set()
+
+    async def _wait_until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._progress.clear()
+            await self._progress.wait()

@@ -1,0 +1,1 @@
+"""Live speech over WebSockets: sessions, and the protocols that clients speak."""

@@ -1,0 +1,80 @@
+"""Hold all live sessions of a server: limit how many there are, and keep those whose connection was cut for a while.
+
+Knows no protocol.
+"""
+
+import asyncio
+from typing import Protocol, TypeVar
+
+from handler import logs
+from handler.errors import Overloaded
+from handler.live.latency import LiveLatency
+from handler.settings import Settings
+
+
+class Session(Protocol):
+    """What is held of a session."""
+
+    id: str
+
+    def close(self) -> None:
+        """Stop all work of the session."""
+
+
+AnySession = TypeVar("AnySession", bound=Session)
+
+
+class LiveSessions:
+    """All sessions of one server, connected or cut. Use it in one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.latency = LiveLatency()
+        self._settings = settings
+        self._sessions: dict[str, Session] = {}
+        self._cut: dict[str, asyncio.TimerHandle] = {}  # with the timer that ends each
+
+    @property
+    def num_open(self) -> int:
+        """How many sessions there are."""
+        return len(self._sessions)
+
+    def check_room(self) -> None:
+        """Raise Overloaded if there is no room for another session. A cut one makes room if there is one."""
+        if len(self._sessions) < self._settings.max_sessions:
+            return
+        if not self._cut:
+            raise Overloaded(f"expected at most {self._settings.max_sessions} live sessions at once (MAX_SESSIONS)")
+        self.end(next(iter(self._cut)))  # that was cut first
+
+    def add(self, session: Session) -> None:
+        """Hold a new session."""
+        self._sessions[session.id] = session
+
+    def cut(self, session: Session) -> None:
+        """Keep a session that has lost its connection for SESSION_RESUME_S."""
+        seconds = self._settings.session_resume_s
+        if not seconds:
+            self.end(session.id)
+        elif session.id in self._sessions:
+            self._cut[session.id] = asyncio.get_running_loop().call_later(seconds, self.end, session.id)
+
+    def resume(self, session_id: str, kind: type[AnySession]) -> AnySession | None:
+        """Return a session that was cut, which has a connection again. Return None if there is none with this id."""
+        session = self._sessions.get(session_id)
+        if session_id not in self._cut or not isinstance(session, kind):
+            return None
+        self._cut.pop(session_id).cancel()
+        return session
+
+    def end(self, session_id: str) -> None:
+        """Close a session, and forget it."""
+        if (timer := self._cut.pop(session_id, None)) is not None:
+            timer.cancel()
+        if (session := self._sessions.pop(session_id, None)) is not None:
+            session.close()
+            logs.info("session_ended", id=session_id)
+
+    def close(self) -> None:
+        """End all sessions."""
+        for session_id in list(self._sessions):
+            self.end(session_id)
