@@ -7,6 +7,7 @@ AsrError
 ├── Unauthorized           unauthorized
 ├── ModelNotFound          model_not_found
 ├── JobNotFound            job_not_found
+├── SessionNotFound        session_not_found
 ├── MediaError
 │   ├── UnsupportedMedia   unsupported_media
 │   ├── NoAudioStream      no_audio_stream
@@ -74,6 +75,12 @@ class JobNotFound(AsrError):
     """The request names a job of the HTTP server that is not known, or not any more."""
 
     code = "job_not_found"
+
+
+class SessionNotFound(AsrError):
+    """No live session with this id can be resumed."""
+
+    code = "session_not_found"
 
 
 class MediaError(AsrError):

@@ -29,6 +29,7 @@ from local_server.protocol.connections import (
     raise_descriptor_limit,
 )
 from local_server.protocol.http_protocol import HEAD_S, http_protocol
+from local_server.protocol.websocket_protocol import MAX_MESSAGE_BYTES, websocket_protocol
 from local_server.state import ServerState
 
 if TYPE_CHECKING:  # importing starlette would slow down the start
@@ -111,7 +112,7 @@ def _start_pipeline(settings: Settings, app: LifespanApp) -> Pipeline:
 def uvicorn_config(
     app: ASGIApp, registry: ConnectionRegistry, drain_s: int | None = None, head_s: float = HEAD_S
 ) -> uvicorn.Config:
-    """Return how uvicorn serves the application: on connections that `registry` keeps, without WebSockets.
+    """Return how uvicorn serves the application: on connections that `registry` keeps.
 
     A server that stops gives running requests `drain_s` seconds, or all the time that they need. A client has `head_s`
     seconds to send the head of a request.
@@ -119,7 +120,9 @@ def uvicorn_config(
     return uvicorn.Config(
         app,
         http=http_protocol(registry, head_s),
-        ws="none",
+        ws=websocket_protocol(registry),
+        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_per_message_deflate=False,  # audio hardly shrinks
         log_config=None,
         access_log=False,
         server_header=False,

@@ -17,6 +17,8 @@ from handler import __version__, logs
 from handler.errors import AsrError, Internal, InvalidRequest
 from local_server.background.background_jobs import BackgroundJobs
 from local_server.errors import error_response
+from local_server.live.client_secrets import ClientSecrets
+from local_server.live.live_sessions import LiveSessions
 from local_server.metrics import Metrics
 from local_server.middleware.access import AccessMiddleware
 from local_server.middleware.allowed_hosts import AllowedHostsMiddleware
@@ -27,19 +29,22 @@ from local_server.routers.asr import add_asr
 from local_server.routers.health import add_health
 from local_server.routers.jobs import add_jobs
 from local_server.routers.openai import add_openai
+from local_server.routers.realtime import add_realtime
 from local_server.routers.web_page import add_page
 from local_server.state import ServerState
 
 
 def make_app(state: ServerState) -> ASGIApp:
     """Return the application with all routes and middleware. The application neither builds nor closes the pipeline."""
-    settings, metrics = state.settings, Metrics(state)
+    settings, metrics, client_secrets = state.settings, Metrics(state), ClientSecrets()
     if not settings.api_keys:
         logs.warning("server_is_open", expected="API_KEY, where others can reach this server")
-    app: ASGIApp = CrossOriginMiddleware(_routes(state, metrics), settings.cors_origins)
+    app: ASGIApp = CrossOriginMiddleware(
+        _routes(state, metrics, client_secrets), settings.cors_origins, has_keys=bool(settings.api_keys)
+    )
     if settings.allowed_hosts:
         app = AllowedHostsMiddleware(app, settings.allowed_hosts)
-    app = LingeringCloseMiddleware(AccessMiddleware(app, settings.api_keys, metrics))
+    app = LingeringCloseMiddleware(AccessMiddleware(app, settings.api_keys, metrics, client_secrets))
     if settings.cors_origins:
         app = CORSMiddleware(
             app,
@@ -51,7 +56,7 @@ def make_app(state: ServerState) -> ASGIApp:
     return app
 
 
-def _routes(state: ServerState, metrics: Metrics) -> FastAPI:
+def _routes(state: ServerState, metrics: Metrics, client_secrets: ClientSecrets) -> FastAPI:
     # FastAPI's own pages load scripts from other hosts, and its redirects lead to the Host that the client names.
     app = FastAPI(
         title="asr-handler",
@@ -72,6 +77,8 @@ def _routes(state: ServerState, metrics: Metrics) -> FastAPI:
     state.jobs = BackgroundJobs(state.settings)
     add_jobs(app, state, state.jobs)
     add_openai(app, state)
+    state.sessions = LiveSessions(state.settings)
+    add_realtime(app, state, state.sessions, client_secrets)
     add_api_docs(app)
     add_page(app, has_keys=bool(state.settings.api_keys))
     return app

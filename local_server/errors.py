@@ -13,6 +13,7 @@ STATUS = {
     "download_blocked": 403,
     "model_not_found": 404,
     "job_not_found": 404,
+    "session_not_found": 404,
     "too_large": 413,
     "unsupported_media": 415,
     "no_audio_stream": 422,

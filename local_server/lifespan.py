@@ -77,7 +77,7 @@ class LifespanApp:
             app = self._app if self._app is not None else await asyncio.to_thread(self._prepare)
             await app(scope, receive, send_on)
         except Exception as exc:
-            if has_begun:
+            if has_begun or scope["type"] != "http":
                 raise
             logs.error("request_crashed", exc)
             error = Internal(f"a fault of this server: {type(exc).__name__}")
@@ -113,6 +113,8 @@ class LifespanApp:
             self._watchdog.cancel()
         if self._state.jobs is not None:
             await self._state.jobs.close(self._state.drain_s())
+        if self._state.sessions is not None:
+            self._state.sessions.close()
         if self._state.pipeline is not None:
             await asyncio.to_thread(self._state.pipeline.close)
         await send({"type": "lifespan.shutdown.complete"})

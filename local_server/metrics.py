@@ -9,10 +9,11 @@ names follow prometheus.io/docs/practices/naming.
 from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from handler import __version__
+from handler.live.latency import LatencyHistogram
 from handler.transcription.pipeline import PipelineStats
 from local_server.state import ServerState
 
@@ -53,7 +54,14 @@ _COUNTERS = {
         "Results of windows with numbers that are not finite, which a faulty device computes.",
     ),
     "fallbacks": ("asr_fallbacks", "Windows decoded again at a higher temperature."),
+    "live_words": ("asr_live_words", "Words told in live sessions."),
+    "live_words_contradicted": (
+        "asr_live_words_contradicted",
+        "Words told in live sessions before their turn was over that turned out otherwise.",
+    ),
 }
+_WORD_SECONDS = "Seconds from the arrival of the end of a word to the event that tells it."
+_TURN_SECONDS = "Seconds from the arrival of the last speech of a turn to its complete text."
 
 
 class Metrics:
@@ -104,6 +112,10 @@ class _PipelineCollector(Collector):
             return
         if self._state.jobs is not None:
             yield GaugeMetricFamily("asr_jobs_open", "Jobs that wait or run.", value=self._state.jobs.num_open)
+        if (sessions := self._state.sessions) is not None:
+            yield GaugeMetricFamily("asr_live_sessions", "Live sessions, cut ones included.", value=sessions.num_open)
+            yield _histogram("asr_live_word_seconds", _WORD_SECONDS, sessions.latency.word)
+            yield _histogram("asr_live_turn_seconds", _TURN_SECONDS, sessions.latency.turn)
         info = GaugeMetricFamily("asr_info", "The model, device and version.", labels=("model", "device", "version"))
         info.add_metric([pipeline.model_id, pipeline.device_name, __version__], 1)
         yield info
@@ -120,3 +132,10 @@ class _PipelineCollector(Collector):
         yield seconds
         for counter, (name, description) in _COUNTERS.items():
             yield CounterMetricFamily(name, description, value=stats.counters.get(counter, 0.0))
+
+
+def _histogram(name: str, description: str, histogram: LatencyHistogram) -> Metric:
+    buckets, total_s = histogram.cumulative()
+    family = HistogramMetricFamily(name, description)
+    family.add_metric([], buckets, total_s)
+    return family

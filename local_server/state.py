@@ -12,19 +12,21 @@ from handler.transcription.pipeline import Pipeline
 
 if TYPE_CHECKING:  # importing what renders transcripts would slow down the start
     from local_server.background.background_jobs import BackgroundJobs
+    from local_server.live.live_sessions import LiveSessions
 
 
 class ServerState:
     """The state that all requests share.
 
-    `pipeline` is None until it is built, and `jobs` until there are routes. `fault` is the reason why there will be no
-    pipeline, or None.
+    `pipeline` is None until it is built, `jobs` and `sessions` until there are routes. `fault` is the reason why there
+    will be no pipeline, or None.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.pipeline: Pipeline | None = None
         self.jobs: BackgroundJobs | None = None
+        self.sessions: LiveSessions | None = None
         self.fault: str | None = None
         self.stops_at: float | None = None  # of time.monotonic; when running work is cut off, once the server stops
 

@@ -18,6 +18,7 @@ DIRECTION = (
     "handler.engine handler.tokens",
     "handler.whisper handler.hub handler.speakers",
     "handler.transcription",
+    "handler.live",
     "handler.startup",
     "handler.jobs handler.cli local_server",
     "handler.entry",

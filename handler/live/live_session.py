@@ -34,12 +34,18 @@ class LiveConfig:
 class LiveSession:
     """One stream of speech. Call its methods in one event loop, `push`, `commit` and `clear` in the order of the audio.
 
-    What happens is put into `events`.
+    `listener` is called with what happens, in the event loop, when it happens.
     """
 
-    def __init__(self, resources: SharedResources, config: LiveConfig, latency: LiveLatency) -> None:
+    def __init__(
+        self,
+        resources: SharedResources,
+        config: LiveConfig,
+        latency: LiveLatency,
+        listener: Callable[[LiveEvent], None],
+    ) -> None:
         self.config = config
-        self.events: asyncio.Queue[LiveEvent] = asyncio.Queue()
+        self._listener = listener
         self._resources = resources
         self._audio = LiveAudio()
         self._context = TurnContext(self._audio, self._emit, resources.counters, latency)
@@ -190,7 +196,7 @@ class LiveSession:
         self._audio.release(first)
 
     def _emit(self, event: LiveEvent) -> None:
-        self.events.put_nowait(event)
+        self._listener(event)
         self._progress.set()
 
     async def _wait_until(self, condition: Callable[[], bool]) -> None:

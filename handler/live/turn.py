@@ -43,9 +43,7 @@ class TurnConfig:
 class Turn:
     """One turn, from its first sample until its text is complete. Call `run` once, and `follow` when audio arrives."""
 
-    def __init__(
-        self, number: int, start: int, context: TurnContext, decoder: TurnDecoder, config: TurnConfig
-    ) -> None:
+    def __init__(self, number: int, start: int, context: TurnContext, decoder: TurnDecoder, config: TurnConfig) -> None:
         """Create a turn that begins at the sample `start`."""
         self.number = number
         self.start = start

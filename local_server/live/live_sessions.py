@@ -21,6 +21,11 @@ class Session(Protocol):
         """Stop all work of the session."""
 
 
+def log_name(session: Session) -> str:
+    """Return what the log calls a session: a part of its id, since the whole one suffices to resume it."""
+    return session.id[:13]
+
+
 AnySession = TypeVar("AnySession", bound=Session)
 
 
@@ -72,7 +77,7 @@ class LiveSessions:
             timer.cancel()
         if (session := self._sessions.pop(session_id, None)) is not None:
             session.close()
-            logs.info("session_ended", id=session_id)
+            logs.info("session_ended", session=log_name(session))
 
     def close(self) -> None:
         """End all sessions."""

@@ -1,59 +1,73 @@
-"""Keep the events that are to be sent to a client, and the last ones that were. Knows no connection."""
+"""Keep the messages that are to be sent to a client, and the last ones that were. Knows no connection."""
 
 import asyncio
-import json
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
 
-KEPT = 1024  # events that were sent, so that a client that lost its connection can have them again
-MAX_UNSENT = 4096  # events that a client has not read; no more audio is taken from it then
+KEPT = 1024  # messages that were sent, so that a client that lost its connection can have them again
+MAX_UNSENT = 4096  # messages that a client has not read; no more audio is taken from it then
 
 
 class Outbox:
-    """The events of one session, numbered from 1. One connection at a time takes them."""
+    """The messages of one session, numbered from 1. One connection at a time takes them."""
 
     def __init__(self) -> None:
-        self._events: deque[str] = deque()
-        self._first = 1  # number of the first event that is held
-        self._next = 1  # number of the first event that is not taken yet
+        self._messages: deque[str] = deque()
+        self._first = 1  # number of the first message that is held
+        self._next = 1  # number of the first message that is not taken yet
+        self._has_ended = False
         self._changed = asyncio.Event()
 
     @property
-    def num_unsent(self) -> int:
-        """How many events are not taken yet."""
-        return self._first + len(self._events) - self._next
+    def next_number(self) -> int:
+        """The number of the next message that is added."""
+        return self._first + len(self._messages)
 
-    def add(self, content: Mapping[str, Any]) -> None:
-        """Add an event, and give it an id."""
-        number = self._first + len(self._events)
-        self._events.append(json.dumps({**content, "event_id": f"event_{number}"}))
+    @property
+    def last_taken(self) -> int:
+        """The number of the last message that was taken, or 0."""
+        return self._next - 1
+
+    def add(self, message: str) -> None:
+        """Add a message."""
+        self._messages.append(message)
         self._changed.set()
 
-    async def take(self) -> str:
-        """Wait for the next event, and return it."""
-        while not self.num_unsent:
-            self._changed.clear()
-            await self._changed.wait()
-        event = self._events[self._next - self._first]
+    def end(self) -> None:
+        """Record that no more messages will be added."""
+        self._has_ended = True
+        self._changed.set()
+
+    async def take(self) -> str | None:
+        """Wait for the next message, and return it. Return None after the last one."""
+        while self._next == self.next_number:
+            if self._has_ended:
+                return None
+            await self._wait()
+        message = self._messages[self._next - self._first]
         self._next += 1
         while self._next - self._first > KEPT:
-            self._events.popleft()
+            self._messages.popleft()
             self._first += 1
         self._changed.set()
-        return event
+        return message
 
     async def wait_for_room(self) -> None:
-        """Wait until fewer than MAX_UNSENT events are not taken."""
-        while self.num_unsent >= MAX_UNSENT:
-            self._changed.clear()
-            await self._changed.wait()
+        """Wait until fewer than MAX_UNSENT messages are not taken."""
+        while self.next_number - self._next >= MAX_UNSENT:
+            await self._wait()
 
-    def rewind(self, event_id: str) -> bool:
-        """Let all events behind one be taken again. Return False if they are not held any more."""
-        number = event_id.removeprefix("event_")
-        if not number.isdecimal() or not self._first <= int(number) + 1 <= self._next:
+    def rewind(self, number: int) -> bool:
+        """Let all messages behind one be taken again. Return False if they are not held any more."""
+        if not self._first <= number + 1 <= self._next:
             return False
-        self._next = int(number) + 1
+        self._next = number + 1
         self._changed.set()
         return True
+
+    def put_back(self) -> None:
+        """Let the last message that was taken be taken again."""
+        self.rewind(self._next - 2)
+
+    async def _wait(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()

@@ -147,7 +147,9 @@ def _include(value: object, capabilities: Capabilities) -> bool:
     if value is not None and (not isinstance(value, list) or any(item != LOGPROBS for item in value)):
         _refuse("session.include", f"a list of nothing but {LOGPROBS}", value)
     if value and not capabilities.token_logprobs:
-        raise RefusedEvent("invalid_value", "session.include must be empty: the model tells no tokens", "session.include")
+        raise RefusedEvent(
+            "invalid_value", "session.include must be empty: the model tells no tokens", "session.include"
+        )
     return bool(value)
 
 
@@ -202,6 +204,8 @@ def _detection(value: object, current: TurnDetection | None) -> TurnDetection | 
             _refuse(f"{param}.{name}", "left out in a transcription session", fields[name])
     base = current or TurnDetection()
     padding_ms = _parsed(fields, "prefix_padding_ms", param, number(0, MAX_PADDING_MS), base.prefix_padding_s * 1000)
-    silence_ms = _parsed(fields, "silence_duration_ms", param, number(50, MAX_SILENCE_MS), base.silence_duration_s * 1000)
+    silence_ms = _parsed(
+        fields, "silence_duration_ms", param, number(50, MAX_SILENCE_MS), base.silence_duration_s * 1000
+    )
     threshold = _parsed(fields, "threshold", param, number(0.01, 1), base.threshold)
     return TurnDetection(threshold, padding_ms / 1000, silence_ms / 1000)

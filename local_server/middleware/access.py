@@ -8,6 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,29 +16,31 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from handler import logs
 from handler.errors import Unauthorized
 from local_server.errors import send_error
+from local_server.live.client_secrets import ClientSecrets
+from local_server.live.keys import key_of
 from local_server.metrics import Metrics
 from local_server.middleware.key_failures import KeyFailures
 
 PUBLIC_PATHS = frozenset({"/", "/hc", "/metrics"})  # no key is needed for these and for the page's files
 PAGE_PREFIX = "/page/"
 UNLOGGED_PATHS = frozenset({"/hc", "/metrics"})  # monitors request them all the time
+_STARTS = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
 class AccessMiddleware:
     """Gives each request an id, checks its API key, and logs and counts its response."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str], metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[str], metrics: Metrics, client_secrets: ClientSecrets) -> None:
+        """Wrap `app`. A WebSocket may also be opened with one of `client_secrets`."""
         self._app = app
+        self._client_secrets = client_secrets
         self._keys = [key.encode() for key in keys]
         self._metrics = metrics
         self._failures = KeyFailures()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one HTTP request. Pass every other ASGI scope on unchanged."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+        """Handle one HTTP request or one WebSocket."""
         headers = {name.lower(): value for name, value in reversed(scope["headers"])}  # the first of a name counts
         request_id = _request_id(headers)
         scope["asr_request_id"] = request_id
@@ -46,14 +49,14 @@ class AccessMiddleware:
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, last_send
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            if message["type"] in _STARTS:
+                status = message.get("status", HTTPStatus.SWITCHING_PROTOCOLS)
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             last_send = time.perf_counter()
             await send(message)
 
         try:
-            if self._is_public(scope) or self._has_key(headers):
+            if self._is_public(scope) or self._has_key(scope, headers):
                 await self._app(scope, receive, send_with_id)
             else:
                 await self._failures.delay(_client_address(scope))
@@ -67,9 +70,10 @@ class AccessMiddleware:
         path = scope["path"]
         return not self._keys or path in PUBLIC_PATHS or path.startswith(PAGE_PREFIX)
 
-    def _has_key(self, headers: dict[bytes, bytes]) -> bool:
-        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        candidate = token.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+    def _has_key(self, scope: Scope, headers: dict[bytes, bytes]) -> bool:
+        candidate = key_of(headers, scope.get("subprotocols", ()))
+        if scope["type"] == "websocket" and self._client_secrets.find(candidate.decode("latin-1")) is not None:
+            return True
         # Compare with every key, so that the time taken reveals nothing about the keys.
         matches = [hmac.compare_digest(candidate, key) for key in self._keys]
         return any(matches)
@@ -81,7 +85,7 @@ class AccessMiddleware:
             return
         code = scope.get("asr_code") or _default_code(status)
         kind = {"kind": scope["asr_kind"]} if "asr_kind" in scope else {}
-        fields = {"id": scope["asr_request_id"], "method": scope["method"], "path": path, "status": status}
+        fields = {"id": scope["asr_request_id"], "method": scope.get("method", "GET"), "path": path, "status": status}
         fields |= {"code": code, "seconds": round(seconds, 4), **kind}
         if code == Unauthorized.code:
             self._log_refusal(_client_address(scope), fields)

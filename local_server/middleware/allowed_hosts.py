@@ -29,8 +29,8 @@ class AllowedHostsMiddleware:
         self._suffixes = tuple(host[1:] for host in self._hosts if host.startswith("*."))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        if scope["type"] != "http" or scope["path"] == HEALTH_PATH or "*" in self._hosts:
+        """Handle one request, or one WebSocket."""
+        if scope["path"] == HEALTH_PATH or "*" in self._hosts:
             await self._app(scope, receive, send)
             return
         values = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"host"]

@@ -142,9 +142,7 @@ class HttpProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
-            # The client may go on in another protocol only if the server agrees, which this one never does.
-            self.cycle.keep_alive = False
-            self._discard_input()
+            self._upgrade()
         except httptools.HttpParserError:
             self._refuse(self._refused or malformed("expected a request of HTTP/1.1; this one cannot be parsed"))
         else:
@@ -191,13 +189,28 @@ class HttpProtocol(HttpToolsProtocol):
             length = check_head(self.parser.get_http_version(), self.headers, self.parser.should_upgrade())
         except RefusedRequest as exc:
             self._stop(exc)
+        is_upgrade = self.parser.should_upgrade() and self._should_upgrade()
+        if is_upgrade and self._open_requests:
+            self._stop(malformed("expected a WebSocket on a connection whose requests are all answered"))
         super().on_headers_complete()
+        if is_upgrade:
+            return
         self.cycle.keep_alive = self.cycle.keep_alive and not self._is_surplus
         self._open_requests.append(self.cycle)
         self._body_left = length or 0
         self._is_reading_head, self._is_reading_body, self._has_progress = False, True, True
         self._timers.cancel(self._on_head_timeout)
         self.registry.mark_busy(self)
+
+    def _upgrade(self) -> None:
+        """Go on in the protocol that the client asks for if that is WebSocket. Else there is only the response."""
+        self._discard_input()
+        if self._should_upgrade():
+            self._timers.cancel_all()
+            self.registry.discard(self)
+            self.handle_websocket_upgrade()
+        else:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Add bytes to the body of the request."""

@@ -285,7 +285,7 @@ async def test_a_job_that_cannot_be_done_in_time_is_refused_before_the_time_is_s
 ) -> None:
     bench = make_bench(engine)
     bench.pipeline.runner.device_s = 1000.0
-    bench.pipeline._resources.decoded_s = 10_000.0  # ten times real time until now
+    bench.pipeline.resources.decoded_s = 10_000.0  # ten times real time until now
     error = (await bench.handler.answer(job(web, policy={"executionTimeout": 20_000})))["error"]
     assert error.startswith("too_long: ")
     assert "600 s of audio would take about" in error

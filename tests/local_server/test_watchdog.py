@@ -42,7 +42,7 @@ def pool() -> Iterator[BrokenPool]:
 @pytest.fixture
 def broken(pool: BrokenPool) -> Iterator[Pipeline]:
     pipeline = Pipeline(FakeEngine(), settings())
-    pipeline._resources = replace(pipeline._resources, audio_processes=pool)
+    pipeline.resources = replace(pipeline.resources, audio_processes=pool)
     yield pipeline
     pipeline.close()
 

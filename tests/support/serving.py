@@ -70,7 +70,7 @@ class UnclosedPipeline(Pipeline):
         self.settings = settings
         self.fetcher = Fetcher(settings)
         self._admission = Admission(settings.max_requests)
-        self._resources = replace(pipeline._resources, settings=settings, fetcher=self.fetcher)
+        self.resources = replace(pipeline.resources, settings=settings, fetcher=self.fetcher)
 
     def close(self) -> None:
         pass

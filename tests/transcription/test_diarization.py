@@ -241,7 +241,7 @@ async def test_a_partial_transcript_has_the_speakers_who_were_heard(pipeline: Pi
 @contextmanager
 def other_recording(pipeline: Pipeline) -> Iterator[None]:
     """Let the speakers of another recording take as long as the block."""
-    threads = pipeline._resources.speaker_threads
+    threads = pipeline.resources.speaker_threads
     assert threads is not None
     release = threading.Event()
     threads.submit(release.wait, 60)
@@ -296,7 +296,7 @@ async def test_diarize_without_a_model_is_refused(pipeline: Pipeline) -> None:
 
 
 def test_speakers_are_told_apart_well(pipeline: Pipeline, talk: Conversation) -> None:
-    model = pipeline._resources.speaker_model
+    model = pipeline.resources.speaker_model
     assert model is not None
     diarizer = model.new_diarizer()
     diarizer.push(talk.samples)

@@ -234,7 +234,7 @@ async def test_more_requests_than_allowed_are_overloaded(fake: Pipeline, engine:
 
 async def test_a_request_that_waits_for_its_turn_to_decode_is_in_work(engine: FakeEngine) -> None:
     pipeline = Pipeline(engine, settings(max_requests=1))
-    turns = pipeline._resources.decode_turns
+    turns = pipeline.resources.decode_turns
     held = available_processors()
     for _ in range(max(1, held // 2)):
         turns.acquire()
