@@ -19,6 +19,7 @@ class AlignedEngine:
         self._engine = engine
         self._aligner = aligner
         self.encode_batch_size = engine.encode_batch_size
+        self.urgent_reserve = engine.urgent_reserve
         self.max_batch_size = engine.max_batch_size
         self.model_id = engine.model_id
         self.device_name = engine.device_name
@@ -51,6 +52,7 @@ class AlignedEngine:
         self._engine.halve()
         self.max_batch_size = self._engine.max_batch_size
         self.encode_batch_size = self._engine.encode_batch_size
+        self.urgent_reserve = self._engine.urgent_reserve
 
     def drop(self, windows: Collection[Window]) -> None:
         """Remove windows whose results are no longer needed. Windows that are not in the batch are ignored."""

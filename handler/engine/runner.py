@@ -167,7 +167,7 @@ class Runner:
         if cancelled:
             self.engine.drop(cancelled)
         with self._work:
-            return self._scheduler.admit(self.engine.free(), self.engine.encode_batch_size)
+            return self._scheduler.admit(self.engine.free(), self.engine.encode_batch_size, self.engine.urgent_reserve)
 
     def _charge(self, seconds: float) -> None:
         """Divide the seconds of a turn among the requests that took part, in proportion to their sequences."""

@@ -66,10 +66,10 @@ class Scheduler(Generic[Item]):
         if width > 1:
             self._widths[item] = width
 
-    def admit(self, free: int, max_items: int) -> list[Item]:
+    def admit(self, free: int, max_items: int, reserve: int = 0) -> list[Item]:
         """Mark waiting items as running, and return them: at most `max_items`, with at most `free` sequences in all.
 
-        An item that needs more sequences than are free keeps its turn. The items after it then wait as well, because
+        While a request is urgent, `reserve` sequences in all are for urgent ones. An item that needs more sequences than are free keeps its turn. The items after it then wait as well, because
         narrower items could otherwise overtake it forever.
         """
         admitted: list[Item] = []
@@ -78,12 +78,19 @@ class Scheduler(Generic[Item]):
         shares = self.shares()
         while len(admitted) < max_items and (request := self._next_request(shares)) is not None:
             width = self._width(self._waiting[request][0])
-            if width > free:
+            is_urgent = request in self._urgent_requests
+            if width > (free if is_urgent else free - self._num_reserved(reserve, shares)):
                 break
             free -= width
             shares[request] = shares.get(request, 0) + width
             admitted.append(self._start_item(request))
         return admitted
+
+    def _num_reserved(self, reserve: int, shares: Mapping[Hashable, int]) -> int:
+        """Return how many of the free sequences are for urgent requests only."""
+        if not self._urgent_requests:
+            return 0
+        return max(0, reserve - sum(shares.get(request, 0) for request in self._urgent_requests))
 
     def _next_request(self, shares: Mapping[Hashable, int]) -> Hashable | None:
         """Return the request whose item runs next, or None if none waits. `shares` holds the sequences of each."""

@@ -52,6 +52,7 @@ class HubEngine:
         self.attention = attention
         self.capabilities = capabilities
         self.max_batch_size = self.encode_batch_size = max_batch_size
+        self.urgent_reserve = max_batch_size // 2
         self._recognizer = recognizer
         self._vocabulary = vocabulary
         self._device = device
@@ -129,6 +130,7 @@ class HubEngine:
         self.drop([*self._waiting, *self._batch])
         release_memory()
         self.max_batch_size = self.encode_batch_size = self.max_batch_size // 2
+        self.urgent_reserve = self.max_batch_size // 2
 
     def drop(self, windows: Collection[Window]) -> None:
         """Forget windows whose results are no longer needed. Windows that were not admitted are ignored."""

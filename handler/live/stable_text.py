@@ -19,6 +19,7 @@ from handler.schema.transcript import Word
 from handler.transcription.word_edits import letters_and_digits
 
 SURE_PROBABILITY = 0.7
+ROLL_BACK = 1  # words
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,14 @@ class StableText:
     def __init__(self, agreement: Agreement) -> None:
         self._agreement = agreement
         self._told: list[str] = []  # the words that were told, as `_key` gives them
+        self._told_words: list[Word] = []
         self._earlier: deque[Sequence[Word]] = deque(maxlen=max(1, (agreement.passes or 2) - 1))  # the latest first
         self._owes_punctuation = False
+
+    @property
+    def kept(self) -> tuple[Word, ...]:
+        """The words that the next pass need not decode again. The last ones are decoded again nonetheless."""
+        return tuple(self._told_words[: max(0, len(self._told_words) - ROLL_BACK)])
 
     def revise(self, words: Sequence[Word]) -> Told:
         """Take the words of the next pass, and return what can be told now."""
@@ -96,6 +103,7 @@ class StableText:
             text, _ = _split_punctuation(text)
         self._owes_punctuation = not is_last
         self._told += keys[start:end]
+        self._told_words += words[start:end]
         return Told(owed + text, tuple(words[start:end]))
 
 

@@ -39,6 +39,7 @@ class TurnDecoder:
         self._decoder = WindowDecoder(self._engine, options, resources.engine.max_batch_size)
         self._detector = LanguageDetector.of(options, resources.engine.capabilities)
         self._last_language = last_language
+        self._continues_text = resources.engine.capabilities.continues_text
         hotwords = options.hotwords.strip()[:MAX_CONTEXT_CHARS]
         self._params = {"prompt": first_prompt(options), "hotwords": hotwords, "task": options.task}
 
@@ -47,12 +48,14 @@ class TurnDecoder:
         """The language of the turn as far as it is known."""
         return self._detector.language or self._last_language
 
-    async def guess(self, window: Window) -> list[Word] | None:
+    async def guess(self, window: Window, kept: Sequence[Word]) -> list[Word] | None:
         """Decode a window once, as it is, and return its words. Return None if the text cannot be trusted.
 
-        Raises AsrError.
+        The text begins with the words in `kept` if the model can go on from there. Raises AsrError.
         """
         window = await self._with_language(window)
+        if self._continues_text:
+            window = window.with_params(prefix=tuple(token for word in kept for token in word.tokens))
         result = await self._engine.submit(window)
         if not self._detector.is_done and result.languages:
             self._detector.add(result, window.seconds)

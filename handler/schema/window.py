@@ -31,6 +31,8 @@ class DecodingParams:
     length_penalty: float | None = None
     # Ids of text tokens that are never decoded. −1 stands for the engine's own list; None means that list alone.
     suppress: tuple[int, ...] | None = None
+    # What the text begins with, in the form of Word.tokens; only with one hypothesis at temperature 0.
+    prefix: tuple[tuple[int, float], ...] = ()
     num_hypotheses: int = 1  # beams at temperature 0, samples above 0; the best hypothesis is the result
     detect_only: bool = False  # detect the language, and decode no text
 
@@ -109,6 +111,7 @@ class Engine(Protocol):
     max_batch_size: int  # largest number of sequences in the batch
     # Number of windows that are best admitted in one call, because running windows wait while new ones are encoded.
     encode_batch_size: int
+    urgent_reserve: int  # sequences that only urgent windows take while there are any
     model_id: str
     device_name: str
     dtype_name: str  # number format of the weights, such as float16

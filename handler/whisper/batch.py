@@ -80,7 +80,8 @@ class Batch:
         self.tasks += tasks
         for task in tasks:
             for index in range(task.window.params.num_hypotheses):
-                is_at_start = task.is_prompt_read_by_steps or task.prompt[-1] == self._ids.sot
+                reads_start = task.prompt[-1] == self._ids.sot and task.prefix is None
+                is_at_start = task.is_prompt_read_by_steps or reads_start
                 unread = len(task.prompt) - 1 if task.is_prompt_read_by_steps else 0
                 self.sequences.append(ActiveSequence(task, source_of_chance(task, index), is_at_start, unread))
         slots = slice(start, len(self.sequences))
@@ -91,7 +92,8 @@ class Batch:
         return slots
 
     def _beginning(self, task: DecodeTask) -> Beginning:
-        return Beginning(task.prompt, self._text_required_until(task.window), task.is_prompt_read_by_steps)
+        prefix = () if task.prefix is None else task.prefix.tokens
+        return Beginning(task.prompt, self._text_required_until(task.window), task.is_prompt_read_by_steps, prefix)
 
     def _text_required_until(self, window: Window) -> int:
         """Return the timestamp token after which only MAX_SPEECH_WITHOUT_TEXT_S of speech remain in the window.

@@ -29,6 +29,7 @@ class Beginning:
     prompt: Sequence[int]  # may contain DETECTED if `is_read_by_steps`
     text_required_until: int  # see History
     is_read_by_steps: bool  # whether the first steps read the prompt, instead of a prefill
+    prefix: Sequence[int] = ()  # tokens that count as decoded: a timestamp and text
 
 
 class DecodingState:
@@ -65,6 +66,8 @@ class DecodingState:
         assert len(following) < MAX_PROMPT_READ_BY_STEPS
         last = prompt[0] if beginning.is_read_by_steps else prompt[-1]
         history = [0, last, 0, self._ids.timestamp_begin - 1, beginning.text_required_until]
+        if prefix := beginning.prefix:
+            history[:4] = [len(prefix), prefix[-1], prefix[-2], prefix[0]]
         padding = [0] * (MAX_PROMPT_READ_BY_STEPS - 1 - len(following))
         return [*history, len(prompt), len(following), *following, *padding]
 

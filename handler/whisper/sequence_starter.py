@@ -78,14 +78,14 @@ class SequenceStarter:
         ]
 
     def _prefill(self, tasks: Sequence[DecodeTask]) -> None:
-        """Add tasks to the batch, and fill the KV cache with their prompts except for the last token of each.
+        """Add tasks to the batch, and fill the KV cache with their prompts and prefixes but for the last token of each.
 
         The next step runs the decoder on these last tokens, whose logits predict the first new tokens.
         """
         ids = self._specials
         slots = self._batch.add(tasks)
         sequences = self._batch.sequences[slots]
-        prompts = [sequence.task.prompt[:-1] for sequence in sequences]
+        prompts = [(*sequence.task.prompt, *sequence.hypothesis.tokens)[:-1] for sequence in sequences]
         length = max(map(len, prompts))
         if not length:
             return

@@ -1,6 +1,6 @@
 """Turn prepared windows into decoding tasks: prompt, language, suppressed tokens. Knows no batch and no network."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from handler.schema.window import Window
 from handler.whisper.decoding_state import DETECTED
 from handler.whisper.logit_rules import suppression
 from handler.whisper.preparation import PreparedWindow
-from handler.whisper.sequences import DecodeTask
+from handler.whisper.sequences import DecodeTask, Hypothesis
 from handler.whisper.tokenizer import Tokenizer
 
 
@@ -17,7 +17,7 @@ def can_steps_read_prompt(window: Window) -> bool:
     """Return whether the prompt of a window is short, and its one sequence can read it token by token."""
     params = window.params
     has_text = params.prompt.strip() or params.hotwords.strip()
-    return params.num_hypotheses == 1 and params.temperature == 0 and not has_text
+    return params.num_hypotheses == 1 and params.temperature == 0 and not has_text and not params.prefix
 
 
 class TaskBuilder:
@@ -53,9 +53,17 @@ class TaskBuilder:
             dict(language_probabilities),
             encoded.onset_strength,
             len(encoded.audio),
+            self._prefix(params.prefix),
             self._suppression_bias(params.suppress),
             by_steps,
         )
+
+    def _prefix(self, tokens: Sequence[tuple[int, float]]) -> Hypothesis | None:
+        """Return the beginning of a text whose first tokens and log-probabilities are given, or None without any."""
+        if not tokens:
+            return None
+        ids, logprobs = zip(*tokens, strict=True)
+        return Hypothesis([self._tokenizer.specials.timestamp_begin, *ids], [0.0, *logprobs])
 
     def _suppression_bias(self, suppress: tuple[int, ...] | None) -> Tensor | None:
         """Return the logit bias [n_vocab] that suppresses the tokens of a window's `suppress` parameter.

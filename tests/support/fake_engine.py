@@ -25,6 +25,7 @@ class FakeEngine:
 
     max_batch_size = 2
     encode_batch_size = 2
+    urgent_reserve = 0
     model_id = "fake"
     device_name = "none"
     dtype_name = "none"
