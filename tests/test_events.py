@@ -56,6 +56,7 @@ CODES = {
     "upload_refused",
     "model_not_found",
     "job_not_found",
+    "session_not_found",
     "storage_full",
 }
 RETRYABLE = {

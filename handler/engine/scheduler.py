@@ -69,8 +69,9 @@ class Scheduler(Generic[Item]):
     def admit(self, free: int, max_items: int, reserve: int = 0) -> list[Item]:
         """Mark waiting items as running, and return them: at most `max_items`, with at most `free` sequences in all.
 
-        While a request is urgent, `reserve` sequences in all are for urgent ones. An item that needs more sequences than are free keeps its turn. The items after it then wait as well, because
-        narrower items could otherwise overtake it forever.
+        While a request is urgent, `reserve` sequences in all are for urgent ones. An item that needs more sequences
+        than are free keeps its turn. The items after it then wait as well, because narrower items could otherwise
+        overtake it forever.
         """
         admitted: list[Item] = []
         if free < 1 or not self._waiting:  # as after most steps

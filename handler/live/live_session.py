@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from handler.audio.chunking import PAD_S
 from handler.errors import InvalidRequest
 from handler.live.events import Cleared, Committed, LiveEvent, SpeechStarted, SpeechStopped
 from handler.live.latency import LiveLatency
@@ -11,7 +12,7 @@ from handler.live.live_audio import LiveAudio, to_samples
 from handler.live.stable_text import Agreement
 from handler.live.turn import Turn, TurnConfig, TurnContext
 from handler.live.turn_decoder import TurnDecoder
-from handler.live.turn_detection import TurnDetection, find_turn
+from handler.live.turn_detection import SpokenTurn, TurnDetection, find_turn
 from handler.schema.options import Options
 from handler.schema.window import SAMPLE_RATE, Samples
 from handler.transcription.shared_resources import SharedResources
@@ -20,6 +21,7 @@ BLOCK_S = 1.0  # audio that arrives at once is heard in blocks, so that other wo
 MAX_BACKLOG_S = 60.0  # audio that is not decoded yet; more is not taken before some is
 LOOK_BACK_S = 4.0  # seconds for which it may turn out later that somebody spoke
 MIN_COMMIT_S = 0.1
+ONSET_S = 0.35  # after an onset, until it is clear whether the speech began earlier (see VoiceActivity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,7 @@ class LiveSession:
         first = self._free_from if self._open is None else max(self._free_from, self._open.needs_from)
         spoken = find_turn(self._audio.part(first, self._audio.heard), detection)
         silence = to_samples(detection.silence_duration_s)
-        if spoken is not None and (self._open is None or spoken.speech_start - self._speech_end < silence):
+        if spoken is not None and self._is_of_turn(spoken, silence):
             self._speech_end = spoken.speech_end
             if self._open is None:
                 start = max(self._free_from, spoken.speech_start - to_samples(detection.prefix_padding_s))
@@ -150,7 +152,15 @@ class LiveSession:
         end = self._speech_end + silence
         self._emit(SpeechStopped(self._open.number, end / SAMPLE_RATE))
         self._close_turn(self._open, end)
+        # Speech is detected late, so the next one may begin before it is found.
+        self._free_from = min(end, self._speech_end + to_samples(PAD_S))
         return True
+
+    def _is_of_turn(self, spoken: SpokenTurn, silence: int) -> bool:
+        """Return whether speech belongs to the open turn, or begins one that can be opened."""
+        if self._open is not None:
+            return spoken.speech_start - self._speech_end < silence
+        return self._audio.heard - spoken.speech_start >= to_samples(ONSET_S)
 
     def _open_turn(self, start: int) -> Turn:
         config = self.config

@@ -31,10 +31,12 @@ _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 class AccessMiddleware:
     """Gives each request an id, checks its API key, and logs and counts its response."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str], metrics: Metrics, client_secrets: ClientSecrets) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: Sequence[str], metrics: Metrics, client_secrets: ClientSecrets | None = None
+    ) -> None:
         """Wrap `app`. A WebSocket may also be opened with one of `client_secrets`."""
         self._app = app
-        self._client_secrets = client_secrets
+        self._client_secrets = client_secrets or ClientSecrets()
         self._keys = [key.encode() for key in keys]
         self._metrics = metrics
         self._failures = KeyFailures()

@@ -109,7 +109,7 @@ async def sessions(
     """Let some people speak at once, each another part of the file, and return how long each waited."""
     given = {"transcription": {"model": "whisper-1"}, **RATE}
     if not detection:
-        given["turn_detection"] = None  # type: ignore[assignment]
+        given["turn_detection"] = None
     session = {"type": "transcription", "audio": {"input": given}}
     step = (len(samples) / SAMPLE_RATE - seconds) / max(1, count)
     offsets = [number * step for number in range(count)]

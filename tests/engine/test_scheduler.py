@@ -200,3 +200,36 @@ def test_requeued_items_go_before_waiting_ones_and_items_that_became_too_wide_ar
     assert scheduler.admit(2, 9) == ["a1"]
     assert scheduler.finish("a1")
     assert scheduler.admit(9, 9) == ["b1", "a2"]
+
+
+def test_urgent_items_go_first_but_not_for_ever() -> None:
+    scheduler: Scheduler[str] = Scheduler()
+    for number in range(4):
+        scheduler.submit("file", f"file {number}")
+    for number in range(8):
+        scheduler.submit("live", f"live {number}", is_urgent=True)
+    order = scheduler.admit(12, 12)
+    assert order[:4] == [f"live {number}" for number in range(4)]
+    assert order[4] == "file 0"
+    assert order[5:9] == [f"live {number}" for number in range(4, 8)]
+
+
+def test_while_a_request_is_urgent_others_leave_the_reserve_free() -> None:
+    scheduler: Scheduler[str] = Scheduler()
+    for number in range(8):
+        scheduler.submit("file", f"file {number}")
+    scheduler.submit("live", "live 0", is_urgent=True)
+    assert scheduler.admit(4, 9, reserve=3) == ["live 0", "file 0"]
+    assert scheduler.finish("live 0")
+    assert scheduler.admit(3, 9, reserve=3) == []  # the request may have another item soon
+    scheduler.cancel("live")
+    assert scheduler.admit(3, 9, reserve=3) == ["file 1", "file 2", "file 3"]
+
+
+def test_an_urgent_item_that_is_put_back_is_still_urgent() -> None:
+    scheduler: Scheduler[str] = Scheduler()
+    scheduler.submit("live", "live 0", is_urgent=True)
+    assert scheduler.admit(1, 9) == ["live 0"]
+    scheduler.submit("file", "file 0")
+    scheduler.requeue_running()
+    assert scheduler.admit(1, 9) == ["live 0"]

@@ -17,6 +17,7 @@ CLIENT_ERRORS: dict[str, tuple[type[openai.APIStatusError], str]] = {
     "unauthorized": (openai.AuthenticationError, "authentication_error"),
     "download_blocked": (openai.PermissionDeniedError, "permission_error"),
     "model_not_found": (openai.NotFoundError, "invalid_request_error"),
+    "session_not_found": (openai.NotFoundError, "invalid_request_error"),
     "job_not_found": (openai.NotFoundError, "invalid_request_error"),
     "too_large": (openai.APIStatusError, "invalid_request_error"),
     "unsupported_media": (openai.BadRequestError, "invalid_request_error"),

@@ -296,7 +296,7 @@ def test_a_client_that_leaves_ends_all_of_its_requests(echo_server: Server, echo
 
 def test_another_protocol_is_not_spoken(server: Server) -> None:
     with RawClient(server) as client:
-        client.send(HEAD + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n" + bytes(100))
+        client.send(HEAD + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n" + bytes(100))
         assert client.receive().status == 200
         assert client.is_closed()
 

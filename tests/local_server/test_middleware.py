@@ -135,22 +135,6 @@ async def test_requests_without_an_id_get_different_ones(metrics: Metrics) -> No
     assert len({exchange.headers["x-request-id"] for exchange in exchanges}) == 9
 
 
-@pytest.mark.parametrize("kind", ["lifespan", "websocket"])
-async def test_what_is_no_http_request_is_passed_on_unchanged(metrics: Metrics, kind: str) -> None:
-    passed: list[Any] = []
-
-    async def app(*arguments: Any) -> None:
-        passed.extend(arguments)
-
-    exchange = Exchange()
-    scope: Scope = {"type": kind}
-    await AccessMiddleware(app, KEYS, metrics)(scope, exchange.receive, exchange.send)
-    assert passed[0] is scope
-    assert scope == {"type": kind}
-    assert passed[1:] == [exchange.receive, exchange.send]
-    assert counts(metrics) == {}
-
-
 async def test_the_parts_of_a_stream_are_passed_on_one_by_one(metrics: Metrics) -> None:
     app = AccessMiddleware(partial(respond, read=1, body=(b"a", b"", b"b")), (), metrics)
     exchange = await Exchange(*PIECES, **LENGTH).run(LingeringCloseMiddleware(app))

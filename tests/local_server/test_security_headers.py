@@ -13,6 +13,7 @@ from handler.transcription.pipeline import Pipeline
 from local_server.__main__ import create_app
 from local_server.app import _routes
 from local_server.lifespan import LifespanApp
+from local_server.live.client_secrets import ClientSecrets
 from local_server.metrics import Metrics
 from local_server.middleware import key_failures
 from local_server.middleware.security_headers import API_POLICY
@@ -24,7 +25,7 @@ from tests.support.speech import FOX, say, wav
 
 KEY = "hunter2"
 STATE = ServerState(settings())
-PATHS = [getattr(route, "path", "") for route in _routes(STATE, Metrics(STATE)).routes]
+PATHS = [getattr(route, "path", "") for route in _routes(STATE, Metrics(STATE), ClientSecrets()).routes]
 METHODS = ("GET", "HEAD", "POST", "OPTIONS", "DELETE")
 OWN_POLICIES = {"/": web_page.POLICY, "/docs": api_docs.POLICY}
 SPEECH = wav(say(FOX), format="FLAC")
@@ -127,7 +128,7 @@ def test_health_has_the_headers_while_the_model_loads(pipeline: Pipeline) -> Non
 
 
 async def test_a_crash_of_a_route_has_the_headers() -> None:
-    routes = _routes(STATE, Metrics(STATE))
+    routes = _routes(STATE, Metrics(STATE), ClientSecrets())
 
     @routes.get("/crash")
     async def crash() -> None:

@@ -270,7 +270,7 @@ async def test_audio_that_ends_with_a_block_waits_its_turn(
 
 async def test_a_worker_that_shuts_down_says_so(talk: Conversation, speaker_model: SpeakerModel) -> None:
     stopping = Pipeline(FakeEngine(), settings(), speaker_model=speaker_model)
-    threads = stopping._resources.speaker_threads
+    threads = stopping.resources.speaker_threads
     assert threads is not None
     release = threading.Event()
     threads.submit(release.wait, 60)

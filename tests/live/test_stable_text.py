@@ -1,0 +1,99 @@
+"""Which words of a growing text are told, and that none is lost or told twice."""
+
+import random
+
+from handler.live.stable_text import Agreement, StableText
+from handler.schema.transcript import Word
+
+SURE, UNSURE = 0.9, 0.4
+
+
+def words(text: str, probability: float = SURE) -> list[Word]:
+    return [Word(index, index + 1, f" {word}", probability) for index, word in enumerate(text.split())]
+
+
+def told(stable: StableText, *passes: str, probability: float = SURE) -> str:
+    return "".join(stable.revise(words(text, probability)).text for text in passes)
+
+
+def test_words_that_two_passes_are_sure_of_are_told() -> None:
+    stable = StableText(Agreement())
+    assert told(stable, "The quick brow") == ""
+    assert told(stable, "The quick brown fox") == " The quick"
+    assert told(stable, "The quick brown fox jumps") == " brown fox"
+
+
+def test_a_third_pass_has_to_agree_on_a_word_that_one_is_not_sure_of() -> None:
+    stable = StableText(Agreement())
+    assert told(stable, "The quick", "The quick brown", probability=UNSURE) == ""
+    assert told(stable, "The quick brown fox", probability=UNSURE) == " The quick"
+
+
+def test_punctuation_follows_with_the_next_word() -> None:
+    stable = StableText(Agreement())
+    assert told(stable, "Yes.", "Yes.") == " Yes"
+    assert told(stable, "Yes, of", "Yes, of course") == ", of"
+    assert stable.end(words("Yes, of course.")).text == " course."
+
+
+def test_the_case_and_punctuation_of_a_word_need_not_agree() -> None:
+    stable = StableText(Agreement())
+    assert told(stable, "printing. In", "Printing, in the") == " Printing, in"
+
+
+def test_the_rest_is_told_at_the_end_and_what_differs_is_counted() -> None:
+    stable = StableText(Agreement())
+    assert told(stable, "in being compared", "in being compared to") == " in being compared"
+    last = stable.end(words("In being comparatively modern."))
+    assert (last.text, last.contradicted) == (" modern.", 1)
+
+
+def test_what_was_told_is_found_again_where_words_are_written_otherwise() -> None:
+    stable = StableText(Agreement())
+    assert told(stable, "the 42 line", "the 42 line") == " the 42 line"
+    assert stable.end(words("the 42-line Bible of about 1455")).text == " Bible of about 1455"
+
+
+def test_a_text_that_vanishes_takes_nothing_back() -> None:
+    stable = StableText(Agreement())
+    assert told(stable, "Thank you", "Thank you") == " Thank you"
+    last = stable.end([])
+    assert (last.text, last.contradicted) == ("", 2)
+
+
+def test_all_passes_of_an_agreement_have_to_agree() -> None:
+    stable = StableText(Agreement(passes=4, sure_probability=2.0))
+    assert told(stable, "a b", "a b", "a b") == ""
+    assert told(stable, "a c") == " a"
+
+
+def test_without_agreement_the_text_is_told_at_the_end() -> None:
+    stable = StableText(Agreement(passes=None))
+    assert told(stable, *["a b c"] * 5) == ""
+    assert stable.end(words("a b c")).text == " a b c"
+
+
+def test_the_kept_words_are_those_told_but_for_the_last() -> None:
+    stable = StableText(Agreement())
+    told(stable, "The quick brown", "The quick brown")
+    assert [word.text for word in stable.kept] == [" The", " quick"]
+
+
+def test_texts_that_only_grow_are_told_in_full_and_once() -> None:
+    chance = random.Random(0)
+    vocabulary = "one two three one-two, two. Three a b".split()
+    for _ in range(200):
+        text = chance.choices(vocabulary, k=chance.randrange(1, 30))
+        stable, heard, pieces = StableText(Agreement()), 0, []
+        while heard < len(text):
+            heard = min(len(text), heard + chance.randrange(4))
+            tail = chance.choices(vocabulary, k=chance.randrange(3))  # guesses at the end of the audio
+            pieces.append(stable.revise(words(" ".join([*text[:heard], *tail]), chance.choice([SURE, UNSURE]))).text)
+        last = stable.end(words(" ".join(text)))
+        if not last.contradicted:
+            assert "".join([*pieces, last.text]).lower().replace(" ", "").translate(PLAIN) == "".join(
+                text
+            ).lower().translate(PLAIN)
+
+
+PLAIN = str.maketrans("", "", ",.-")
