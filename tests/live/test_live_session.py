@@ -95,7 +95,7 @@ async def test_a_turn_without_speech_has_an_empty_text(pipeline: Pipeline) -> No
 
 
 async def test_a_commit_needs_audio(listener: Listener) -> None:
-    with pytest.raises(InvalidRequest, match="at least 0.1 s of audio"):
+    with pytest.raises(InvalidRequest, match="at least 0\\.1 s of audio"):
         listener.session.commit()
 
 

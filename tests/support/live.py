@@ -20,11 +20,11 @@ OPTIONS = Options(timestamps="word")
 class Listener:
     """A session, and what it was told."""
 
-    def __init__(self, pipeline: Pipeline, config: LiveConfig = LiveConfig(OPTIONS)) -> None:
+    def __init__(self, pipeline: Pipeline, config: LiveConfig | None = None) -> None:
         self.events: list[LiveEvent] = []
         self.latency = LiveLatency()
         self.pipeline = pipeline
-        self.session = LiveSession(pipeline.resources, config, self.latency, self.events.append)
+        self.session = LiveSession(pipeline.resources, config or LiveConfig(OPTIONS), self.latency, self.events.append)
 
     async def hear(self, samples: Samples) -> None:
         """Pass samples on piece by piece, each once what comes before is decoded."""

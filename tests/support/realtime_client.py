@@ -22,7 +22,7 @@ PIECE_S = 0.1
 def pcm(samples: Samples, rate: int = 24_000) -> bytes:
     """Return samples as 16-bit integers at another rate."""
     resampled = soxr.resample(samples, SAMPLE_RATE, rate)
-    return (np.clip(resampled, -1, 1) * 32767).astype("<i2").tobytes()
+    return bytes((np.clip(resampled, -1, 1) * 32767).astype("<i2").tobytes())
 
 
 class RealtimeClient:
@@ -53,7 +53,7 @@ class RealtimeClient:
     async def until(self, *kinds: str) -> dict[str, Any]:
         """Return the next event of one of some kinds."""
         while True:
-            event = json.loads(await asyncio.wait_for(self.socket.recv(), TIMEOUT_S))
+            event: dict[str, Any] = json.loads(await asyncio.wait_for(self.socket.recv(), TIMEOUT_S))
             self.events.append(event)
             if event["type"] in kinds or event["type"].removeprefix(f"{TRANSCRIPTION}.") in kinds:
                 return event

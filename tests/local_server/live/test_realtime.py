@@ -5,6 +5,7 @@ import base64
 import json
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -17,11 +18,11 @@ from tests.conftest import TINY
 from tests.support.live import joined, quiet
 from tests.support.realtime_client import RealtimeClient, connected, pcm
 from tests.support.serving import Server, read_metrics, serving, spawn_server
-from tests.support.speech import FOX, PANGRAM, say
+from tests.support.speech import FOX, PANGRAM, say, wav
 from tests.support.word_errors import word_error_rate
 
 KEY = "hunter2"
-HEADERS = {"additional_headers": {"Authorization": f"Bearer {KEY}"}}
+HEADERS: dict[str, Any] = {"additional_headers": {"Authorization": f"Bearer {KEY}"}}
 SPEECH = joined(say(FOX), quiet(1))
 LOGPROBS = "item.input_audio_transcription.logprobs"
 
@@ -72,7 +73,7 @@ async def test_a_turn_is_told_in_the_order_of_openai(client: RealtimeClient) -> 
     assert len({event["item_id"] for event in client.events if "item_id" in event}) == 1
     ids = [event["event_id"] for event in client.events]
     assert ids == [f"event_{number}" for number in range(1, len(ids) + 1)]
-    assert completed["usage"] == {"type": "duration", "seconds": 5}
+    assert completed["usage"] == {"type": "duration", "seconds": 4}
     assert [word["word"].lower() for word in completed["words"]][:2] == ["the", "quick"]
 
 
@@ -88,12 +89,10 @@ async def test_rates(client: RealtimeClient, format: dict[str, Any], rate: int) 
     assert word_error_rate(FOX, (await client.until("completed"))["transcript"]) == 0
 
 
-@pytest.mark.parametrize(("name", "codec"), [("audio/pcmu", "pcm_mulaw"), ("audio/pcma", "pcm_alaw")])
-async def test_encodings_of_telephones(client: RealtimeClient, name: str, codec: str) -> None:
-    from tests.support.speech import raw_samples
-
+@pytest.mark.parametrize(("name", "subtype"), [("audio/pcmu", "ULAW"), ("audio/pcma", "ALAW")])
+async def test_encodings_of_telephones(client: RealtimeClient, name: str, subtype: str) -> None:
     await client.update(format={"type": name}, turn_detection=None)
-    audio = base64.b64encode(raw_samples(say(FOX), codec)).decode()
+    audio = base64.b64encode(wav(say(FOX), 8_000, subtype, "RAW")).decode()
     await client.send("input_audio_buffer.append", audio=audio)
     await client.send("input_audio_buffer.commit")
     assert word_error_rate(FOX, (await client.until("completed"))["transcript"]) <= 0.12
@@ -208,7 +207,8 @@ async def test_both_orders_of_connecting(server: Server, query: str) -> None:
 
 
 async def test_a_key_is_needed_where_the_server_has_keys(locked_server: Server) -> None:
-    for options in ({}, {"additional_headers": {"Authorization": "Bearer wrong"}}):
+    refused: list[dict[str, Any]] = [{}, {"additional_headers": {"Authorization": "Bearer wrong"}}]
+    for options in refused:
         with pytest.raises(InvalidStatus) as refusal:
             async with connected(locked_server, **options):
                 pass
@@ -243,8 +243,8 @@ async def test_a_client_secret_opens_sessions_with_its_configuration(locked_serv
     protocols = ["realtime", f"openai-insecure-api-key.{secret.value}"]
     async with connected(locked_server, subprotocols=protocols) as client:
         assert client.events[0]["session"]["audio"]["input"]["turn_detection"] is None
-    models = httpx.get(f"{locked_server.url}/v1/models", headers={"Authorization": f"Bearer {secret.value}"})
-    assert models.status_code == 401  # it is for sessions only
+    with pytest.raises(openai.AuthenticationError):  # it is for sessions only
+        openai.OpenAI(base_url=f"{locked_server.url}/v1", api_key=secret.value).models.list()
 
 
 @pytest.mark.parametrize(
@@ -262,22 +262,35 @@ def test_a_client_secret_of_another_kind_is_refused(server: Server, body: dict[s
     assert answer.json()["error"]["message"]
 
 
+@asynccontextmanager
+async def connected_again(server: Server, session_id: str, last_event_id: str) -> AsyncIterator[RealtimeClient]:
+    """Connect to a session once the server has noticed that the last connection was cut."""
+    query = f"session={session_id}&last_event_id={last_event_id}"
+    while True:
+        try:
+            async with connected(server, query) as client:
+                yield client
+            return
+        except InvalidStatus as exc:
+            if exc.response.status_code != 404:
+                raise
+
+
 async def test_a_cut_session_goes_on_where_it_was(server: Server) -> None:
     data = pcm(joined(say(PANGRAM), quiet(1)))
     half = len(data) // 4 * 2
     async with connected(server) as client:
         await client.append(data[:half])
-        await client.until("delta")
+        await client.until("input_audio_buffer.speech_started")
         client.cut()
     session_id, last = client.events[0]["session"]["id"], client.events[-1]["event_id"]
-    told = client.told()
     async with connected_again(server, session_id, last) as client:
         received = client.events[0]["session"]["received_bytes"]
         assert 0 < received <= half
         await client.append(data[received:])
         completed = await client.until("completed")
     assert word_error_rate(PANGRAM, completed["transcript"]) == 0
-    assert told + client.told() == completed["transcript"]
+    assert client.told() == completed["transcript"]
 
 
 async def test_events_that_got_lost_come_again(server: Server) -> None:
@@ -309,27 +322,6 @@ async def test_a_session_that_its_client_closed_is_over(server: Server) -> None:
         async with connected(server, f"session={client.events[0]['session']['id']}"):
             pass
     assert refusal.value.response.status_code == 404
-
-
-def connected_again(server: Server, session_id: str, last_event_id: str) -> Any:
-    """Return a connection to a session once the server has noticed that the last one was cut."""
-
-    from contextlib import asynccontextmanager
-
-    @asynccontextmanager
-    async def manager() -> AsyncIterator[RealtimeClient]:
-        query = f"session={session_id}&last_event_id={last_event_id}"
-        while True:
-            try:
-                async with connected(server, query) as client:
-                    yield client
-                return
-            except InvalidStatus as exc:
-                if exc.response.status_code != 404:
-                    raise
-                await asyncio.sleep(0)
-
-    return manager()
 
 
 async def test_there_is_room_for_so_many_sessions(pipeline: Pipeline) -> None:
@@ -379,20 +371,23 @@ async def test_the_asynchronous_client_of_openai(locked_server: Server) -> None:
     async with api.realtime.connect(extra_query={"intent": "transcription"}) as connection:
         transcription = {"model": TINY, "language": "en"}
         audio = {"input": {"transcription": transcription, "turn_detection": {"type": "server_vad"}}}
-        await connection.session.update(session={"type": "transcription", "audio": audio})  # type: ignore[typeddict-item]
+        session: Any = {"type": "transcription", "audio": audio}
+        await connection.session.update(session=session)
         await connection.input_audio_buffer.append(audio=base64.b64encode(pcm(SPEECH)).decode())
-        told = ""
+        told = transcript = ""
         async for event in connection:
             assert event.type != "error"
             if event.type == "conversation.item.input_audio_transcription.delta":
                 told += event.delta or ""
             if event.type == "conversation.item.input_audio_transcription.completed":
+                transcript = event.transcript
                 break
-        assert word_error_rate(FOX, event.transcript) == 0
-        assert told == event.transcript
+        assert word_error_rate(FOX, transcript) == 0
+        assert told == transcript
     await api.close()
 
 
+@pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")  # of the client
 def test_the_synchronous_client_of_openai(locked_server: Server) -> None:
     with (
         openai.OpenAI(base_url=f"{locked_server.url}/v1", api_key=KEY) as api,
