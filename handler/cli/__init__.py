@@ -1,4 +1,4 @@
-"""The command line: `asr transcribe FILE|URL…`, `asr submit MANIFEST`, `asr doctor`, `asr fetch`.
+"""The command line: `asr transcribe FILE|URL…`, `asr live`, `asr submit MANIFEST`, `asr doctor`, `asr fetch`.
 
 Settings come from environment variables, as for every entry point. Knows nothing of decoding.
 """
@@ -6,12 +6,14 @@ Settings come from environment variables, as for every entry point. Knows nothin
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
 from handler import __version__, logs
 from handler.cli import doctor
+from handler.cli import live as live_command
+from handler.cli.live import live
 from handler.cli.transcribe import start_pipeline, transcribe
 from handler.errors import AsrError, InvalidRequest
 from handler.exit_codes import CANNOT_START, FAILED
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return CANNOT_START
 
 
-# The docstrings of the four commands are also their help texts.
+# The docstrings of the commands are also their help texts.
 
 
 def send(arguments: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
@@ -93,11 +95,15 @@ def _parser() -> argparse.ArgumentParser:
     transcribe_parser.set_defaults(run=transcribe)
     sources_help = "a file, an http, https or s3 address, or - for stdin"
     transcribe_parser.add_argument("sources", nargs="+", metavar="FILE|URL", help=sources_help)
+    live_parser = commands.add_parser("live", help=live.__doc__, description=live.__doc__)
+    live_parser.set_defaults(run=live)
+    live_command.add_arguments(live_parser)
     submit_parser = commands.add_parser("submit", help=send.__doc__, description=send.__doc__)
     submit_parser.set_defaults(run=send)
     _add_submit_arguments(submit_parser)
     for command_parser in (transcribe_parser, submit_parser):
-        _add_options(command_parser)
+        _add_options(command_parser, Options.json_schema())
+    _add_options(live_parser, live_command.OPTIONS)
     return parser
 
 
@@ -114,9 +120,11 @@ def _add_submit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retries", type=_parse_count, default=3, metavar="N", help=retries_help)
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    """Add every option of a request as a flag, once spelled with hyphens and once with underscores."""
-    for name, schema in Options.json_schema().items():
+def _add_options(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """Add options of a request as flags, each once spelled with hyphens and once with underscores."""
+    schemas = Options.json_schema()
+    for name in names:
+        schema = schemas[name]
         flags = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))  # equal for a name of one word
         help_text = schema["description"].replace("%", "%%")
         parser.add_argument(*flags, dest=name, choices=schema.get("enum"), help=help_text)

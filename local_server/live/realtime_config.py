@@ -11,6 +11,7 @@ from typing import Any
 
 from handler.errors import InvalidRequest
 from handler.live.live_session import LiveConfig
+from handler.live.sample_stream import A_LAW, MU_LAW, PCM16
 from handler.live.stable_text import Agreement
 from handler.live.turn_detection import TurnDetection
 from handler.schema.capabilities import Capabilities
@@ -19,7 +20,6 @@ from handler.schema.options import Options
 from handler.settings import Settings
 from handler.validators import Unexpected, number, one_of, short_repr, string
 from local_server.live.realtime_errors import RefusedEvent
-from local_server.live.sample_stream import A_LAW, MU_LAW, PCM16
 
 LOGPROBS = "item.input_audio_transcription.logprobs"
 RATES = (24_000, 16_000)  # Hz, of 16-bit samples

@@ -13,6 +13,7 @@ from handler.errors import AsrError, InvalidRequest
 from handler.live.events import LiveEvent
 from handler.live.latency import LiveLatency
 from handler.live.live_session import MIN_COMMIT_S, LiveSession
+from handler.live.sample_stream import SampleStream
 from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
 from handler.validators import short_repr
@@ -21,7 +22,6 @@ from local_server.live.outbox import KEPT, Outbox
 from local_server.live.realtime_config import FORMATS, RealtimeConfig
 from local_server.live.realtime_errors import RefusedEvent, error_of
 from local_server.live.realtime_events import RealtimeEvents
-from local_server.live.sample_stream import SampleStream
 
 EVENT_PREFIX = "event_"
 MAX_AUDIO_BYTES = 15 * 1024**2  # of one event
