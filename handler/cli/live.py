@@ -160,12 +160,10 @@ class _TextWriter:
         """Write what has happened."""
         if isinstance(event, Hypothesis) and self._is_terminal:
             self._told += event.delta
-            guess = "".join(word.text for word in event.guess).strip()
-            rest = guess.removeprefix(self._told.strip()) if guess else ""
-            columns = shutil.get_terminal_size().columns - 1
-            line = (self._told + rest).strip()[-columns:]
-            shown = line[: len(line) - len(rest)] + (f"{_DIM}{line[len(line) - len(rest) :]}{_PLAIN}" if rest else "")
-            print(f"{_CLEAR_LINE}{shown}", end="", flush=True)
+            guess = "".join(word.text for word in event.guess)
+            line = f"{self._told}{guess}".strip()[1 - shutil.get_terminal_size().columns :]  # what fits, of its end
+            place = max(0, len(line) - len(guess))
+            print(f"{_CLEAR_LINE}{line[:place]}{_DIM}{line[place:]}{_PLAIN}", end="", flush=True)
         elif isinstance(event, Completed):
             clear = _CLEAR_LINE if self._is_terminal else ""
             print(f"{clear}{event.text}" if event.text else clear, end="\n" if event.text else "", flush=True)

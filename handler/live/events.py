@@ -41,8 +41,7 @@ class Hypothesis(TurnEvent):
 
     delta: str  # text that is told now, and never taken back
     words: tuple[Word, ...]  # those that begin in `delta`
-    guess: tuple[Word, ...] = ()  # the words of the open window, as they look now
-    open_from_s: float = 0.0  # where that window begins
+    guess: tuple[Word, ...] = ()  # the words behind them, as they look now
 
 
 @dataclass(frozen=True, slots=True)

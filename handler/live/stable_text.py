@@ -37,6 +37,7 @@ class Told:
 
     text: str = ""
     words: tuple[Word, ...] = ()  # those that begin in it
+    rest: tuple[Word, ...] = ()  # those behind them, which are guesses
     contradicted: int = 0  # how many words that were told before are not as they turn out to be
 
 
@@ -64,7 +65,9 @@ class StableText:
         place = _align(self._told, keys)
         count = self._num_agreed(words[place:], keys[place:])
         self._earlier.appendleft(words)
-        return self._tell(words, keys, place, place + count, is_last=False) if count else Told()
+        if not count:
+            return Told(rest=tuple(words[place:]))
+        return self._tell(words, keys, place, place + count, is_last=False)
 
     def _num_agreed(self, words: Sequence[Word], keys: Sequence[str]) -> int:
         """Return on how many of the words behind those that were told the passes agree."""
@@ -92,7 +95,7 @@ class StableText:
         place = _align(self._told, keys)
         contradicted = int(_distances(self._told, keys[:place])[-1])
         told = self._tell(words, keys, place, len(words), is_last=True)
-        return Told(told.text, told.words, contradicted)
+        return Told(told.text, told.words, contradicted=contradicted)
 
     def _tell(self, words: Sequence[Word], keys: Sequence[str], start: int, end: int, *, is_last: bool) -> Told:
         owed = ""
@@ -104,7 +107,7 @@ class StableText:
         self._owes_punctuation = not is_last
         self._told += keys[start:end]
         self._told_words += words[start:end]
-        return Told(owed + text, tuple(words[start:end]))
+        return Told(owed + text, tuple(words[start:end]), tuple(words[end:]))
 
 
 def _key(text: str) -> str:

@@ -109,7 +109,7 @@ class Turn:
             self._guessed_until = self._audio.heard
             words = await self._decoder.guess(windows[0], self._stable.kept)
             if words is not None:
-                self._tell_stable(windows[0], words)
+                self._tell_stable(words)
 
     async def _decode_closing(self, window: Window) -> None:
         """Decode a window that may be the last, unless that is done already."""
@@ -118,14 +118,13 @@ class Turn:
         self._guessed_until = self._audio.heard
         decoded = await self._decoder.settle(window)
         self._closing = window, decoded
-        self._tell_stable(window, words_of(decoded.segments))
+        self._tell_stable(words_of(decoded.segments))
 
-    def _tell_stable(self, window: Window, words: list[Word]) -> None:
-        """Tell the words that are settled, and all of them as a guess."""
+    def _tell_stable(self, words: list[Word]) -> None:
+        """Tell the words that passes agree on, and the others as a guess."""
         told = self._stable.revise(words)
         delta = self._count(told)
-        start_s = window.start / SAMPLE_RATE
-        self._context.emit(Hypothesis(self.number, delta, told.words, tuple(words), start_s))
+        self._context.emit(Hypothesis(self.number, delta, told.words, told.rest))
 
     async def _settle(self, window: Window) -> None:
         """Decode a window for good, and tell the rest of its text."""

@@ -109,6 +109,6 @@ def test_on_a_terminal_the_line_grows() -> None:
                 break
         assert process.wait() == 0
     os.close(terminal)
-    lines = [line.rpartition("\x1b[K")[2].strip() for line in shown.decode().splitlines()]
+    lines = [line.rpartition("\x1b[K")[2].strip() for line in shown.decode().split("\r\n")]
     assert word_error_rate(f"{FOX} {PANGRAM}", " ".join(lines)) == 0
     assert shown.count(b"\x1b[K") > 2
