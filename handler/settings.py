@@ -27,6 +27,10 @@ from handler.validators import (
 
 GIB = 1024**3  # bytes
 _DAY_S = 24 * 3600
+DEFAULT_ALIASES = (
+    *("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-4o-transcribe-diarize", "gpt-transcribe"),
+    *("gpt-live-transcribe", "gpt-realtime-whisper", "nova-2", "nova-2-general", "nova-3", "nova-3-general"),
+)
 _LANGUAGE = re.compile(r"[A-Za-z][\w-]{1,63}", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")  # of a model on the Hub
 
@@ -242,9 +246,9 @@ class Settings:
     )
     model_aliases: tuple[str, ...] = _variable(
         "MODEL_ALIASES",
-        ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-4o-transcribe-diarize", "gpt-transcribe"),
+        DEFAULT_ALIASES,
         comma_separated,
-        "further names that requests may use for the model; unset: those that clients of OpenAI use",
+        "further names that requests may use for the model; unset: those that clients of OpenAI and Deepgram use",
     )
     gpu_price_per_second: float | None = _variable(
         "GPU_PRICE_PER_SECOND",

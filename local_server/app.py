@@ -26,6 +26,7 @@ from local_server.middleware.cross_origin import CrossOriginMiddleware
 from local_server.middleware.lingering_close import LingeringCloseMiddleware
 from local_server.routers.api_docs import add_api_docs
 from local_server.routers.asr import add_asr
+from local_server.routers.deepgram import add_deepgram
 from local_server.routers.health import add_health
 from local_server.routers.jobs import add_jobs
 from local_server.routers.openai import add_openai
@@ -79,6 +80,7 @@ def _routes(state: ServerState, metrics: Metrics, client_secrets: ClientSecrets)
     add_openai(app, state)
     state.sessions = LiveSessions(state.settings)
     add_realtime(app, state, state.sessions, client_secrets)
+    add_deepgram(app, state, state.sessions)
     add_api_docs(app)
     add_page(app, has_keys=bool(state.settings.api_keys))
     return app

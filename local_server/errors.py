@@ -45,6 +45,7 @@ _OPENAI_PARAMS: dict[str | None, str | None] = {"task": None}  # options for whi
 # OpenAI answers 400 if the file is at fault, and some of its clients know no other status for that.
 _OPENAI_STATUS = dict.fromkeys(("unsupported_media", "no_audio_stream", "corrupt_media", "too_long"), 400)
 OPENAI_PREFIX = "/v1/"  # errors on these paths have OpenAI's form
+DEEPGRAM_PATH = "/v1/listen"  # and on this one Deepgram's
 
 
 def openai_status(code: str) -> int:
@@ -70,12 +71,19 @@ def openai_error(error: AsrError) -> dict[str, Any]:
     }
 
 
+def deepgram_error(error: AsrError) -> dict[str, Any]:
+    """Return an error in the form of Deepgram's API."""
+    return {"err_code": error.code, "err_msg": error.message}
+
+
 def error_response(error: AsrError, path: str) -> JSONResponse:
     """Return the response to a request for `path` that failed.
 
     The body is `{"error": {"code", "message", "retryable"}}`, or an error of OpenAI's API on the paths of that API.
     """
     headers = {"Retry-After": "1"} if error.code == "overloaded" else None
+    if path == DEEPGRAM_PATH:
+        return JSONResponse(deepgram_error(error), openai_status(error.code), headers)
     if path.startswith(OPENAI_PREFIX):
         return JSONResponse(openai_error(error), openai_status(error.code), headers)
     return JSONResponse({"error": error.as_dict()}, STATUS[error.code], headers)

@@ -51,6 +51,7 @@ class Settled(TurnEvent):
     start_s: float
     end_s: float
     segments: tuple[Segment, ...]
+    is_last: bool  # no other stretch of the turn follows
 
 
 @dataclass(frozen=True, slots=True)

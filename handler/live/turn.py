@@ -81,8 +81,9 @@ class Turn:
                 await self._changed.wait()
                 self._changed.clear()
                 await self._advance()
-            for window in self._windows():
-                await self._settle(window)
+            windows = self._windows()
+            for window in windows:
+                await self._settle(window, is_last=window is windows[-1])
             self._complete(self.end)
         except AsrError as exc:
             self._context.emit(Failed(self.number, exc))
@@ -101,7 +102,7 @@ class Turn:
         """Decode what there is to decode while the turn is open."""
         windows = self._windows()
         if len(windows) > 1:
-            await self._settle(windows[0])
+            await self._settle(windows[0], is_last=False)
             self._changed.set()
         elif windows and self._audio.heard - windows[0].speech[-1][1] >= to_samples(CLOSING_S):
             await self._decode_closing(windows[0])
@@ -126,7 +127,7 @@ class Turn:
         delta = self._count(told)
         self._context.emit(Hypothesis(self.number, delta, told.words, told.rest))
 
-    async def _settle(self, window: Window) -> None:
+    async def _settle(self, window: Window, *, is_last: bool) -> None:
         """Decode a window for good, and tell the rest of its text."""
         if self._closing is not None and _has_same_speech(self._closing[0], window):
             decoded = self._closing[1]
@@ -140,7 +141,7 @@ class Turn:
         if delta:
             self._context.emit(Hypothesis(self.number, delta, told.words))
         start_s, end_s = window.start / SAMPLE_RATE, window.end / SAMPLE_RATE
-        self._context.emit(Settled(self.number, start_s, end_s, tuple(decoded.segments)))
+        self._context.emit(Settled(self.number, start_s, end_s, tuple(decoded.segments), is_last))
 
     def _count(self, told: Told) -> str:
         """Count what is told and how long it took, and return its text."""

@@ -42,6 +42,7 @@ class ConnectedSession(Protocol):
     expires_at: float  # of time.time
     outbox: Outbox
     is_finished: bool  # whether the client has asked for the end
+    is_resumable: bool
 
     async def receive(self, message: Message) -> None:
         """Do what a message of the client asks for."""
@@ -75,7 +76,7 @@ async def serve_session(
                 await websocket.close(end.code, end.meaning)
     finally:
         sender.cancel()
-        if end is End.CUT:
+        if end is End.CUT and session.is_resumable:
             sessions.cut(session)
         else:
             sessions.end(session.id)

@@ -36,6 +36,7 @@ class RealtimeSession:
         self.id = f"sess_{secrets.token_hex(16)}"
         self.outbox = Outbox()
         self.is_finished = False  # the protocol has no event that ends a session
+        self.is_resumable = True
         self.expires_at = time.time() + settings.session_limit_s
         self._pipeline = pipeline
         self._settings = settings

@@ -196,7 +196,7 @@ def _form(fields: dict[str, Any]) -> dict[str, Any]:
 
 TRANSCRIPTION_REQUEST = _form({**_FIELDS, **_TRANSCRIPTION_FIELDS})
 TRANSLATION_REQUEST = _form(_FIELDS)
-_FAILURES = error_responses(_ERROR, openai_error, openai_status)
+FAILURES = error_responses(_ERROR, openai_error, openai_status)
 TRANSCRIPTION_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The text.",
@@ -208,7 +208,7 @@ TRANSCRIPTION_RESPONSES: dict[int | str, dict[str, Any]] = {
             "text/event-stream": {"schema": _STRING},
         },
     },
-    **_FAILURES,
+    **FAILURES,
 }
 MODELS_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -228,5 +228,5 @@ MODELS_RESPONSES: dict[int | str, dict[str, Any]] = {
             }
         },
     },
-    **_FAILURES,
+    **FAILURES,
 }

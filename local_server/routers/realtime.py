@@ -23,6 +23,7 @@ from local_server.live.live_sessions import LiveSessions, log_name
 from local_server.live.realtime_config import RealtimeConfig
 from local_server.live.realtime_errors import RefusedEvent
 from local_server.live.realtime_session import RealtimeSession
+from local_server.openapi.realtime import SECRET_REQUEST, SECRET_RESPONSES
 from local_server.state import ServerState
 
 QUERY = ("intent", "model", "session", "last_event_id")
@@ -50,7 +51,7 @@ def add_realtime(app: FastAPI, state: ServerState, sessions: LiveSessions, clien
             "session_disconnected", id=websocket.scope["asr_request_id"], session=log_name(session), reason=end.meaning
         )
 
-    @app.post("/v1/realtime/client_secrets")
+    @app.post("/v1/realtime/client_secrets", openapi_extra=SECRET_REQUEST, responses=SECRET_RESPONSES)
     async def create_client_secret(request: Request) -> Response:
         """Return a key for live sessions that expires soon, for a page that must not hold the server's own key."""
         pipeline = state.require_pipeline()

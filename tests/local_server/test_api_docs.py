@@ -11,9 +11,11 @@ from handler.transcription.pipeline import Pipeline
 from tests.support.browser import CHROMIUM, Browser
 from tests.support.serving import Server, serving
 
-OPERATIONS = {"/asr", "/hc", "/jobs", "/jobs/{job_id}"} | {
-    "/v1/" + path for path in ("audio/transcriptions", "audio/translations", "models", "models/{name}")
-}
+OPERATIONS = (
+    {"/asr", "/hc", "/jobs", "/jobs/{job_id}"}
+    | {"/v1/" + path for path in ("audio/transcriptions", "audio/translations", "models", "models/{name}")}
+    | {"/v1/listen", "/v1/realtime/client_secrets"}
+)
 
 
 @pytest.fixture(scope="module")
