@@ -2,6 +2,7 @@
 
 import { abilities, Refused, transcribe } from "/page/asr.js";
 import { clock, FORMATS } from "/page/formats.js";
+import { listen } from "/page/live.js";
 import { draw, peaksOf } from "/page/wave.js";
 
 const COLUMNS = 400;
@@ -203,17 +204,24 @@ function finish(whole) {
   redraw();
 }
 
-async function start(source, playable) {
+/** End what goes on, and forget the last transcript. */
+function clear() {
   running?.abort();
-  const mine = new AbortController();
-  running = mine;
   [peaks, gaps, answer, length, words] = [null, [], null, 0, []];
   [voices, named] = [[], new Map()];
   text.replaceChildren();
   at("gaps").replaceChildren();
   at("search").value = at("hits").textContent = "";
+  if (player.src.startsWith("blob:")) URL.revokeObjectURL(player.src);
+  player.removeAttribute("src");
   show("error", false);
   show("result", false);
+}
+
+async function start(source, playable) {
+  clear();
+  const mine = new AbortController();
+  running = mine;
   show("status", true);
   at("progress").removeAttribute("value");
   at("told").textContent = source instanceof Blob ? "sending…" : "downloading…";
@@ -223,7 +231,6 @@ async function start(source, playable) {
     at("progress").value = share;
     at("told").textContent = `sending, ${Math.floor(100 * share)} %`;
   };
-  if (player.src.startsWith("blob:")) URL.revokeObjectURL(player.src);
   // The browser contacts another host only when the user plays its audio.
   player.preload = source instanceof Blob ? "auto" : "none";
   player.src = playable;
@@ -265,6 +272,7 @@ function take(file) {
   if (file) start(file, URL.createObjectURL(file));
 }
 
+/** Record the microphone, with captions while somebody speaks. What has none is sent as a file at the end. */
 async function record() {
   if (recorder) {
     recorder.stop();
@@ -275,13 +283,18 @@ async function record() {
     const parts = [];
     recorder = new MediaRecorder(stream);
     recorder.addEventListener("dataavailable", (event) => parts.push(event.data));
-    recorder.addEventListener("stop", () => {
-      stream.getTracks().forEach((track) => track.stop());
+    const captions = caption(stream).catch(() => null);
+    recorder.addEventListener("stop", async () => {
       const type = recorder.mimeType;
       recorder = null;
       at("record").setAttribute("aria-pressed", "false");
       at("record").textContent = "● Record";
-      take(new Blob(parts, { type }));
+      const stop = await captions;
+      await stop?.();
+      stream.getTracks().forEach((track) => track.stop());
+      const file = new Blob(parts, { type });
+      if (stop && words.length) keep(file);
+      else take(file);
     });
     recorder.start(500);
     at("record").setAttribute("aria-pressed", "true");
@@ -290,6 +303,38 @@ async function record() {
     recorder = null;
     fail(new Error(`The microphone cannot be used: ${error.message}`));
   }
+}
+
+/** Show what is said into a microphone while it is said. Resolves to a function that ends it; to null if it cannot be had. */
+async function caption(stream) {
+  if (!can) await look();
+  const is_plain = !(at("diarize").checked && !at("voices").hidden) && at("task").value === "transcribe";
+  if (!is_plain || !can?.word_times) return null; // only the whole recording tells these
+  clear();
+  const transcription = {};
+  if (at("language").value.trim() && !at("spoken").hidden) transcription.language = at("language").value.trim();
+  if (at("hotwords").value.trim() && !at("names").hidden) transcription.keywords = [at("hotwords").value.trim()];
+  const open = document.createElement("p");
+  open.id = "open";
+  const guess = (line) => {
+    show("result", true);
+    open.textContent = line;
+    text.append(open);
+  };
+  return listen(stream, transcription, at("key").value, guess, told);
+}
+
+/** Keep a recording whose captions are complete, to be played, searched, edited and downloaded. */
+function keep(file) {
+  at("open")?.remove();
+  const chunks = segments().map(({ start, end, text: said }) => ({ timestamp: [start, end], text: said }));
+  answer = { text: chunks.map((chunk) => chunk.text).join(" "), duration: words.at(-1).end, coverage: { gaps: [] }, chunks };
+  length = 0; // the player knows it
+  const mine = new AbortController();
+  running = mine;
+  player.preload = "auto";
+  player.src = URL.createObjectURL(file);
+  outline(file, mine);
 }
 
 function find() {

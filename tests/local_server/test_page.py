@@ -216,6 +216,21 @@ def test_an_error_is_shown_for_a_file_without_sound(page: Browser, tmp_path: Pat
 def test_a_recording_of_the_microphone_is_transcribed(page: Browser) -> None:
     page.click("#record")
     page.wait_until("document.getElementById('record').getAttribute('aria-pressed') === 'true'")
+    page.wait_until("document.getElementById('open')?.textContent.toLowerCase().includes('fox')")  # while the recording goes on
+    page.wait_until("document.querySelectorAll('.said').length > 0")
+    page.click("#record")
+    page.wait_until("document.getElementById('record').getAttribute('aria-pressed') === 'false'")
+    page.wait_until("document.getElementById('player').src.startsWith('blob:')")
+    assert word_error_rate(FOX, shown_text(page)) <= 0.3
+    assert page.run("document.getElementById('open') === null")
+    page.click(".word")
+    assert page.run("document.getElementById('player').currentTime") >= 0.3
+
+
+def test_what_has_no_captions_is_sent_when_the_recording_ends(page: Browser) -> None:
+    page.run("document.getElementById('task').value = 'translate'")  # which is hidden for this model, and has no effect
+    page.click("#record")
+    page.wait_until("document.getElementById('record').getAttribute('aria-pressed') === 'true'")
     page.run("new Promise(done => setTimeout(done, 4500))")
     page.click("#record")
     page.wait_until(IS_DONE)
