@@ -276,6 +276,9 @@ class Settings:
     job_keep_s: float = _variable(
         "JOB_KEEP_S", 3600.0, seconds(1, 100 * _DAY_S), "time that the result of such a job is kept, seconds"
     )
+    wyoming_port: int | None = _variable(
+        "WYOMING_PORT", None, integer(0, 65535), "port for Home Assistant's Wyoming protocol, which has no keys"
+    )
     max_sessions: int = _variable(
         "MAX_SESSIONS", 64, integer(1, 4096), "live sessions at once, those that may be resumed included"
     )

@@ -27,6 +27,8 @@ from local_server.watchdog import await_lost_decoding
 if TYPE_CHECKING:  # importing starlette would slow down the start
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from local_server.live.wyoming_server import WyomingServer
+
 Build = Callable[[Settings], Pipeline]
 
 
@@ -53,6 +55,7 @@ class LifespanApp:
         self._lock = threading.Lock()  # held while the application with all routes is made
         self._watchdog: asyncio.Task[None] | None = None
         self._is_stopping = False
+        self._wyoming: WyomingServer | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection, or the ASGI lifespan, in which the server starts and stops."""
@@ -113,6 +116,8 @@ class LifespanApp:
             self._watchdog.cancel()
         if self._state.jobs is not None:
             await self._state.jobs.close(self._state.drain_s())
+        if self._wyoming is not None:
+            await self._wyoming.stop()
         if self._state.sessions is not None:
             self._state.sessions.close()
         if self._state.pipeline is not None:
@@ -134,10 +139,28 @@ class LifespanApp:
             logs.error("cannot_start", crash, reason=str(exc))
             self._on_fault(CANNOT_START)
             return
+        if state.settings.wyoming_port is not None and not self._is_stopping:
+            try:
+                await self._serve_wyoming(pipeline, state.settings.wyoming_port)
+            except (ImportError, OSError) as exc:
+                await asyncio.to_thread(pipeline.close)
+                state.fault = f"WYOMING_PORT: expected the extra wyoming and a free port: {exc}"
+                logs.error("cannot_start", reason=state.fault)
+                self._on_fault(CANNOT_START)
+                return
         state.pipeline = pipeline
         self._watchdog = asyncio.create_task(self._watch(pipeline))
         if not self._is_stopping:
             await asyncio.to_thread(_prepare_downloads, pipeline)
+
+    async def _serve_wyoming(self, pipeline: Pipeline, port: int) -> None:
+        """Listen for Home Assistant. Raises OSError, or ImportError without the package."""
+        from local_server.live.wyoming_server import WyomingServer
+
+        assert self._state.sessions is not None  # there are routes
+        self._wyoming = WyomingServer(pipeline, self._state.sessions, self._state.settings.host, port)
+        await self._wyoming.start()
+        logs.info("wyoming_listening", port=port)
 
     async def _watch(self, pipeline: Pipeline) -> None:
         await await_lost_decoding(pipeline)

@@ -58,6 +58,7 @@ VALID = {
     ),
     "MAX_JOBS": ("5", "max_jobs", 5),
     "JOB_KEEP_S": ("60", "job_keep_s", 60.0),
+    "WYOMING_PORT": ("10300", "wyoming_port", 10300),
     "MAX_SESSIONS": ("8", "max_sessions", 8),
     "SESSION_IDLE_S": ("30", "session_idle_s", 30.0),
     "SESSION_LIMIT_S": ("600", "session_limit_s", 600.0),

@@ -154,10 +154,8 @@ class HttpProtocol(HttpToolsProtocol):
         if self._bytes_since_progress < MAX_HEAD_BYTES:
             return
         limit = f"{MAX_HEAD_BYTES} bytes"
-        if self._is_reading_body:
-            self._refuse(malformed(f"expected extensions of a chunk, and trailers, of at most {limit}; got more"))
-        else:
-            self._refuse(head_too_large(limit))
+        in_body = malformed(f"expected extensions of a chunk, and trailers, of at most {limit}; got more")
+        self._refuse(in_body if self._is_reading_body else head_too_large(limit))
 
     def _discard_input(self) -> None:
         """Parse nothing any more."""
@@ -299,7 +297,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.flow.release()
         self.transport.write_eof()
-        self._timers.start(self._on_linger_timeout, LINGER_S)
+        self._timers.start(self.transport.abort, LINGER_S)
 
     def pause_writing(self) -> None:
         """Make requests wait before they send more, and watch whether the client reads."""
@@ -335,9 +333,6 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(head_too_slow(self.head_s))
         else:
             self.transport.close()
-
-    def _on_linger_timeout(self) -> None:
-        self.transport.abort()
 
     def _on_write_timeout(self) -> None:
         # Many clients read nothing before they have sent their whole request, which has limits of its own.

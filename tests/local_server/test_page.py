@@ -216,7 +216,9 @@ def test_an_error_is_shown_for_a_file_without_sound(page: Browser, tmp_path: Pat
 def test_a_recording_of_the_microphone_is_transcribed(page: Browser) -> None:
     page.click("#record")
     page.wait_until("document.getElementById('record').getAttribute('aria-pressed') === 'true'")
-    page.wait_until("document.getElementById('open')?.textContent.toLowerCase().includes('fox')")  # while the recording goes on
+    page.wait_until(
+        "document.getElementById('open')?.textContent.toLowerCase().includes('fox')"
+    )  # while the recording goes on
     page.wait_until("document.querySelectorAll('.said').length > 0")
     page.click("#record")
     page.wait_until("document.getElementById('record').getAttribute('aria-pressed') === 'false'")
