@@ -29,7 +29,7 @@ from local_server.protocol.connections import (
     raise_descriptor_limit,
 )
 from local_server.protocol.http_protocol import HEAD_S, http_protocol
-from local_server.protocol.websocket_protocol import MAX_MESSAGE_BYTES, websocket_protocol
+from local_server.protocol.upgrade import MAX_MESSAGE_BYTES, websocket_maker
 from local_server.state import ServerState
 
 if TYPE_CHECKING:  # importing starlette would slow down the start
@@ -120,7 +120,7 @@ def uvicorn_config(
     return uvicorn.Config(
         app,
         http=http_protocol(registry, head_s),
-        ws=websocket_protocol(registry),
+        ws=websocket_maker(registry),  # type: ignore[arg-type]
         ws_max_size=MAX_MESSAGE_BYTES,
         ws_per_message_deflate=False,  # audio hardly shrinks
         log_config=None,

@@ -85,13 +85,14 @@ class Metrics:
         ProcessCollector(registry=self._registry)
         self._registry.register(_PipelineCollector(state))
 
-    def count(self, route: str, code: str, kind: str, seconds: float) -> None:
-        """Count a request whose response was completed after `seconds`.
+    def count(self, route: str, code: str, kind: str, seconds: float | None) -> None:
+        """Count a request whose response was completed after `seconds`, or a live session if that is None.
 
         `code` is `ok` or the code of the error. `kind` is how the audio was sent: `url`, `file` or `none`.
         """
         self._requests.labels(route, code, kind).inc()
-        self._seconds.labels(route).observe(seconds)
+        if seconds is not None:
+            self._seconds.labels(route).observe(seconds)
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

@@ -28,7 +28,7 @@ def _decide_speech(probabilities: NDArray[np.float32], speaking: bool, threshold
     decisions = np.full(len(probabilities) + 1, undecided)
     decisions[0] = speech if speaking else silence
     decisions[1:][probabilities >= threshold] = speech
-    decisions[1:][probabilities < threshold - (SPEECH_ON - SPEECH_OFF)] = silence
+    decisions[1:][probabilities < max(threshold - (SPEECH_ON - SPEECH_OFF), threshold / 2)] = silence
     numbers = np.arange(len(decisions))
     decisive = np.maximum.accumulate(np.where(decisions != undecided, numbers, 0))  # the frame that decides each
     return decisions[decisive[1:]] == speech  # type: ignore[no-any-return]

@@ -28,7 +28,7 @@ from handler.transcription.pipeline import Pipeline
 from handler.validators import check, integer, number
 
 OPTIONS = ("language", "languages", "task", "prompt", "hotwords")  # of a request, that live speech has as well
-BLOCK_S = 0.1
+READ_S = 0.1  # of audio at a time
 WAITING_BLOCKS = 100  # that are read ahead of stdin
 _CLEAR_LINE, _DIM, _PLAIN = "\r\x1b[K", "\x1b[2m", "\x1b[0m"
 Blocks = asyncio.Queue[bytes | None]  # None: no more come
@@ -36,7 +36,7 @@ Blocks = asyncio.Queue[bytes | None]  # None: no more come
 
 def live(arguments: argparse.Namespace, settings: Settings, timeline: Timeline) -> int:
     """Write what is said into the microphone, or what comes as samples on stdin, while it is said."""
-    options = Options.parse({name: getattr(arguments, name) for name in OPTIONS} | {"timestamps": "word"})
+    options = Options.parse({name: getattr(arguments, name) for name in OPTIONS})
     silence_ms = check("silence_ms", arguments.silence_ms, number(50, 10_000))
     rate = check("rate", arguments.rate, integer(4_000, 192_000))
     config = LiveConfig(options, TurnDetection(silence_duration_s=silence_ms / 1000))
@@ -75,12 +75,20 @@ async def _write_all(
     loop = asyncio.get_running_loop()
     blocks: Blocks = asyncio.Queue(WAITING_BLOCKS if open_microphone is None else 0)
     writer = _JsonWriter() if as_json else _TextWriter(sys.stdout.isatty())
-    session = LiveSession(pipeline.resources, config, LiveLatency(), writer.write)
     end = asyncio.Event()
+
+    def write(event: LiveEvent) -> None:
+        try:
+            writer.write(event)
+        except BrokenPipeError:  # nobody reads any more
+            writer.is_broken = True
+            end.set()
+
+    session = LiveSession(pipeline.resources, config, LiveLatency(), write)
     loop.add_signal_handler(signal.SIGINT, end.set)
     with ExitStack() as sources:
         if open_microphone is None:
-            block_bytes = max(1, round(BLOCK_S * stream.rate)) * SAMPLE_BYTES[stream.encoding]
+            block_bytes = max(1, round(READ_S * stream.rate)) * SAMPLE_BYTES[stream.encoding]
             reader = threading.Thread(target=_read_stdin, args=(loop, blocks, block_bytes), daemon=True)
             reader.start()
         else:
@@ -89,15 +97,21 @@ async def _write_all(
         ended = asyncio.create_task(end.wait())
         while (data := await _next_block(blocks, ended)) is not None:
             await session.push(stream.push(data))
-    await session.push(stream.flush())
-    await session.finish()
+    loop.remove_signal_handler(signal.SIGINT)  # a second one does not wait for the text
+    if not writer.is_broken:
+        await session.push(stream.flush())
+        await session.finish()
     session.close()
     ended.cancel()
-    return FAILED if writer.has_failed else 0
+    if writer.is_broken:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it at its end
+    return FAILED if writer.has_failed or writer.is_broken else 0
 
 
 async def _next_block(blocks: Blocks, ended: "asyncio.Task[bool]") -> bytes | None:
     """Wait for the next block, and return it. Return None at the end."""
+    if ended.done():
+        return None
     getting = asyncio.create_task(blocks.get())
     await asyncio.wait({getting, ended}, return_when=asyncio.FIRST_COMPLETED)
     if getting.done():
@@ -139,7 +153,7 @@ def _microphone() -> Callable[[Callable[[bytes], None]], Any]:
     def open_stream(take: Callable[[bytes], None]) -> Any:
         return sounddevice.RawInputStream(
             SAMPLE_RATE,
-            round(BLOCK_S * SAMPLE_RATE),
+            round(READ_S * SAMPLE_RATE),
             channels=1,
             dtype="int16",
             callback=lambda data, *_: take(bytes(data)),
@@ -154,7 +168,7 @@ class _TextWriter:
     def __init__(self, is_terminal: bool) -> None:
         self._is_terminal = is_terminal
         self._told = ""
-        self.has_failed = False
+        self.has_failed = self.is_broken = False
 
     def write(self, event: LiveEvent) -> None:
         """Write what has happened."""
@@ -176,7 +190,7 @@ class _TextWriter:
 class _JsonWriter:
     """Writes deltas, complete texts and errors as JSON lines."""
 
-    has_failed = False
+    has_failed = is_broken = False
 
     def write(self, event: LiveEvent) -> None:
         """Write what has happened."""

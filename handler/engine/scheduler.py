@@ -20,7 +20,8 @@ class Scheduler(Generic[Item]):
     share while another one waits. To give a short request its result soon, the first item of a request goes before all
     others, unless the item admitted just before was also the first of its request.
 
-    Items of urgent requests go before all of these, but never more than MAX_URGENT_RUN in a row while another waits.
+    Items of urgent requests go before all of these, but never more than MAX_URGENT_RUN in a row while another waits for
+    which there is room. Sequences that are reserved for them may stay free.
     """
 
     def __init__(self) -> None:
@@ -79,24 +80,34 @@ class Scheduler(Generic[Item]):
         shares = self.shares()
         while len(admitted) < max_items and (request := self._next_request(shares)) is not None:
             width = self._width(self._waiting[request][0])
-            is_urgent = request in self._urgent_requests
-            if width > (free if is_urgent else free - self._num_reserved(reserve, shares)):
-                break
+            if not self._fits(request, width, free, reserve, shares):
+                if request in self._urgent_requests or not self._urgent:
+                    break
+                request = self._next_urgent(shares)  # for which there may be room in the reserve
+                width = self._width(self._waiting[request][0])
+                if width > free:
+                    break
             free -= width
             shares[request] = shares.get(request, 0) + width
             admitted.append(self._start_item(request))
         return admitted
 
-    def _num_reserved(self, reserve: int, shares: Mapping[Hashable, int]) -> int:
-        """Return how many of the free sequences are for urgent requests only."""
-        if not self._urgent_requests:
-            return 0
-        return max(0, reserve - sum(shares.get(request, 0) for request in self._urgent_requests))
+    def _fits(self, request: Hashable, width: int, free: int, reserve: int, shares: Mapping[Hashable, int]) -> bool:
+        """Return whether there is room for an item. One that is not urgent may exceed its room if no other one runs."""
+        if not self._urgent_requests or request in self._urgent_requests:
+            return width <= free
+        num_urgent = sum(shares.get(urgent, 0) for urgent in self._urgent_requests)
+        if num_urgent == sum(shares.values()):
+            return width <= free
+        return width <= free - max(0, reserve - num_urgent)
+
+    def _next_urgent(self, shares: Mapping[Hashable, int]) -> Hashable:
+        return min(self._urgent, key=lambda request: shares.get(request, 0))
 
     def _next_request(self, shares: Mapping[Hashable, int]) -> Hashable | None:
         """Return the request whose item runs next, or None if none waits. `shares` holds the sequences of each."""
         if self._urgent and (self._urgent_run < MAX_URGENT_RUN or not (self._fresh or self._turns)):
-            return min(self._urgent, key=lambda request: shares.get(request, 0))
+            return self._next_urgent(shares)
         if self._fresh and not (self._turns and self._last_was_fresh):
             return self._fresh[0]
         return min(self._turns, key=lambda request: shares.get(request, 0), default=None)

@@ -3,7 +3,7 @@
 Times are seconds from the beginning of the stream.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from handler.errors import AsrError
 from handler.schema.transcript import Segment, Word
@@ -51,7 +51,7 @@ class Settled(TurnEvent):
     start_s: float
     end_s: float
     segments: tuple[Segment, ...]
-    is_last: bool  # no other stretch of the turn follows
+    is_last: bool  # no other stretch of the turn follows; a turn that ends in silence may have no such event
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +62,13 @@ class Completed(TurnEvent):
     end_s: float
     text: str
     segments: tuple[Segment, ...]
-    language: str | None  # code; None if nobody spoke
+    language: str | None  # code; None if it is not known
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Failed(TurnEvent):
-    """The turn has no text."""
+    """The turn has no text, but for what was told already."""
 
     error: AsrError
 
@@ -77,7 +77,7 @@ class Failed(TurnEvent):
 class Cleared:
     """The audio that belonged to no turn yet was dropped, and the open turn with it."""
 
-    turn: int | None = field(default=None)  # the turn that was open
+    turn: int | None = None  # the turn that was open
 
 
 LiveEvent = SpeechStarted | SpeechStopped | Committed | Hypothesis | Settled | Completed | Failed | Cleared

@@ -56,6 +56,7 @@ class LiveAudio:
     def push(self, samples: Samples) -> None:
         """Add the samples that follow."""
         if len(samples):
+            samples = np.nan_to_num(samples)  # the network would hear nothing ever after
             self._blocks.append(samples)
             self._final = np.concatenate((self._final, self._vad.push(samples)))
             self.end += len(samples)

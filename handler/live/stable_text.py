@@ -3,9 +3,9 @@
 The text of an open turn is decoded again and again, and the last words of each pass are guesses. A word is told when
 passes in a row agree on it and on all words before it (local agreement). Two passes suffice for a word that both are
 sure of. On 290 s of speech with tiny.en, 3.2 % of the words that two passes agree on turn out otherwise, and 0.7 % of
-those that three agree on; asking for the third only where a probability is below SURE_PROBABILITY costs no accuracy,
-and half of the words come 0.2 s earlier. Sources: Liu et al., 2020, doi.org/10.21437/Interspeech.2020-2897; Macháček et
-al., 2023, arxiv.org/abs/2307.14743.
+those that three agree on; asking for the third only where a probability is below SURE_WORD_PROBABILITY costs no
+accuracy, and half of the words come 0.2 s earlier. Sources: Liu et al., 2020, doi.org/10.21437/Interspeech.2020-2897;
+Macháček et al., 2023, arxiv.org/abs/2307.14743.
 """
 
 from collections import deque
@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from handler.schema.transcript import Word
 from handler.transcription.word_edits import letters_and_digits
 
-SURE_PROBABILITY = 0.7
+SURE_WORD_PROBABILITY = 0.7
 ROLL_BACK = 1  # words
+SAME_PLACE_S = 0.15  # by which the times of a word differ from pass to pass
+LETTERS_PER_S = 30.0  # wrong letters that weigh as much as a second at which a word lies elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Agreement:
 
     passes: int | None = 3  # that agree on a word; None: none suffice, and text is told when it is decoded for good
     # Two passes suffice for a word that has at least this probability in both.
-    sure_probability: float = SURE_PROBABILITY
+    sure_probability: float = SURE_WORD_PROBABILITY
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,64 +51,61 @@ class StableText:
 
     def __init__(self, agreement: Agreement) -> None:
         self._agreement = agreement
-        self._told: list[str] = []  # the words that were told, as `_key` gives them
-        self._told_words: list[Word] = []
+        self._told: list[Word] = []
         self._earlier: deque[Sequence[Word]] = deque(maxlen=max(1, (agreement.passes or 2) - 1))  # the latest first
         self._owes_punctuation = False
 
     @property
     def kept(self) -> tuple[Word, ...]:
         """The words that the next pass need not decode again. The last ones are decoded again nonetheless."""
-        return tuple(self._told_words[: max(0, len(self._told_words) - ROLL_BACK)])
+        return tuple(self._told[: max(0, len(self._told) - ROLL_BACK)])
 
     def revise(self, words: Sequence[Word]) -> Told:
         """Take the words of the next pass, and return what can be told now."""
-        keys = [_key(word.text) for word in words]
-        place = _align(self._told, keys)
-        count = self._num_agreed(words[place:], keys[place:])
+        place = _align(self._told, words)
+        count = self._num_agreed(words[place:])
         self._earlier.appendleft(words)
         if not count:
             return Told(rest=tuple(words[place:]))
-        return self._tell(words, keys, place, place + count, is_last=False)
+        return self._tell(words, place, place + count, is_last=False)
 
-    def _num_agreed(self, words: Sequence[Word], keys: Sequence[str]) -> int:
+    def _num_agreed(self, words: Sequence[Word]) -> int:
         """Return on how many of the words behind those that were told the passes agree."""
         if self._agreement.passes is None:
             return 0
+        keys = [_key(word.text) for word in words]
         common: list[Sequence[Word]] = []  # of each earlier pass, and of all after it
         count = len(keys)
         for earlier in self._earlier:
-            earlier_keys = [_key(word.text) for word in earlier]
-            place = _align(self._told, earlier_keys)
-            count = min(count, _num_common(earlier_keys[place:], keys))
-            common.append(earlier[place : place + count])
+            same = earlier[_align(self._told, earlier) :]
+            count = min(count, _num_common([_key(word.text) for word in same], keys))
+            common.append(same[:count])
         if not common:
             return 0
         agreed = count if len(common) + 1 >= self._agreement.passes else 0
-        for word, same in zip(words[agreed:], common[0][agreed:], strict=False):
-            if min(word.probability, same.probability) < self._agreement.sure_probability:
+        for word, before in zip(words[agreed:], common[0][agreed:], strict=False):
+            if min(word.probability, before.probability) < self._agreement.sure_probability:
                 break
             agreed += 1
         return agreed
 
     def end(self, words: Sequence[Word]) -> Told:
         """Take the words as they turn out to be, and return all that was not told yet."""
-        keys = [_key(word.text) for word in words]
-        place = _align(self._told, keys)
-        contradicted = int(_distances(self._told, keys[:place])[-1])
-        told = self._tell(words, keys, place, len(words), is_last=True)
+        place = _align(self._told, words)
+        keys = [_key(word.text) for word in words[:place]]
+        contradicted = int(_distances([_key(word.text) for word in self._told], keys)[-1])
+        told = self._tell(words, place, len(words), is_last=True)
         return Told(told.text, told.words, contradicted=contradicted)
 
-    def _tell(self, words: Sequence[Word], keys: Sequence[str], start: int, end: int, *, is_last: bool) -> Told:
+    def _tell(self, words: Sequence[Word], start: int, end: int, *, is_last: bool) -> Told:
         owed = ""
-        if self._owes_punctuation and start and keys[start - 1] == self._told[-1]:
+        if self._owes_punctuation and start and _key(words[start - 1].text) == _key(self._told[-1].text):
             owed = _split_punctuation(words[start - 1].text)[1]
         text = "".join(word.text for word in words[start:end])
         if not is_last:
             text, _ = _split_punctuation(text)
         self._owes_punctuation = not is_last
-        self._told += keys[start:end]
-        self._told_words += words[start:end]
+        self._told += words[start:end]
         return Told(owed + text, tuple(words[start:end]), tuple(words[end:]))
 
 
@@ -129,18 +128,35 @@ def _num_common(first: Sequence[str], second: Sequence[str]) -> int:
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
-def _align(told: Sequence[str], words: Sequence[str]) -> int:
+def _align(told: Sequence[Word], words: Sequence[Word]) -> int:
     """Return how many of the first `words` stand for what was told.
 
-    They are those whose letters differ least from the letters that were told, so that `42 line` stands for `42-line`.
+    They are those whose letters differ least from the letters that were told, so that `42 line` stands for `42-line`,
+    and which lie where these lay: otherwise `105 people` could stand for `one hundred and five`.
     """
-    common = _num_common(told, words)
-    letters = "".join(told[common:])
+    told_keys, keys = [_key(word.text) for word in told], [_key(word.text) for word in words]
+    common = _num_common(told_keys, keys)
+    letters = "".join(told_keys[common:])
     if not letters:
         return common
-    ends = np.cumsum([0, *map(len, words[common:])])
-    distances = _distances(letters, "".join(words[common:]))[ends]
-    return common + min(range(len(ends)), key=lambda count: (distances[count], abs(ends[count] - len(letters))))
+    ends = np.cumsum([0, *map(len, keys[common:])])
+    costs = _distances(letters, "".join(keys[common:]))[ends] + _time_costs(told[-1].end, words[common:])
+    return common + min(range(len(ends)), key=lambda count: (costs[count], abs(ends[count] - len(letters))))
+
+
+def _time_costs(told_until_s: float, words: Sequence[Word]) -> NDArray[np.float64]:
+    """Return what speaks against each number of the first words, by their times. [len(words) + 1]
+
+    Words whose middle lies behind what was told speak against it if they are included, others if they are not.
+    """
+    middles = np.array([(word.start + word.end) / 2 for word in words])
+    if len(set(middles.tolist())) < len(words):  # words without times of their own
+        return np.zeros(len(words) + 1)
+    late = np.maximum(middles - told_until_s - SAME_PLACE_S, 0)
+    early = np.maximum(told_until_s - middles - SAME_PLACE_S, 0)
+    included, missing = np.concatenate(([0.0], late)), np.concatenate((early, [0.0]))
+    costs: NDArray[np.float64] = LETTERS_PER_S * (included + missing)
+    return costs
 
 
 def _distances(first: Sequence[str], second: Sequence[str]) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from handler import logs
+from handler.audio.chunking import MAX_PAUSE_S
 from handler.errors import AsrError, Internal
 from handler.live.events import Completed, Failed, Hypothesis, LiveEvent, Settled
 from handler.live.latency import LiveLatency
@@ -20,6 +21,9 @@ from handler.transcription.usage import Counters
 STEP_S = 0.3  # new audio before the open window is decoded again
 # After so much silence, the window is decoded as if the turn were over. If it is, its text is there at once.
 CLOSING_S = 0.2
+LONGEST_SILENCE_S = MAX_PAUSE_S + 0.5  # in an open turn, before what was said is settled
+LOOK_BACK_S = 4.0  # seconds for which it may turn out later that somebody spoke
+RESTS_AFTER_S = 2.0  # seconds without audio after which the turn has no claim on the batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,8 @@ class Turn:
 
     @property
     def language(self) -> str | None:
-        """The language of the turn, as far as it is known."""
-        return dominant_language(self._segments()) or self._decoder.language
+        """The language of the turn, or None if it is not certain."""
+        return self._decoder.language
 
     def follow(self) -> None:
         """Take notice of audio that has arrived."""
@@ -78,9 +82,9 @@ class Turn:
         """Tell the text of the turn, until it is complete or has failed."""
         try:
             while self.end is None:
-                await self._changed.wait()
-                self._changed.clear()
-                await self._advance()
+                await self._wait()
+                if self.end is None:
+                    await self._advance()
             windows = self._windows()
             for window in windows:
                 await self._settle(window, is_last=window is windows[-1])
@@ -93,6 +97,16 @@ class Turn:
         finally:
             self._decoder.cancel()
 
+    async def _wait(self) -> None:
+        """Wait until audio has arrived, or the turn is over. Meanwhile the turn may lose its claim on the batch."""
+        try:
+            async with asyncio.timeout(RESTS_AFTER_S):
+                await self._changed.wait()
+        except TimeoutError:
+            self._decoder.cancel()  # nothing is being decoded
+            await self._changed.wait()
+        self._changed.clear()
+
     def _windows(self) -> list[Window]:
         """Return the windows of the audio that is not settled yet. All but the last are complete."""
         end = self._audio.heard if self.end is None else self.end
@@ -101,12 +115,16 @@ class Turn:
     async def _advance(self) -> None:
         """Decode what there is to decode while the turn is open."""
         windows = self._windows()
-        if len(windows) > 1:
+        if not windows:  # only its end may turn out to be speech
+            self.needs_from = max(self.needs_from, self._audio.heard - to_samples(LOOK_BACK_S))
+            return
+        silence = self._audio.heard - windows[0].speech[-1][1]
+        if len(windows) > 1 or silence >= to_samples(LONGEST_SILENCE_S):
             await self._settle(windows[0], is_last=False)
             self._changed.set()
-        elif windows and self._audio.heard - windows[0].speech[-1][1] >= to_samples(CLOSING_S):
+        elif silence >= to_samples(CLOSING_S):
             await self._decode_closing(windows[0])
-        elif windows and self._audio.heard - self._guessed_until >= to_samples(STEP_S):
+        elif self._audio.heard - self._guessed_until >= to_samples(STEP_S):
             self._guessed_until = self._audio.heard
             words = await self._decoder.guess(windows[0], self._stable.kept)
             if words is not None:
@@ -166,10 +184,8 @@ class Turn:
         warnings = (*(warning for _, warning in doubts), *gap_warnings(coverage))
         if self._decoded and self._decoded[-1].speech:
             self._context.latency.turn.observe(self._audio.waited_s(self._decoded[-1].speech[-1][1]))
-        text = text_of(segments)
-        self._context.emit(
-            Completed(self.number, start_s, end_s, text, tuple(segments), self.language, tuple(warnings))
-        )
+        text, language = text_of(segments), dominant_language(segments) or self.language
+        self._context.emit(Completed(self.number, start_s, end_s, text, tuple(segments), language, tuple(warnings)))
 
     def _segments(self) -> list[Segment]:
         return [segment for window in self._decoded for segment in window.segments]

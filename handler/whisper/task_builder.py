@@ -38,6 +38,7 @@ class TaskBuilder:
         """
         window, encoded = prepared.window, prepared.encoded
         params = window.params
+        assert not params.prefix or (params.num_hypotheses == 1 and params.temperature == 0)
         language = params.language or max(language_probabilities, key=language_probabilities.__getitem__, default=None)
         if language is None and not (by_steps and self._tokenizer.specials.multilingual):
             language = "en"

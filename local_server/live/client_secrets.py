@@ -34,6 +34,8 @@ class ClientSecrets:
 
     def create(self, config: RealtimeConfig, life_s: float) -> ClientSecret:
         """Return a new key."""
+        for value in [value for value, secret in self._secrets.items() if secret.expires_at <= self._clock()]:
+            del self._secrets[value]
         secret = ClientSecret(f"{PREFIX}{secrets.token_hex(24)}", self._clock() + life_s, config)
         self._secrets[secret.value] = secret
         if len(self._secrets) > MAX_SECRETS:

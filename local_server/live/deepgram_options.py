@@ -78,7 +78,6 @@ def parse_listen(query: Sequence[tuple[str, str]], settings: Settings, *, is_liv
     values: dict[str, Any] = {
         "language": single.get("language"),
         "hotwords": ", ".join([*lists["keyterm"], *(word.partition(":")[0] for word in lists["keywords"])]) or None,
-        "timestamps": "word",
     }
     common: dict[str, Any] = {
         "encoding": encoding,
@@ -92,6 +91,7 @@ def parse_listen(query: Sequence[tuple[str, str]], settings: Settings, *, is_liv
     if encoding is not None:
         values |= {"input_format": encoding, "sample_rate": rate, "input_channels": channels}
     values |= {
+        "timestamps": "word",
         "diarize": flags["diarize"],
         "channels": "split" if flags["multichannel"] else "mix",
         "replace": dict(_pair("replace", item) for item in lists["replace"]) or None,
@@ -150,7 +150,9 @@ def _collect(query: Sequence[tuple[str, str]], *, is_live: bool) -> tuple[dict[s
             if name in single:
                 raise InvalidRequest(f"{name} must be given once", name)
             single[name] = value
-        elif name not in _MISSING or value.lower() != "false":
+        elif name == "mip_opt_out":  # nothing is kept for training, whatever it says
+            check(name, value, boolean)
+        elif name not in (*_MISSING, *_FILE, *_FILE_LISTS, *_LIVE) or value.lower() != "false":
             expected = ", ".join(sorted((*names, *lists)))
             raise InvalidRequest(f"{name[:60]} is not known here; expected one of {expected}", name[:60])
     return single, lists

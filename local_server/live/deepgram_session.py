@@ -4,18 +4,18 @@ Source: developers.deepgram.com/docs/live-streaming-audio; the types of the publ
 """
 
 import json
-import math
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from starlette.types import Message
 
-from handler.errors import AsrError
+from handler.errors import AsrError, InvalidRequest
 from handler.live.events import Completed, Failed, Hypothesis, LiveEvent, Settled, SpeechStarted
 from handler.live.latency import LiveLatency
-from handler.live.live_session import MIN_COMMIT_S, LiveConfig, LiveSession
+from handler.live.live_session import LiveConfig, LiveSession
 from handler.live.sample_stream import SampleStream
 from handler.schema.transcript import Word
 from handler.settings import Settings
@@ -27,6 +27,8 @@ from local_server.live.deepgram_results import alternative, metadata, model_info
 from local_server.live.outbox import Outbox
 
 CHANNELS = [0, 1]  # the first of one
+MAX_TEXT_CHARS = 65_536
+SLICE_BYTES = 48_000  # of audio that are taken at a time
 MESSAGES = ("KeepAlive", "Finalize", "CloseStream")
 
 
@@ -50,9 +52,9 @@ class DeepgramSession:
         self._window_start_s = 0.0  # where the results of the open window begin
         self._told: list[Word] = []  # of the open window
         self._finalized: set[int] = set()  # the turns that the client has ended
-        self._last_turn = -1
-        self._has_ended_turn = True  # whether the last turn's end was told
-        self._last_word_end_s = math.inf  # of the words for which no UtteranceEnd was sent
+        self._has_ended_turn = True  # whether the end of the last turn was told
+        self._last_word_end_s = 0.0
+        self._utterance_end_s = 0.0  # the end of the word that the last UtteranceEnd named
 
     async def receive(self, message: Message) -> None:
         """Do what one message of the client asks for."""
@@ -64,7 +66,7 @@ class DeepgramSession:
             return
         text = message.get("text") or ""
         try:
-            content = json.loads(text)
+            content = json.loads(text) if len(text) <= MAX_TEXT_CHARS else None
         except (ValueError, RecursionError):
             content = None
         kind = content.get("type") if isinstance(content, dict) else None
@@ -81,6 +83,10 @@ class DeepgramSession:
         await self._live.push(self._stream.flush())
         await self._live.finish()
 
+    def tell_error(self, error: AsrError) -> None:
+        """Tell the client of an error that no message of its own has caused."""
+        self._tell({"type": "Error", "variant": error.code, "description": error.message, "message": error.message})
+
     def tell_end(self, end: End) -> None:
         """Tell the client that its session ends."""
         content = metadata(self._request, self.id, self._model_id, self._live.received_s)
@@ -91,26 +97,33 @@ class DeepgramSession:
         self._live.close()
 
     async def _hear(self, data: bytes) -> None:
-        await self.outbox.wait_for_room()
-        await self._live.push(self._stream.push(data))
-        limit_s = self._request.utterance_end_s
-        if limit_s is not None and self._live.received_s - self._last_word_end_s >= limit_s:
-            self._tell({"type": "UtteranceEnd", "channel": CHANNELS, "last_word_end": self._last_word_end_s})
-            self._last_word_end_s = math.inf
+        for start in range(0, len(data), SLICE_BYTES):
+            await self._live.push(self._stream.push(data[start : start + SLICE_BYTES]))
+            self._tell_utterance_end()
+
+    def _tell_utterance_end(self) -> None:
+        """Tell that nothing was said for some time, once all that was said is told."""
+        limit_s, last_s = self._request.utterance_end_s, self._last_word_end_s
+        if limit_s is None or last_s <= self._utterance_end_s or self._live.received_s - last_s < limit_s:
+            return
+        if self._has_ended_turn or self._request.detection is None:
+            self._tell({"type": "UtteranceEnd", "channel": CHANNELS, "last_word_end": last_s})
+            self._utterance_end_s = last_s
 
     async def _finalize(self) -> None:
         """Complete the text of what has arrived, and go on."""
         await self._live.push(self._stream.flush())
-        turn = self._last_turn if not self._has_ended_turn else self._last_turn + 1
-        if self._live.uncommitted_s < MIN_COMMIT_S:
-            self._tell_results((), self._live.received_s, is_final=True, is_end=True, from_finalize=True)
+        with suppress(InvalidRequest):  # there is nothing to end
+            self._finalized.add(self._live.commit())
             return
-        self._finalized.add(turn)
-        self._live.commit()
+        if self._live.last_unfinished is not None:  # its end is the answer
+            self._finalized.add(self._live.last_unfinished)
+        else:
+            self._tell_final(-1, (), self._live.received_s, is_end=True, is_finalized=True)
 
     def _write(self, event: LiveEvent) -> None:
         if isinstance(event, SpeechStarted):
-            self._last_turn, self._has_ended_turn = event.turn, False
+            self._has_ended_turn = False
             if self._request.vad_events:
                 self._tell({"type": "SpeechStarted", "channel": CHANNELS, "timestamp": round(event.at_s, 3)})
         elif isinstance(event, Hypothesis):
@@ -123,23 +136,26 @@ class DeepgramSession:
             if not self._has_ended_turn or event.turn in self._finalized:
                 self._tell_final(event.turn, (), event.end_s, is_end=True)
         elif isinstance(event, Failed):
-            self._tell_error(event.error)
+            self.tell_error(event.error)
+            self._tell_final(event.turn, (), self._live.received_s, is_end=True)
 
     def _guess(self, event: Hypothesis) -> None:
-        self._last_turn = event.turn
+        self._has_ended_turn = False
         self._told += event.words
         words = [*self._told, *event.guess]
         self._note(words)
         if self._request.interim_results and words:
             self._tell_results(words, words[-1].end, is_final=False, is_end=False, from_finalize=False)
 
-    def _tell_final(self, turn: int, words: Sequence[Word], end_s: float, *, is_end: bool) -> None:
-        is_finalized = is_end and turn in self._finalized
+    def _tell_final(
+        self, turn: int, words: Sequence[Word], end_s: float, *, is_end: bool, is_finalized: bool = False
+    ) -> None:
+        is_finalized = is_finalized or (is_end and turn in self._finalized)
         self._tell_results(words, end_s, is_final=True, is_end=is_end, from_finalize=is_finalized)
         self._told = []
         self._window_start_s = end_s
         if is_end:
-            self._last_turn, self._has_ended_turn = turn, True
+            self._has_ended_turn = True
             self._finalized.discard(turn)
 
     def _note(self, words: Sequence[Word]) -> None:
@@ -164,9 +180,6 @@ class DeepgramSession:
                 "metadata": {"request_id": self.id, **model},
             }
         )
-
-    def _tell_error(self, error: AsrError) -> None:
-        self._tell({"type": "Error", "variant": error.code, "description": error.message, "message": error.message})
 
     def _tell(self, content: Mapping[str, Any]) -> None:
         self.outbox.add(json.dumps(content))

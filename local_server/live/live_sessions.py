@@ -37,6 +37,8 @@ class LiveSessions:
         self._settings = settings
         self._sessions: dict[str, Session] = {}
         self._cut: dict[str, asyncio.TimerHandle] = {}  # with the timer that ends each
+        self._connected: dict[str, asyncio.Future[None]] = {}  # done when a connection has to let its session go
+        self._changed = asyncio.Event()
 
     @property
     def num_open(self) -> int:
@@ -55,24 +57,43 @@ class LiveSessions:
         """Hold a new session."""
         self._sessions[session.id] = session
 
+    def connect(self, session: Session) -> "asyncio.Future[None]":
+        """Record that a session has a connection. Return what is done when the connection has to let it go."""
+        self._connected[session.id] = asyncio.get_running_loop().create_future()
+        return self._connected[session.id]
+
     def cut(self, session: Session) -> None:
         """Keep a session that has lost its connection for SESSION_RESUME_S."""
+        self._connected.pop(session.id, None)
+        self._changed.set()
         seconds = self._settings.session_resume_s
         if not seconds:
             self.end(session.id)
         elif session.id in self._sessions:
             self._cut[session.id] = asyncio.get_running_loop().call_later(seconds, self.end, session.id)
 
-    def resume(self, session_id: str, kind: type[AnySession]) -> AnySession | None:
-        """Return a session that was cut, which has a connection again. Return None if there is none with this id."""
+    async def resume(self, session_id: str, kind: type[AnySession]) -> AnySession | None:
+        """Return a session that has a new connection. Return None if there is none with this id.
+
+        A client may come again before the server has noticed that the old connection is lost, which is then ended.
+        """
         session = self._sessions.get(session_id)
-        if session_id not in self._cut or not isinstance(session, kind):
+        if not isinstance(session, kind):
+            return None
+        while (connection := self._connected.get(session_id)) is not None:
+            if not connection.done():
+                connection.set_result(None)
+            self._changed.clear()
+            await self._changed.wait()
+        if session_id not in self._cut:
             return None
         self._cut.pop(session_id).cancel()
         return session
 
     def end(self, session_id: str) -> None:
         """Close a session, and forget it."""
+        self._connected.pop(session_id, None)
+        self._changed.set()
         if (timer := self._cut.pop(session_id, None)) is not None:
             timer.cancel()
         if (session := self._sessions.pop(session_id, None)) is not None:

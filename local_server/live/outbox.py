@@ -3,8 +3,8 @@
 import asyncio
 from collections import deque
 
-KEPT = 1024  # messages that were sent, so that a client that lost its connection can have them again
-MAX_UNSENT = 4096  # messages that a client has not read; no more audio is taken from it then
+KEPT, KEPT_CHARS = 1024, 2**20  # of what was sent, so that a client that lost its connection can have it again
+MAX_UNSENT, MAX_UNSENT_CHARS = 4096, 2**22  # that a client has not read; nothing more is taken from it then
 
 
 class Outbox:
@@ -14,6 +14,8 @@ class Outbox:
         self._messages: deque[str] = deque()
         self._first = 1  # number of the first message that is held
         self._next = 1  # number of the first message that is not taken yet
+        self._chars = 0  # of all that are held
+        self._unsent_chars = 0
         self._has_ended = False
         self._changed = asyncio.Event()
 
@@ -30,6 +32,8 @@ class Outbox:
     def add(self, message: str) -> None:
         """Add a message."""
         self._messages.append(message)
+        self._chars += len(message)
+        self._unsent_chars += len(message)
         self._changed.set()
 
     def end(self) -> None:
@@ -45,21 +49,26 @@ class Outbox:
             await self._wait()
         message = self._messages[self._next - self._first]
         self._next += 1
-        while self._next - self._first > KEPT:
-            self._messages.popleft()
+        self._unsent_chars -= len(message)
+        while self._next - self._first > KEPT or (
+            self._chars - self._unsent_chars > KEPT_CHARS and self._first < self._next - 1
+        ):
+            self._chars -= len(self._messages.popleft())
             self._first += 1
         self._changed.set()
         return message
 
     async def wait_for_room(self) -> None:
-        """Wait until fewer than MAX_UNSENT messages are not taken."""
-        while self.next_number - self._next >= MAX_UNSENT:
+        """Wait until not too much waits to be taken."""
+        while self.next_number - self._next >= MAX_UNSENT or self._unsent_chars >= MAX_UNSENT_CHARS:
             await self._wait()
 
     def rewind(self, number: int) -> bool:
         """Let all messages behind one be taken again. Return False if they are not held any more."""
         if not self._first <= number + 1 <= self._next:
             return False
+        again = (self._messages[index] for index in range(number + 1 - self._first, self._next - self._first))
+        self._unsent_chars += sum(map(len, again))
         self._next = number + 1
         self._changed.set()
         return True

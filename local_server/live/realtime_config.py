@@ -18,6 +18,7 @@ from handler.schema.capabilities import Capabilities
 from handler.schema.model_names import check_model
 from handler.schema.options import Options
 from handler.settings import Settings
+from handler.transcription.pipeline import Pipeline
 from handler.validators import Unexpected, number, one_of, short_repr, string
 from local_server.live.realtime_errors import RefusedEvent
 
@@ -25,6 +26,7 @@ LOGPROBS = "item.input_audio_transcription.logprobs"
 RATES = (24_000, 16_000)  # Hz, of 16-bit samples
 TELEPHONE_RATE = 8_000
 FORMATS = {"audio/pcm": PCM16, "audio/pcmu": MU_LAW, "audio/pcma": A_LAW}
+MAX_TEXT_CHARS = 4_096  # more than a model reads
 MAX_PADDING_MS, MAX_SILENCE_MS = 5_000, 10_000
 NEVER = 2.0  # no probability is so high
 # How much passes have to agree until a word is told, by the delay that this takes.
@@ -50,17 +52,18 @@ class RealtimeConfig:
     detection: TurnDetection | None = TurnDetection()
     logprobs: bool = False
 
-    def updated(self, session: object, settings: Settings, capabilities: Capabilities) -> "RealtimeConfig":
+    def updated(self, session: object, settings: Settings, pipeline: Pipeline) -> "RealtimeConfig":
         """Return the configuration with the fields of a `session.update`. Raises RefusedEvent."""
+        capabilities = pipeline.capabilities
         fields = _object(session, "session", ("type", "include", "audio"))
         if fields.get("type") != "transcription":
             _refuse("session.type", "transcription", fields.get("type"))
         config = self
         if "include" in fields:
             config = replace(config, logprobs=_include(fields["include"], capabilities))
-        audio = _object(fields.get("audio") or {}, "session.audio", ("input",))
+        audio = _object(fields.get("audio", {}), "session.audio", ("input",))
         names = ("format", "noise_reduction", "transcription", "turn_detection")
-        given = _object(audio.get("input") or {}, "session.audio.input", names)
+        given = _object(audio.get("input", {}), "session.audio.input", names)
         if "format" in given:
             format, rate = _format(given["format"])
             config = replace(config, format=format, rate=rate)
@@ -70,10 +73,13 @@ class RealtimeConfig:
             config = replace(config, transcription=_transcription(given["transcription"], settings))
         if "turn_detection" in given:
             config = replace(config, detection=_detection(given["turn_detection"], self.detection))
-        config.live(capabilities)  # the options together may be refused
+        try:
+            pipeline.check(config.live().options)
+        except InvalidRequest as exc:
+            raise _refused_option(exc) from None
         return config
 
-    def live(self, capabilities: Capabilities) -> LiveConfig:
+    def live(self) -> LiveConfig:
         """Return how the session's turns are found and decoded. Raises RefusedEvent."""
         given = self.transcription or {}
         values = {
@@ -81,12 +87,11 @@ class RealtimeConfig:
             "languages": given.get("languages"),
             "prompt": given.get("prompt"),
             "hotwords": ", ".join(given.get("keywords") or ()) or None,
-            "timestamps": "word" if capabilities.word_times else "segment",
         }
         try:
             return LiveConfig(Options.parse(values), self.detection, DELAYS[given.get("delay") or DEFAULT_DELAY])
         except InvalidRequest as exc:
-            raise RefusedEvent("invalid_value", exc.message, f"session.audio.input.transcription.{exc.field}") from None
+            raise _refused_option(exc) from None
 
     def as_dict(self, model: str) -> dict[str, Any]:
         """Return the configuration as events hold it, with all defaults."""
@@ -114,6 +119,11 @@ class RealtimeConfig:
             "audio": {"input": audio_input},
             "include": [LOGPROBS] if self.logprobs else None,
         }
+
+
+def _refused_option(exc: InvalidRequest) -> RefusedEvent:
+    field = "keywords" if exc.field == "hotwords" else exc.field
+    return RefusedEvent("invalid_value", exc.message, f"session.audio.input.transcription.{field}")
 
 
 def _refuse(param: str, expected: str, received: object) -> None:
@@ -178,16 +188,26 @@ def _transcription(value: object, settings: Settings) -> Mapping[str, Any] | Non
             raise RefusedEvent("invalid_model", str(exc), f"{param}.model") from None
     _parsed(fields, "delay", param, one_of(tuple(DELAYS)), None)
     for name in _TEXTS:
-        _parsed(fields, name, param, string, None)
+        _parsed(fields, name, param, _short, None)
     for name in _LISTS:
         _parsed(fields, name, param, _strings, None)
     return {name: each for name, each in fields.items() if each is not None}
 
 
+def _short(value: object) -> str:
+    text = string(value)
+    if len(text) > MAX_TEXT_CHARS:
+        raise Unexpected(f"at most {MAX_TEXT_CHARS} characters")
+    return text
+
+
 def _strings(value: object) -> list[str]:
     if not isinstance(value, list):
         raise Unexpected("a list of strings")
-    return [string(item) for item in value]
+    texts = [string(item) for item in value]
+    if sum(map(len, texts)) > MAX_TEXT_CHARS:
+        raise Unexpected(f"at most {MAX_TEXT_CHARS} characters in all")
+    return texts
 
 
 def _detection(value: object, current: TurnDetection | None) -> TurnDetection | None:

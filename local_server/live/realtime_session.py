@@ -1,6 +1,7 @@
 """A session of OpenAI's realtime API: what its client sends, and what it is told. Knows no connection."""
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from handler.audio.base64_text import decode_base64, decoded_size
 from handler.errors import AsrError, InvalidRequest
 from handler.live.events import LiveEvent
 from handler.live.latency import LiveLatency
-from handler.live.live_session import MIN_COMMIT_S, LiveSession
+from handler.live.live_session import LiveSession
 from handler.live.sample_stream import SampleStream
 from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
@@ -24,6 +25,11 @@ from local_server.live.realtime_errors import RefusedEvent, error_of
 from local_server.live.realtime_events import RealtimeEvents
 
 EVENT_PREFIX = "event_"
+_NUMBER = re.compile(r"[0-9]{1,15}")
+MAX_EVENT_ID_CHARS = 512
+# A large event is audio, which is one text. Other JSON of that size would take long to parse.
+LARGE_CHARS, MAX_PARTS = 2**16, 100
+SLICE_BYTES = 48_000  # of audio that are taken at a time
 MAX_AUDIO_BYTES = 15 * 1024**2  # of one event
 EVENTS = ("session.update", "input_audio_buffer.append", "input_audio_buffer.commit", "input_audio_buffer.clear")
 
@@ -41,7 +47,7 @@ class RealtimeSession:
         self._pipeline = pipeline
         self._settings = settings
         self._config = config
-        self._live = LiveSession(pipeline.resources, config.live(pipeline.capabilities), latency, self._write)
+        self._live = LiveSession(pipeline.resources, config.live(), latency, self._write)
         self._events = RealtimeEvents(f"item_{self.id[5:21]}", pipeline.token_bytes)
         self._stream = _stream_of(config)
         self._num_bytes = 0  # of audio that have arrived in all
@@ -58,8 +64,13 @@ class RealtimeSession:
             await self._do(event)
         except (RefusedEvent, AsrError) as exc:
             event_id = event.get("event_id")
-            error = error_of(exc) | {"event_id": event_id if isinstance(event_id, str) else None}
+            event_id = event_id[:MAX_EVENT_ID_CHARS] if isinstance(event_id, str) else None
+            error = error_of(exc) | {"event_id": event_id}
             self._tell({"type": "error", "error": error})
+
+    def tell_error(self, error: AsrError) -> None:
+        """Tell the client of an error that no event of its own has caused."""
+        self._tell({"type": "error", "error": error_of(error) | {"event_id": None}})
 
     def tell_end(self, end: End) -> None:
         """Tell the client why its session ends."""
@@ -74,7 +85,7 @@ class RealtimeSession:
         """
         if last_event_id is not None:
             number = last_event_id.removeprefix(EVENT_PREFIX)
-            if not number.isdecimal() or not self.outbox.rewind(int(number)):
+            if not _NUMBER.fullmatch(number) or not self.outbox.rewind(int(number)):
                 raise InvalidRequest(
                     f"last_event_id must be that of one of the last {KEPT} events; got {short_repr(last_event_id)}",
                     "last_event_id",
@@ -104,14 +115,13 @@ class RealtimeSession:
         elif kind == "input_audio_buffer.commit":
             _check_fields(event, ())
             await self._live.push(self._stream.flush())
-            if self._live.uncommitted_s < MIN_COMMIT_S:
-                received = f"{1000 * self._live.uncommitted_s:.2f}ms"
-                expected = f"expected at least {1000 * MIN_COMMIT_S:g}ms of audio, but the buffer has {received}"
-                raise RefusedEvent("input_audio_buffer_commit_empty", f"the buffer is too small: {expected}")
-            self._live.commit()
+            try:
+                self._live.commit()
+            except InvalidRequest as exc:
+                raise RefusedEvent("input_audio_buffer_commit_empty", exc.message) from None
         elif kind == "input_audio_buffer.clear":
             _check_fields(event, ())
-            self._stream.flush()
+            self._stream = _stream_of(self._config)
             self._live.clear()
         else:
             expected = f"type must be one of {', '.join(EVENTS)}; got {short_repr(kind)}"
@@ -120,8 +130,8 @@ class RealtimeSession:
     def _update(self, event: Mapping[str, Any]) -> None:
         _check_fields(event, ("session",))
         pipeline = self._pipeline
-        config = self._config.updated(event.get("session"), self._settings, pipeline.capabilities)
-        self._live.config = config.live(pipeline.capabilities)
+        config = self._config.updated(event.get("session"), self._settings, pipeline)
+        self._live.config = config.live()
         if (config.format, config.rate) != (self._config.format, self._config.rate):
             self._stream = _stream_of(config)
         self._config = config
@@ -135,9 +145,10 @@ class RealtimeSession:
         if decoded_size(audio) > MAX_AUDIO_BYTES:
             raise RefusedEvent("invalid_value", f"audio must be at most {MAX_AUDIO_BYTES} bytes in base64", "audio")
         data = decode_base64(audio, "audio")
-        await self.outbox.wait_for_room()
-        self._num_bytes += len(data)
-        await self._live.push(self._stream.push(data))
+        for start in range(0, len(data), SLICE_BYTES):
+            piece = data[start : start + SLICE_BYTES]
+            self._num_bytes += len(piece)
+            await self._live.push(self._stream.push(piece))
 
     def _write(self, event: LiveEvent) -> None:
         for content in self._events.write(event, logprobs=self._config.logprobs):
@@ -159,6 +170,8 @@ def _stream_of(config: RealtimeConfig) -> SampleStream:
 def _parse(text: str | None) -> Mapping[str, Any]:
     if text is None:
         raise RefusedEvent("invalid_event", "expected a text message with JSON; got a binary one")
+    if len(text) > LARGE_CHARS and sum(map(text.count, "[{,")) > MAX_PARTS:
+        raise RefusedEvent("invalid_json", "expected a flat JSON object with audio; got another event of that size")
     try:
         event = json.loads(text)
     except (ValueError, RecursionError):
@@ -174,5 +187,5 @@ def _check_fields(event: Mapping[str, Any], names: tuple[str, ...]) -> None:
         if name not in ("type", "event_id", *names):
             expected = ", ".join(("type", "event_id", *names))
             raise RefusedEvent(
-                "unknown_parameter", f"{str(name)[:60]} is not known here; expected {expected}", str(name)
+                "unknown_parameter", f"{str(name)[:60]} is not known here; expected {expected}", str(name)[:60]
             )

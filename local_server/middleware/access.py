@@ -25,6 +25,7 @@ PUBLIC_PATHS = frozenset({"/", "/hc", "/metrics"})  # no key is needed for these
 PAGE_PREFIX = "/page/"
 UNLOGGED_PATHS = frozenset({"/hc", "/metrics"})  # monitors request them all the time
 _STARTS = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
+_REFUSED = 403  # what uvicorn answers if an application closes a WebSocket that it has not accepted
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
@@ -54,6 +55,8 @@ class AccessMiddleware:
             if message["type"] in _STARTS:
                 status = message.get("status", HTTPStatus.SWITCHING_PROTOCOLS)
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            elif message["type"] == "websocket.close":
+                status = status or _REFUSED
             last_send = time.perf_counter()
             await send(message)
 
@@ -94,7 +97,8 @@ class AccessMiddleware:
         else:
             logs.info("request", **fields)
         route = getattr(scope.get("route"), "path", "other")
-        self._metrics.count(route, code, scope.get("asr_kind", "none"), seconds)
+        is_session = status == HTTPStatus.SWITCHING_PROTOCOLS  # whose length says nothing of the server
+        self._metrics.count(route, code, scope.get("asr_kind", "none"), None if is_session else seconds)
 
     def _log_refusal(self, address: str, fields: dict[str, Any]) -> None:
         """Log a refused key with the address of the client, unless there are too many such lines already."""

@@ -24,7 +24,7 @@ def with_security_headers(send: Send) -> Send:
     """Return a `send` that adds those of HEADERS to a response which the response does not have."""
 
     async def send_with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] in ("http.response.start", "websocket.http.response.start"):
             headers = list(message.get("headers", ()))
             names = {name.lower() for name, _ in headers}
             missing = [header for header in HEADERS if header[0] not in names]

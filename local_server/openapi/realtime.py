@@ -8,10 +8,13 @@ from local_server.openapi.openai import FAILURES
 
 _SECONDS = {"type": "integer", "minimum": MIN_LIFE_S, "maximum": MAX_LIFE_S, "default": DEFAULT_LIFE_S}
 _EXPIRES_AFTER = {
-    "type": "object",
+    "type": ["object", "null"],
     "properties": {"anchor": {"type": "string", "enum": ["created_at"]}, "seconds": _SECONDS},
 }
-_SESSION = {"type": "object", "description": "The configuration that sessions begin with, as in `session.update`."}
+_SESSION = {
+    "type": ["object", "null"],
+    "description": "The configuration that sessions begin with, as in `session.update`.",
+}
 SECRET_REQUEST = {
     "requestBody": {
         "required": False,

@@ -1,7 +1,8 @@
 // Send the sound of a microphone to the server while somebody speaks, and tell the text as it comes.
 
 const RATE = 16_000; // Hz
-const LAST_S = 10; // for the text of the last words, once the microphone is off
+const READY_S = 10; // for the server to listen
+const LAST_S = 20; // for the text of the last words, once the microphone is off
 const TRANSCRIPTION = "conversation.item.input_audio_transcription.";
 
 function base64(bytes) {
@@ -16,69 +17,129 @@ function open(key) {
   return new WebSocket(url, key ? ["realtime", `openai-insecure-api-key.${key}`] : ["realtime"]);
 }
 
+/** A key that can be a part of a WebSocket's head, which the server's own key may not be. */
+async function secretFor(key) {
+  if (!key) return "";
+  const response = await fetch("/v1/realtime/client_secrets", { method: "POST", headers: { "X-API-Key": key, "Content-Type": "application/json" } });
+  if (!response.ok) throw new Error("the key is refused");
+  return (await response.json()).value;
+}
+
 /** A turn as the chunks of /asr are: its text, its times and those of its words. */
 function chunkOf(event) {
   const words = event.words ?? [];
   return { text: event.transcript, timestamp: [words[0]?.start ?? 0, words.at(-1)?.end ?? 0], words };
 }
 
-/**
- * Listen to a MediaStream. `transcription` has the language and the keywords. `told` is called with the text of the turn that goes on,
- * and `done` with the chunk of one that is over. Resolves, once the server listens, to a function that ends it and waits for the last text.
- * Rejects if the server cannot be reached or refuses.
- */
-export async function listen(stream, transcription, key, told, done) {
-  const socket = open(key);
-  const context = new AudioContext({ sampleRate: RATE });
-  const turns = new Map(); // what was told of those that go on
-  let is_over = () => {};
-  const send = (event) => { if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(event)); };
-  const settle = (item) => {
-    turns.delete(item);
-    told([...turns.values()].join(" "));
-    if (!turns.size) is_over();
-  };
-  const ready = new Promise((resolve, reject) => {
-    socket.addEventListener("close", () => { reject(new Error("the server does not listen")); is_over(); });
-    socket.addEventListener("message", ({ data }) => {
-      const event = JSON.parse(data);
-      if (event.type === "session.updated") resolve();
-      else if (event.type === "error" && event.error.code === "input_audio_buffer_commit_empty") is_over();
-      else if (event.type === "error") reject(new Error(event.error.message));
-      else if (event.type === "input_audio_buffer.speech_started") turns.set(event.item_id, "");
-      else if (event.type === `${TRANSCRIPTION}delta`) {
-        turns.set(event.item_id, (turns.get(event.item_id) ?? "") + event.delta);
-        told([...turns.values()].join(" "));
-      } else if (event.type === `${TRANSCRIPTION}completed`) {
-        if (event.transcript) done(chunkOf(event));
-        settle(event.item_id);
-      } else if (event.type === `${TRANSCRIPTION}failed`) settle(event.item_id);
+/** Sends samples to one session, and tells its text. What is captured before the server listens is sent then. */
+class Session {
+  #socket;
+  #turns = new Map(); // what was told of those that go on
+  #waiting = []; // events that are sent once the server listens
+  #isWhole = true; // whether no text is missing
+  #isReady = false;
+  #isOver = () => {};
+
+  constructor(key, transcription, told, done) {
+    [this.told, this.done] = [told, done];
+    this.#socket = open(key);
+    const input = { format: { type: "audio/pcm", rate: RATE }, transcription };
+    this.#socket.addEventListener("open", () => this.#send({ type: "session.update", session: { type: "transcription", audio: { input } } }));
+    this.ready = new Promise((resolve, reject) => {
+      const fail = (message) => {
+        this.#isWhole = false;
+        reject(new Error(message));
+        this.#isOver();
+      };
+      setTimeout(() => reject(new Error("the server does not listen")), READY_S * 1000);
+      this.#socket.addEventListener("close", () => fail("the server does not listen"));
+      this.#socket.addEventListener("message", ({ data }) => this.#take(JSON.parse(data), resolve, fail));
     });
-  });
-  const input = { format: { type: "audio/pcm", rate: RATE }, transcription };
-  socket.addEventListener("open", () => send({ type: "session.update", session: { type: "transcription", audio: { input } } }));
-  const stop = async () => {
-    await context.close();
-    if (socket.readyState === WebSocket.OPEN) {
+    this.ready.then(() => {
+      this.#isReady = true;
+      this.#waiting.splice(0).forEach((event) => this.#send(event));
+    }, () => {});
+  }
+
+  #send(event) {
+    if (this.#socket.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(event));
+  }
+
+  #take(event, ready, fail) {
+    const item = event.item_id;
+    if (event.type === "session.updated") ready();
+    else if (event.type === "error" && event.error.code === "input_audio_buffer_commit_empty") this.#settle(null);
+    else if (event.type === "error") fail(event.error.message);
+    else if (event.type === "input_audio_buffer.speech_started") this.#turns.set(item, "");
+    else if (event.type === `${TRANSCRIPTION}delta`) {
+      this.#turns.set(item, (this.#turns.get(item) ?? "") + event.delta);
+      this.told([...this.#turns.values()].join(" "));
+    } else if (event.type === `${TRANSCRIPTION}completed`) {
+      if (event.transcript) this.done(chunkOf(event));
+      this.#settle(item);
+    } else if (event.type === `${TRANSCRIPTION}failed`) {
+      this.#isWhole = false;
+      this.#settle(item);
+    }
+  }
+
+  #settle(item) {
+    this.#turns.delete(item);
+    this.told([...this.#turns.values()].join(" "));
+    if (!this.#turns.size) this.#isOver();
+  }
+
+  /** Send a block of 16-bit samples. */
+  push(buffer) {
+    const event = { type: "input_audio_buffer.append", audio: base64(new Uint8Array(buffer)) };
+    if (this.#isReady) this.#send(event);
+    else this.#waiting.push(event);
+  }
+
+  /** Wait for the text of all that was sent. Resolves to whether none is missing. */
+  async end() {
+    await this.ready.catch(() => {});
+    if (this.#isWhole && this.#isReady) {
       const last = new Promise((resolve) => {
-        is_over = resolve;
-        setTimeout(resolve, LAST_S * 1000);
+        this.#isOver = resolve;
+        setTimeout(() => {
+          this.#isWhole = false;
+          resolve();
+        }, LAST_S * 1000);
       });
-      if (!turns.size) is_over(); // there is no text to wait for
-      else send({ type: "input_audio_buffer.commit" });
+      this.#send({ type: "input_audio_buffer.commit" }); // which is refused if nobody speaks
       await last;
     }
-    socket.close(1000);
-  };
+    const isWhole = this.#isWhole && this.#isReady;
+    this.#socket.close(1000);
+    return isWhole;
+  }
+}
+
+/**
+ * Listen to a MediaStream. `transcription` has the language and the keywords. `told` is called with the text of the turn that goes on,
+ * and `done` with the chunk of one that is over. Resolves, once the sound is captured, to a function that ends it, and resolves to whether all
+ * text has come.
+ */
+export async function listen(stream, transcription, key, told, done) {
+  const context = new AudioContext({ sampleRate: RATE });
   try {
-    await Promise.all([ready, context.audioWorklet.addModule("/page/capture.js")]);
+    const [secret] = await Promise.all([secretFor(key), context.audioWorklet.addModule("/page/capture.js")]);
+    const capture = new AudioWorkletNode(context, "capture", { numberOfOutputs: 0 });
+    context.createMediaStreamSource(stream).connect(capture);
+    const session = new Session(secret, transcription, told, done);
+    const isLast = new Promise((resolve) => {
+      capture.port.addEventListener("message", ({ data }) => (data ? session.push(data) : resolve()));
+    });
+    capture.port.start();
+    return async () => {
+      capture.port.postMessage("end");
+      await isLast;
+      await context.close();
+      return session.end();
+    };
   } catch (error) {
-    await stop();
+    await context.close();
     throw error;
   }
-  const capture = new AudioWorkletNode(context, "capture", { numberOfOutputs: 0 });
-  capture.port.addEventListener("message", ({ data }) => send({ type: "input_audio_buffer.append", audio: base64(new Uint8Array(data)) }));
-  capture.port.start();
-  context.createMediaStreamSource(stream).connect(capture);
-  return stop;
 }

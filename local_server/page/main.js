@@ -283,17 +283,16 @@ async function record() {
     const parts = [];
     recorder = new MediaRecorder(stream);
     recorder.addEventListener("dataavailable", (event) => parts.push(event.data));
-    const captions = caption(stream).catch(() => null);
+    const stop = await caption(stream).catch(() => null); // the recording and the captions have one beginning
     recorder.addEventListener("stop", async () => {
       const type = recorder.mimeType;
       recorder = null;
       at("record").setAttribute("aria-pressed", "false");
       at("record").textContent = "● Record";
-      const stop = await captions;
-      await stop?.();
+      const is_whole = await stop?.();
       stream.getTracks().forEach((track) => track.stop());
       const file = new Blob(parts, { type });
-      if (stop && words.length) keep(file);
+      if (is_whole && words.length) keep(file);
       else take(file);
     });
     recorder.start(500);

@@ -10,20 +10,18 @@ from contextlib import AsyncExitStack
 from fastapi import FastAPI, Request, Response
 from starlette.websockets import WebSocket
 
-from handler import logs
 from handler.audio.source import AudioSource
 from handler.errors import AsrError, InvalidRequest
 from handler.output.json_encoding import encode_json
 from handler.schema.transcript import Transcript
 from handler.validators import check, string
-from local_server.errors import DEEPGRAM_PATH, error_response
-from local_server.live.connection import serve_session
+from local_server.errors import DEEPGRAM_PATH
 from local_server.live.deepgram_options import ListenRequest, parse_listen
 from local_server.live.deepgram_results import file_response
 from local_server.live.deepgram_session import DeepgramSession
-from local_server.live.keys import accepted_subprotocol
-from local_server.live.live_sessions import LiveSessions, log_name
+from local_server.live.live_sessions import LiveSessions
 from local_server.openapi.deepgram import LISTEN_REQUEST, LISTEN_RESPONSES
+from local_server.routers.live_socket import carry_session, refuse_session
 from local_server.state import ServerState
 from local_server.uploads.early_start import start_early
 from local_server.uploads.request_body import JSON, RequestBody, receive_body
@@ -46,18 +44,12 @@ def add_deepgram(app: FastAPI, state: ServerState, sessions: LiveSessions) -> No
             pipeline.check(request.options)
             sessions.check_room()
         except AsrError as exc:
-            websocket.scope["asr_code"] = exc.code
-            logs.info("session_refused", id=websocket.scope["asr_request_id"], **exc.as_dict())
-            await websocket.send_denial_response(error_response(exc, websocket.url.path))
+            await refuse_session(websocket, exc)
             return
         session = DeepgramSession(pipeline, state.settings, request, sessions.latency)
         sessions.add(session)
-        await websocket.accept(
-            accepted_subprotocol(websocket.scope["subprotocols"]), [(b"dg-request-id", session.id.encode())]
-        )
-        end = await serve_session(websocket, session, sessions, state.settings)
-        fields = {"id": websocket.scope["asr_request_id"], "session": log_name(session)}
-        logs.info("session_disconnected", **fields, reason=end.meaning)
+        headers = [(b"dg-request-id", session.id.encode())]
+        await carry_session(websocket, session, sessions, state.settings, headers=headers)
 
 
 async def _respond(request: Request, state: ServerState) -> Response:

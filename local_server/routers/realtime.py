@@ -3,31 +3,31 @@
 Source: platform.openai.com/docs/guides/realtime-transcription.
 """
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocket
 
-from handler import logs
-from handler.errors import AsrError, InvalidRequest, SessionNotFound
+from handler.errors import AsrError, Cancelled, DeadlineExceeded, InvalidRequest, SessionNotFound
 from handler.schema.model_names import check_model
 from handler.validators import check, integer, one_of, short_repr
-from local_server.errors import error_response
 from local_server.live.client_secrets import DEFAULT_LIFE_S, MAX_LIFE_S, MIN_LIFE_S, ClientSecrets
-from local_server.live.connection import serve_session
-from local_server.live.keys import accepted_subprotocol, key_of
-from local_server.live.live_sessions import LiveSessions, log_name
+from local_server.live.keys import key_of
+from local_server.live.live_sessions import LiveSessions
 from local_server.live.realtime_config import RealtimeConfig
 from local_server.live.realtime_errors import RefusedEvent
 from local_server.live.realtime_session import RealtimeSession
 from local_server.openapi.realtime import SECRET_REQUEST, SECRET_RESPONSES
+from local_server.routers.live_socket import carry_session, refuse_session
 from local_server.state import ServerState
 
 QUERY = ("intent", "model", "session", "last_event_id")
-MAX_BODY_BYTES = 1024**2
+MAX_BODY_BYTES, BODY_S = 64 * 1024, 10.0
 
 
 def add_realtime(app: FastAPI, state: ServerState, sessions: LiveSessions, client_secrets: ClientSecrets) -> None:
@@ -37,19 +37,11 @@ def add_realtime(app: FastAPI, state: ServerState, sessions: LiveSessions, clien
     async def realtime(websocket: WebSocket) -> None:
         """Transcribe speech while it is spoken, as OpenAI's realtime API does."""
         try:
-            session, greeting = _open(websocket, state, sessions, client_secrets)
+            session, greeting = await _open(websocket, state, sessions, client_secrets)
         except AsrError as exc:
-            websocket.scope["asr_code"] = exc.code
-            logs.info("session_refused", id=websocket.scope["asr_request_id"], **exc.as_dict())
-            await websocket.send_denial_response(error_response(exc, websocket.url.path))
+            await refuse_session(websocket, exc)
             return
-        await websocket.accept(accepted_subprotocol(websocket.scope["subprotocols"]))
-        if greeting is not None:
-            await websocket.send_text(greeting)
-        end = await serve_session(websocket, session, sessions, state.settings)
-        logs.info(
-            "session_disconnected", id=websocket.scope["asr_request_id"], session=log_name(session), reason=end.meaning
-        )
+        await carry_session(websocket, session, sessions, state.settings, greeting)
 
     @app.post("/v1/realtime/client_secrets", openapi_extra=SECRET_REQUEST, responses=SECRET_RESPONSES)
     async def create_client_secret(request: Request) -> Response:
@@ -62,7 +54,7 @@ def add_realtime(app: FastAPI, state: ServerState, sessions: LiveSessions, clien
         config = RealtimeConfig()
         if body.get("session") is not None:
             try:
-                config = config.updated(body["session"], state.settings, pipeline.capabilities)
+                config = config.updated(body["session"], state.settings, pipeline)
             except RefusedEvent as exc:
                 raise InvalidRequest(exc.message, exc.param) from None
         secret = client_secrets.create(config, _life_s(body.get("expires_after")))
@@ -70,7 +62,7 @@ def add_realtime(app: FastAPI, state: ServerState, sessions: LiveSessions, clien
         return JSONResponse({"value": secret.value, "expires_at": round(secret.expires_at), "session": session})
 
 
-def _open(
+async def _open(
     websocket: WebSocket, state: ServerState, sessions: LiveSessions, client_secrets: ClientSecrets
 ) -> tuple[RealtimeSession, str | None]:
     """Return the session that a client asks for, and for one that is resumed its first event. Raises AsrError."""
@@ -83,12 +75,12 @@ def _open(
     if "model" in query:
         check_model(query["model"], state.settings.model_id, state.settings.model_aliases)
     if "session" in query:
-        session = sessions.resume(query["session"], RealtimeSession)
+        session = await sessions.resume(query["session"], RealtimeSession)
         if session is None:
             raise SessionNotFound("expected the id of a session whose connection was cut a short while ago", "session")
         try:
             return session, session.resume(query.get("last_event_id"))
-        except InvalidRequest:
+        except BaseException:
             sessions.cut(session)
             raise
     if "last_event_id" in query:
@@ -106,10 +98,16 @@ def _open(
 async def _read_json(request: Request) -> Mapping[str, Any]:
     """Return the JSON object of a body, which may be empty. Raises InvalidRequest."""
     raw = b""
-    async for piece in request.stream():
-        raw += piece
-        if len(raw) > MAX_BODY_BYTES:
-            raise InvalidRequest(f"the body must be a JSON object of at most {MAX_BODY_BYTES} bytes")
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for piece in request.stream():
+                raw += piece
+                if len(raw) > MAX_BODY_BYTES:
+                    raise InvalidRequest(f"the body must be a JSON object of at most {MAX_BODY_BYTES} bytes")
+    except TimeoutError:
+        raise DeadlineExceeded(f"expected the whole body within {BODY_S:g} s") from None
+    except ClientDisconnect:
+        raise Cancelled("the client has left") from None
     try:
         body = json.loads(raw or b"{}")
     except (ValueError, RecursionError):

@@ -233,3 +233,15 @@ def test_an_urgent_item_that_is_put_back_is_still_urgent() -> None:
     scheduler.submit("file", "file 0")
     scheduler.requeue_running()
     assert scheduler.admit(1, 9) == ["live 0"]
+
+
+def test_a_wide_item_behind_the_reserve_blocks_no_urgent_one_and_runs_when_no_other_does() -> None:
+    scheduler: Scheduler[str] = Scheduler()
+    scheduler.submit("wide", "wide 0", width=5)
+    scheduler.submit("live", "live", is_urgent=True)
+    assert scheduler.admit(16, 2, reserve=14) == ["live", "wide 0"]  # nothing else runs
+    scheduler.submit("wide", "wide 1", width=5)
+    for number in range(10):  # there is no room for it, and urgent items go on
+        scheduler.submit("live", f"live {number}", is_urgent=True)
+        assert scheduler.admit(10, 1, reserve=14) == [f"live {number}"]
+        assert scheduler.finish(f"live {number}")

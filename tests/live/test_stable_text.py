@@ -51,7 +51,20 @@ def test_the_rest_is_told_at_the_end_and_what_differs_is_counted() -> None:
 def test_what_was_told_is_found_again_where_words_are_written_otherwise() -> None:
     stable = StableText(Agreement())
     assert told(stable, "the 42 line", "the 42 line") == " the 42 line"
-    assert stable.end(words("the 42-line Bible of about 1455")).text == " Bible of about 1455"
+    whole = [Word(0, 1, " the", SURE), Word(1, 3, " 42-line", SURE), Word(3, 4, " Bible", SURE)]
+    assert stable.end(whole).text == " Bible"
+
+
+def test_words_that_follow_do_not_stand_for_what_was_told_however_it_is_written() -> None:
+    stable = StableText(Agreement())
+    spelled = [
+        Word(index / 3, (index + 1) / 3, f" {word}", SURE)
+        for index, word in enumerate(["one", "hundred", "and", "five"])
+    ]
+    stable.revise(spelled)
+    assert stable.revise(spelled).text == " one hundred and five"
+    whole = [Word(0, 1.4, " 105", SURE), Word(1.4, 1.8, " people", SURE), Word(1.8, 2.1, " came", SURE)]
+    assert stable.end(whole).text == " people came"
 
 
 def test_a_text_that_vanishes_takes_nothing_back() -> None:

@@ -17,7 +17,7 @@ from handler.transcription.pipeline import Pipeline
 from tests.conftest import TINY
 from tests.support.live import joined, quiet
 from tests.support.realtime_client import RealtimeClient, connected, pcm
-from tests.support.serving import Server, read_metrics, serving, spawn_server
+from tests.support.serving import Server, read_metrics, serving, spawn_server, wait_until
 from tests.support.speech import FOX, PANGRAM, say, wav
 from tests.support.word_errors import word_error_rate
 
@@ -334,6 +334,7 @@ async def test_there_is_room_for_so_many_sessions(pipeline: Pipeline) -> None:
             assert read_metrics(small_server)["asr_live_sessions"] == 1
             await first.append(pcm(SPEECH))
             await first.until("completed")
+        await asyncio.to_thread(wait_until, lambda: read_metrics(small_server)["asr_live_sessions"] == 0)
         async with connected(small_server):
             pass
 
