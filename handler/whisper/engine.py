@@ -68,7 +68,7 @@ class WhisperEngine:
         self._cache = parts.cache
         self.max_batch_size = slots
         # On a processor, each sequence makes the steps of all others longer.
-        self.urgent_reserve = slots - max(1, slots // 8) if self._device.type == "cpu" else slots // 4
+        self.urgent_reserve = slots - max(1, 3 * slots // 16) if self._device.type == "cpu" else slots // 4
         self.encode_batch_size = max(size for size in self._encoder.sizes if size <= max(1, slots // 4))
         self._preparation = Preparation(
             self._encoder, self._model.decoder, self._background, self.encode_batch_size, slots
