@@ -85,15 +85,18 @@ class LiveSession:
         return (self._audio.end - first) / SAMPLE_RATE
 
     async def push(self, samples: Samples) -> None:
-        """Add the samples that follow. Wait while too many are not decoded yet. Without effect after `close`."""
+        """Add the samples that follow, then wait while too many are not decoded yet. Without effect after `close`.
+
+        Where the caller is cancelled, up to HEARD_AT_ONCE_S of samples are added all the same.
+        """
         size = round(HEARD_AT_ONCE_S * SAMPLE_RATE)
         for first in range(0, len(samples), size):
-            await self._wait_until(lambda: self.backlog_s <= MAX_BACKLOG_S)
             if self._is_closed:
                 return
             self._audio.push(samples[first : first + size])
             self._find_turns()
             await asyncio.sleep(0)
+            await self._wait_until(lambda: self.backlog_s <= MAX_BACKLOG_S)
 
     def commit(self) -> int:
         """End the turn here, and return its number. Raises InvalidRequest if there is nothing to end.

@@ -1,5 +1,6 @@
 """Make samples at 16 kHz of bytes that arrive in pieces of any size. Knows no protocol."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -39,13 +40,16 @@ class SampleStream:
         """Expect samples of an encoding, which is a key of SAMPLE_BYTES, at `rate` Hz."""
         self.encoding = encoding
         self.rate = rate
-        self.num_bytes = 0  # that have arrived
         self._incomplete = b""  # the first bytes of a sample
         self._resampler: Any = None
 
+    def slices(self, data: bytes) -> Iterator[bytes]:
+        """Yield the bytes that follow in slices of at most a second, so that nothing works long on one."""
+        size = self.rate * SAMPLE_BYTES[self.encoding]
+        return (data[start : start + size] for start in range(0, len(data), size))
+
     def push(self, data: bytes) -> Samples:
         """Return the samples that are complete with the bytes that follow."""
-        self.num_bytes += len(data)
         data = self._incomplete + data
         size = SAMPLE_BYTES[self.encoding]
         count = len(data) // size * size

@@ -28,7 +28,6 @@ from local_server.live.outbox import Outbox
 
 CHANNELS = [0, 1]  # the first of one
 MAX_TEXT_CHARS = 65_536
-SLICE_BYTES = 48_000  # of audio that are taken at a time
 MESSAGES = ("KeepAlive", "Finalize", "CloseStream")
 
 
@@ -97,8 +96,8 @@ class DeepgramSession:
         self._live.close()
 
     async def _hear(self, data: bytes) -> None:
-        for start in range(0, len(data), SLICE_BYTES):
-            await self._live.push(self._stream.push(data[start : start + SLICE_BYTES]))
+        for piece in self._stream.slices(data):
+            await self._live.push(self._stream.push(piece))
             self._tell_utterance_end()
 
     def _tell_utterance_end(self) -> None:

@@ -29,7 +29,6 @@ _NUMBER = re.compile(r"[0-9]{1,15}")
 MAX_EVENT_ID_CHARS = 512
 # A large event is audio, which is one text. Other JSON of that size would take long to parse.
 LARGE_CHARS, MAX_PARTS = 2**16, 100
-SLICE_BYTES = 48_000  # of audio that are taken at a time
 MAX_AUDIO_BYTES = 15 * 1024**2  # of one event
 EVENTS = ("session.update", "input_audio_buffer.append", "input_audio_buffer.commit", "input_audio_buffer.clear")
 
@@ -145,9 +144,8 @@ class RealtimeSession:
         if decoded_size(audio) > MAX_AUDIO_BYTES:
             raise RefusedEvent("invalid_value", f"audio must be at most {MAX_AUDIO_BYTES} bytes in base64", "audio")
         data = decode_base64(audio, "audio")
-        for start in range(0, len(data), SLICE_BYTES):
-            piece = data[start : start + SLICE_BYTES]
-            self._num_bytes += len(piece)
+        for piece in self._stream.slices(data):
+            self._num_bytes += len(piece)  # and from here on, it is in the session even if the wait is cancelled
             await self._live.push(self._stream.push(piece))
 
     def _write(self, event: LiveEvent) -> None:

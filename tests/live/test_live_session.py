@@ -266,3 +266,19 @@ async def test_many_sessions_share_the_engine(pipeline: Pipeline) -> None:
     await asyncio.gather(*(speak(*each) for each in zip(listeners, SENTENCES, strict=True)))
     for listener, text in zip(listeners, SENTENCES, strict=True):
         assert word_error_rate(text, words(listener.texts())) <= 0.1
+
+
+async def test_samples_whose_wait_is_cancelled_are_heard_all_the_same(pipeline: Pipeline) -> None:
+    listener = Listener(pipeline, BY_COMMIT)
+    pushing = asyncio.create_task(listener.session.push(joined(*map(say, SENTENCES * 8))))
+    while not listener.session.received_s > MAX_BACKLOG_S:
+        await asyncio.sleep(0)
+    pushing.cancel()
+    await asyncio.gather(pushing, return_exceptions=True)
+    received_s = listener.session.received_s
+    one = asyncio.create_task(listener.session.push(quiet(0.5)))
+    await asyncio.sleep(0)
+    one.cancel()
+    await asyncio.gather(one, return_exceptions=True)
+    assert listener.session.received_s == pytest.approx(received_s + 0.5)
+    listener.session.close()
