@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from handler import logs
 from handler.errors import AsrError, Internal
 from handler.exit_codes import CANNOT_START, DECODING_LOST
-from handler.settings import Settings
+from handler.settings import Settings, SettingsError
 from handler.transcription.pipeline import Pipeline
 from local_server.middleware.security_headers import with_security_headers
 from local_server.state import ServerState
@@ -131,6 +131,8 @@ class LifespanApp:
             pipeline = await asyncio.to_thread(self._build, state.settings)
             if self._app is None and not self._is_stopping:
                 await asyncio.to_thread(self._prepare)
+            if state.settings.wyoming_port is not None and not self._is_stopping:
+                await self._serve_wyoming(pipeline, state.settings.wyoming_port)
         except Exception as exc:
             if pipeline is not None:
                 await asyncio.to_thread(pipeline.close)
@@ -139,27 +141,21 @@ class LifespanApp:
             logs.error("cannot_start", crash, reason=str(exc))
             self._on_fault(CANNOT_START)
             return
-        if state.settings.wyoming_port is not None and not self._is_stopping:
-            try:
-                await self._serve_wyoming(pipeline, state.settings.wyoming_port)
-            except (ImportError, OSError) as exc:
-                await asyncio.to_thread(pipeline.close)
-                state.fault = f"WYOMING_PORT: expected the extra wyoming and a free port: {exc}"
-                logs.error("cannot_start", reason=state.fault)
-                self._on_fault(CANNOT_START)
-                return
         state.pipeline = pipeline
         self._watchdog = asyncio.create_task(self._watch(pipeline))
         if not self._is_stopping:
             await asyncio.to_thread(_prepare_downloads, pipeline)
 
     async def _serve_wyoming(self, pipeline: Pipeline, port: int) -> None:
-        """Listen for Home Assistant. Raises OSError, or ImportError without the package."""
-        from local_server.live.wyoming_server import WyomingServer
-
+        """Listen for Home Assistant. Raises SettingsError."""
         assert self._state.sessions is not None  # there are routes
-        self._wyoming = WyomingServer(pipeline, self._state.sessions, self._state.settings.host, port)
-        await self._wyoming.start()
+        try:
+            from local_server.live.wyoming_server import WyomingServer
+
+            self._wyoming = WyomingServer(pipeline, self._state.sessions, self._state.settings.host, port)
+            await self._wyoming.start()
+        except (ImportError, OSError) as exc:
+            raise SettingsError("WYOMING_PORT", port, f"the extra wyoming and a free port: {exc}") from None
         logs.info("wyoming_listening", port=port)
 
     async def _watch(self, pipeline: Pipeline) -> None:

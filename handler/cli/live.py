@@ -25,6 +25,7 @@ from handler.schema.window import SAMPLE_RATE
 from handler.settings import Settings
 from handler.timeline import Timeline
 from handler.transcription.pipeline import Pipeline
+from handler.transcription.word_edits import all_words
 from handler.validators import check, integer, number
 
 OPTIONS = ("language", "languages", "task", "prompt", "hotwords")  # of a request, that live speech has as well
@@ -197,7 +198,7 @@ class _JsonWriter:
         if isinstance(event, Hypothesis) and event.delta:
             self._print({"type": "delta", "turn": event.turn, "text": event.delta})
         elif isinstance(event, Completed):
-            words = [word for segment in event.segments for word in segment.words]
+            words = all_words(event.segments)
             self._print(
                 {
                     "type": "text",

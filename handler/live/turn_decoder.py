@@ -15,23 +15,23 @@ from handler.transcription.engine_client import EngineClient
 from handler.transcription.fallback import Verdict, check_thresholds
 from handler.transcription.language_detector import SURE_PROBABILITY, LanguageDetector
 from handler.transcription.shared_resources import SharedResources
-from handler.transcription.text_context import first_prompt
+from handler.transcription.text_context import first_prompt, hotwords_of
 from handler.transcription.timeless_words import remove_timeless_repeats
-from handler.transcription.window_decoder import MAX_CONTEXT_CHARS, WindowDecoder
+from handler.transcription.window_decoder import WindowDecoder
 from handler.transcription.word_edits import to_audio_time
 
 LONGEST_S = 20.0  # an open turn is cut into windows of at most so much, so that its passes stay short
+CUT_WITHIN_S = 6.0  # a window that is full is cut in its last seconds
 TELLING_S, CLEAR_S = 1.0, 3.0  # seconds of speech that tell a language if it is certain, and in any case
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"  # scripts without spaces
 _PART = re.compile(rf"\s*(?:[{_UNSPACED}]|[^\s{_UNSPACED}]+)")
-CUT_WITHIN_S = 6.0  # a window that is full is cut in its last seconds
 
 
-def cut_windows(part: AudioPart, threshold: float, longest_s: float = LONGEST_S) -> list[Window]:
+def cut_windows(part: AudioPart, threshold: float) -> list[Window]:
     """Return the windows that hold the speech in a stretch of audio. All but the last are complete."""
     detector = DetectedElsewhere()
     detector.pass_on(part.probabilities)
-    chunker = SpeechChunker(longest_s, CUT_WITHIN_S, detector, overlaps=False, start=part.start, threshold=threshold)
+    chunker = SpeechChunker(LONGEST_S, CUT_WITHIN_S, detector, overlaps=False, start=part.start, threshold=threshold)
     return [*chunker.push(part.samples), *chunker.finish()]
 
 
@@ -46,8 +46,7 @@ class TurnDecoder:
         self._capabilities = capabilities
         self._last_language = last_language
         self.language: str | None = None  # of the turn, as soon as it is certain
-        hotwords = options.hotwords.strip()[:MAX_CONTEXT_CHARS]
-        self._params = {"prompt": first_prompt(options), "hotwords": hotwords, "task": options.task}
+        self._params = {"prompt": first_prompt(options), "hotwords": hotwords_of(options), "task": options.task}
 
     async def guess(self, window: Window, kept: Sequence[Word]) -> list[Word] | None:
         """Decode a window once, as it is, and return its words. Return None if the text cannot be trusted.

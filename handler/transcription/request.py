@@ -21,9 +21,9 @@ from handler.transcription.language_detector import LanguageDetector
 from handler.transcription.reorder_buffer import ReorderBuffer
 from handler.transcription.request_deadline import RequestDeadline
 from handler.transcription.shared_resources import SharedResources
-from handler.transcription.text_context import first_prompt, next_prompt
+from handler.transcription.text_context import first_prompt, hotwords_of, next_prompt
 from handler.transcription.transcript_builder import TranscriptBuilder
-from handler.transcription.window_decoder import MAX_CONTEXT_CHARS, WindowDecoder
+from handler.transcription.window_decoder import WindowDecoder
 
 PARTIAL_SPEAKERS_S = 10.0  # for the speakers of a partial transcript, behind its deadline
 
@@ -164,8 +164,8 @@ class Request:
         This window's prompt is the result of the task `previous`, or the request's own prompt if `previous` is None.
         """
         prompt = await previous if previous else first_prompt(self._options)
-        hotwords = self._options.hotwords.strip()[:MAX_CONTEXT_CHARS]
-        params = {"language": self._detector.language, "task": self._options.task, "hotwords": hotwords}
+        options = self._options
+        params = {"language": self._detector.language, "task": options.task, "hotwords": hotwords_of(options)}
         decoded = await self._decoder.decode(window.with_params(prompt=prompt, **params))
         self._text.complete(window, decoded)
         self._producer.release_window()

@@ -15,6 +15,11 @@ def first_prompt(options: Options) -> str:
     return options.prompt.strip()[-MAX_CONTEXT_CHARS:]
 
 
+def hotwords_of(options: Options) -> str:
+    """Return the hotwords of a window, as far as a model may read them."""
+    return options.hotwords.strip()[:MAX_CONTEXT_CHARS]
+
+
 def next_prompt(prompt: str, decoded: DecodedWindow, options: Options) -> str:
     """Return the prompt of the window that follows one with `prompt`: with its text, if that is reliable."""
     max_temperature = max(MAX_CONTEXT_TEMPERATURE, options.temperature)

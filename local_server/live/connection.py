@@ -16,11 +16,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from handler import logs
 from handler.errors import AsrError, DeadlineExceeded, Internal
 from handler.settings import Settings
-from local_server.live.live_sessions import LiveSessions
+from local_server.live.live_sessions import LiveSessions, Session
 from local_server.live.outbox import Outbox
 from local_server.protocol.websocket_protocol import STOP
 
-NORMAL, GOING_AWAY, CRASHED = 1000, 1001, 1011  # codes of RFC 6455, section 7.4
+NORMAL, GOING_AWAY, INTERNAL_ERROR = 1000, 1001, 1011  # codes of RFC 6455, section 7.4
 FINISH_S = 60.0  # for the text of a session whose time is over
 LAST_MESSAGES_S = 10.0  # for a client to read the last messages
 
@@ -35,7 +35,7 @@ class End(Enum):
     IDLE = ("idle", GOING_AWAY)
     EXPIRED = ("at its time limit", GOING_AWAY)
     STOPPING = ("ended by the stop of the server", GOING_AWAY)
-    CRASHED = ("ended by a fault of the server", CRASHED)
+    CRASHED = ("ended by a fault of the server", INTERNAL_ERROR)
 
     def __init__(self, meaning: str, code: int | None) -> None:
         self.meaning = meaning
@@ -45,10 +45,9 @@ class End(Enum):
 _RESUMABLE = (End.CUT, End.TAKEN_OVER)
 
 
-class ConnectedSession(Protocol):
+class ConnectedSession(Session, Protocol):
     """What a connection needs to know of its session."""
 
-    id: str
     expires_at: float  # of time.time
     outbox: Outbox
     is_finished: bool  # whether the client has asked for the end
@@ -65,9 +64,6 @@ class ConnectedSession(Protocol):
 
     def tell_end(self, end: End) -> None:
         """Tell the client why its session ends."""
-
-    def close(self) -> None:
-        """Stop all work."""
 
 
 async def serve_session(

@@ -18,7 +18,7 @@ from handler.validators import boolean, check, integer, number, one_of, short_re
 
 ENCODINGS = {"linear16": PCM16, "mulaw": MU_LAW, "alaw": A_LAW}
 # Speech with shorter pauses is no turn of its own: what is decoded by itself is decoded worse the shorter it is.
-MIN_ENDPOINTING_S, DEFAULT_ENDPOINTING_S = 0.2, 0.3
+MIN_ENDPOINTING_S, DEFAULT_ENDPOINTING_MS = 0.2, "300"
 REDACTED = {"true": "digits", "numbers": "digits", "pci": "card"}  # by Deepgram's names
 DEFAULT_UTTERANCE_GAP_S = 0.8
 _BOTH = ("model", "version", "language", "encoding", "sample_rate", "channels", "punctuate", "smart_format")
@@ -27,16 +27,10 @@ _LIVE = ("interim_results", "endpointing", "utterance_end_ms", "vad_events")
 _FILE = ("detect_language", "diarize", "multichannel", "paragraphs", "utterances", "utt_split")
 _FILE_LISTS = ("redact", "replace")
 # That this server has not; `false` is what it does.
-_MISSING: tuple[str, ...] = (
-    "detect_entities",
-    "dictation",
-    "filler_words",
-    "intents",
-    "measurements",
-    "no_delay",
-    "numerals",
+_MISSING = (
+    *("detect_entities", "dictation", "filler_words", "intents", "measurements", "no_delay", "numerals"),
+    *("profanity_filter", "sentiment", "summarize", "topics"),
 )
-_MISSING += ("profanity_filter", "sentiment", "summarize", "topics")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +112,7 @@ def _live(
         raise InvalidRequest(f"channels must be 1; got {channels}", "channels")
     detection = None
     if single.get("endpointing") != "false":
-        endpointing_ms = check("endpointing", single.get("endpointing", "300"), number(0, 10_000))
+        endpointing_ms = check("endpointing", single.get("endpointing", DEFAULT_ENDPOINTING_MS), number(0, 10_000))
         detection = TurnDetection(silence_duration_s=max(MIN_ENDPOINTING_S, endpointing_ms / 1000))
     utterance_end_s = None
     if "utterance_end_ms" in single:

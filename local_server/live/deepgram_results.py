@@ -10,6 +10,7 @@ from handler import __version__
 from handler.output.paragraphs import paragraphs
 from handler.schema.transcript import Segment, Transcript, Word
 from handler.transcription.coverage import plausible_span
+from handler.transcription.word_edits import all_words
 from local_server.live.deepgram_options import ListenRequest
 
 
@@ -94,7 +95,7 @@ def file_response(transcript: Transcript, request: ListenRequest, request_id: st
 
 
 def _channel(segments: Sequence[Segment], transcript: Transcript, request: ListenRequest) -> dict[str, Any]:
-    words = [word for segment in segments for word in segment.words]
+    words = all_words(segments)
     content = alternative(words, transcript.speakers, is_punctuated=request.is_punctuated)
     if request.paragraphs:
         parts = list(paragraphs(segments))

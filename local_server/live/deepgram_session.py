@@ -20,6 +20,7 @@ from handler.live.sample_stream import SampleStream
 from handler.schema.transcript import Word
 from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
+from handler.transcription.word_edits import all_words
 from handler.validators import short_repr
 from local_server.live.connection import End
 from local_server.live.deepgram_options import ListenRequest
@@ -128,7 +129,7 @@ class DeepgramSession:
         elif isinstance(event, Hypothesis):
             self._guess(event)
         elif isinstance(event, Settled):
-            words = [word for segment in event.segments for word in segment.words]
+            words = all_words(event.segments)
             self._note(words)
             self._tell_final(event.turn, words, event.end_s, is_end=event.is_last)
         elif isinstance(event, Completed):

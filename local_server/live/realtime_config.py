@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from handler.errors import InvalidRequest
+from handler.errors import InvalidRequest, ModelNotFound
 from handler.live.live_session import LiveConfig
 from handler.live.sample_stream import A_LAW, MU_LAW, PCM16
 from handler.live.stable_text import Agreement
 from handler.live.turn_detection import TurnDetection
 from handler.schema.capabilities import Capabilities
 from handler.schema.model_names import check_model
-from handler.schema.options import Options
+from handler.schema.options import TELEPHONE_RATE, Options
 from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
 from handler.validators import Unexpected, number, one_of, short_repr, string
@@ -24,7 +24,6 @@ from local_server.live.realtime_errors import RefusedEvent
 
 LOGPROBS = "item.input_audio_transcription.logprobs"
 RATES = (24_000, 16_000)  # Hz, of 16-bit samples
-TELEPHONE_RATE = 8_000
 FORMATS = {"audio/pcm": PCM16, "audio/pcmu": MU_LAW, "audio/pcma": A_LAW}
 MAX_TEXT_CHARS = 4_096  # more than a model reads
 MAX_PADDING_MS, MAX_SILENCE_MS = 5_000, 10_000
@@ -184,7 +183,7 @@ def _transcription(value: object, settings: Settings) -> Mapping[str, Any] | Non
     if (model := _parsed(fields, "model", param, string, None)) is not None:
         try:
             check_model(model, settings.model_id, settings.model_aliases)
-        except Exception as exc:
+        except ModelNotFound as exc:
             raise RefusedEvent("invalid_model", str(exc), f"{param}.model") from None
     _parsed(fields, "delay", param, one_of(tuple(DELAYS)), None)
     for name in _TEXTS:

@@ -3,8 +3,7 @@
 Source: platform.openai.com/docs/api-reference/realtime-server-events; the types of the public `openai` package.
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from handler.live.events import (
@@ -18,10 +17,11 @@ from handler.live.events import (
     SpeechStopped,
 )
 from handler.schema.transcript import Word
+from handler.transcription.word_edits import all_words
 from local_server.live.realtime_errors import error_of
+from local_server.openai_entries import TokenBytes, logprob_entries, usage_of, word_entries
 
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
-TokenBytes = Callable[[int], bytes]
 
 
 class RealtimeEvents:
@@ -74,14 +74,14 @@ class RealtimeEvents:
             yield {"type": f"conversation.item.{name}", "previous_item_id": previous, "item": item}
 
     def _completed(self, event: Completed, item_id: str, *, logprobs: bool) -> dict[str, Any]:
-        words = [word for segment in event.segments for word in segment.words]
+        words = all_words(event.segments)
         content = self._transcription(
             "completed",
             item_id,
             transcript=event.text,
-            usage={"type": "duration", "seconds": math.ceil(event.end_s - event.start_s)},
+            usage=usage_of(event.end_s - event.start_s),
             languages=[] if event.language is None else [{"code": event.language}],
-            words=[{"word": word.text.strip(), "start": word.start, "end": word.end} for word in words],
+            words=word_entries(words),
         )
         return content | self._logprobs(words, logprobs)
 
@@ -91,13 +91,4 @@ class RealtimeEvents:
     def _logprobs(self, words: Sequence[Word], is_wanted: bool) -> dict[str, Any]:
         if not is_wanted:
             return {}
-        tokens = [token for word in words for token in word.tokens]
-        return {"logprobs": [token_logprob(self._token_bytes(token), logprob) for token, logprob in tokens]}
-
-
-def token_logprob(raw: bytes, logprob: float) -> dict[str, Any]:
-    """Return a token's text, log-probability and bytes.
-
-    If a token is only a part of a character, its text is the replacement character, while its bytes are exact.
-    """
-    return {"token": raw.decode("utf-8", "replace"), "logprob": round(logprob, 5), "bytes": list(raw)}
+        return {"logprobs": logprob_entries(words, self._token_bytes)}

@@ -4,9 +4,8 @@ Source: platform.openai.com/docs/api-reference/audio; the types of the public `o
 """
 
 import asyncio
-import math
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
@@ -19,12 +18,13 @@ from handler.languages import LANGUAGES
 from handler.output.formats import TEXT_FORMATS, diarized, render, verbose
 from handler.output.json_encoding import encode_json
 from handler.schema.model_names import check_model
-from handler.schema.transcript import Progress, Segment, Transcript, text_of
+from handler.schema.transcript import Progress, Transcript, text_of
 from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
 from handler.transcription.transcript_stream import TranscriptStream
+from handler.transcription.word_edits import all_words
 from local_server.errors import openai_error
-from local_server.live.realtime_events import token_logprob
+from local_server.openai_entries import TokenBytes, logprob_entries, usage_of, word_entries
 from local_server.openapi.openai import (
     MODELS_RESPONSES,
     TRANSCRIPTION_REQUEST,
@@ -39,7 +39,6 @@ from local_server.uploads.raw_samples import options_of_type
 from local_server.uploads.request_body import RequestBody, receive_body
 
 CREATED_S = int(time.time())  # Unix time of this process's start, reported as the creation time of the model
-TokenBytes = Callable[[int], bytes]  # returns the bytes of the token with a given id
 
 
 def add_openai(app: FastAPI, state: ServerState) -> None:
@@ -122,31 +121,18 @@ def _split_source(body: RequestBody) -> tuple[AudioSource, list[tuple[str, str]]
     return source, fields + [(name, of_type[name]) for name in of_type.keys() - dict(fields).keys()]
 
 
-def _usage(transcript: Transcript) -> dict[str, Any]:
-    return {"type": "duration", "seconds": math.ceil(transcript.duration)}
-
-
-def _logprobs(segments: Sequence[Segment], token_bytes: TokenBytes) -> list[dict[str, Any]]:
-    """Return the tokens of segments with their log-probabilities."""
-    entries = []
-    for segment in segments:
-        for word in segment.words:
-            entries += [token_logprob(token_bytes(token), logprob) for token, logprob in word.tokens]
-    return entries
-
-
 def _content(transcript: Transcript, openai_request: OpenAIRequest, token_bytes: TokenBytes) -> tuple[str, str]:
     """Return the body of the response, and its media type."""
     if openai_request.format in TEXT_FORMATS:
         return str(render(transcript, openai_request.format)), TEXT_FORMATS[openai_request.format][1]
-    content: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
+    content: dict[str, Any] = {"text": transcript.text, "usage": usage_of(transcript.duration)}
     if openai_request.format == DIARIZED:
         duration = round(transcript.duration, 3)
         content = {"task": "transcribe", "duration": duration, **content, "segments": diarized(transcript)}
     if openai_request.format == "verbose_json":
         content = _verbose_content(transcript, openai_request, content)
     if openai_request.logprobs:
-        content["logprobs"] = _logprobs(transcript.segments, token_bytes)
+        content["logprobs"] = logprob_entries(all_words(transcript.segments), token_bytes)
     return encode_json(content).decode(), "application/json"
 
 
@@ -165,15 +151,8 @@ def _verbose_content(transcript: Transcript, openai_request: OpenAIRequest, cont
             for index, segment in enumerate(transcript.segments)
         ]
     if "word" in openai_request.granularities:
-        content["words"] = _words(transcript)
+        content["words"] = word_entries(all_words(transcript.segments))
     return content
-
-
-def _words(transcript: Transcript) -> list[dict[str, Any]]:
-    words = []
-    for segment in transcript.segments:
-        words += [{"word": word.text.strip(), "start": word.start, "end": word.end} for word in segment.words]
-    return words
 
 
 async def _events(
@@ -202,14 +181,18 @@ def _delta_event(progress: Progress, openai_request: OpenAIRequest, token_bytes:
     delta = text.lstrip() if is_first else text
     content: dict[str, Any] = {"type": "transcript.text.delta", "delta": delta}
     if openai_request.logprobs:
-        content["logprobs"] = _logprobs(progress.final_segments, token_bytes)
+        content["logprobs"] = logprob_entries(all_words(progress.final_segments), token_bytes)
     return event(content)
 
 
 def _done_event(transcript: Transcript, openai_request: OpenAIRequest, token_bytes: TokenBytes) -> str:
-    content: dict[str, Any] = {"type": "transcript.text.done", "text": transcript.text, "usage": _usage(transcript)}
+    content: dict[str, Any] = {
+        "type": "transcript.text.done",
+        "text": transcript.text,
+        "usage": usage_of(transcript.duration),
+    }
     if openai_request.logprobs:
-        content["logprobs"] = _logprobs(transcript.segments, token_bytes)
+        content["logprobs"] = logprob_entries(all_words(transcript.segments), token_bytes)
     return event(content)
 
 

@@ -104,12 +104,10 @@ def transcribe(url: str, path: Path) -> float:
 
 
 async def sessions(
-    url: str, samples: NDArray[np.float32], said: Sequence[Reference], count: int, seconds: float, detection: bool
+    url: str, samples: NDArray[np.float32], said: Sequence[Reference], count: int, seconds: float
 ) -> list[Waits]:
     """Let some people speak at once, each another part of the file, and return how long each waited."""
     given = {"transcription": {"model": "whisper-1"}, **RATE}
-    if not detection:
-        given["turn_detection"] = None
     session = {"type": "transcription", "audio": {"input": given}}
     step = (len(samples) / SAMPLE_RATE - seconds) / max(1, count)
     offsets = [number * step for number in range(count)]
@@ -156,9 +154,9 @@ def measure(url: str, path: Path, counts: Sequence[int], seconds: float, has_fil
             took: list[float] = []
             if beside:
                 with file_beside(url, path, took):
-                    waits = asyncio.run(sessions(url, samples, said, count, seconds, True))
+                    waits = asyncio.run(sessions(url, samples, said, count, seconds))
             else:
-                waits = asyncio.run(sessions(url, samples, said, count, seconds, True))
+                waits = asyncio.run(sessions(url, samples, said, count, seconds))
             share = f"{alone / (sum(took) / len(took)):.0%}" if took else "–"
             lines.append(row(f"{count}{', a file beside' if beside else ''}", waits, share))
             print(lines[-1], flush=True)
