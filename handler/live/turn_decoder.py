@@ -56,7 +56,7 @@ class TurnDecoder:
         language = self.language or await self._find_language(window)
         window = window.with_params(language=language, **self._params)
         if self._capabilities.continues_text:
-            window = window.with_params(prefix=tuple(token for word in kept for token in word.tokens))
+            window = window.with_params(prefix="".join(word.text for word in kept))
         result = await self._engine.submit(window)
         if result.evidence is not None and check_thresholds(result.evidence, self._options) is not Verdict.ACCEPT:
             return None

@@ -31,8 +31,7 @@ class DecodingParams:
     length_penalty: float | None = None
     # Ids of text tokens that are never decoded. −1 stands for the engine's own list; None means that list alone.
     suppress: tuple[int, ...] | None = None
-    # What the text begins with, in the form of Word.tokens; only with one hypothesis at temperature 0.
-    prefix: tuple[tuple[int, float], ...] = ()
+    prefix: str = ""  # what the text begins with, leading space included; only with one hypothesis at temperature 0
     num_hypotheses: int = 1  # beams at temperature 0, samples above 0; the best hypothesis is the result
     detect_only: bool = False  # detect the language, and decode no text
 

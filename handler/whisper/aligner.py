@@ -141,14 +141,10 @@ class WhisperAligner:
         padded = torch.tensor([[*row, *[end] * (length - len(row))] for row in rows], device=self._device)  # [B, T]
         positions = torch.arange(length, device=self._device).expand_as(padded)
         hidden = self._forward(padded, positions)  # [B, T, C]
-        return [self._logprobs(reading, row) for reading, row in zip(readings, hidden, strict=True)]
-
-    def _logprobs(self, reading: _Reading, hidden: Tensor) -> list[float]:
-        """Return the log-probability of each token of a text, from the hidden states [T, C] of its row."""
-        first = len(reading.prompt) - 1  # a token is predicted at the position before its own
-        logits = self._model.decoder.logits(hidden[first : first + len(reading.read)])
-        told = torch.tensor(reading.read, device=self._device)
-        logprobs: list[float] = logits.log_softmax(-1).gather(1, told[:, None])[:, 0].tolist()
+        logprobs = []
+        for reading, states in zip(readings, hidden, strict=True):
+            first = len(reading.prompt) - 1  # a token is predicted at the position before its own
+            logprobs.append(self._model.decoder.logprobs_of(reading.read, states[first : first + len(reading.read)]))
         return logprobs
 
     def _forward(self, tokens: Tensor, positions: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ class Batch:
         self.tasks += tasks
         for task in tasks:
             for index in range(task.window.params.num_hypotheses):
-                reads_start = task.prompt[-1] == self._ids.sot and task.prefix is None
+                reads_start = task.prompt[-1] == self._ids.sot and not task.prefix
                 is_at_start = task.is_prompt_read_by_steps or reads_start
                 unread = len(task.prompt) - 1 if task.is_prompt_read_by_steps else 0
                 self.sequences.append(ActiveSequence(task, source_of_chance(task, index), is_at_start, unread))
@@ -92,8 +92,8 @@ class Batch:
         return slots
 
     def _beginning(self, task: DecodeTask) -> Beginning:
-        prefix = () if task.prefix is None else task.prefix.tokens
-        return Beginning(task.prompt, self._text_required_until(task.window), task.is_prompt_read_by_steps, prefix)
+        required_until = self._text_required_until(task.window)
+        return Beginning(task.prompt, required_until, task.is_prompt_read_by_steps, task.prefix)
 
     def _text_required_until(self, window: Window) -> int:
         """Return the timestamp token after which only MAX_SPEECH_WITHOUT_TEXT_S of speech remain in the window.

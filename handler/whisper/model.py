@@ -293,6 +293,12 @@ class Decoder(nn.Module):
             return torch.mm(hidden, weight.t(), out_dtype=torch.float32)
         return F.linear(hidden, weight).float()
 
+    def logprobs_of(self, tokens: Sequence[int], hidden: Tensor) -> list[float]:
+        """Return the log-probability of each token, given the hidden states [len(tokens), C] that predict them."""
+        told = torch.tensor(tokens, device=hidden.device)
+        logprobs: list[float] = self.logits(hidden).log_softmax(-1).gather(1, told[:, None])[:, 0].tolist()
+        return logprobs
+
 
 class Whisper(nn.Module):
     """The encoder and decoder of one checkpoint.

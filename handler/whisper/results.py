@@ -82,7 +82,7 @@ class ResultBuilder:
             no_speech_prob=task.no_speech_prob,
             compression_ratio=compression_ratio(self._tokenizer.decode(tokens)),
             temperature=task.window.params.temperature,
-            tokens=len(best.tokens) - (0 if task.prefix is None else len(task.prefix.tokens)),
+            tokens=len(best.tokens) - len(task.prefix),
             looped=loop is not None,
             exhausted=is_exhausted,
         )

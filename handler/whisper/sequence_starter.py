@@ -100,3 +100,8 @@ class SequenceStarter:
             probabilities = self._decoder.logits(start_hidden).softmax(-1)[:, ids.no_speech]
             for sequence, probability in zip(sequences, probabilities.tolist(), strict=True):
                 sequence.task.no_speech_prob = probability
+        for sequence, states in zip(sequences, hidden, strict=True):
+            if text := sequence.task.prefix[1:]:
+                first = len(sequence.task.prompt)  # where the first timestamp is, which predicts the first of them
+                logprobs = self._decoder.logprobs_of(text, states[first : first + len(text)])
+                sequence.hypothesis.logprobs[1:] = logprobs

@@ -1,6 +1,6 @@
 """Turn prepared windows into decoding tasks: prompt, language, suppressed tokens. Knows no batch and no network."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from handler.schema.window import Window
 from handler.whisper.decoding_state import DETECTED
 from handler.whisper.logit_rules import suppression
 from handler.whisper.preparation import PreparedWindow
-from handler.whisper.sequences import DecodeTask, Hypothesis
+from handler.whisper.sequences import DecodeTask
 from handler.whisper.tokenizer import Tokenizer
 
 
@@ -26,6 +26,7 @@ class TaskBuilder:
     def __init__(self, tokenizer: Tokenizer, suppress: Collection[int], context: int, device: torch.device) -> None:
         self._tokenizer = tokenizer
         self._suppress = tuple(suppress)
+        self._context = context
         self._max_prompt_text = context // 2 - 1  # tokens; half the context is for decoded ones
         self._device = device
 
@@ -54,17 +55,17 @@ class TaskBuilder:
             dict(language_probabilities),
             encoded.onset_strength,
             len(encoded.audio),
-            self._prefix(params.prefix),
+            self._prefix(params.prefix, len(prompt)),
             self._suppression_bias(params.suppress),
             by_steps,
         )
 
-    def _prefix(self, tokens: Sequence[tuple[int, float]]) -> Hypothesis | None:
-        """Return the beginning of a text whose first tokens and log-probabilities are given, or None without any."""
-        if not tokens:
-            return None
-        ids, logprobs = zip(*tokens, strict=True)
-        return Hypothesis([self._tokenizer.specials.timestamp_begin, *ids], [0.0, *logprobs])
+    def _prefix(self, text: str, prompt_length: int) -> tuple[int, ...]:
+        """Return the tokens of the beginning of a text: the first timestamp, and as much text as the context holds."""
+        if not text:
+            return ()
+        num_free = self._context - prompt_length - 2  # for the first timestamp, and the end
+        return (self._tokenizer.specials.timestamp_begin, *self._tokenizer.encode(text)[:num_free])
 
     def _suppression_bias(self, suppress: tuple[int, ...] | None) -> Tensor | None:
         """Return the logit bias [n_vocab] that suppresses the tokens of a window's `suppress` parameter.

@@ -15,10 +15,14 @@ def words_of(result: WindowResult) -> list[Word]:
     return [word for segment in result.segments for word in segment.words]
 
 
+def text_of(words: list[Word]) -> str:
+    return "".join(word.text for word in words)
+
+
 @pytest.mark.parametrize("count", [1, 4, 12])
 def test_a_text_goes_on_from_its_own_beginning_as_it_did(pipeline: Pipeline, count: int) -> None:
     whole = pipeline.decode(WINDOW)
-    prefix = tuple(token for word in words_of(whole)[:count] for token in word.tokens)
+    prefix = text_of(words_of(whole)[:count])
     continued = pipeline.decode(WINDOW.with_params(prefix=prefix))
     assert [word.text for word in words_of(continued)] == [word.text for word in words_of(whole)]
     for one, other in zip(words_of(continued), words_of(whole), strict=True):
@@ -28,18 +32,19 @@ def test_a_text_goes_on_from_its_own_beginning_as_it_did(pipeline: Pipeline, cou
 
 def test_a_text_goes_on_from_words_that_were_not_said(pipeline: Pipeline) -> None:
     other = pipeline.decode(Window(0, say("Mind the gap."), ((0, 2 * SAMPLE_RATE),)))
-    prefix = words_of(other)[0].tokens
+    prefix = text_of(words_of(other)[:1])
     continued = pipeline.decode(WINDOW.with_params(prefix=prefix))
     assert words_of(continued)[0].text == words_of(other)[0].text
     assert len(words_of(continued)) > 10
+    assert words_of(continued)[0].probability < 0.1  # of what was said, whatever it was elsewhere
 
 
 def test_texts_with_and_without_a_beginning_share_a_batch(pipeline: Pipeline) -> None:
     whole = pipeline.decode(WINDOW)
-    prefix = tuple(token for word in words_of(whole)[:6] for token in word.tokens)
+    prefix = text_of(words_of(whole)[:6])
     owner = object()
     futures = [
-        pipeline.runner.submit(owner, WINDOW.with_params(prefix=prefix if number % 2 else ())) for number in range(6)
+        pipeline.runner.submit(owner, WINDOW.with_params(prefix=prefix if number % 2 else "")) for number in range(6)
     ]
     texts = {"".join(word.text for word in words_of(future.result())) for future in futures}
     pipeline.runner.cancel(owner)
