@@ -62,10 +62,9 @@ class TaskBuilder:
 
     def _prefix(self, text: str, prompt_length: int) -> tuple[int, ...]:
         """Return the tokens of the beginning of a text: the first timestamp, and as much text as the context holds."""
-        if not text:
-            return ()
-        num_free = self._context - prompt_length - 2  # for the first timestamp, and the end
-        return (self._tokenizer.specials.timestamp_begin, *self._tokenizer.encode(text)[:num_free])
+        num_free = self._context - prompt_length - 2  # the first timestamp and the end take a place each
+        tokens = self._tokenizer.encode(text)[:num_free]
+        return (self._tokenizer.specials.timestamp_begin, *tokens) if tokens else ()
 
     def _suppression_bias(self, suppress: tuple[int, ...] | None) -> Tensor | None:
         """Return the logit bias [n_vocab] that suppresses the tokens of a window's `suppress` parameter.

@@ -49,3 +49,9 @@ def test_texts_with_and_without_a_beginning_share_a_batch(pipeline: Pipeline) ->
     texts = {"".join(word.text for word in words_of(future.result())) for future in futures}
     pipeline.runner.cancel(owner)
     assert texts == {"".join(word.text for word in words_of(whole))}
+
+
+def test_a_beginning_that_is_too_long_for_the_context_is_cut(pipeline: Pipeline) -> None:
+    result = pipeline.decode(WINDOW.with_params(prefix=" a" * 1000))
+    assert result.evidence is not None
+    assert result.evidence.looped
