@@ -126,7 +126,7 @@ class Turn:
             await self._decode_closing(windows[0])
         elif self._audio.heard - self._guessed_until >= to_samples(STEP_S):
             self._guessed_until = self._audio.heard
-            words = await self._decoder.guess(windows[0], self._stable.kept)
+            words = await self._decoder.guess(windows[0])
             if words is not None:
                 self._tell_stable(words)
 

@@ -46,27 +46,32 @@ class TurnDecoder:
         self._capabilities = capabilities
         self._last_language = last_language
         self.language: str | None = None  # of the turn, as soon as it is certain
+        self._draft: tuple[int, ...] = ()
+        self._drafted_from = -1  # where the window began that the draft is of
         self._params = {"prompt": first_prompt(options), "hotwords": hotwords_of(options), "task": options.task}
 
-    async def guess(self, window: Window, kept: Sequence[Word]) -> list[Word] | None:
+    async def guess(self, window: Window) -> list[Word] | None:
         """Decode a window once, as it is, and return its words. Return None if the text cannot be trusted.
 
-        The text begins with the words in `kept` if the model can go on from there. Raises AsrError.
+        Raises AsrError.
         """
         language = self.language or await self._find_language(window)
-        window = window.with_params(language=language, **self._params)
-        if self._capabilities.continues_text:
-            window = window.with_params(prefix="".join(word.text for word in kept))
-        result = await self._engine.submit(window)
+        result = await self._engine.submit(self._prepared(window, language))
         if result.evidence is not None and check_thresholds(result.evidence, self._options) is not Verdict.ACCEPT:
             return None
+        self._draft, self._drafted_from = result.tokens, window.start
         result = replace(result, segments=tuple(remove_timeless_repeats(result.segments)))
         return words_of(to_audio_time(window, result))
 
     async def settle(self, window: Window) -> DecodedWindow:
         """Decode a window with fallback, and with all that keeps words from being lost or invented. Raises AsrError."""
         language = await self._find_language(window)
-        return await self._decoder.decode(window.with_params(language=language, **self._params))
+        return await self._decoder.decode(self._prepared(window, language))
+
+    def _prepared(self, window: Window, language: str | None) -> Window:
+        """Return a window with the parameters to decode it with. Its draft is the text of the pass before."""
+        draft = self._draft if window.start == self._drafted_from else ()
+        return window.with_params(language=language, draft=draft, **self._params)
 
     def cancel(self) -> None:
         """Forget all windows that are not decoded yet, and that the turn is urgent until it has another one."""

@@ -41,7 +41,6 @@ class Capabilities:
     token_logprobs: bool = False  # so have the tokens of words, with log-probabilities
     sampling: bool = False  # temperatures above 0, and therefore a second try for a window that fails a threshold
     beam_search: bool = False
-    continues_text: bool = False  # the beginning of a window's text can be given (DecodingParams.prefix)
     diarization: bool = False  # speakers are told apart, by a model of its own
     known_speakers: bool = False  # which compares them with references, too
     text_tokens: int = 0  # number of text tokens that can be suppressed; their ids are 0 to text_tokens − 1

@@ -31,7 +31,7 @@ class DecodingParams:
     length_penalty: float | None = None
     # Ids of text tokens that are never decoded. −1 stands for the engine's own list; None means that list alone.
     suppress: tuple[int, ...] | None = None
-    prefix: str = ""  # what the text begins with, leading space included; only with one hypothesis at temperature 0
+    draft: tuple[int, ...] = ()  # tokens that the text is likely to begin with (`WindowResult.tokens`); saves time only
     num_hypotheses: int = 1  # beams at temperature 0, samples above 0; the best hypothesis is the result
     detect_only: bool = False  # detect the language, and decode no text
 
@@ -80,7 +80,7 @@ class Window:
             if max(span_start, start) < min(span_end, end)
         )
         samples = self.samples[start - self.start : end - self.start]
-        return replace(self, start=start, samples=samples, speech=speech)
+        return replace(self, start=start, samples=samples, speech=speech, params=replace(self.params, draft=()))
 
     def with_params(self, **changes: Any) -> "Window":
         """Return a copy of the window with some decoding parameters changed."""
@@ -97,6 +97,7 @@ class WindowResult:
     # Probability of each language by code. Empty if the engine did not detect the language.
     languages: Mapping[str, float] = field(default_factory=dict)
     seek_s: float | None = None  # seconds of the window that were decoded; None if the window was decoded completely
+    tokens: tuple[int, ...] = ()  # all that were decoded, as a draft for a window that begins alike
 
 
 class Engine(Protocol):

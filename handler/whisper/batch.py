@@ -8,6 +8,7 @@ Source: openai/whisper, whisper/decoding.py (GreedyDecoder).
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from handler.whisper.dims import TIMESTAMP_S
 from handler.whisper.host_copy import HostCopy, start_copy
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.sampling import sample, source_of_chance
-from handler.whisper.sequences import ActiveSequence, DecodeTask, slots_by_task
+from handler.whisper.sequences import ActiveSequence, DecodeTask, Hypothesis, slots_by_task
 from handler.whisper.step import CHOSEN, Step
 from handler.whisper.step_graphs import StepGraphs
 from handler.whisper.tokenizer import Specials
@@ -80,20 +81,26 @@ class Batch:
         self.tasks += tasks
         for task in tasks:
             for index in range(task.window.params.num_hypotheses):
-                reads_start = task.prompt[-1] == self._ids.sot and not task.prefix
-                is_at_start = task.is_prompt_read_by_steps or reads_start
+                is_at_start = task.is_prompt_read_by_steps or task.prompt[-1] == self._ids.sot
                 unread = len(task.prompt) - 1 if task.is_prompt_read_by_steps else 0
                 self.sequences.append(ActiveSequence(task, source_of_chance(task, index), is_at_start, unread))
         slots = slice(start, len(self.sequences))
         self.cache.clear_text(slots)
-        self._step.state.begin(slots, [self._beginning(sequence.task) for sequence in self.sequences[slots]])
+        self._step.state.begin(slots, [self.beginning(sequence.task) for sequence in self.sequences[slots]])
         self._beam_search.start(slots, tasks)
         self._locate_audio()
         return slots
 
-    def _beginning(self, task: DecodeTask) -> Beginning:
-        required_until = self._text_required_until(task.window)
-        return Beginning(task.prompt, required_until, task.is_prompt_read_by_steps, task.prefix)
+    def go_on(self, slot: int, hypothesis: Hypothesis) -> None:
+        """Let the sequence in a slot, whose prompt is read, go on from tokens that are decoded already."""
+        sequence = self.sequences[slot]
+        sequence.hypothesis, sequence.is_at_start = hypothesis, False
+        beginning = replace(self.beginning(sequence.task), decoded=hypothesis.tokens)
+        self._step.state.begin(slice(slot, slot + 1), [beginning])
+
+    def beginning(self, task: DecodeTask) -> Beginning:
+        """Return how the sequences of a task begin."""
+        return Beginning(task.prompt, self._text_required_until(task.window), task.is_prompt_read_by_steps)
 
     def _text_required_until(self, window: Window) -> int:
         """Return the timestamp token after which only MAX_SPEECH_WITHOUT_TEXT_S of speech remain in the window.

@@ -19,7 +19,6 @@ def capabilities_of(specials: Specials, dims: Dims) -> Capabilities:
         token_logprobs=True,
         sampling=True,
         beam_search=True,
-        continues_text=True,
         text_tokens=specials.eot,
         longest_window_s=dims.window_samples / SAMPLE_RATE,
     )

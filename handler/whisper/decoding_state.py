@@ -29,7 +29,7 @@ class Beginning:
     prompt: Sequence[int]  # may contain DETECTED if `is_read_by_steps`
     text_required_until: int  # see History
     is_read_by_steps: bool  # whether the first steps read the prompt, instead of a prefill
-    prefix: Sequence[int] = ()  # tokens that count as decoded: a timestamp and text
+    decoded: Sequence[int] = ()  # tokens that are decoded already
 
 
 class DecodingState:
@@ -65,9 +65,11 @@ class DecodingState:
         following = list(reversed(prompt[1:])) if beginning.is_read_by_steps else []
         assert len(following) < MAX_PROMPT_READ_BY_STEPS
         last = prompt[0] if beginning.is_read_by_steps else prompt[-1]
-        history = [0, last, 0, self._ids.timestamp_begin - 1, beginning.text_required_until]
-        if prefix := beginning.prefix:
-            history[:4] = [len(prefix), prefix[-1], prefix[-2], prefix[0]]
+        decoded = beginning.decoded
+        previous, last = [0, last, *decoded][-2:]
+        last_timestamp = max((token for token in decoded if token >= self._ids.timestamp_begin), default=0)
+        last_timestamp = max(last_timestamp, self._ids.timestamp_begin - 1)
+        history = [len(decoded), last, previous, last_timestamp, beginning.text_required_until]
         padding = [0] * (MAX_PROMPT_READ_BY_STEPS - 1 - len(following))
         return [*history, len(prompt), len(following), *following, *padding]
 

@@ -82,14 +82,15 @@ class ResultBuilder:
             no_speech_prob=task.no_speech_prob,
             compression_ratio=compression_ratio(self._tokenizer.decode(tokens)),
             temperature=task.window.params.temperature,
-            tokens=len(best.tokens) - len(task.prefix),
+            tokens=len(best.tokens),
             looped=loop is not None,
             exhausted=is_exhausted,
         )
         segments, seek_s = split_segments(tokens, task.window.seconds, ids)
         if loop is not None or is_exhausted:
             segments, seek_s = complete_segments(segments)
-        return segments, WindowResult((), evidence, task.language, task.language_probabilities, seek_s)
+        decoded = tuple(token for token in tokens if token != ids.eot)
+        return segments, WindowResult((), evidence, task.language, task.language_probabilities, seek_s, decoded)
 
     def _attention(
         self, slot: int, audio_slot: int, task: DecodeTask, best: Hypothesis, segments: Sequence[TokenSegment]

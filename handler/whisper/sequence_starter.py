@@ -6,20 +6,25 @@ Knows no encoder and no result.
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from handler.schema.window import Window
 from handler.whisper.batch import Batch
+from handler.whisper.draft import accepted, check_draft
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.language_detection import language_logits
 from handler.whisper.model import Decoder
 from handler.whisper.preparation import PreparedWindow
-from handler.whisper.sequences import DecodeTask
+from handler.whisper.sequences import ActiveSequence, DecodeTask, Hypothesis
 from handler.whisper.task_builder import TaskBuilder, can_steps_read_prompt
 from handler.whisper.tokenizer import Specials
 
 
 class SequenceStarter:
-    """Starts sequences in one batch. With `short_context`, the audio of a batch may be shorter than a full window."""
+    """Starts sequences in one batch, with the default bias [n_vocab] of the logits.
+
+    With `short_context`, the audio of a batch may be shorter than a full window.
+    """
 
     def __init__(
         self,
@@ -28,6 +33,7 @@ class SequenceStarter:
         decoder: Decoder,
         task_builder: TaskBuilder,
         specials: Specials,
+        bias: Tensor,
         short_context: bool,
     ) -> None:
         self._batch = batch
@@ -35,6 +41,7 @@ class SequenceStarter:
         self._decoder = decoder
         self._task_builder = task_builder
         self._specials = specials
+        self._bias = bias
         self._short_context = short_context
         self._device = cache.k.device
 
@@ -78,30 +85,63 @@ class SequenceStarter:
         ]
 
     def _prefill(self, tasks: Sequence[DecodeTask]) -> None:
-        """Add tasks to the batch, and fill the KV cache with their prompts and prefixes but for the last token of each.
+        """Add tasks to the batch, and fill the KV cache with the prompt of each but for its last token.
 
-        The next step runs the decoder on these last tokens, whose logits predict the first new tokens.
+        The next step runs the decoder on these last tokens, whose logits predict the first new tokens. The draft of a
+        task is read together with the whole prompt, and its sequence goes on from the first token unlike the draft.
         """
-        ids = self._specials
         slots = self._batch.add(tasks)
         sequences = self._batch.sequences[slots]
-        prompts = [(*sequence.task.prompt, *sequence.hypothesis.tokens)[:-1] for sequence in sequences]
+        prompts = [
+            [*task.prompt, *task.draft] if task.draft else [*task.prompt[:-1]]
+            for task in (sequence.task for sequence in sequences)
+        ]
         length = max(map(len, prompts))
         if not length:
             return
         # The padding is on the right, so no token of a prompt attends to it.
-        padded = [[*prompt, *[ids.eot] * (length - len(prompt))] for prompt in prompts]
+        padded = [[*prompt, *[self._specials.eot] * (length - len(prompt))] for prompt in prompts]
         tokens = torch.tensor(padded, device=self._device)  # [B, T]
         positions = torch.arange(length, device=self._device).expand_as(tokens)
         hidden = self._decoder(tokens, positions, self._cache, slots, length, self._batch.audio(slots))
-        if ids.multilingual:  # the start-of-transcript token, which predicts "no speech", is then not the last one
-            starts = torch.tensor([prompt.index(ids.sot) for prompt in prompts], device=self._device)
-            start_hidden = hidden[torch.arange(len(prompts), device=self._device), starts]
-            probabilities = self._decoder.logits(start_hidden).softmax(-1)[:, ids.no_speech]
-            for sequence, probability in zip(sequences, probabilities.tolist(), strict=True):
-                sequence.task.no_speech_prob = probability
-        for sequence, states in zip(sequences, hidden, strict=True):
-            if text := sequence.task.prefix[1:]:
-                first = len(sequence.task.prompt)  # where the first timestamp is, which predicts the first of them
-                logprobs = self._decoder.logprobs_of(text, states[first : first + len(text)])
-                sequence.hypothesis.logprobs[1:] = logprobs
+        self._find_speech(prompts, sequences, hidden)
+        self._check_drafts(slots, hidden)
+
+    def _find_speech(
+        self, prompts: Sequence[Sequence[int]], sequences: Sequence[ActiveSequence], hidden: Tensor
+    ) -> None:
+        """Find out how likely there is no speech, where the start of the transcript was read. hidden [B, T, C]"""
+        sot = self._specials.sot
+        rows = [row for row, prompt in enumerate(prompts) if sot in prompt]
+        if not rows:
+            return
+        starts = torch.tensor([prompts[row].index(sot) for row in rows], device=self._device)
+        start_hidden = hidden[torch.tensor(rows, device=self._device), starts]
+        probabilities = self._decoder.logits(start_hidden).softmax(-1)[:, self._specials.no_speech]
+        for row, probability in zip(rows, probabilities.tolist(), strict=True):
+            sequences[row].task.no_speech_prob = probability
+
+    def _check_drafts(self, slots: slice, hidden: Tensor) -> None:
+        """Let each sequence whose task has a draft go on from where the model would not have decoded it. [B, T, C]"""
+        checked: list[tuple[int, DecodeTask]] = []
+        choices: list[Tensor] = []
+        for slot, states in zip(range(slots.start, slots.stop), hidden, strict=True):
+            task = self._batch.sequences[slot].task
+            if not task.draft:
+                continue
+            first = len(task.prompt) - 1  # a token is predicted at the position before its own
+            logits = self._decoder.logits(states[first : first + len(task.draft) + 1])
+            bias = self._bias if task.bias is None else task.bias
+            choice = check_draft(task.draft, logits, bias, self._batch.beginning(task), self._specials)
+            choices.append(torch.stack([choice[0].float(), choice[1]]))  # float32 holds token ids exactly
+            checked.append((slot, task))
+        if not checked:
+            return
+        tokens, logprobs = torch.cat(choices, 1).tolist()  # one copy to the host
+        start = 0
+        for slot, task in checked:
+            chosen = [int(token) for token in tokens[start : start + len(task.draft) + 1]]
+            count = accepted(task.draft, chosen, self._specials.eot)
+            if count:
+                self._batch.go_on(slot, Hypothesis(chosen[:count], logprobs[start : start + count]))
+            start += len(chosen)

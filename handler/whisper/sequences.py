@@ -55,7 +55,7 @@ class DecodeTask:
     language_probabilities: dict[str, float]  # empty unless the language had to be detected
     onset_strength: Tensor  # of each 10 ms frame, used to time the words. [frames]
     audio_positions: int  # encoder positions that the sequences attend to
-    prefix: tuple[int, ...] = ()  # tokens that the text begins with: the first timestamp, and text
+    draft: tuple[int, ...] = ()  # tokens that the text is likely to begin with
     bias: Tensor | None = None  # added to the logits instead of the engine's default bias. [n_vocab]
     is_prompt_read_by_steps: bool = False  # instead of a prefill
     no_speech_prob: float = 0.0
@@ -94,11 +94,6 @@ class ActiveSequence:
     is_at_start: bool = False  # whether the next step reads the start of the transcript
     unread: int = 0  # tokens of the prompt that steps must read after the next one
     hypothesis: Hypothesis = field(default_factory=lambda: Hypothesis([], []))
-
-    def __post_init__(self) -> None:
-        """Begin with the prefix of the task, if it has one."""
-        if prefix := self.task.prefix:
-            self.hypothesis = Hypothesis(list(prefix), [0.0] * len(prefix))
 
     @property
     def length(self) -> int:

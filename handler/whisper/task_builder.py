@@ -17,7 +17,14 @@ def can_steps_read_prompt(window: Window) -> bool:
     """Return whether the prompt of a window is short, and its one sequence can read it token by token."""
     params = window.params
     has_text = params.prompt.strip() or params.hotwords.strip()
-    return params.num_hypotheses == 1 and params.temperature == 0 and not has_text and not params.prefix
+    return params.num_hypotheses == 1 and params.temperature == 0 and not has_text and not _draft_of(window)
+
+
+def _draft_of(window: Window) -> tuple[int, ...]:
+    """Return the draft of a window, or () if its text is not the likeliest token by token."""
+    params = window.params
+    is_greedy = params.num_hypotheses == 1 and params.temperature == 0 and not params.detect_only
+    return params.draft if is_greedy else ()
 
 
 class TaskBuilder:
@@ -39,7 +46,6 @@ class TaskBuilder:
         """
         window, encoded = prepared.window, prepared.encoded
         params = window.params
-        assert not params.prefix or (params.num_hypotheses == 1 and params.temperature == 0)
         language = params.language or max(language_probabilities, key=language_probabilities.__getitem__, default=None)
         if language is None and not (by_steps and self._tokenizer.specials.multilingual):
             language = "en"
@@ -55,16 +61,10 @@ class TaskBuilder:
             dict(language_probabilities),
             encoded.onset_strength,
             len(encoded.audio),
-            self._prefix(params.prefix, len(prompt)),
+            _draft_of(window)[: self._context - len(prompt) - 2],  # room for a token behind it, and for the end
             self._suppression_bias(params.suppress),
             by_steps,
         )
-
-    def _prefix(self, text: str, prompt_length: int) -> tuple[int, ...]:
-        """Return the tokens of the beginning of a text: the first timestamp, and as much text as the context holds."""
-        num_free = self._context - prompt_length - 2  # the first timestamp and the end take a place each
-        tokens = self._tokenizer.encode(text)[:num_free]
-        return (self._tokenizer.specials.timestamp_begin, *tokens) if tokens else ()
 
     def _suppression_bias(self, suppress: tuple[int, ...] | None) -> Tensor | None:
         """Return the logit bias [n_vocab] that suppresses the tokens of a window's `suppress` parameter.

@@ -76,7 +76,7 @@ class Workshop:
         cache = self._new_cache(slots)
         step = Step(decoder, cache, self._bias, specials)
         batch = Batch(step, cache, specials, self._max_new_tokens, self._capture_graphs(step, slots))
-        starter = SequenceStarter(batch, cache, decoder, self.task_builder, specials, self.short_context)
+        starter = SequenceStarter(batch, cache, decoder, self.task_builder, specials, self._bias, self.short_context)
         return Parts(cache, batch, starter, ResultBuilder(decoder, cache, self.tokenizer))
 
     def _new_cache(self, slots: int) -> KVCache:

@@ -27,14 +27,13 @@ RATES = (24_000, 16_000)  # Hz, of 16-bit samples
 FORMATS = {"audio/pcm": PCM16, "audio/pcmu": MU_LAW, "audio/pcma": A_LAW}
 MAX_TEXT_CHARS = 4_096  # more than a model reads
 MAX_PADDING_MS, MAX_SILENCE_MS = 5_000, 10_000
-NEVER = 2.0  # no probability is so high
 # How much passes have to agree until a word is told, by the delay that this takes.
 DELAYS = {
-    "minimal": Agreement(passes=2),
+    "minimal": Agreement(((2, 0.7), (3, 0.0))),
     "low": Agreement(),
-    "medium": Agreement(passes=3, sure_probability=NEVER),
-    "high": Agreement(passes=4, sure_probability=NEVER),
-    "xhigh": Agreement(passes=None),
+    "medium": Agreement(((2, 0.95), (3, 0.7), (5, 0.0))),
+    "high": Agreement(((5, 0.0),)),
+    "xhigh": Agreement(()),
 }
 DEFAULT_DELAY = "low"
 _TEXTS = ("language", "prompt")

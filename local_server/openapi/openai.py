@@ -164,7 +164,6 @@ _CAPABILITIES: dict[str, dict[str, Any]] = {
     "token_logprobs": {"type": "boolean", "description": "Tokens have log-probabilities."},
     "sampling": {"type": "boolean", "description": "It decodes at temperatures, and again where thresholds say so."},
     "beam_search": {"type": "boolean", "description": "It takes a `beam_size`."},
-    "continues_text": {"type": "boolean", "description": "It goes on from text of a live turn that is told already."},
     "diarization": {"type": "boolean", "description": "Speakers are told apart, with `diarize`."},
     "known_speakers": {"type": "boolean", "description": "They are compared with `known_speaker_references`."},
     "text_tokens": {"type": "integer", "description": "Number of tokens that `suppress_tokens` may name."},

@@ -209,7 +209,7 @@ async def test_the_end_completes_the_open_turn(listener: Listener) -> None:
 
 
 async def test_text_that_no_pass_may_tell_is_told_once_it_is_settled(pipeline: Pipeline) -> None:
-    listener = Listener(pipeline, LiveConfig(OPTIONS, agreement=Agreement(passes=None)))
+    listener = Listener(pipeline, LiveConfig(OPTIONS, agreement=Agreement(())))
     await listener.hear(joined(say(FOX), quiet(1)))
     assert listener.deltas() == listener.texts()
 
