@@ -4,8 +4,8 @@ import argparse
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 
 from handler.schema.window import SAMPLE_RATE
 from handler.transcription.word_edits import letters_and_digits
+from scripts.lib import live_client, live_peer
 from scripts.lib.bench_server import Server
-from scripts.lib.convert import TINY, checkpoint
+from scripts.lib.convert import TINY, checkpoint, converted
 from scripts.lib.listening import joined, spoken_in
-from scripts.lib.live_client import Heard, speak
+from scripts.lib.live_client import Heard
 from scripts.lib.machine import machine
 from scripts.lib.peers import ROOT
 
 JOINED_S = 600.0
-RATE = {"format": {"type": "audio/pcm", "rate": SAMPLE_RATE}}
+Speak = Callable[[str, NDArray[np.float32]], Awaitable[Heard]]  # the address of a web socket, and samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +105,14 @@ def transcribe(url: str, path: Path) -> float:
 
 
 async def sessions(
-    url: str, samples: NDArray[np.float32], said: Sequence[Reference], count: int, seconds: float
+    url: str, speak: Speak, samples: NDArray[np.float32], said: Sequence[Reference], count: int, seconds: float
 ) -> list[Waits]:
     """Let some people speak at once, each another part of the file, and return how long each waited."""
-    given = {"transcription": {"model": "whisper-1"}, **RATE}
-    session = {"type": "transcription", "audio": {"input": given}}
     step = (len(samples) / SAMPLE_RATE - seconds) / max(1, count)
     offsets = [number * step for number in range(count)]
     parts = [samples[round(at * SAMPLE_RATE) : round((at + seconds) * SAMPLE_RATE)] for at in offsets]
     socket = url.replace("http", "ws", 1)
-    heard = await asyncio.gather(*(speak(socket, part, session) for part in parts))
+    heard = await asyncio.gather(*(speak(socket, part) for part in parts))
     return [
         waits_of(each, [word for word in said if at < word.end < at + seconds - 0.5], at)
         for each, at in zip(heard, offsets, strict=True)
@@ -143,24 +142,29 @@ def _quantiles(waits: Sequence[float]) -> tuple[str, str]:
     return f"{parts[9]:.2f}", f"{parts[18]:.2f}"
 
 
-def measure(url: str, path: Path, counts: Sequence[int], seconds: float, has_file: bool) -> list[str]:
-    """Return the lines of the table of one server."""
+def measure(url: str, path: Path, counts: Sequence[int], seconds: float, has_file: bool) -> list[Reference]:
+    """Print the lines of the table of this worker's server. Return the words of the file, with their times."""
     samples, _ = soundfile.read(path, dtype="float32")
     said = reference_of(url, path)
     alone = min(transcribe(url, path) for _ in range(2))
-    lines = []
     for count in counts:
         for beside in (False, True) if has_file else (False,):
             took: list[float] = []
-            if beside:
-                with file_beside(url, path, took):
-                    waits = asyncio.run(sessions(url, samples, said, count, seconds))
-            else:
-                waits = asyncio.run(sessions(url, samples, said, count, seconds))
+            with file_beside(url, path, took) if beside else nullcontext():
+                waits = asyncio.run(sessions(url, live_client.speak, samples, said, count, seconds))
             share = f"{alone / (sum(took) / len(took)):.0%}" if took else "–"
-            lines.append(row(f"{count}{', a file beside' if beside else ''}", waits, share))
-            print(lines[-1], flush=True)
-    return lines
+            print(row(f"{count}{', a file beside' if beside else ''}", waits, share), flush=True)
+    return said
+
+
+def measure_peer(policy: str, given: argparse.Namespace, path: Path, clip: Path, said: Sequence[Reference]) -> None:
+    """Print the lines of the table of WhisperLiveKit with one of its policies."""
+    samples, _ = soundfile.read(path, dtype="float32")
+    weights = converted(given.model, live_peer.POLICIES[policy][0])
+    for count in given.sessions:  # each with a server that has heard nobody yet
+        with live_peer.WhisperLiveKit(policy, weights, clip, given.threads) as server:
+            waits = asyncio.run(sessions(server.url, live_peer.speak, samples, said, count, given.seconds))
+        print(row(f"WhisperLiveKit, {policy}, {count}", waits, "–"), flush=True)
 
 
 def main() -> None:
@@ -172,11 +176,13 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 4, 8])
     parser.add_argument("--seconds", type=float, default=60.0, help="of speech in each session")
     parser.add_argument("--no-file", action="store_true", help="leave out the runs with a file beside the sessions")
+    parser.add_argument("--peer", action="store_true", help="measure WhisperLiveKit as well")
     parser.add_argument("--url", help="of a server that runs already; it is then measured instead")
     given = parser.parse_args()
     work = ROOT / ".bench"
     work.mkdir(exist_ok=True)
-    file = joined(spoken_in(given.folder), JOINED_S, work / "live.flac")
+    clips = spoken_in(given.folder)
+    file = joined(clips, JOINED_S, work / "live.flac")
     print(f"{given.model} on {machine('cpu')}, {given.threads} threads; seconds, {given.seconds:g} s a session")
     print("| sessions | word p50 | p95 | turn p50 | p95 | words unlike the file's | speed of the file | errors |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
@@ -184,7 +190,11 @@ def main() -> None:
         measure(given.url, file.path, given.sessions, given.seconds, not given.no_file)
         return
     with Server(checkpoint(given.model), given.threads, "cpu", work / "live.log") as server:
-        measure(server.url, file.path, given.sessions, given.seconds, not given.no_file)
+        said = measure(server.url, file.path, given.sessions, given.seconds, not given.no_file)
+    for policy in live_peer.POLICIES if given.peer else ():
+        if given.model == TINY and policy == live_peer.MULTILINGUAL_ALONE:
+            continue
+        measure_peer(policy, given, file.path, clips[0].path, said)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,12 @@ from handler.schema.window import SAMPLE_RATE
 
 PIECE_S = 0.1
 QUIET_S = 5.0  # without an event at the end
+SESSION = {
+    "type": "transcription",
+    "audio": {
+        "input": {"transcription": {"model": "whisper-1"}, "format": {"type": "audio/pcm", "rate": SAMPLE_RATE}},
+    },
+}
 
 
 @dataclass
@@ -26,13 +33,22 @@ class Heard:
     errors: list[str] = field(default_factory=list)
 
 
-async def speak(url: str, samples: NDArray[np.float32], session: dict[str, Any]) -> Heard:
-    """Send samples at their own pace, and return what was told."""
+async def speak(url: str, samples: NDArray[np.float32]) -> Heard:
+    """Send samples at their own pace to the server at a web socket address, and return what was told."""
     heard = Heard()
     async with connect(f"{url}/v1/realtime?intent=transcription", max_size=None, compression=None) as socket:
-        await socket.send(json.dumps({"type": "session.update", "session": session}))
+        await socket.send(json.dumps({"type": "session.update", "session": SESSION}))
         began = time.perf_counter()
-        sender = asyncio.create_task(_send(socket, samples, began))
+
+        async def send(piece: bytes) -> None:
+            audio = base64.b64encode(piece).decode()
+            await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+
+        async def send_all() -> None:
+            await at_own_pace(samples, began, send)
+            await socket.send(json.dumps({"type": "input_audio_buffer.commit"}))
+
+        sender = asyncio.create_task(send_all())
         try:
             while True:
                 message = await asyncio.wait_for(socket.recv(), None if not sender.done() else QUIET_S)
@@ -42,15 +58,14 @@ async def speak(url: str, samples: NDArray[np.float32], session: dict[str, Any])
     return heard
 
 
-async def _send(socket: Any, samples: NDArray[np.float32], began: float) -> None:
+async def at_own_pace(samples: NDArray[np.float32], began: float, send: Callable[[bytes], Awaitable[None]]) -> None:
+    """Send samples as 16-bit integers, each piece when it would have been recorded since `began`."""
     size = round(PIECE_S * SAMPLE_RATE)
     pcm = (np.clip(samples, -1, 1) * 32767).astype("<i2")
     for first in range(0, len(pcm), size):
         piece = pcm[first : first + size]
         await asyncio.sleep(began + (first + len(piece)) / SAMPLE_RATE - time.perf_counter())
-        audio = base64.b64encode(piece.tobytes()).decode()
-        await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
-    await socket.send(json.dumps({"type": "input_audio_buffer.commit"}))
+        await send(piece.tobytes())
 
 
 def _note(event: dict[str, Any], at_s: float, heard: Heard) -> None:
