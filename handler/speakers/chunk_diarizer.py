@@ -58,7 +58,7 @@ class _Chunk:
     """A part of the recording that the networks hear as a whole."""
 
     start: int  # its first sample in the recording
-    samples: Samples  # [CHUNK]
+    samples: Samples  # [CHUNK], or fewer if the recording is shorter
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class ChunkDiarizer:
             # The last chunk is a whole one that ends with the recording, unless all of that is shorter.
             before = np.concatenate((self._last, self._buffer[CHUNK - CHUNK_HOP :] if last_end else self._buffer))
             end = before[-CHUNK:]
-            chunks.append(_Chunk(self._num_samples - len(end), np.pad(end, (0, CHUNK - len(end)))))
+            chunks.append(_Chunk(self._num_samples - len(end), end))
         if chunks:
             self._hear(chunks)
         voices = self._voices.copy()
@@ -133,9 +133,11 @@ class ChunkDiarizer:
     def _hear(self, chunks: Sequence["_Chunk"]) -> None:
         networks = self._networks
         with torch.inference_mode():
-            on_device = torch.from_numpy(np.stack([chunk.samples for chunk in chunks])).to(networks.device)
+            lengths = [len(chunk.samples) for chunk in chunks]
+            padded = [np.pad(chunk.samples, (0, CHUNK - len(chunk.samples))) for chunk in chunks]
+            on_device = torch.from_numpy(np.stack(padded)).to(networks.device)
             active = networks.segmentation(on_device).cpu().numpy()
-            features = networks.filterbank(on_device)  # [B, T, bins]
+            features = networks.filterbank(on_device, lengths)  # [B, T, bins]
             stretches: list[_Stretch] = []
             for chunk, chunk_active, chunk_features in zip(chunks, active, features, strict=True):
                 self._find_voices(chunk_active, chunk_features, stretches)

@@ -4,6 +4,7 @@ Source: kaldi-asr/kaldi, feat/feature-fbank.cc and feat/mel-computations.cc.
 """
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -23,15 +24,23 @@ class Filterbank:
         self._filters = _mel_filters(num_bins).T.to(device)
         self._window = torch.hamming_window(_LENGTH, periodic=False, device=device)
 
-    def __call__(self, samples: Tensor) -> Tensor:
-        """Return the energies of samples [B, n] without their mean over time. float32 [B, frames, num_bins]"""
+    def __call__(self, samples: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Return the energies of samples [B, n] without their mean over time. float32 [B, frames, num_bins]
+
+        Of each row, only the first `lengths` samples were recorded. What follows has no part in the mean, and its
+        energies are 0, as if all of it were average.
+        """
         frames = (samples * _SCALE).unfold(1, _LENGTH, HOP)
         frames = frames - frames.mean(-1, keepdim=True)
         before = torch.cat((frames[..., :1], frames[..., :-1]), -1)
         spectrum = torch.fft.rfft((frames - _PREEMPHASIS * before) * self._window, _N_FFT)
         power = spectrum.real.square() + spectrum.imag.square()
         energies = (power[..., : _N_FFT // 2] @ self._filters).clamp(min=torch.finfo(torch.float32).eps).log()
-        return cast("Tensor", energies - energies.mean(1, keepdim=True))
+        counts = torch.tensor([(length - _LENGTH) // HOP + 1 for length in lengths], device=samples.device)
+        number = torch.arange(energies.shape[1], device=samples.device)
+        is_recorded = (number < counts[:, None])[..., None]  # [B, frames, 1]
+        means = (energies * is_recorded).sum(1) / counts.clamp(min=1)[:, None]
+        return cast("Tensor", (energies - means[:, None]) * is_recorded)
 
 
 def _mel_filters(num_bins: int) -> Tensor:

@@ -79,7 +79,7 @@ def _load_chunk_model(folder: Path, settings: Settings, example: Samples) -> Chu
     if device.type == "cpu":
         segmentation.compute_in(dtype)
     if has_byte_products(device):
-        features = filterbank(torch.from_numpy(example)[None])
+        features = filterbank(torch.from_numpy(example)[None], [len(example)])
         networks = SpeakerNetworks(
             segmentation, QuantizedEmbedding(embedding, features), filterbank, device, torch.float32, THRESHOLD
         )

@@ -27,7 +27,7 @@ from handler.transcription.shared_resources import SharedResources
 MIN_S, MAX_S, SLACK_S = 2.0, 10.0, 0.25  # seconds of a sample; codecs add some silence
 MAX_BYTES = 16 * 1024**2  # of the file of a sample
 READ_TIMEOUT_S = 60.0  # for all samples of a request
-MIN_SIMILARITY = 0.4  # cosine of two voices that are the same; docs/speakers.md has what was measured
+MIN_SIMILARITY = 0.45  # cosine of two voices that are the same; docs/speakers.md has what was measured
 FIELD = "known_speaker_references"
 URL_SCHEMES = ("http", "https", "s3")
 Voice = NDArray[np.float32]

@@ -36,7 +36,24 @@ def slow_twin(samples: NDArray[np.float32], bins: int) -> NDArray[np.float64]:
 
 def test_energies_are_those_of_kaldi() -> None:
     samples = say(FOX)[:8000]
-    energies = Filterbank(24, torch.device("cpu"))(torch.from_numpy(samples)[None])[0].numpy()
+    energies = Filterbank(24, torch.device("cpu"))(torch.from_numpy(samples)[None], [len(samples)])[0].numpy()
     expected = slow_twin(samples, 24)
     assert len(energies) == len(expected) == 48
     np.testing.assert_allclose(energies, expected, atol=2e-3)
+
+
+def test_what_follows_a_recording_changes_nothing_in_it() -> None:
+    samples, filterbank = torch.from_numpy(say(FOX)), Filterbank(24, torch.device("cpu"))
+    short = samples[: 10 * 160 + 400]
+    whole = filterbank(
+        torch.stack([samples, torch.nn.functional.pad(short, (0, len(samples) - len(short)))]),
+        [len(samples), len(short)],
+    )
+    torch.testing.assert_close(whole[:1], filterbank(samples[None], [len(samples)]))
+    torch.testing.assert_close(whole[1:, :11], filterbank(short[None], [len(short)]))
+    assert not whole[1, 11:].any()
+
+
+def test_a_row_too_short_for_a_frame_is_silent() -> None:
+    energies = Filterbank(24, torch.device("cpu"))(torch.ones(1, 8000), [10])
+    assert not energies.any()

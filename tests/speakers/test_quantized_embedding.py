@@ -33,7 +33,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingNetwork:
 
 
 def features(samples: np.ndarray) -> torch.Tensor:
-    return Filterbank(NUM_BINS, CPU)(torch.from_numpy(samples.astype(np.float32))[None])
+    return Filterbank(NUM_BINS, CPU)(torch.from_numpy(samples.astype(np.float32))[None], [len(samples)])
 
 
 @torch.inference_mode()
