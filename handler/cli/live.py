@@ -20,7 +20,9 @@ from handler.live.latency import LiveLatency
 from handler.live.live_session import LiveConfig, LiveSession
 from handler.live.sample_stream import PCM16, SAMPLE_BYTES, SampleStream
 from handler.live.turn_detection import TurnDetection
+from handler.output.formats import UNKNOWN_SPEAKER, turns
 from handler.schema.options import Options
+from handler.schema.transcript import Word
 from handler.schema.window import SAMPLE_RATE
 from handler.settings import Settings
 from handler.timeline import Timeline
@@ -28,7 +30,8 @@ from handler.transcription.pipeline import Pipeline
 from handler.transcription.word_edits import all_words
 from handler.validators import check, integer, number
 
-OPTIONS = ("language", "languages", "task", "prompt", "hotwords")  # of a request, that live speech has as well
+# Of a request, that live speech has as well.
+OPTIONS = ("language", "languages", "task", "prompt", "hotwords", "diarize", "speakers")
 READ_S = 0.1  # of audio at a time
 WAITING_BLOCKS = 100  # that are read ahead of stdin
 _CLEAR_LINE, _DIM, _PLAIN = "\r\x1b[K", "\x1b[2m", "\x1b[0m"
@@ -49,7 +52,7 @@ def live(arguments: argparse.Namespace, settings: Settings, timeline: Timeline) 
             open_microphone = _microphone()
         pipeline = start_pipeline(settings, timeline)
         resources.callback(pipeline.close)
-        pipeline.check(options)
+        pipeline.check_live(options)
         return asyncio.run(_write_all(pipeline, config, stream, open_microphone, arguments.json))
 
 
@@ -181,11 +184,20 @@ class _TextWriter:
             print(f"{_CLEAR_LINE}{line[:place]}{_DIM}{line[place:]}{_PLAIN}", end="", flush=True)
         elif isinstance(event, Completed):
             clear = _CLEAR_LINE if self._is_terminal else ""
-            print(f"{clear}{event.text}" if event.text else clear, end="\n" if event.text else "", flush=True)
+            text = event.text
+            if any(segment.speaker for segment in event.segments):
+                parts = turns(event.segments)
+                text = "\n".join(f"{speaker or UNKNOWN_SPEAKER}: {part.strip()}" for speaker, part in parts)
+            print(f"{clear}{text}" if text else clear, end="\n" if text else "", flush=True)
             self._told = ""
         elif isinstance(event, Failed):
             print(f"asr: {event.error}", file=sys.stderr)
             self.has_failed, self._told = True, ""
+
+
+def _word(word: Word) -> dict[str, Any]:
+    speaker = {} if word.speaker is None else {"speaker": word.speaker}
+    return {"text": word.text.strip(), "start": word.start, "end": word.end, **speaker}
 
 
 class _JsonWriter:
@@ -207,7 +219,7 @@ class _JsonWriter:
                     "end": round(event.end_s, 3),
                     "text": event.text,
                     "language": event.language,
-                    "words": [{"text": word.text.strip(), "start": word.start, "end": word.end} for word in words],
+                    "words": [_word(word) for word in words],
                 }
             )
         elif isinstance(event, Failed):

@@ -51,6 +51,7 @@ class Settled(TurnEvent):
     start_s: float
     end_s: float
     segments: tuple[Segment, ...]
+    has_speakers: bool  # speakers are told apart: segments and words have their names
     is_last: bool  # no other stretch of the turn follows; a turn that ends in silence may have no such event
 
 

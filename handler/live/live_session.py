@@ -10,6 +10,7 @@ from handler.errors import InvalidRequest
 from handler.live.events import Cleared, Committed, LiveEvent, SpeechStarted, SpeechStopped
 from handler.live.latency import LiveLatency
 from handler.live.live_audio import LiveAudio, to_samples
+from handler.live.live_speakers import LiveSpeakers
 from handler.live.stable_text import Agreement
 from handler.live.turn import LOOK_BACK_S, Turn, TurnConfig, TurnContext
 from handler.live.turn_decoder import TurnDecoder
@@ -60,6 +61,7 @@ class LiveSession:
         self._task: asyncio.Task[None] | None = None  # decodes the first of them
         self._num_turns = 0
         self._last_language: str | None = None
+        self._speakers: LiveSpeakers | None = None  # once a turn asks for them
         self._progress = asyncio.Event()
         self._is_closed = False
 
@@ -189,7 +191,10 @@ class LiveSession:
         config = self.config
         decoder = TurnDecoder(self._resources, config.options, self._last_language)
         threshold = (config.detection or TurnDetection()).threshold
-        turn = Turn(self._num_turns, start, self._context, decoder, TurnConfig(threshold, config.agreement))
+        if self._speakers is None:
+            self._speakers = LiveSpeakers.of(self._resources, config.options)
+        speakers = self._speakers if config.options.diarize else None
+        turn = Turn(self._num_turns, start, self._context, decoder, TurnConfig(threshold, config.agreement, speakers))
         self._num_turns += 1
         self._open, self._open_detection = turn, config.detection
         self._unfinished.append(turn)

@@ -10,6 +10,7 @@ from handler.errors import AsrError, Internal
 from handler.live.events import Completed, Failed, Hypothesis, LiveEvent, Settled
 from handler.live.latency import LiveLatency
 from handler.live.live_audio import LiveAudio, to_samples
+from handler.live.live_speakers import Heard, LiveSpeakers
 from handler.live.stable_text import Agreement, StableText, Told
 from handler.live.turn_decoder import TurnDecoder, cut_windows, words_of
 from handler.schema.transcript import Segment, Word, text_of
@@ -37,11 +38,21 @@ class TurnContext:
 
 
 @dataclass(frozen=True, slots=True)
+class _Decoded:
+    """A window that was decoded for good, if nothing more belongs to it."""
+
+    window: Window
+    decoded: DecodedWindow
+    heard: Heard = None  # what tells its speakers
+
+
+@dataclass(frozen=True, slots=True)
 class TurnConfig:
     """How a turn is decoded and told."""
 
     threshold: float  # probability from which on a frame is speech
     agreement: Agreement
+    speakers: LiveSpeakers | None = None  # if they are to be told apart
 
 
 class Turn:
@@ -62,7 +73,7 @@ class Turn:
         self._has_told = False
         self._decoded: list[DecodedWindow] = []
         self._guessed_until = start  # the end of the audio of the last pass
-        self._closing: tuple[Window, DecodedWindow] | None = None  # decoded as if the turn were over
+        self._closing: _Decoded | None = None  # as if the turn were over
 
     @property
     def language(self) -> str | None:
@@ -132,12 +143,22 @@ class Turn:
 
     async def _decode_closing(self, window: Window) -> None:
         """Decode a window that may be the last, unless that is done already."""
-        if self._closing is not None and _has_same_speech(self._closing[0], window):
+        if self._closing is not None and _has_same_speech(self._closing.window, window):
             return
         self._guessed_until = self._audio.heard
-        decoded = await self._decoder.settle(window)
-        self._closing = window, decoded
-        self._tell_stable(words_of(decoded.segments))
+        self._closing = await self._decode_for_good(window)
+        self._tell_stable(words_of(self._closing.decoded.segments))
+
+    async def _decode_for_good(self, window: Window) -> _Decoded:
+        """Decode a window, and hear who speaks in it."""
+        speakers = self._config.speakers
+        if speakers is None:
+            return _Decoded(window, await self._decoder.settle(window))
+        hearing = asyncio.create_task(speakers.hear(window))
+        try:
+            return _Decoded(window, await self._decoder.settle(window), await hearing)
+        finally:
+            hearing.cancel()
 
     def _tell_stable(self, words: list[Word]) -> None:
         """Tell the words that passes agree on, and the others as a guess."""
@@ -147,10 +168,12 @@ class Turn:
 
     async def _settle(self, window: Window, *, is_last: bool) -> None:
         """Decode a window for good, and tell the rest of its text."""
-        if self._closing is not None and _has_same_speech(self._closing[0], window):
-            decoded = self._closing[1]
-        else:
-            decoded = await self._decoder.settle(window)
+        closing = self._closing
+        if closing is None or not _has_same_speech(closing.window, window):
+            closing = await self._decode_for_good(window)
+        decoded = closing.decoded
+        if self._config.speakers is not None:
+            decoded.segments = await self._config.speakers.name(closing.window, closing.heard, decoded.segments)
         told = self._stable.end(words_of(decoded.segments))
         delta = self._count(told)
         self._decoded.append(decoded)
@@ -159,7 +182,8 @@ class Turn:
         if delta:
             self._context.emit(Hypothesis(self.number, delta, told.words))
         start_s, end_s = window.start / SAMPLE_RATE, window.end / SAMPLE_RATE
-        self._context.emit(Settled(self.number, start_s, end_s, tuple(decoded.segments), is_last))
+        has_speakers = self._config.speakers is not None
+        self._context.emit(Settled(self.number, start_s, end_s, tuple(decoded.segments), has_speakers, is_last))
 
     def _count(self, told: Told) -> str:
         """Count what is told and how long it took, and return its text."""

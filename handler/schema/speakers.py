@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +110,22 @@ class Diarizer(Protocol):
         """Return who of how many speakers spoke when."""
 
 
+class OnlineDiarizer(Protocol):
+    """Hears one stream, a stretch of speech at a time. A single thread must make all calls."""
+
+    def hear(self, samples: Samples) -> Any:
+        """Hear the stretch that follows, [n] at 16 kHz. Return what `add` takes; other stretches may be heard instead.
+
+        What is returned counts once it is added.
+        """
+
+    def add(self, stretch: Any, count: SpeakerCount) -> SpeakerActivity:
+        """Return who of how many speakers speaks when in a stretch, from its beginning on.
+
+        Speakers are numbered in the order in which they are first heard, and keep their numbers.
+        """
+
+
 class SpeakerModel(Protocol):
     """A model that tells speakers apart."""
 
@@ -119,3 +135,6 @@ class SpeakerModel(Protocol):
 
     def new_diarizer(self) -> Diarizer:
         """Return what hears one recording."""
+
+    def new_online_diarizer(self) -> OnlineDiarizer | None:
+        """Return what hears one stream, or None if the model hears whole recordings only."""

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from handler.schema.option_parsers import MAX_SPEAKERS
 from handler.schema.speakers import SpeakerActivity, SpeakerCount, by_first_turn, runs
 from handler.schema.window import SAMPLE_RATE, Samples
 from handler.speakers.clustering import Voice, group_voices, middle_voices
@@ -70,21 +69,6 @@ class _Stretch:
     weights: NDArray[np.float32]  # [EMBEDDED_FRAMES]; 1 where the speaker speaks alone
 
 
-class ChunkSpeakerModel:
-    """A speaker model that consists of these networks."""
-
-    max_speakers = MAX_SPEAKERS
-    compares_voices = True
-
-    def __init__(self, model_id: str, networks: SpeakerNetworks) -> None:
-        self.model_id = model_id
-        self._networks = networks
-
-    def new_diarizer(self) -> "ChunkDiarizer":
-        """Return what hears one recording."""
-        return ChunkDiarizer(self._networks)
-
-
 class ChunkDiarizer:
     """Hears one recording, and then tells who spoke when. What it keeps grows by some 6 kB a chunk."""
 
@@ -108,6 +92,16 @@ class ChunkDiarizer:
 
     def finish(self, count: SpeakerCount) -> SpeakerActivity:
         """Return who of how many speakers spoke when."""
+        self.hear_rest()
+        voices = self.voices()
+        groups = group_voices(voices, count, self._networks.threshold)
+        activity = self.activity(voices, groups, max(groups, default=-1) + 1)
+        order = by_first_turn(activity.active)
+        middles = middle_voices(voices, groups)[order]
+        return replace(activity, active=activity.active[:, order], voices=middles)
+
+    def hear_rest(self) -> None:
+        """Hear what is left: the recording is over."""
         chunks = []
         while len(self._buffer) >= CHUNK:
             chunks.append(self._next_chunk())
@@ -119,10 +113,26 @@ class ChunkDiarizer:
             chunks.append(_Chunk(self._num_samples - len(end), end))
         if chunks:
             self._hear(chunks)
+
+    @property
+    def num_chunks(self) -> int:
+        """How many chunks have been heard."""
+        return len(self._starts)
+
+    def voices(self) -> list[Voice]:
+        """Return the voices that have been heard."""
         voices = self._voices.copy()
         for number, vector in zip(self._heard, self._vectors.rows(), strict=True):
             voices[number] = replace(voices[number], vector=vector)
-        return self._activity(voices, group_voices(voices, count, self._networks.threshold))
+        return voices
+
+    def frames_of(self, voice: Voice) -> tuple[int, int]:
+        """Return the (start, end) of a voice in frames from the beginning of the recording."""
+        first = self._first_frame(voice.chunk)
+        return first + voice.start, first + voice.end
+
+    def _first_frame(self, chunk: int) -> int:
+        return round(self._starts[chunk] / SAMPLE_RATE / FRAME_S)
 
     def _next_chunk(self) -> "_Chunk":
         """Take the next chunk from the buffer."""
@@ -177,30 +187,29 @@ class ChunkDiarizer:
         self._vectors.append(vectors)
         self._heard += [stretch.voice for stretch in stretches]
 
-    def _activity(self, voices: Sequence[Voice], groups: Sequence[int]) -> SpeakerActivity:
-        """Add up what overlapping chunks tell: so many speak as they tell in the mean, those whom most of them name."""
+    def activity(self, voices: Sequence[Voice], speakers: Sequence[int], num_speakers: int) -> SpeakerActivity:
+        """Return who speaks when, by the speakers of voices.
+
+        Adds up what overlapping chunks tell: so many speak as they tell in the mean, those whom most of them name.
+        """
         total = ceil(self._num_samples / SAMPLE_RATE / FRAME_S) + 1
-        num_speakers = max(groups, default=-1) + 1
         votes = np.zeros((total, num_speakers), np.float32)
         seen, speaking = np.zeros(total, np.float32), np.zeros(total, np.float32)
-        firsts = [round(start / SAMPLE_RATE / FRAME_S) for start in self._starts]
+        firsts = [self._first_frame(chunk) for chunk in range(self.num_chunks)]
         spans = [slice(first, min(first + NUM_FRAMES, total)) for first in firsts]
         for active, span in zip(self._active.rows(), spans, strict=True):
             seen[span] += 1
             speaking[span] += active[: span.stop - span.start].sum(1)
-        for voice, group in zip(voices, groups, strict=True):
-            span = spans[voice.chunk]
-            run = slice(span.start + voice.start, min(span.start + voice.end, total))
-            votes[run, group] += 1
+        for voice, speaker in zip(voices, speakers, strict=True):
+            start, end = self.frames_of(voice)
+            votes[start:end, speaker] += 1
         number = np.rint(speaking / np.maximum(seen, 1))
         is_active = np.zeros(votes.shape, bool)
         for start in range(0, total, _FRAMES_AT_ONCE):
             rows = slice(start, start + _FRAMES_AT_ONCE)
             rank = (-votes[rows]).argsort(1, kind="stable").argsort(1, kind="stable")
             is_active[rows] = (rank < number[rows, None]) & (votes[rows] > 0)
-        order = by_first_turn(is_active)
-        middles = middle_voices(voices, groups)[order]
-        return SpeakerActivity(is_active[:, order], FRAME_S, FIRST_FRAME_S - FRAME_S / 2, middles)
+        return SpeakerActivity(is_active, FRAME_S, FIRST_FRAME_S - FRAME_S / 2)
 
 
 def _short_runs(active: NDArray[np.bool_]) -> list[tuple[int, int]]:

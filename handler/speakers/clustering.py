@@ -13,7 +13,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from handler.schema.speakers import SpeakerCount
 
 MAX_CLUSTERED = 2000  # voices that are compared with each other; their number squared is what it costs
-LONE_THRESHOLD = 0.85  # a cosine distance, within which a single voice is not somebody of its own
+LONE_THRESHOLD = 0.7  # a cosine distance from the middle of a group, within which a single voice is no group of its own
 SURE_S = 1.0  # of solo speech; a voice with less is compared with groups, and makes none of its own
 _NEARBY = 100  # voices before and behind one among which its group is looked for
 _NO_LENGTH = 1e-9

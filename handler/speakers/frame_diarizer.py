@@ -61,6 +61,9 @@ class FrameSpeakerModel:
         """Return what hears one recording."""
         return FrameDiarizer(self._network)
 
+    def new_online_diarizer(self) -> None:
+        """Return None: blocks of half a minute are too long for speech that is told at once."""
+
 
 class FrameDiarizer:
     """Hears one recording in blocks, 27 s with 3 s ahead in the published model. Keeps a bit a speaker and frame."""

@@ -12,7 +12,8 @@ from handler.errors import ModelUnavailable
 from handler.schema.speakers import SpeakerModel
 from handler.schema.window import Samples
 from handler.settings import Settings
-from handler.speakers.chunk_diarizer import ChunkSpeakerModel, SpeakerNetworks
+from handler.speakers.chunk_diarizer import SpeakerNetworks
+from handler.speakers.chunk_model import ChunkSpeakerModel
 from handler.speakers.embedding_network import NUM_BINS, EmbeddingNetwork
 from handler.speakers.filterbank import Filterbank
 from handler.speakers.frame_diarizer import FrameNetwork, FrameSpeakerModel

@@ -52,14 +52,19 @@ def submit(threads: ThreadPoolExecutor, work: Callable[P, T], *arguments: P.args
         raise Cancelled(SHUTTING_DOWN) from None
 
 
+def speaker_count(options: Options, model: SpeakerModel) -> SpeakerCount:
+    """Return how many speakers options expect, and a model can tell apart."""
+    low, high = options.speakers or (1, None)
+    return SpeakerCount(low, model.max_speakers if high is None else min(high, model.max_speakers))
+
+
 class Diarization:
     """Hears the channels of one request, and then tells who spoke when."""
 
     def __init__(self, model: SpeakerModel, executor: ThreadPoolExecutor, options: Options) -> None:
         self._model = model
         self._executor = executor
-        low, high = options.speakers or (1, None)
-        self._count = SpeakerCount(low, model.max_speakers if high is None else min(high, model.max_speakers))
+        self._count = speaker_count(options, model)
         self._start_s = options.start_at
         self._diarizers: list[Diarizer] = []  # of each channel; only the thread of the pool uses them
         self._blocks: list[Block] = []  # not heard yet

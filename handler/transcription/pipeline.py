@@ -19,7 +19,7 @@ from handler.audio.source import AudioSource
 from handler.audio.spool import Spool
 from handler.engine.processors import available_processors
 from handler.engine.runner import Runner
-from handler.errors import AsrError, DecodingLost, Internal, OutOfMemory
+from handler.errors import AsrError, DecodingLost, Internal, InvalidRequest, OutOfMemory
 from handler.schema.capabilities import Capabilities, check_options, effective_options
 from handler.schema.options import Options
 from handler.schema.speakers import SpeakerModel
@@ -60,7 +60,12 @@ def _capabilities(engine: Engine, speaker_model: SpeakerModel | None) -> Capabil
     """Return what both models can do."""
     if speaker_model is None:
         return engine.capabilities
-    return replace(engine.capabilities, diarization=True, known_speakers=speaker_model.compares_voices)
+    return replace(
+        engine.capabilities,
+        diarization=True,
+        known_speakers=speaker_model.compares_voices,
+        live_diarization=speaker_model.new_online_diarizer() is not None,
+    )
 
 
 class Pipeline:
@@ -166,6 +171,14 @@ class Pipeline:
     def check(self, options: Options) -> None:
         """Raise InvalidRequest if the models cannot do what the options ask for."""
         check_options(options, self._capabilities, self.engine.model_id, self.engine.max_batch_size)
+
+    def check_live(self, options: Options) -> None:
+        """Raise InvalidRequest if the models cannot do what the options of live speech ask for."""
+        self.check(options)
+        if options.diarize and not self._capabilities.live_diarization:
+            raise InvalidRequest(
+                "diarize must be left out or false: the model of DIARIZE_MODEL hears whole recordings only", "diarize"
+            )
 
     def _new_window_cache(self) -> WindowCache | None:
         """Return a cache of decoded windows, or None if the settings name no folder for one."""

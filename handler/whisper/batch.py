@@ -16,12 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from handler.schema.window import SAMPLE_RATE, Window
 from handler.tokens.repetition import MIN_LOOP_TOKENS, loop_start
 from handler.whisper.attention import SharedAudio
 from handler.whisper.beam_search import BeamSearch, beam_groups
 from handler.whisper.decoding_state import DETECTED, Beginning
-from handler.whisper.dims import TIMESTAMP_S
 from handler.whisper.host_copy import HostCopy, start_copy
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.sampling import sample, source_of_chance
@@ -31,7 +29,6 @@ from handler.whisper.step_graphs import StepGraphs
 from handler.whisper.tokenizer import Specials
 
 MAX_TOKENS_PER_S = 12.0  # speech has fewer, so a short window with more is checked for a loop early
-MAX_SPEECH_WITHOUT_TEXT_S = 1.0  # speech at a window's end that may lack text after a segment's start
 
 
 class _PendingStep(NamedTuple):
@@ -86,7 +83,7 @@ class Batch:
                 self.sequences.append(ActiveSequence(task, source_of_chance(task, index), is_at_start, unread))
         slots = slice(start, len(self.sequences))
         self.cache.clear_text(slots)
-        self._step.state.begin(slots, [self.beginning(sequence.task) for sequence in self.sequences[slots]])
+        self._step.state.begin(slots, [_beginning(sequence.task) for sequence in self.sequences[slots]])
         self._beam_search.start(slots, tasks)
         self._locate_audio()
         return slots
@@ -95,25 +92,8 @@ class Batch:
         """Let the sequence in a slot, whose prompt is read, go on from tokens that are decoded already."""
         sequence = self.sequences[slot]
         sequence.hypothesis, sequence.is_at_start = hypothesis, False
-        beginning = replace(self.beginning(sequence.task), decoded=hypothesis.tokens)
+        beginning = replace(_beginning(sequence.task), decoded=hypothesis.tokens)
         self._step.state.begin(slice(slot, slot + 1), [beginning])
-
-    def beginning(self, task: DecodeTask) -> Beginning:
-        """Return how the sequences of a task begin."""
-        return Beginning(task.prompt, self._text_required_until(task.window), task.is_prompt_read_by_steps)
-
-    def _text_required_until(self, window: Window) -> int:
-        """Return the timestamp token after which only MAX_SPEECH_WITHOUT_TEXT_S of speech remain in the window.
-
-        Return 0, which is below every timestamp token, if the whole window has no more speech than this.
-        """
-        remaining = round(MAX_SPEECH_WITHOUT_TEXT_S * SAMPLE_RATE)
-        for start, end in reversed(window.speech):
-            if end - start > remaining:
-                offset_s = (end - remaining - window.start) / SAMPLE_RATE
-                return self._ids.timestamp_begin + max(0, int(offset_s / TIMESTAMP_S))
-            remaining -= end - start
-        return 0
 
     def advance(self) -> None:
         """Decode the next token of every sequence, or read the next one of its prompt.
@@ -351,3 +331,8 @@ class Batch:
                 if slot < len(self.tasks):
                     self.tasks[slot] = task
                     self.cache.copy_audio(len(self.tasks), slot)
+
+
+def _beginning(task: DecodeTask) -> Beginning:
+    """Return how the sequences of a task begin."""
+    return Beginning(task.prompt, task.text_required_until, task.is_prompt_read_by_steps)

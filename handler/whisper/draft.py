@@ -1,4 +1,4 @@
-"""Find out how much of a drafted text the model would have decoded itself. Knows no window and no batch.
+"""Find out how much of a drafted text the model would have decoded itself. Knows no batch.
 
 A draft is what an earlier pass over the same audio, or over its beginning, has decoded. The decoder reads all of it at
 once, where steps would read the weights once for each token, and every token is checked by the rules of a step. So a
@@ -11,26 +11,25 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from handler.whisper.decoding_state import Beginning
 from handler.whisper.logit_rules import History, pick
+from handler.whisper.sequences import DecodeTask
 from handler.whisper.tokenizer import Specials
 
 
-def check_draft(
-    draft: Sequence[int], logits: Tensor, bias: Tensor, beginning: Beginning, specials: Specials
-) -> tuple[Tensor, Tensor]:
+def check_draft(task: DecodeTask, logits: Tensor, bias: Tensor, specials: Specials) -> tuple[Tensor, Tensor]:
     """Return the tokens that the model chooses after the prompt and after each token of a draft, and log-probabilities.
 
-    Both results are [len(draft) + 1], as are the rows of `logits` [len(draft) + 1, n_vocab], which are overwritten.
+    Both results are [n + 1] for a draft of n tokens. `logits` [n + 1, n_vocab] are overwritten.
     """
-    tokens = [beginning.prompt[-1], *draft]
+    draft = task.draft
+    tokens = [task.prompt[-1], *draft]
     timestamps = [token if token >= specials.timestamp_begin else specials.timestamp_begin - 1 for token in draft]
     rows = [
         list(range(len(tokens))),
         tokens,
         [0, *tokens[:-1]],
         list(accumulate(timestamps, max, initial=specials.timestamp_begin - 1)),
-        [beginning.text_required_until] * len(tokens),
+        [task.text_required_until] * len(tokens),
     ]
     choice = pick(logits, bias, History(*torch.tensor(rows, device=logits.device)), specials)
     return choice.token, choice.logprob

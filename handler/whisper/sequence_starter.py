@@ -132,7 +132,7 @@ class SequenceStarter:
             first = len(task.prompt) - 1  # a token is predicted at the position before its own
             logits = self._decoder.logits(states[first : first + len(task.draft) + 1])
             bias = self._bias if task.bias is None else task.bias
-            choice = check_draft(task.draft, logits, bias, self._batch.beginning(task), self._specials)
+            choice = check_draft(task, logits, bias, self._specials)
             choices.append(torch.stack([choice[0].float(), choice[1]]))  # float32 holds token ids exactly
             checked.append((slot, task))
         if not checked:

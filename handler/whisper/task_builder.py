@@ -5,12 +5,15 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from handler.schema.window import Window
+from handler.schema.window import SAMPLE_RATE, Window
 from handler.whisper.decoding_state import DETECTED
+from handler.whisper.dims import TIMESTAMP_S
 from handler.whisper.logit_rules import suppression
 from handler.whisper.preparation import PreparedWindow
 from handler.whisper.sequences import DecodeTask
-from handler.whisper.tokenizer import Tokenizer
+from handler.whisper.tokenizer import Specials, Tokenizer
+
+MAX_SPEECH_WITHOUT_TEXT_S = 1.0  # speech at a window's end that may lack text after a segment's start
 
 
 def can_steps_read_prompt(window: Window) -> bool:
@@ -18,6 +21,20 @@ def can_steps_read_prompt(window: Window) -> bool:
     params = window.params
     has_text = params.prompt.strip() or params.hotwords.strip()
     return params.num_hypotheses == 1 and params.temperature == 0 and not has_text and not _draft_of(window)
+
+
+def _text_required_until(window: Window, ids: Specials) -> int:
+    """Return the timestamp token after which only MAX_SPEECH_WITHOUT_TEXT_S of speech remain in the window.
+
+    Return 0, which is below every timestamp token, if the whole window has no more speech than this.
+    """
+    remaining = round(MAX_SPEECH_WITHOUT_TEXT_S * SAMPLE_RATE)
+    for start, end in reversed(window.speech):
+        if end - start > remaining:
+            offset_s = (end - remaining - window.start) / SAMPLE_RATE
+            return ids.timestamp_begin + max(0, int(offset_s / TIMESTAMP_S))
+        remaining -= end - start
+    return 0
 
 
 def _draft_of(window: Window) -> tuple[int, ...]:
@@ -61,6 +78,7 @@ class TaskBuilder:
             dict(language_probabilities),
             encoded.onset_strength,
             len(encoded.audio),
+            _text_required_until(window, self._tokenizer.specials),
             _draft_of(window)[: self._context - len(prompt) - 2],  # room for a token behind it, and for the end
             self._suppression_bias(params.suppress),
             by_steps,

@@ -21,10 +21,10 @@ ENCODINGS = {"linear16": PCM16, "mulaw": MU_LAW, "alaw": A_LAW}
 MIN_ENDPOINTING_S, DEFAULT_ENDPOINTING_MS = 0.2, "300"
 REDACTED = {"true": "digits", "numbers": "digits", "pci": "card"}  # by Deepgram's names
 DEFAULT_UTTERANCE_GAP_S = 0.8
-_BOTH = ("model", "version", "language", "encoding", "sample_rate", "channels", "punctuate", "smart_format")
+_BOTH = ("model", "version", "language", "encoding", "sample_rate", "channels", "punctuate", "smart_format", "diarize")
 _LISTS = ("keyterm", "keywords", "tag", "extra")
 _LIVE = ("interim_results", "endpointing", "utterance_end_ms", "vad_events")
-_FILE = ("detect_language", "diarize", "multichannel", "paragraphs", "utterances", "utt_split")
+_FILE = ("detect_language", "multichannel", "paragraphs", "utterances", "utt_split")
 _FILE_LISTS = ("redact", "replace")
 # That this server has not; `false` is what it does.
 _MISSING = (
@@ -71,6 +71,7 @@ def parse_listen(query: Sequence[tuple[str, str]], settings: Settings, *, is_liv
     channels = check("channels", single.get("channels", "1"), integer(1, 20))
     values: dict[str, Any] = {
         "language": single.get("language"),
+        "diarize": flags["diarize"],
         "hotwords": ", ".join([*lists["keyterm"], *(word.partition(":")[0] for word in lists["keywords"])]) or None,
     }
     common: dict[str, Any] = {
@@ -86,7 +87,6 @@ def parse_listen(query: Sequence[tuple[str, str]], settings: Settings, *, is_liv
         values |= {"input_format": encoding, "sample_rate": rate, "input_channels": channels}
     values |= {
         "timestamps": "word",
-        "diarize": flags["diarize"],
         "channels": "split" if flags["multichannel"] else "mix",
         "replace": dict(_pair("replace", item) for item in lists["replace"]) or None,
         "redact": [REDACTED[check("redact", item, one_of(tuple(REDACTED)))] for item in lists["redact"]] or None,
@@ -128,8 +128,8 @@ def _live(
 
 
 def _flags(is_live: bool) -> tuple[str, ...]:
-    own = ("interim_results", "vad_events") if is_live else ("detect_language", "diarize", "multichannel", "paragraphs")
-    return ("punctuate", "smart_format", *own, *(() if is_live else ("utterances",)))
+    own = ("interim_results", "vad_events") if is_live else ("detect_language", "multichannel", "paragraphs")
+    return ("punctuate", "smart_format", "diarize", *own, *(() if is_live else ("utterances",)))
 
 
 def _collect(query: Sequence[tuple[str, str]], *, is_live: bool) -> tuple[dict[str, str], dict[str, list[str]]]:

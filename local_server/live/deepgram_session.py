@@ -51,6 +51,7 @@ class DeepgramSession:
         self._live = LiveSession(pipeline.resources, config, latency, self._write)
         self._window_start_s = 0.0  # where the results of the open window begin
         self._told: list[Word] = []  # of the open window
+        self._speakers: list[str] = []  # in the order in which they were told, which numbers them
         self._finalized: set[int] = set()  # the turns that the client has ended
         self._has_ended_turn = True  # whether the end of the last turn was told
         self._last_word_end_s = 0.0
@@ -166,7 +167,9 @@ class DeepgramSession:
         self, words: Sequence[Word], end_s: float, *, is_final: bool, is_end: bool, from_finalize: bool
     ) -> None:
         model = {"model_info": model_info(self._model_id), "model_uuid": model_uuid(self._model_id)}
-        content = alternative(words, (), is_punctuated=self._request.is_punctuated)
+        new = dict.fromkeys(word.speaker for word in words if word.speaker is not None)
+        self._speakers += [name for name in new if name not in self._speakers]
+        content = alternative(words, self._speakers, is_punctuated=self._request.is_punctuated)
         self._tell(
             {
                 "type": "Results",

@@ -19,7 +19,7 @@ from handler.schema.model_names import check_model
 from handler.schema.options import TELEPHONE_RATE, Options
 from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
-from handler.validators import Unexpected, number, one_of, short_repr, string
+from handler.validators import Unexpected, boolean, number, one_of, short_repr, string
 from local_server.live.realtime_errors import RefusedEvent
 
 LOGPROBS = "item.input_audio_transcription.logprobs"
@@ -38,6 +38,7 @@ DELAYS = {
 DEFAULT_DELAY = "low"
 _TEXTS = ("language", "prompt")
 _LISTS = ("languages", "keywords")
+DIARIZING = "gpt-4o-transcribe-diarize"  # the name of OpenAI's model that tells speakers apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class RealtimeConfig:
         if "turn_detection" in given:
             config = replace(config, detection=_detection(given["turn_detection"], self.detection))
         try:
-            pipeline.check(config.live().options)
+            pipeline.check_live(config.live().options)
         except InvalidRequest as exc:
             raise _refused_option(exc) from None
         return config
@@ -85,6 +86,7 @@ class RealtimeConfig:
             "languages": given.get("languages"),
             "prompt": given.get("prompt"),
             "hotwords": ", ".join(given.get("keywords") or ()) or None,
+            "diarize": given.get("diarize", given.get("model") == DIARIZING),
         }
         try:
             return LiveConfig(Options.parse(values), self.detection, DELAYS[given.get("delay") or DEFAULT_DELAY])
@@ -178,13 +180,14 @@ def _transcription(value: object, settings: Settings) -> Mapping[str, Any] | Non
     param = "session.audio.input.transcription"
     if value is None:
         raise RefusedEvent("invalid_value", f"{param} must be an object: this server does nothing else", param)
-    fields = _object(value, param, ("model", "delay", *_TEXTS, *_LISTS))
+    fields = _object(value, param, ("model", "delay", "diarize", *_TEXTS, *_LISTS))
     if (model := _parsed(fields, "model", param, string, None)) is not None:
         try:
             check_model(model, settings.model_id, settings.model_aliases)
         except ModelNotFound as exc:
             raise RefusedEvent("invalid_model", str(exc), f"{param}.model") from None
     _parsed(fields, "delay", param, one_of(tuple(DELAYS)), None)
+    _parsed(fields, "diarize", param, boolean, None)
     for name in _TEXTS:
         _parsed(fields, name, param, _short, None)
     for name in _LISTS:

@@ -13,9 +13,11 @@ from handler.live.events import (
     Failed,
     Hypothesis,
     LiveEvent,
+    Settled,
     SpeechStarted,
     SpeechStopped,
 )
+from handler.output.formats import UNKNOWN_SPEAKER
 from handler.schema.transcript import Word
 from handler.transcription.word_edits import all_words
 from local_server.live.realtime_errors import error_of
@@ -54,6 +56,8 @@ class RealtimeEvents:
             yield from self._committed(item_id)
         elif isinstance(event, Hypothesis) and event.delta:
             yield self._transcription("delta", item_id, delta=event.delta) | self._logprobs(event.words, logprobs)
+        elif isinstance(event, Settled):
+            yield from self._segments(event, item_id)
         elif isinstance(event, Completed):
             yield self._completed(event, item_id, logprobs=logprobs)
         elif isinstance(event, Failed):
@@ -72,6 +76,21 @@ class RealtimeEvents:
         }
         for name in ("added", "done"):
             yield {"type": f"conversation.item.{name}", "previous_item_id": previous, "item": item}
+
+    def _segments(self, event: Settled, item_id: str) -> Iterator[dict[str, Any]]:
+        """Yield who says what, if that is known."""
+        if not event.has_speakers:
+            return
+        for segment in event.segments:
+            yield self._transcription(
+                "segment",
+                item_id,
+                id=f"seg_{event.turn}_{round(segment.start * 1000)}",
+                text=segment.text,
+                speaker=segment.speaker or UNKNOWN_SPEAKER,
+                start=segment.start,
+                end=segment.end,
+            )
 
     def _completed(self, event: Completed, item_id: str, *, logprobs: bool) -> dict[str, Any]:
         words = all_words(event.segments)

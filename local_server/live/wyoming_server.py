@@ -101,7 +101,7 @@ class WyomingHandler(AsyncEventHandler):
         terms = [*(request.transcript_names or ()), *(request.transcript_terms or ())]
         values = {"language": request.language, "hotwords": ", ".join(map(str, terms)) or None, "timestamps": "word"}
         options = Options.parse(values)
-        self._pipeline.check(options)
+        self._pipeline.check_live(options)
         return options
 
     def _begin(self, start: AudioStart) -> None:

@@ -165,6 +165,7 @@ _CAPABILITIES: dict[str, dict[str, Any]] = {
     "sampling": {"type": "boolean", "description": "It decodes at temperatures, and again where thresholds say so."},
     "beam_search": {"type": "boolean", "description": "It takes a `beam_size`."},
     "diarization": {"type": "boolean", "description": "Speakers are told apart, with `diarize`."},
+    "live_diarization": {"type": "boolean", "description": "The same while they speak, in live sessions."},
     "known_speakers": {"type": "boolean", "description": "They are compared with `known_speaker_references`."},
     "text_tokens": {"type": "integer", "description": "Number of tokens that `suppress_tokens` may name."},
     "longest_window_s": {"type": "number", "description": "Longest audio that it hears as a whole, seconds."},

@@ -41,7 +41,7 @@ def add_deepgram(app: FastAPI, state: ServerState, sessions: LiveSessions) -> No
         try:
             pipeline = state.require_pipeline()
             request = parse_listen(websocket.query_params.multi_items(), state.settings, is_live=True)
-            pipeline.check(request.options)
+            pipeline.check_live(request.options)
             sessions.check_room()
         except AsrError as exc:
             await refuse_session(websocket, exc)

@@ -6,10 +6,12 @@ import pty
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.cli.test_cli import ENVIRONMENT, asr
+from tests.support.conversations import converse
 from tests.support.live import joined, quiet
 from tests.support.realtime_client import pcm
 from tests.support.speech import FOX, PANGRAM, say, wav
@@ -44,6 +46,17 @@ def test_samples_of_another_kind() -> None:
     )
     assert code == 0
     assert word_error_rate(FOX, out) <= 0.12
+
+
+def test_lines_begin_with_their_speakers(tmp_path: Path) -> None:
+    talk = pcm(converse(("reader", "story"), 2, pause_s=0.9).samples, 16_000)
+    variables = {"DIARIZE_MODEL": "pkg:moonshine_voice", "CACHE_DIR": str(tmp_path)}
+    code, out, _ = asr("live", "-", "--diarize", "true", stdin=talk, **variables)
+    assert code == 0
+    assert [line[:3] for line in out.splitlines()] == ["A: ", "B: "]
+    code, out, _ = asr("live", "--json", "-", "--diarize", "true", "--speakers", "1", stdin=talk, **variables)
+    words = [word for line in out.splitlines() for word in json.loads(line).get("words", ())]
+    assert {word["speaker"] for word in words} == {"A"}
 
 
 def test_a_longer_silence_can_be_asked_for() -> None:

@@ -71,7 +71,7 @@ def test_defaults_are_never_refused(capabilities: Capabilities) -> None:
 
 
 def test_every_ability_is_needed_by_an_option_or_concerns_none() -> None:
-    others = {"languages", "needs_language", "longest_window_s", "token_logprobs"}
+    others = {"languages", "needs_language", "longest_window_s", "token_logprobs", "live_diarization"}
     assert {field.name for field in fields(Capabilities)} == set(NEEDS) | others
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from handler.schema.speakers import SpeakerCount
 from handler.speakers import clustering
-from handler.speakers.clustering import Voice, group_voices
+from handler.speakers.clustering import LONE_THRESHOLD, Voice, group_voices
 
 THRESHOLD = 0.7
 ANY = SpeakerCount()
@@ -81,10 +81,10 @@ def test_a_stray_voice_takes_nobodys_place_where_the_number_is_stated() -> None:
 
 def test_two_voices_that_join_each_other_stay_somebody() -> None:
     vectors = np.eye(8, dtype=np.float32)
-    pair = [vectors[1], 0.24 * vectors[1] + np.float32(np.sqrt(1 - 0.24**2)) * vectors[2]]
+    pair = [vectors[1], 0.35 * vectors[1] + np.float32(np.sqrt(1 - 0.35**2)) * vectors[2]]
     voices = [voice(0, chunk, noise=0.01) for chunk in range(3)]
     voices += [Voice(10 + index, 0, 0, 100, 2.0, vector) for index, vector in enumerate(pair)]
-    groups = group_voices(voices, ANY, THRESHOLD)
+    groups = group_voices(voices, ANY, LONE_THRESHOLD - 0.1)
     assert len(set(groups)) == 2
     assert groups[3] == groups[4] != groups[0]
 

@@ -144,6 +144,9 @@ async def test_a_model_that_fails_fails_its_request_alone(pipeline: Pipeline, ta
         def new_diarizer(self) -> Faulty:
             return Faulty()
 
+        def new_online_diarizer(self) -> None:
+            pass
+
     faulty = Pipeline(FakeEngine(), settings(), speaker_model=FaultyModel())
     source = upload(wav(talk.samples))
     with pytest.raises(Exception, match="a fault of this worker: ZeroDivisionError"):

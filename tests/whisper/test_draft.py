@@ -90,7 +90,8 @@ def test_the_tokens_of_a_draft_take_no_steps(
 
 
 def test_the_draft_of_the_beginning_of_the_audio_changes_nothing(exact: Pipeline) -> None:
-    whole, draft = exact.decode(WINDOW), ()
+    whole = exact.decode(WINDOW)
+    draft: tuple[int, ...] = ()
     for end in range(SAMPLE_RATE, len(SPEECH), SAMPLE_RATE // 2):
         part = WINDOW.part(0, end)
         alone = exact.decode(part)
