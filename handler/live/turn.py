@@ -162,7 +162,7 @@ class Turn:
 
     def _tell_stable(self, words: list[Word]) -> None:
         """Tell the words that passes agree on, and the others as a guess."""
-        told = self._stable.revise(words)
+        told = self._stable.revise(words, self._guessed_until / SAMPLE_RATE)
         delta = self._count(told)
         self._context.emit(Hypothesis(self.number, delta, told.words, told.rest))
 

@@ -29,10 +29,10 @@ MAX_TEXT_CHARS = 4_096  # more than a model reads
 MAX_PADDING_MS, MAX_SILENCE_MS = 5_000, 10_000
 # How much passes have to agree until a word is told, by the delay that this takes.
 DELAYS = {
-    "minimal": Agreement(((2, 0.7), (3, 0.0))),
+    "minimal": Agreement(((0.25, 0.7), (0.5, 0.0))),
     "low": Agreement(),
-    "medium": Agreement(((2, 0.95), (3, 0.7), (5, 0.0))),
-    "high": Agreement(((5, 0.0),)),
+    "medium": Agreement(((0.25, 0.95), (0.5, 0.7), (1.1, 0.0))),
+    "high": Agreement(((1.1, 0.0),)),
     "xhigh": Agreement(()),
 }
 DEFAULT_DELAY = "low"

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from handler.live.stable_text import Agreement, StableText
+from handler.live.stable_text import Agreement, StableText, Told
 from handler.schema.transcript import Word
 
 SURE, LIKELY, UNSURE = 0.95, 0.7, 0.4
@@ -14,52 +14,77 @@ def words(text: str, probability: float = SURE) -> list[Word]:
     return [Word(index, index + 1, f" {word}", probability) for index, word in enumerate(text.split())]
 
 
-def told(stable: StableText, *passes: str, probability: float = SURE) -> str:
+class Growing:
+    """A text whose passes come every so many seconds of audio."""
+
+    def __init__(self, agreement: Agreement, step_s: float = 0.3) -> None:
+        self.stable = StableText(agreement)
+        self.step_s = step_s
+        self.num_passes = 0
+
+    def revise(self, words: list[Word]) -> Told:
+        self.num_passes += 1
+        return self.stable.revise(words, self.num_passes * self.step_s)
+
+    def end(self, words: list[Word]) -> Told:
+        return self.stable.end(words)
+
+
+def told(stable: Growing, *passes: str, probability: float = SURE) -> str:
     return "".join(stable.revise(words(text, probability)).text for text in passes)
 
 
 def test_words_that_two_passes_are_sure_of_are_told() -> None:
-    stable = StableText(Agreement())
+    stable = Growing(Agreement())
     assert told(stable, "The quick brow") == ""
     assert told(stable, "The quick brown fox") == " The quick"
     assert told(stable, "The quick brown fox jumps") == " brown fox"
 
 
-@pytest.mark.parametrize(("probability", "passes"), [(SURE, 2), (LIKELY, 3), (UNSURE, 4)])
-def test_more_passes_have_to_agree_on_a_word_that_one_is_less_sure_of(probability: float, passes: int) -> None:
-    stable = StableText(Agreement())
-    texts = ["The", "The quick", "The quick brown", "The quick brown fox"][:passes]
+@pytest.mark.parametrize(
+    ("probability", "step_s", "passes"),
+    [
+        *[(SURE, 0.3, 2), (LIKELY, 0.3, 3), (UNSURE, 0.3, 4)],
+        *[(SURE, 0.1, 4), (LIKELY, 0.1, 6), (UNSURE, 0.1, 9)],
+        *[(SURE, 1.0, 2), (LIKELY, 1.0, 2), (UNSURE, 1.0, 2)],
+    ],
+)
+def test_passes_agree_for_longer_on_a_word_that_one_is_less_sure_of(
+    probability: float, step_s: float, passes: int
+) -> None:
+    stable = Growing(Agreement(), step_s)
+    texts = [" ".join(["The", *["quick"] * number]) for number in range(passes)]
     assert told(stable, *texts[:-1], probability=probability) == ""
     assert told(stable, texts[-1], probability=probability) == " The"
 
 
 def test_one_pass_that_is_unsure_of_a_word_delays_it_and_those_behind() -> None:
-    stable = StableText(Agreement())
+    stable = Growing(Agreement())
     stable.revise([*words("The"), Word(1, 2, " quick", UNSURE), Word(2, 3, " brown", SURE)])
     assert told(stable, "The quick brown", "The quick brown") == " The quick brown"
 
 
 def test_punctuation_follows_with_the_next_word() -> None:
-    stable = StableText(Agreement())
+    stable = Growing(Agreement())
     assert told(stable, "Yes.", "Yes.") == " Yes"
     assert told(stable, "Yes, of", "Yes, of course") == ", of"
     assert stable.end(words("Yes, of course.")).text == " course."
 
 
 def test_the_case_and_punctuation_of_a_word_need_not_agree() -> None:
-    stable = StableText(Agreement())
+    stable = Growing(Agreement())
     assert told(stable, "printing. In", "Printing, in the") == " Printing, in"
 
 
 def test_the_rest_is_told_at_the_end_and_what_differs_is_counted() -> None:
-    stable = StableText(Agreement())
+    stable = Growing(Agreement())
     assert told(stable, "in being compared", "in being compared to") == " in being compared"
     last = stable.end(words("In being comparatively modern."))
     assert (last.text, last.contradicted) == (" modern.", 1)
 
 
 def test_what_was_told_is_found_again_where_words_are_written_otherwise() -> None:
-    stable = StableText(Agreement())
+    stable = Growing(Agreement())
     assert told(stable, "the 42 line", "the 42 line") == " the 42 line"
     whole = [Word(0, 1, " the", SURE), Word(1, 3, " 42-line", SURE), Word(3, 4, " Bible", SURE)]
     last = stable.end(whole)
@@ -67,7 +92,7 @@ def test_what_was_told_is_found_again_where_words_are_written_otherwise() -> Non
 
 
 def test_words_that_follow_do_not_stand_for_what_was_told_however_it_is_written() -> None:
-    stable = StableText(Agreement())
+    stable = Growing(Agreement())
     spelled = [
         Word(index / 3, (index + 1) / 3, f" {word}", SURE)
         for index, word in enumerate(["one", "hundred", "and", "five"])
@@ -79,20 +104,20 @@ def test_words_that_follow_do_not_stand_for_what_was_told_however_it_is_written(
 
 
 def test_a_text_that_vanishes_takes_nothing_back() -> None:
-    stable = StableText(Agreement())
+    stable = Growing(Agreement())
     assert told(stable, "Thank you", "Thank you") == " Thank you"
     last = stable.end([])
     assert (last.text, last.contradicted) == ("", 2)
 
 
 def test_all_passes_of_an_agreement_have_to_agree() -> None:
-    stable = StableText(Agreement(((4, 0.0),)))
+    stable = Growing(Agreement(((0.8, 0.0),)))
     assert told(stable, "a b", "a b", "a b") == ""
     assert told(stable, "a c") == " a"
 
 
 def test_without_agreement_the_text_is_told_at_the_end() -> None:
-    stable = StableText(Agreement(()))
+    stable = Growing(Agreement(()))
     assert told(stable, *["a b c"] * 5) == ""
     assert stable.end(words("a b c")).text == " a b c"
 
@@ -102,7 +127,7 @@ def test_texts_that_only_grow_are_told_in_full_and_once() -> None:
     vocabulary = ["one", "two", "three", "one-two,", "two.", "Three", "a", "b"]
     for _ in range(200):
         text = chance.choices(vocabulary, k=chance.randrange(1, 30))
-        stable, heard, pieces = StableText(Agreement()), 0, []
+        stable, heard, pieces = Growing(Agreement()), 0, []
         while heard < len(text):
             heard = min(len(text), heard + chance.randrange(4))
             tail = chance.choices(vocabulary, k=chance.randrange(3))  # guesses at the end of the audio
