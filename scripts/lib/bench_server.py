@@ -52,6 +52,17 @@ def clean_environment(folder: Path, threads: int, device: str) -> dict[str, str]
     }
 
 
+def wait_until_ready(process: subprocess.Popen[bytes], is_ready: Callable[[], bool], log: Path) -> None:
+    """Wait until a server that was started is ready. One that does not start is ended. Raises RuntimeError."""
+    end = time.monotonic() + START_S
+    while not is_ready():
+        if process.poll() is not None or time.monotonic() > end:
+            process.terminate()
+            process.wait()
+            raise RuntimeError(f"the server did not start; {log} says why")
+        time.sleep(POLL_S)
+
+
 class Server:
     """`python -m local_server` for the time of a block."""
 
@@ -67,12 +78,7 @@ class Server:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "local_server"], cwd=ROOT, env=self._environment, stderr=log
             )
-        end = time.monotonic() + START_S
-        while not self._is_ready():
-            if self._process.poll() is not None or time.monotonic() > end:
-                self.__exit__()
-                raise RuntimeError(f"the server did not start; {self._log} says why")
-            time.sleep(POLL_S)
+        wait_until_ready(self._process, self._is_ready, self._log)
         return self
 
     def _is_ready(self) -> bool:

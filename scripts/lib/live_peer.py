@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from scripts.lib.bench_server import POLL_S, START_S
+from scripts.lib.bench_server import wait_until_ready
 from scripts.lib.live_client import QUIET_S, Heard, at_own_pace
 from scripts.lib.peers import LOG, ROOT
 
@@ -39,12 +39,7 @@ class WhisperLiveKit:
     def __enter__(self) -> "WhisperLiveKit":
         with LOG.open("ab") as log:
             self._process = subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
-        end = time.monotonic() + START_S
-        while not self._is_ready():
-            if self._process.poll() is not None or time.monotonic() > end:
-                self.__exit__()
-                raise RuntimeError(f"the server did not start; {LOG} says why")
-            time.sleep(POLL_S)
+        wait_until_ready(self._process, self._is_ready, LOG)
         return self
 
     def _is_ready(self) -> bool:
