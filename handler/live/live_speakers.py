@@ -1,6 +1,6 @@
 """Tell who says what in a live session, window by window. Knows no network.
 
-The one thread that all requests share for this hears the windows, so no more than one processor works on it.
+All sessions share the one thread that hears windows, which does not wait for what is heard of files.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ class LiveSpeakers:
     """The speakers of one session. They keep their names."""
 
     def __init__(self, resources: SharedResources, diarizer: OnlineDiarizer, count: SpeakerCount) -> None:
-        assert resources.speaker_threads is not None
-        self._threads = resources.speaker_threads
+        assert resources.live_speaker_threads is not None
+        self._threads = resources.live_speaker_threads
         self._diarizer = diarizer
         self._count = count
 

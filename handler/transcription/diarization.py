@@ -30,16 +30,18 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-def new_speaker_threads() -> ThreadPoolExecutor:
-    """Return a pool of the one thread in which speakers are told apart."""
-    return ThreadPoolExecutor(1, "speakers", _be_nice)
+def new_speaker_threads(*, is_live: bool = False) -> ThreadPoolExecutor:
+    """Return a pool of the one thread in which speakers are told apart, of recordings or of live speech."""
+    return ThreadPoolExecutor(1, "live-speakers" if is_live else "speakers", _tune, (is_live,))
 
 
-def _be_nice() -> None:
-    """Let the thread that calls this compute alone, with the processors that others leave."""
+def _tune(is_live: bool) -> None:
+    """Let the thread that calls this compute alone, and for recordings with the processors that others leave."""
     from handler.engine.cpu_tuning import use_one_thread
 
     use_one_thread()
+    if is_live:  # somebody waits for the end of a turn
+        return
     with suppress(OSError, AttributeError):  # a system on which a thread has no priority of its own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 

@@ -118,6 +118,7 @@ class Pipeline:
             },
             speaker_model=speaker_model,
             speaker_threads=None if speaker_model is None else new_speaker_threads(),
+            live_speaker_threads=None if speaker_model is None else new_speaker_threads(is_live=True),
             cold_start=self.cold_start,
             counters=Counters(),
         )
@@ -312,5 +313,6 @@ class Pipeline:
             if (work := place.work) is not None:
                 work.abort()
         self.threads.shutdown(wait=False, cancel_futures=True)
-        if (speaker_threads := self.resources.speaker_threads) is not None:
-            speaker_threads.shutdown(wait=False, cancel_futures=True)
+        for speaker_threads in (self.resources.speaker_threads, self.resources.live_speaker_threads):
+            if speaker_threads is not None:
+                speaker_threads.shutdown(wait=False, cancel_futures=True)

@@ -31,7 +31,8 @@ class SharedResources:
     window_cache: WindowCache | None  # holds windows that this process or earlier ones decoded
     model_info: Mapping[str, str]  # added to the account of every transcript
     speaker_model: SpeakerModel | None  # tells speakers apart
-    speaker_threads: ThreadPoolExecutor | None  # the one thread that it runs in
+    speaker_threads: ThreadPoolExecutor | None  # the one thread in which it hears recordings
+    live_speaker_threads: ThreadPoolExecutor | None  # and the one in which it hears live speech
     cold_start: Callable[[], dict[str, float] | None]
     counters: Counters
     decoded_s: float = 0.0  # seconds of audio in all windows that the device has decoded

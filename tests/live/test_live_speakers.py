@@ -1,6 +1,8 @@
 """Speakers of live sessions: in events, in every protocol, and where there is no model for it."""
 
+import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -17,7 +19,7 @@ from tests.conftest import settings
 from tests.support.conversations import Conversation, converse
 from tests.support.live import Listener
 from tests.support.realtime_client import RealtimeClient, connected, pcm
-from tests.support.serving import Server, serving
+from tests.support.serving import TIMEOUT_S, Server, serving
 
 DIARIZE = LiveConfig(Options(timestamps="word", diarize=True))
 
@@ -73,6 +75,20 @@ async def test_each_word_has_its_speaker(pipeline: Pipeline, talk: Conversation)
     assert share_right(talk, said) > 0.9
     settled = [word for event in listener.events if isinstance(event, Settled) for word in words_of(event.segments)]
     assert settled == said
+
+
+async def test_a_turn_does_not_wait_for_the_speakers_of_recordings(pipeline: Pipeline, talk: Conversation) -> None:
+    threads, release = pipeline.resources.speaker_threads, threading.Event()
+    assert threads is not None
+    threads.submit(release.wait)
+    listener = Listener(pipeline, DIARIZE)
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            await listener.hear(talk.samples[: 16 * 16_000])
+            await listener.session.finish()
+    finally:
+        release.set()
+    assert any(event.has_speakers for event in listener.events if isinstance(event, Settled))
 
 
 async def test_without_diarize_nobody_is_named(pipeline: Pipeline, talk: Conversation) -> None:
