@@ -185,7 +185,7 @@ class _TextWriter:
         elif isinstance(event, Completed):
             clear = _CLEAR_LINE if self._is_terminal else ""
             text = event.text
-            if any(segment.speaker for segment in event.segments):
+            if event.has_speakers:
                 parts = turns(event.segments)
                 text = "\n".join(f"{speaker or UNKNOWN_SPEAKER}: {part.strip()}" for speaker, part in parts)
             print(f"{clear}{text}" if text else clear, end="\n" if text else "", flush=True)

@@ -64,6 +64,7 @@ class Completed(TurnEvent):
     text: str
     segments: tuple[Segment, ...]
     language: str | None  # code; None if it is not known
+    has_speakers: bool = False  # see Settled
     warnings: tuple[str, ...] = ()
 
 

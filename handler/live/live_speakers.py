@@ -11,11 +11,9 @@ from handler.schema.options import Options
 from handler.schema.speakers import OnlineDiarizer, SpeakerActivity, SpeakerCount
 from handler.schema.transcript import Segment
 from handler.schema.window import SAMPLE_RATE, Window
-from handler.transcription.diarization import speaker_count, submit
+from handler.transcription.diarization import run_in, speaker_count
 from handler.transcription.shared_resources import SharedResources
 from handler.transcription.speaker_names import name_speakers
-
-Heard = Any  # what the diarizer tells of a window
 
 
 class LiveSpeakers:
@@ -26,6 +24,8 @@ class LiveSpeakers:
         self._threads = resources.live_speaker_threads
         self._diarizer = diarizer
         self._count = count
+        self._window: Window | None = None  # that is being heard, or was heard last
+        self._hearing: asyncio.Task[Any] | None = None
 
     @classmethod
     def of(cls, resources: SharedResources, options: Options) -> "LiveSpeakers | None":
@@ -35,22 +35,37 @@ class LiveSpeakers:
             return None
         return cls(resources, diarizer, speaker_count(options, model))
 
-    async def hear(self, window: Window) -> Heard:
-        """Hear a window, which may turn out to go on. Raises what goes wrong, and Cancelled if the process ends."""
-        return await asyncio.wrap_future(submit(self._threads, self._hear, window))
+    def listen(self, window: Window) -> None:
+        """Begin to hear a window, which may turn out to go on, instead of the one before."""
+        self.cancel()
+        self._window = window
+        self._hearing = asyncio.create_task(run_in(self._threads, self._hear, window))
+        self._hearing.add_done_callback(lambda task: task.cancelled() or task.exception())  # which nobody may wait for
 
-    async def name(self, window: Window, heard: Heard, segments: Sequence[Segment]) -> list[Segment]:
-        """Return the segments of a window that is complete, in parts if the speaker changes in one."""
-        activity = await asyncio.wrap_future(submit(self._threads, self._add, heard))
+    async def name_speakers(self, window: Window, segments: Sequence[Segment]) -> list[Segment]:
+        """Return the segments of a window that is complete, in parts if the speaker changes in one.
+
+        Raises what goes wrong, and Cancelled if the process ends.
+        """
+        if self._hearing is None or self._window is not window:
+            self.listen(window)
+        assert self._hearing is not None
+        activity = await run_in(self._threads, self._add, await self._hearing)
         return name_speakers(segments, [activity.starting_at(window.start / SAMPLE_RATE)])
 
-    def _hear(self, window: Window) -> Heard:
+    def cancel(self) -> None:
+        """Hear no more of the window that is being heard."""
+        if self._hearing is not None:
+            self._hearing.cancel()
+        self._hearing = self._window = None
+
+    def _hear(self, window: Window) -> Any:
         from handler.engine.device_errors import device_errors
 
         with device_errors():
             return self._diarizer.hear(window.samples)
 
-    def _add(self, heard: Heard) -> SpeakerActivity:
+    def _add(self, heard: Any) -> SpeakerActivity:
         from handler.engine.device_errors import device_errors
 
         with device_errors():

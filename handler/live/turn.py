@@ -6,15 +6,16 @@ from dataclasses import dataclass
 
 from handler import logs
 from handler.audio.chunking import MAX_PAUSE_S
-from handler.errors import AsrError, Internal
+from handler.errors import AsrError, Cancelled, Internal
 from handler.live.events import Completed, Failed, Hypothesis, LiveEvent, Settled
 from handler.live.latency import LiveLatency
 from handler.live.live_audio import LiveAudio, to_samples
-from handler.live.live_speakers import Heard, LiveSpeakers
+from handler.live.live_speakers import LiveSpeakers
 from handler.live.stable_text import Agreement, StableText, Told
 from handler.live.turn_decoder import TurnDecoder, cut_windows, words_of
 from handler.schema.transcript import Segment, Word, text_of
 from handler.schema.window import SAMPLE_RATE, Window
+from handler.transcription.coverage import describe_interval
 from handler.transcription.decoded_window import DecodedWindow
 from handler.transcription.merge import dominant_language, gap_warnings, measure_coverage
 from handler.transcription.usage import Counters
@@ -35,15 +36,6 @@ class TurnContext:
     emit: Callable[[LiveEvent], None]
     counters: Counters
     latency: LiveLatency
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """A window that was decoded for good, if nothing more belongs to it."""
-
-    window: Window
-    decoded: DecodedWindow
-    heard: Heard = None  # what tells its speakers
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +65,7 @@ class Turn:
         self._has_told = False
         self._decoded: list[DecodedWindow] = []
         self._guessed_until = start  # the end of the audio of the last pass
-        self._closing: _Decoded | None = None  # as if the turn were over
+        self._closing: tuple[Window, DecodedWindow] | None = None  # decoded as if the turn were over
 
     @property
     def language(self) -> str | None:
@@ -107,6 +99,8 @@ class Turn:
             self._context.emit(Failed(self.number, Internal(f"a fault of this worker: {type(exc).__name__}")))
         finally:
             self._decoder.cancel()
+            if self._config.speakers is not None:
+                self._config.speakers.cancel()
 
     async def _wait(self) -> None:
         """Wait until audio has arrived, or the turn is over. Meanwhile the turn may lose its claim on the batch."""
@@ -143,22 +137,32 @@ class Turn:
 
     async def _decode_closing(self, window: Window) -> None:
         """Decode a window that may be the last, unless that is done already."""
-        if self._closing is not None and _has_same_speech(self._closing.window, window):
+        if self._closing is not None and _has_same_speech(self._closing[0], window):
             return
         self._guessed_until = self._audio.heard
         self._closing = await self._decode_for_good(window)
-        self._tell_stable(words_of(self._closing.decoded.segments))
+        self._tell_stable(words_of(self._closing[1].segments))
 
-    async def _decode_for_good(self, window: Window) -> _Decoded:
-        """Decode a window, and hear who speaks in it."""
-        speakers = self._config.speakers
-        if speakers is None:
-            return _Decoded(window, await self._decoder.settle(window))
-        hearing = asyncio.create_task(speakers.hear(window))
+    async def _decode_for_good(self, window: Window) -> tuple[Window, DecodedWindow]:
+        """Decode a window, and have its speakers heard meanwhile. Return it, and what was decoded."""
+        if self._config.speakers is not None:
+            self._config.speakers.listen(window)
+        return window, await self._decoder.settle(window)
+
+    async def _name_speakers(self, window: Window, decoded: DecodedWindow) -> None:
+        """Say who says each word of a window that is settled. What goes wrong costs no text."""
+        if self._config.speakers is None:
+            return
         try:
-            return _Decoded(window, await self._decoder.settle(window), await hearing)
-        finally:
-            hearing.cancel()
+            decoded.segments = await self._config.speakers.name_speakers(window, decoded.segments)
+        except Cancelled:
+            raise
+        except Exception as exc:
+            logs.error("live_speakers_failed", exc)
+            start_s, end_s = window.start / SAMPLE_RATE, window.end / SAMPLE_RATE
+            decoded.warnings.append(
+                (start_s, f"{describe_interval(start_s, end_s, None)} speakers were not told apart")
+            )
 
     def _tell_stable(self, words: list[Word]) -> None:
         """Tell the words that passes agree on, and the others as a guess."""
@@ -169,11 +173,10 @@ class Turn:
     async def _settle(self, window: Window, *, is_last: bool) -> None:
         """Decode a window for good, and tell the rest of its text."""
         closing = self._closing
-        if closing is None or not _has_same_speech(closing.window, window):
+        if closing is None or not _has_same_speech(closing[0], window):
             closing = await self._decode_for_good(window)
-        decoded = closing.decoded
-        if self._config.speakers is not None:
-            decoded.segments = await self._config.speakers.name(closing.window, closing.heard, decoded.segments)
+        _, decoded = closing
+        await self._name_speakers(*closing)
         told = self._stable.end(words_of(decoded.segments))
         delta = self._count(told)
         self._decoded.append(decoded)
@@ -209,7 +212,10 @@ class Turn:
         if self._decoded and self._decoded[-1].speech:
             self._context.latency.turn.observe(self._audio.waited_s(self._decoded[-1].speech[-1][1]))
         text, language = text_of(segments), dominant_language(segments) or self.language
-        self._context.emit(Completed(self.number, start_s, end_s, text, tuple(segments), language, tuple(warnings)))
+        has_speakers = self._config.speakers is not None
+        self._context.emit(
+            Completed(self.number, start_s, end_s, text, tuple(segments), language, has_speakers, tuple(warnings))
+        )
 
     def _segments(self) -> list[Segment]:
         return [segment for window in self._decoded for segment in window.segments]

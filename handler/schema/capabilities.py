@@ -43,7 +43,7 @@ class Capabilities:
     beam_search: bool = False
     diarization: bool = False  # speakers are told apart, by a model of its own
     known_speakers: bool = False  # which compares them with references, too
-    live_diarization: bool = False  # and another tells them apart while somebody speaks
+    live_diarization: bool = False  # and in live speech, too
     text_tokens: int = 0  # number of text tokens that can be suppressed; their ids are 0 to text_tokens − 1
     longest_window_s: float = 30.0  # longest stretch of audio that the model decodes as a whole
 

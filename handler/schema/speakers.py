@@ -131,6 +131,7 @@ class SpeakerModel(Protocol):
 
     model_id: str
     max_speakers: int  # in one recording
+    hears_streams: bool  # there are online diarizers
     compares_voices: bool  # speakers of different recordings can be compared, by SpeakerActivity.voices
 
     def new_diarizer(self) -> Diarizer:

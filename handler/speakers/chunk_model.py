@@ -10,6 +10,7 @@ class ChunkSpeakerModel:
 
     max_speakers = MAX_SPEAKERS
     compares_voices = True
+    hears_streams = True
 
     def __init__(self, model_id: str, networks: SpeakerNetworks) -> None:
         self.model_id = model_id

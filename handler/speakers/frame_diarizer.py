@@ -50,6 +50,7 @@ class FrameNetwork:
 class FrameSpeakerModel:
     """A speaker model that consists of such a network."""
 
+    hears_streams = False
     compares_voices = False  # it tells who is who in one recording alone
 
     def __init__(self, model_id: str, network: FrameNetwork) -> None:

@@ -1,22 +1,21 @@
 """Find out who speaks while a stream goes on: stretch by stretch, speakers keep their numbers. Knows no word.
 
 Each stretch is heard with what comes before it, as a chunk of a recording would be. The voices of all stretches are
-grouped anew each time, and a group is the speaker whom most of its speech was given to before.
+grouped anew each time, and a group is the speaker to whom most of its speech was given before.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from handler.schema.speakers import SpeakerActivity, SpeakerCount
 from handler.schema.window import SAMPLE_RATE, Samples
 from handler.speakers.chunk_diarizer import MIN_VOICE_S, ChunkDiarizer, SpeakerNetworks
-from handler.speakers.clustering import Voice, group_voices
+from handler.speakers.clustering import Voice, group_voices, middle_voices
 from handler.speakers.segmentation_network import CHUNK, FRAME_S
 
-MAX_VOICES = 400  # that are compared; of more, the older half is kept as one voice a speaker
+MAX_VOICES = 400  # that are compared; of more, some of the older half are kept of each speaker
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,14 +58,14 @@ class OnlineChunkDiarizer:
     def add(self, stretch: HeardStretch, count: SpeakerCount) -> SpeakerActivity:
         """Return who of how many speakers speaks when in a stretch that was heard, from its beginning on.
 
-        Speakers are numbered in the order in which they are first heard, and keep their numbers.
+        Speakers are numbered in the order in which they are first heard, and keep their numbers. There may be fewer
+        than `count` says, since not all of them may have spoken yet.
         """
         heard = stretch.diarizer.voices()
-        voices = [heard[number] for number in stretch.voices]
+        voices = sorted((heard[number] for number in stretch.voices), key=stretch.diarizer.frames_of)
         new = [replace(voice, chunk=voice.chunk + self._num_chunks) for voice in voices]
         self._num_chunks += stretch.diarizer.num_chunks
-        groups = group_voices([*self._voices, *new], count, self._networks.threshold) if new else []
-        speakers = self._name(groups, [*self._voices, *new])
+        speakers = self._speakers_of(new, count)
         self._voices += new
         self._speakers += speakers
         self._forget()
@@ -74,34 +73,51 @@ class OnlineChunkDiarizer:
         activity = stretch.diarizer.activity(voices, speakers, self._num_speakers)
         return replace(activity, active=activity.active[stretch.first_frame :])
 
-    def _name(self, groups: Sequence[int], voices: Sequence[Voice]) -> list[int]:
-        """Return the speaker of each new voice, by the groups of all. Groups without one get the next numbers."""
-        num_known = len(self._speakers)
-        shares = np.zeros((max(groups, default=-1) + 1, self._num_speakers))  # seconds of speech
+    def _speakers_of(self, new: Sequence[Voice], count: SpeakerCount) -> list[int]:
+        """Return the speaker of each new voice, by the groups of all voices.
+
+        A group is the speaker of whom it has most speech, unless another group has more of theirs. A group without a
+        speaker is somebody new, or whoever resembles it most if there may be nobody new.
+        """
+        if not new:
+            return []
+        voices = [*self._voices, *new]
+        groups = group_voices(voices, SpeakerCount(1, count.high), self._networks.threshold)
+        shares: dict[tuple[int, int], float] = {}  # seconds of speech of each group and speaker
         for group, speaker, voice in zip(groups, self._speakers, voices, strict=False):
-            shares[group, speaker] += max(voice.solo_s, FRAME_S)
-        pairs = zip(*linear_sum_assignment(-shares), strict=True)
-        speaker_of = {int(group): int(speaker) for group, speaker in pairs if shares[group, speaker]}
-        for group in groups[num_known:]:
+            shares[group, speaker] = shares.get((group, speaker), 0.0) + max(voice.solo_s, FRAME_S)
+        speaker_of: dict[int, int] = {}
+        for group, speaker in sorted(shares, key=lambda pair: -shares[pair]):
+            if group not in speaker_of and speaker not in speaker_of.values():
+                speaker_of[group] = speaker
+        own = groups[len(self._speakers) :]
+        for group in own:
             if group not in speaker_of:
-                speaker_of[group] = self._num_speakers
-                self._num_speakers += 1
-        return [speaker_of[group] for group in groups[num_known:]]
+                if count.high is not None and self._num_speakers >= count.high:
+                    speaker_of[group] = self._most_similar(group, groups, voices)
+                else:
+                    speaker_of[group] = self._num_speakers
+                    self._num_speakers += 1
+        return [speaker_of[group] for group in own]
+
+    def _most_similar(self, group: int, groups: Sequence[int], voices: Sequence[Voice]) -> int:
+        """Return the known speaker whose voices resemble those of a group most."""
+        middle = middle_voices(voices, groups)[group]
+        known = middle_voices(self._voices, self._speakers)
+        return int((known @ middle).argmax()) if known.size else 0
 
     def _forget(self) -> None:
-        """Keep the older half of too many voices as one voice a speaker."""
+        """Keep some of the longest of the older half of too many voices, as many of each speaker."""
         if len(self._voices) <= MAX_VOICES:
             return
         half = MAX_VOICES // 2
-        old = list(zip(self._voices[:half], self._speakers[:half], strict=True))
-        kept: list[tuple[Voice, int]] = []
-        for speaker in dict.fromkeys(number for _, number in old):
-            own = [voice for voice, number in old if number == speaker and voice.vector is not None]
-            vectors = [voice.vector * voice.solo_s for voice in own if voice.vector is not None]
-            if vectors:
-                total = np.sum(vectors, 0)
-                solo_s = sum(voice.solo_s for voice in own)
-                joined = replace(own[-1], solo_s=solo_s, vector=(total / np.linalg.norm(total)).astype(np.float32))
-                kept.append((joined, speaker))
-        self._voices[:half] = [voice for voice, _ in kept]
-        self._speakers[:half] = [speaker for _, speaker in kept]
+        by_speaker: dict[int, list[int]] = {}
+        for index in range(half):
+            by_speaker.setdefault(self._speakers[index], []).append(index)
+        share = max(1, half // 2 // len(by_speaker))
+        kept: list[int] = []
+        for own in by_speaker.values():
+            kept += sorted(own, key=lambda index: -self._voices[index].solo_s)[:share]
+        kept.sort()
+        self._voices[:half] = [self._voices[index] for index in kept]
+        self._speakers[:half] = [self._speakers[index] for index in kept]

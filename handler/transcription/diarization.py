@@ -1,7 +1,7 @@
 """Tell the speakers of one request apart, beside its transcription. Knows no word and no model.
 
-All requests share one thread, so that no more than one processor works on it. What is heard waits in a queue of limited
-length, and whoever cuts windows waits for room in it.
+All requests share one thread, so that no more than one processor works on it, and live sessions another one. What is
+heard waits in a queue of limited length, and whoever cuts windows waits for room in it.
 """
 
 import asyncio
@@ -54,6 +54,22 @@ def submit(threads: ThreadPoolExecutor, work: Callable[P, T], *arguments: P.args
         raise Cancelled(SHUTTING_DOWN) from None
 
 
+async def run_in(threads: ThreadPoolExecutor, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Let a pool call `work`, and return the result. Raises what it raises, and Cancelled if the process shuts down."""
+    return await result_of(submit(threads, work, *arguments, **options))
+
+
+async def result_of(future: "Future[T]") -> T:
+    """Wait for what a pool was given. Raises what it raises, and Cancelled if the process shuts down."""
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if future.cancelled() and not (task and task.cancelling()):
+            raise Cancelled(SHUTTING_DOWN) from None
+        raise
+
+
 def speaker_count(options: Options, model: SpeakerModel) -> SpeakerCount:
     """Return how many speakers options expect, and a model can tell apart."""
     low, high = options.speakers or (1, None)
@@ -103,15 +119,10 @@ class Diarization:
         timeout = asyncio.timeout(timeout_s)
         try:
             async with timeout:
-                return await asyncio.wrap_future(future)
+                return await result_of(future)
         except TimeoutError:
             if timeout.expired():
                 return None
-            raise
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if future.cancelled() and not (task and task.cancelling()):
-                raise Cancelled(SHUTTING_DOWN) from None
             raise
 
     def stop_hearing(self) -> None:

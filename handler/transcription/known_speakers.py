@@ -4,7 +4,6 @@ Samples are read one after the other, in a thread of the request's own, and deco
 They are heard in the thread of the speaker model.
 """
 
-import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 
@@ -21,7 +20,7 @@ from handler.errors import AsrError, Cancelled, DownloadFailed, InvalidRequest
 from handler.schema.options import Options
 from handler.schema.speakers import SpeakerActivity, SpeakerCount, SpeakerModel
 from handler.schema.window import SAMPLE_RATE, Samples
-from handler.transcription.diarization import submit
+from handler.transcription.diarization import run_in
 from handler.transcription.shared_resources import SharedResources
 
 MIN_S, MAX_S, SLACK_S = 2.0, 10.0, 0.25  # seconds of a sample; codecs add some silence
@@ -82,7 +81,7 @@ class KnownSpeakers:
         model, threads = self._resources.speaker_model, self._resources.speaker_threads
         assert model is not None
         assert threads is not None
-        return await asyncio.wrap_future(submit(threads, _voice_in, model, samples))  # cancelled with the caller
+        return await run_in(threads, _voice_in, model, samples)  # cancelled with the caller
 
     def _read_all(self) -> list[Samples]:
         """Return the samples of each reference, [n] at 16 kHz. Raises AsrError."""

@@ -64,7 +64,7 @@ def _capabilities(engine: Engine, speaker_model: SpeakerModel | None) -> Capabil
         engine.capabilities,
         diarization=True,
         known_speakers=speaker_model.compares_voices,
-        live_diarization=speaker_model.new_online_diarizer() is not None,
+        live_diarization=speaker_model.hears_streams,
     )
 
 

@@ -21,7 +21,9 @@ ENCODINGS = {"linear16": PCM16, "mulaw": MU_LAW, "alaw": A_LAW}
 MIN_ENDPOINTING_S, DEFAULT_ENDPOINTING_MS = 0.2, "300"
 REDACTED = {"true": "digits", "numbers": "digits", "pci": "card"}  # by Deepgram's names
 DEFAULT_UTTERANCE_GAP_S = 0.8
+DIARIZE_MODELS = ("latest", "v1")  # all of which are the one that this server has
 _BOTH = ("model", "version", "language", "encoding", "sample_rate", "channels", "punctuate", "smart_format", "diarize")
+_DIARIZE_MODEL = "diarize_model"  # which asks for it by itself
 _LISTS = ("keyterm", "keywords", "tag", "extra")
 _LIVE = ("interim_results", "endpointing", "utterance_end_ms", "vad_events")
 _FILE = ("detect_language", "multichannel", "paragraphs", "utterances", "utt_split")
@@ -60,6 +62,9 @@ def parse_listen(query: Sequence[tuple[str, str]], settings: Settings, *, is_liv
     if single.get("version", "latest") != "latest":
         raise InvalidRequest(f"version must be latest; got {short_repr(single['version'])}", "version")
     flags = {name: check(name, single.get(name, "false"), boolean) for name in _flags(is_live)}
+    if _DIARIZE_MODEL in single:
+        check(_DIARIZE_MODEL, single[_DIARIZE_MODEL], one_of(DIARIZE_MODELS))
+        flags["diarize"] = True
     encoding = single.get("encoding")
     if encoding is not None:
         encoding = ENCODINGS[check("encoding", encoding, one_of(tuple(ENCODINGS)))]
@@ -134,7 +139,7 @@ def _flags(is_live: bool) -> tuple[str, ...]:
 
 def _collect(query: Sequence[tuple[str, str]], *, is_live: bool) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Return the fields that have one value, and those that may have several."""
-    names = (*_BOTH, *(_LIVE if is_live else _FILE))
+    names = (*_BOTH, _DIARIZE_MODEL, *(_LIVE if is_live else _FILE))
     lists: dict[str, list[str]] = {name: [] for name in (*_LISTS, *(() if is_live else _FILE_LISTS))}
     single: dict[str, str] = {}
     for name, value in query:

@@ -75,7 +75,7 @@ class RealtimeConfig:
         try:
             pipeline.check_live(config.live().options)
         except InvalidRequest as exc:
-            raise _refused_option(exc) from None
+            raise _refused_option(exc, config.transcription or {}) from None
         return config
 
     def live(self) -> LiveConfig:
@@ -91,7 +91,7 @@ class RealtimeConfig:
         try:
             return LiveConfig(Options.parse(values), self.detection, DELAYS[given.get("delay") or DEFAULT_DELAY])
         except InvalidRequest as exc:
-            raise _refused_option(exc) from None
+            raise _refused_option(exc, given) from None
 
     def as_dict(self, model: str) -> dict[str, Any]:
         """Return the configuration as events hold it, with all defaults."""
@@ -121,8 +121,10 @@ class RealtimeConfig:
         }
 
 
-def _refused_option(exc: InvalidRequest) -> RefusedEvent:
+def _refused_option(exc: InvalidRequest, given: Mapping[str, Any]) -> RefusedEvent:
     field = "keywords" if exc.field == "hotwords" else exc.field
+    if field == "diarize" and field not in given:
+        field = "model"  # whose name asks for it
     return RefusedEvent("invalid_value", exc.message, f"session.audio.input.transcription.{field}")
 
 

@@ -33,6 +33,7 @@ class RealtimeEvents:
         self._item_prefix = item_prefix
         self._token_bytes = token_bytes
         self._last_committed: str | None = None
+        self._num_segments = 0  # that were told
 
     def write(self, event: LiveEvent, *, logprobs: bool) -> Iterator[dict[str, Any]]:
         """Yield the events that tell what has happened, with log-probabilities of tokens if they are wanted."""
@@ -82,10 +83,11 @@ class RealtimeEvents:
         if not event.has_speakers:
             return
         for segment in event.segments:
+            self._num_segments += 1
             yield self._transcription(
                 "segment",
                 item_id,
-                id=f"seg_{event.turn}_{round(segment.start * 1000)}",
+                id=f"{self._item_prefix}_seg_{self._num_segments}",
                 text=segment.text,
                 speaker=segment.speaker or UNKNOWN_SPEAKER,
                 start=segment.start,

@@ -18,6 +18,7 @@ _QUERY: dict[str, tuple[dict[str, Any], str]] = {
     "utterances": (_FLAG, "Part the text at pauses of `utt_split` seconds."),
     "utt_split": ({"type": "number", "default": 0.8}, "See `utterances`."),
     "diarize": (_FLAG, "Tell who speaks; needs DIARIZE_MODEL."),
+    "diarize_model": (_TEXT, "The same: `latest` or `v1`."),
     "multichannel": (_FLAG, "Transcribe each channel on its own."),
     "keyterm": (_LIST, "Names and terms that may occur."),
     "keywords": (_LIST, "The same; an intensifier behind a colon has no effect on how much."),

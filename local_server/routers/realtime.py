@@ -19,7 +19,7 @@ from handler.validators import check, integer, one_of, short_repr
 from local_server.live.client_secrets import DEFAULT_LIFE_S, MAX_LIFE_S, MIN_LIFE_S, ClientSecrets
 from local_server.live.keys import key_of
 from local_server.live.live_sessions import LiveSessions
-from local_server.live.realtime_config import RealtimeConfig
+from local_server.live.realtime_config import DIARIZING, RealtimeConfig
 from local_server.live.realtime_errors import RefusedEvent
 from local_server.live.realtime_session import RealtimeSession
 from local_server.openapi.realtime import SECRET_REQUEST, SECRET_RESPONSES
@@ -89,6 +89,9 @@ async def _open(
     key = key_of(dict(websocket.headers.raw), websocket.scope["subprotocols"]).decode("latin-1")
     secret = client_secrets.find(key)
     config = RealtimeConfig() if secret is None else secret.config
+    if secret is None and query.get("model") == DIARIZING:
+        config = RealtimeConfig(transcription={"model": DIARIZING})
+        pipeline.check_live(config.live().options)
     session = RealtimeSession(pipeline, state.settings, config, sessions.latency)
     sessions.add(session)
     session.tell_created()

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from handler.schema.window import SAMPLE_RATE
 from scripts.lib.bench_server import wait_until_ready
-from scripts.lib.live_client import QUIET_S, Heard, at_own_pace
+from scripts.lib.live_client import Heard, at_own_pace
 from scripts.lib.peers import LOG, ROOT
 
+REST_S = 300.0  # for its last words after the last of the audio
 MULTILINGUAL_ALONE = "simulstreaming"  # which takes an English-only checkpoint in a file for a multilingual one
 # The policies that it offers, each with the layout of the weights that it reads and its backend.
 POLICIES = {"localagreement": ("ctranslate2", "faster-whisper"), MULTILINGUAL_ALONE: ("openai", "whisper")}
@@ -69,17 +71,18 @@ async def speak(url: str, samples: NDArray[np.float32]) -> Heard:
 
         sender, text = asyncio.create_task(send_all()), ""
         try:
-            while True:
-                message = json.loads(await asyncio.wait_for(socket.recv(), None if not sender.done() else QUIET_S))
-                if message.get("type") == "ready_to_stop":
-                    break
-                if message.get("error"):
-                    heard.errors.append(message["error"])
-                text = " ".join(line["text"] or "" for line in message.get("lines") or ()) or text
-                told = text.split()
-                heard.words += [(word, time.perf_counter() - began) for word in told[len(heard.words) :]]
-        except (TimeoutError, ConnectionClosed):
-            pass
-        await sender
+            async with asyncio.timeout(len(samples) / SAMPLE_RATE + REST_S):
+                async for data in socket:
+                    message = json.loads(data)
+                    if message.get("type") == "ready_to_stop":
+                        break
+                    if message.get("error"):
+                        heard.errors.append(message["error"])
+                    text = " ".join(line["text"] or "" for line in message.get("lines") or ()) or text
+                    told = text.split()
+                    heard.words += [(word, time.perf_counter() - began) for word in told[len(heard.words) :]]
+        except (TimeoutError, ConnectionClosed) as exc:
+            heard.errors.append(str(exc) or type(exc).__name__)
+        sender.cancel()
     heard.turns.append((text, time.perf_counter() - began))
     return heard

@@ -9,11 +9,12 @@ import pytest
 from websockets.asyncio.client import connect
 
 from handler.errors import InvalidRequest
-from handler.live.events import Completed, Settled
+from handler.live.events import Completed, Failed, Hypothesis, Settled
 from handler.live.live_session import LiveConfig
 from handler.schema.options import Options
 from handler.schema.speakers import SpeakerModel
 from handler.schema.transcript import Segment
+from handler.speakers.online_diarizer import OnlineChunkDiarizer
 from handler.transcription.pipeline import Pipeline
 from tests.conftest import settings
 from tests.support.conversations import Conversation, converse
@@ -91,6 +92,55 @@ async def test_a_turn_does_not_wait_for_the_speakers_of_recordings(pipeline: Pip
     assert any(event.has_speakers for event in listener.events if isinstance(event, Settled))
 
 
+async def test_words_are_told_before_their_speakers_are_known(pipeline: Pipeline, talk: Conversation) -> None:
+    threads, release = pipeline.resources.live_speaker_threads, threading.Event()
+    assert threads is not None
+    threads.submit(release.wait)
+    listener = Listener(pipeline, DIARIZE)
+    await listener.hear(talk.samples[: 12 * 16_000])
+    early = "".join(event.delta for event in listener.events if isinstance(event, Hypothesis))
+    release.set()
+    await listener.session.finish()
+    assert len(early.split()) > 10
+    assert not any(isinstance(event, Failed) for event in listener.events)
+
+
+async def test_a_fault_of_the_speaker_model_costs_no_text(
+    pipeline: Pipeline, talk: Conversation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(OnlineChunkDiarizer, "hear", lambda *_: 1 / 0)
+    listener = Listener(pipeline, DIARIZE)
+    await listener.hear(talk.samples[: 12 * 16_000])
+    await listener.session.finish()
+    completed = next(event for event in listener.events if isinstance(event, Completed))
+    assert completed.text
+    assert "speakers were not told apart" in completed.warnings[0]
+    assert "live_speakers_failed" in caplog.text
+
+
+async def test_a_turn_that_is_cleared_leaves_the_speakers_as_they_were(pipeline: Pipeline, talk: Conversation) -> None:
+    listener = Listener(pipeline, DIARIZE)
+    await listener.hear(talk.samples[: 9 * 16_000])
+    listener.session.clear()
+    await listener.idle()
+    await listener.hear(talk.samples[round(11.3 * 16_000) :])
+    await listener.session.finish()
+    completed = [event for event in listener.events if isinstance(event, Completed) and event.text]
+    assert completed[0].segments[0].speaker == "A"  # the first one who is heard and not cleared
+    assert {segment.speaker for event in completed for segment in event.segments} == {"A", "B"}
+
+
+async def test_diarize_may_come_and_go_within_a_session(pipeline: Pipeline, talk: Conversation) -> None:
+    listener = Listener(pipeline)
+    await listener.hear(talk.samples[: 11 * 16_000])
+    listener.session.config = DIARIZE
+    await listener.hear(talk.samples[11 * 16_000 :])
+    await listener.session.finish()
+    settled = [event for event in listener.events if isinstance(event, Settled)]
+    assert not settled[0].has_speakers
+    assert settled[-1].has_speakers
+
+
 async def test_without_diarize_nobody_is_named(pipeline: Pipeline, talk: Conversation) -> None:
     listener = Listener(pipeline)
     await listener.hear(talk.samples[: 6 * 16_000])
@@ -124,8 +174,9 @@ async def test_openai_tells_no_segments_unless_they_are_asked_for(client: Realti
     assert not client.of("segment")
 
 
-async def test_deepgram_numbers_the_speakers_of_words(server: Server, talk: Conversation) -> None:
-    query = "encoding=linear16&sample_rate=16000&diarize=true"
+@pytest.mark.parametrize("option", ["diarize=true", "diarize_model=latest"])
+async def test_deepgram_numbers_the_speakers_of_words(server: Server, talk: Conversation, option: str) -> None:
+    query = f"encoding=linear16&sample_rate=16000&{option}"
     async with connect(f"{server.url.replace('http', 'ws', 1)}/v1/listen?{query}") as socket:
         await socket.send(pcm(talk.samples, 16_000))
         await socket.send(json.dumps({"type": "CloseStream"}))
@@ -156,7 +207,7 @@ async def test_a_server_without_a_model_refuses_by_name(speaker_model: SpeakerMo
 def test_a_model_that_hears_whole_recordings_only_is_named(
     pipeline: Pipeline, speaker_model: SpeakerModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(speaker_model), "new_online_diarizer", lambda _: None)
+    monkeypatch.setattr(type(speaker_model), "hears_streams", False)
     whole = Pipeline(pipeline.engine, settings(), speaker_model=speaker_model)
     whole.check(DIARIZE.options)
     with pytest.raises(InvalidRequest, match="whole recordings only") as error:

@@ -140,6 +140,7 @@ async def test_a_model_that_fails_fails_its_request_alone(pipeline: Pipeline, ta
         model_id = "faulty"
         max_speakers = 2
         compares_voices = False
+        hears_streams = False
 
         def new_diarizer(self) -> Faulty:
             return Faulty()
