@@ -48,7 +48,7 @@ _COUNTERS = {
     "gaps": ("asr_coverage_gaps", "Stretches of speech without text."),
     "redacted": ("asr_redacted", "Stretches of text that were replaced by placeholders, such as card numbers."),
     "windows": ("asr_windows", "Windows decoded; one that is decoded again counts again."),
-    "tokens": ("asr_tokens", "Tokens decoded."),
+    "tokens": ("asr_tokens", "Tokens of the texts of these windows."),
     "not_finite": (
         "asr_results_not_finite",
         "Results of windows with numbers that are not finite, which a faulty device computes.",

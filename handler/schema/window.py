@@ -31,7 +31,7 @@ class DecodingParams:
     length_penalty: float | None = None
     # Ids of text tokens that are never decoded. −1 stands for the engine's own list; None means that list alone.
     suppress: tuple[int, ...] | None = None
-    draft: tuple[int, ...] = ()  # tokens that the text is likely to begin with (`WindowResult.tokens`); saves time only
+    draft: tuple[int, ...] = ()  # tokens that the text is likely to begin with (`WindowResult.tokens`), to save time
     num_hypotheses: int = 1  # beams at temperature 0, samples above 0; the best hypothesis is the result
     detect_only: bool = False  # detect the language, and decode no text
 

@@ -18,7 +18,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from handler import logs
@@ -71,7 +71,7 @@ class WindowCache:
             self._process_params,
             dict(model_info),
             relevant_options,
-            asdict(window.params),
+            asdict(replace(window.params, draft=())),
             window.start,
             window.channel,
             window.speech,

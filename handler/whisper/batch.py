@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from handler.schema.window import Window
 from handler.tokens.repetition import MIN_LOOP_TOKENS, loop_start
 from handler.whisper.attention import SharedAudio
 from handler.whisper.beam_search import BeamSearch, beam_groups
@@ -88,12 +89,21 @@ class Batch:
         self._locate_audio()
         return slots
 
-    def go_on(self, slot: int, hypothesis: Hypothesis) -> None:
-        """Let the sequence in a slot, whose prompt is read, go on from tokens that are decoded already."""
+    def resume_from(self, slot: int, decoded: Hypothesis) -> None:
+        """Let the sequence in a slot, whose prompt is read, go on from tokens that are decoded already, if any are.
+
+        If they run into a loop, the steps begin where one of them finds it.
+        """
         sequence = self.sequences[slot]
-        sequence.hypothesis, sequence.is_at_start = hypothesis, False
-        beginning = replace(_beginning(sequence.task), decoded=hypothesis.tokens)
-        self._step.state.begin(slice(slot, slot + 1), [beginning])
+        interval = self._loop_interval(sequence.task.window)
+        for count in range(interval, len(decoded.tokens) + 1, interval):
+            if loop_start(Hypothesis(decoded.tokens[:count], []).text_tokens(self._ids)) is not None:
+                decoded = Hypothesis(decoded.tokens[: count - 1], decoded.logprobs[: count - 1])
+                break
+        if decoded.tokens:
+            sequence.hypothesis, sequence.is_at_start = decoded, False
+            beginning = replace(_beginning(sequence.task), decoded=decoded.tokens)
+            self._step.state.begin(slice(slot, slot + 1), [beginning])
 
     def advance(self) -> None:
         """Decode the next token of every sequence, or read the next one of its prompt.
@@ -301,10 +311,12 @@ class Batch:
             return False
         if hypothesis.tokens[-1] == self._ids.eot:
             return True
-        interval = min(self._loop_check_interval, MIN_LOOP_TOKENS + math.ceil(MAX_TOKENS_PER_S * window.seconds))
-        if len(hypothesis.tokens) % interval:
-            return False
-        return loop_start(hypothesis.text_tokens(self._ids)) is not None
+        is_checked = len(hypothesis.tokens) % self._loop_interval(window) == 0
+        return is_checked and loop_start(hypothesis.text_tokens(self._ids)) is not None
+
+    def _loop_interval(self, window: Window) -> int:
+        """Return the number of tokens after which a sequence of a window is checked for a loop."""
+        return min(self._loop_check_interval, MIN_LOOP_TOKENS + math.ceil(MAX_TOKENS_PER_S * window.seconds))
 
     def remove(self, slots: Sequence[int]) -> None:
         """Remove the sequences in `slots`, and the tasks that have none left."""

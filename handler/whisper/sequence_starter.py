@@ -5,18 +5,20 @@ Knows no encoder and no result.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from handler.schema.window import Window
 from handler.whisper.batch import Batch
-from handler.whisper.draft import accepted, check_draft
+from handler.whisper.draft import DraftChecker
+from handler.whisper.host_copy import host_tensor, to_device
 from handler.whisper.kv_cache import KVCache
 from handler.whisper.language_detection import language_logits
 from handler.whisper.model import Decoder
 from handler.whisper.preparation import PreparedWindow
-from handler.whisper.sequences import ActiveSequence, DecodeTask, Hypothesis
-from handler.whisper.task_builder import TaskBuilder, can_steps_read_prompt
+from handler.whisper.sequences import ActiveSequence, DecodeTask
+from handler.whisper.task_builder import TaskBuilder, can_steps_read_prompt, draft_of
 from handler.whisper.tokenizer import Specials
 
 
@@ -41,7 +43,7 @@ class SequenceStarter:
         self._decoder = decoder
         self._task_builder = task_builder
         self._specials = specials
-        self._bias = bias
+        self._drafts = DraftChecker(decoder, specials, bias)
         self._short_context = short_context
         self._device = cache.k.device
 
@@ -49,7 +51,7 @@ class SequenceStarter:
         """Start the sequences of prepared windows in the next free slots.
 
         Where steps are graphs, short prompts are read by steps, which all sequences take together. Other prompts are
-        prefilled, for which the running sequences wait.
+        prefilled, for which the running sequences wait; those with drafts, which are long, by themselves.
         """
         if self._short_context:
             self._batch.resize_audio(max(len(item.encoded.audio) for item in prepared))
@@ -57,10 +59,13 @@ class SequenceStarter:
         if by_steps:
             self._write_audio(by_steps)
             self._batch.add([self._task_builder.build(item, {}, by_steps=True) for item in by_steps])
-        if others := [item for item in prepared if item not in by_steps]:
-            self._write_audio(others)
-            languages = self._detect_languages([item.window for item in others])
-            self._prefill([self._task_builder.build(*parts) for parts in zip(others, languages, strict=True)])
+        others = [item for item in prepared if item not in by_steps]
+        drafted = [item for item in others if draft_of(item.window)]
+        for group in (drafted, [item for item in others if item not in drafted]):
+            if group:
+                self._write_audio(group)
+                languages = self._detect_languages([item.window for item in group])
+                self._prefill([self._task_builder.build(*parts) for parts in zip(group, languages, strict=True)])
 
     def _write_audio(self, prepared: Sequence[PreparedWindow]) -> None:
         """Write the keys and values of prepared windows to the next free audio slots."""
@@ -87,61 +92,41 @@ class SequenceStarter:
     def _prefill(self, tasks: Sequence[DecodeTask]) -> None:
         """Add tasks to the batch, and fill the KV cache with the prompt of each but for its last token.
 
-        The next step runs the decoder on these last tokens, whose logits predict the first new tokens. The draft of a
-        task is read together with the whole prompt, and its sequence goes on from the first token unlike the draft.
+        The next step runs the decoder on these last tokens, whose logits predict the first new tokens. If tasks have
+        drafts, all of a prompt is read with the draft behind it, and the next step reads the last token that the draft
+        told rightly, or the one that should have been in its place. All of the tasks have drafts, or none has.
         """
         slots = self._batch.add(tasks)
         sequences = self._batch.sequences[slots]
-        prompts = [
-            [*task.prompt, *task.draft] if task.draft else [*task.prompt[:-1]]
+        has_drafts = bool(tasks[0].draft)
+        texts = [
+            [*task.prompt, *task.draft] if has_drafts else [*task.prompt[:-1]]
             for task in (sequence.task for sequence in sequences)
         ]
-        length = max(map(len, prompts))
-        if not length:
+        longest = max(map(len, texts))
+        if not longest:
             return
-        # The padding is on the right, so no token of a prompt attends to it.
-        padded = [[*prompt, *[self._specials.eot] * (length - len(prompt))] for prompt in prompts]
-        tokens = torch.tensor(padded, device=self._device)  # [B, T]
+        # The padding is on the right, so no token attends to it.
+        length = self._cache.length_for(longest) if has_drafts else longest
+        padded = [[*text, *[self._specials.eot] * (length - len(text))] for text in texts]
+        tokens = to_device(host_tensor(np.array(padded), self._device), self._device)  # [B, T]
         positions = torch.arange(length, device=self._device).expand_as(tokens)
         hidden = self._decoder(tokens, positions, self._cache, slots, length, self._batch.audio(slots))
-        self._find_speech(prompts, sequences, hidden)
-        self._check_drafts(slots, hidden)
+        self._read_no_speech(sequences, texts, hidden)
+        if has_drafts:
+            for slot, decoded in enumerate(self._drafts.check(tasks, hidden), slots.start):
+                self._batch.resume_from(slot, decoded)
 
-    def _find_speech(
-        self, prompts: Sequence[Sequence[int]], sequences: Sequence[ActiveSequence], hidden: Tensor
+    def _read_no_speech(
+        self, sequences: Sequence[ActiveSequence], texts: Sequence[Sequence[int]], hidden: Tensor
     ) -> None:
-        """Find out how likely there is no speech, where the start of the transcript was read. hidden [B, T, C]"""
+        """Keep the probability of no speech of each sequence whose start of transcript was read. `hidden` [B, T, C]"""
         sot = self._specials.sot
-        rows = [row for row, prompt in enumerate(prompts) if sot in prompt]
+        rows = [row for row, text in enumerate(texts) if sot in text]
         if not rows:
             return
-        starts = torch.tensor([prompts[row].index(sot) for row in rows], device=self._device)
-        start_hidden = hidden[torch.tensor(rows, device=self._device), starts]
-        probabilities = self._decoder.logits(start_hidden).softmax(-1)[:, self._specials.no_speech]
-        for row, probability in zip(rows, probabilities.tolist(), strict=True):
-            sequences[row].task.no_speech_prob = probability
-
-    def _check_drafts(self, slots: slice, hidden: Tensor) -> None:
-        """Let each sequence whose task has a draft go on from where the model would not have decoded it. [B, T, C]"""
-        checked: list[tuple[int, DecodeTask]] = []
-        choices: list[Tensor] = []
-        for slot, states in zip(range(slots.start, slots.stop), hidden, strict=True):
-            task = self._batch.sequences[slot].task
-            if not task.draft:
-                continue
-            first = len(task.prompt) - 1  # a token is predicted at the position before its own
-            logits = self._decoder.logits(states[first : first + len(task.draft) + 1])
-            bias = self._bias if task.bias is None else task.bias
-            choice = check_draft(task, logits, bias, self._specials)
-            choices.append(torch.stack([choice[0].float(), choice[1]]))  # float32 holds token ids exactly
-            checked.append((slot, task))
-        if not checked:
-            return
-        tokens, logprobs = torch.cat(choices, 1).tolist()  # one copy to the host
-        start = 0
-        for slot, task in checked:
-            chosen = [int(token) for token in tokens[start : start + len(task.draft) + 1]]
-            count = accepted(task.draft, chosen, self._specials.eot)
-            if count:
-                self._batch.go_on(slot, Hypothesis(chosen[:count], logprobs[start : start + count]))
-            start += len(chosen)
+        places = host_tensor(np.array([rows, [texts[row].index(sot) for row in rows]]), self._device)
+        row, start = to_device(places, self._device)
+        probabilities = self._decoder.logits(hidden[row, start]).softmax(-1)[:, self._specials.no_speech]
+        for number, probability in zip(rows, probabilities.tolist(), strict=True):
+            sequences[number].task.no_speech_prob = probability

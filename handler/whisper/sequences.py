@@ -55,7 +55,7 @@ class DecodeTask:
     language_probabilities: dict[str, float]  # empty unless the language had to be detected
     onset_strength: Tensor  # of each 10 ms frame, used to time the words. [frames]
     audio_positions: int  # encoder positions that the sequences attend to
-    text_required_until: int = 0  # see History
+    text_required_until: int  # see History
     draft: tuple[int, ...] = ()  # tokens that the text is likely to begin with
     bias: Tensor | None = None  # added to the logits instead of the engine's default bias. [n_vocab]
     is_prompt_read_by_steps: bool = False  # instead of a prefill

@@ -17,10 +17,13 @@ MAX_SPEECH_WITHOUT_TEXT_S = 1.0  # speech at a window's end that may lack text a
 
 
 def can_steps_read_prompt(window: Window) -> bool:
-    """Return whether the prompt of a window is short, and its one sequence can read it token by token."""
+    """Return whether the prompt of a window is short, and its one sequence can read it token by token.
+
+    A draft is worth having because it is not read token by token.
+    """
     params = window.params
     has_text = params.prompt.strip() or params.hotwords.strip()
-    return params.num_hypotheses == 1 and params.temperature == 0 and not has_text and not _draft_of(window)
+    return params.num_hypotheses == 1 and params.temperature == 0 and not has_text and not draft_of(window)
 
 
 def _text_required_until(window: Window, ids: Specials) -> int:
@@ -37,7 +40,7 @@ def _text_required_until(window: Window, ids: Specials) -> int:
     return 0
 
 
-def _draft_of(window: Window) -> tuple[int, ...]:
+def draft_of(window: Window) -> tuple[int, ...]:
     """Return the draft of a window, or () if its text is not the likeliest token by token."""
     params = window.params
     is_greedy = params.num_hypotheses == 1 and params.temperature == 0 and not params.detect_only
@@ -79,7 +82,7 @@ class TaskBuilder:
             encoded.onset_strength,
             len(encoded.audio),
             _text_required_until(window, self._tokenizer.specials),
-            _draft_of(window)[: self._context - len(prompt) - 2],  # room for a token behind it, and for the end
+            draft_of(window)[: self._context - len(prompt) - 2],  # room for a token behind it, and for the end
             self._suppression_bias(params.suppress),
             by_steps,
         )

@@ -76,6 +76,12 @@ def test_the_whole_of_a_window_is_a_part_and_so_is_nothing_of_it() -> None:
     assert (nothing.start, nothing.end, nothing.speech, nothing.seconds) == (START + 5, START + 5, (), 0.0)
 
 
+def test_a_draft_is_of_the_whole_window_alone() -> None:
+    window = some_window(random.Random(3)).with_params(draft=(1, 2))
+    assert window.with_params(language="fr").params.draft == (1, 2)
+    assert window.part(START + 5, START + 20).params.draft == ()
+
+
 def test_lengths_are_in_seconds_and_positions_in_samples() -> None:
     window = Window(8_000, np.zeros(24_000, np.float32), speech=((8_000, 12_000), (20_000, 32_000)))
     assert (window.end, window.seconds, window.speech_s) == (32_000, 1.5, 1.0)

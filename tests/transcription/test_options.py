@@ -48,7 +48,7 @@ async def test_the_usual_tokens_may_be_named_as_such(pipeline: Pipeline) -> None
 def beam_task(**params: object) -> DecodeTask:
     decoding_params = DecodingParams(num_hypotheses=4, **params)  # type: ignore[arg-type]
     window = Window(0, np.zeros(16_000, np.float32), params=decoding_params)
-    return DecodeTask(window, (1,), "en", {}, torch.zeros(1), 50)
+    return DecodeTask(window, (1,), "en", {}, torch.zeros(1), 50, 0)
 
 
 @pytest.mark.parametrize(("patience", "max_candidates"), [(1.0, 4), (2.0, 8), (0.5, 2), (0.1, 1)])

@@ -66,6 +66,12 @@ def test_the_format_of_an_answer_does_not_matter(tmp_path: Path) -> None:
     assert cache_in(tmp_path).key(WINDOW, options, MODEL_INFO) == cache_in(tmp_path).key(WINDOW, Options(), MODEL_INFO)
 
 
+def test_the_draft_of_a_window_does_not_matter(tmp_path: Path) -> None:
+    cache = cache_in(tmp_path)
+    drafted = WINDOW.with_params(draft=(1, 2, 3))
+    assert cache.key(drafted, Options(), MODEL_INFO) == cache.key(WINDOW, Options(), MODEL_INFO)
+
+
 def entry_in(folder: Path) -> Path:
     """Store a window under the key abcd, and return its file."""
     cache_in(folder).put("abcd", DECODED)

@@ -114,7 +114,7 @@ def test_tokens_are_drawn_as_often_as_their_temperature_makes_them_likely(
 ) -> None:
     ids, temperature = tiny._tokenizer.specials, 0.7
     window = window_of(FOX, temperature=temperature, num_hypotheses=12)
-    task = DecodeTask(window, (ids.sot,), "en", {}, torch.zeros(0), 1500)
+    task = DecodeTask(window, (ids.sot,), "en", {}, torch.zeros(0), 1500, 0)
     sequences = [ActiveSequence(task, random.Random(seed)) for seed in range(12)]
     logits = torch.full((1, ids.vocab), -30.0)
     logits[0, 500:504] = torch.tensor([3.0, 2.0, 1.0, 2.5])

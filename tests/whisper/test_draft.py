@@ -1,4 +1,4 @@
-"""A draft of a text saves steps and changes nothing: words, times and evidence are those of a text without."""
+"""A draft of a text saves steps: words, times and evidence are those of a text without."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -10,10 +10,13 @@ from handler.schema.transcript import Word
 from handler.schema.window import SAMPLE_RATE, Window, WindowResult
 from handler.startup.bootstrap import build
 from handler.transcription.pipeline import Pipeline
+from handler.whisper.loading import load_engine
+from handler.whisper.sequences import Hypothesis
 from tests.conftest import settings
 from tests.support.speech import PANGRAM, say
 
 SPEECH = say(PANGRAM)
+WORD = 100  # any token of text
 WINDOW = Window(0, SPEECH, ((0, len(SPEECH)),))
 
 
@@ -40,6 +43,7 @@ def assert_same(result: WindowResult, other: WindowResult) -> None:
     assert result.evidence.no_speech_prob == pytest.approx(other.evidence.no_speech_prob, abs=0.002)
     for one, another in zip(words_of(result), words_of(other), strict=True):
         assert one.text == another.text
+        assert one.start == pytest.approx(another.start, abs=0.03)
         assert one.end == pytest.approx(another.end, abs=0.03)
         assert one.probability == pytest.approx(another.probability, abs=0.002)
 
@@ -60,36 +64,58 @@ def drafts_of(tokens: Sequence[int]) -> list[tuple[int, ...]]:
         tuple(noise),
         (*tokens, *tokens),
         (*tokens[:-1], *text),
-        tuple(text * 100),
+        (first, *text * 100),
     ]
 
 
-def test_a_draft_changes_nothing(exact: Pipeline) -> None:
+def test_the_text_is_that_without_a_draft_whatever_the_draft_is(exact: Pipeline) -> None:
     whole = exact.decode(WINDOW)
     assert len(whole.tokens) > 20
     for draft in drafts_of(whole.tokens):
         assert_same(exact.decode(WINDOW.with_params(draft=draft)), whole)
 
 
-@pytest.mark.parametrize(("share", "most"), [(0, 100), (0.5, 20), (1, 3)])
-def test_the_tokens_of_a_draft_take_no_steps(
-    exact: Pipeline, monkeypatch: pytest.MonkeyPatch, share: float, most: int
-) -> None:
-    whole = exact.decode(WINDOW)
-    engine, num_steps = exact.resources.engine, 0
+def num_steps(pipeline: Pipeline, window: Window, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Return how often the engine advances until a window is decoded."""
+    engine, count = pipeline.resources.engine, 0
     advance = engine.advance
 
     def counted() -> list[tuple[Window, WindowResult]]:
-        nonlocal num_steps
-        num_steps += 1
+        nonlocal count
+        count += 1
         return advance()
 
-    monkeypatch.setattr(engine, "advance", counted)
-    exact.decode(WINDOW.with_params(draft=whole.tokens[: round(share * len(whole.tokens))]))
-    assert 0 < num_steps <= most
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "advance", counted)
+        pipeline.decode(window)
+    return count
 
 
-def test_the_draft_of_the_beginning_of_the_audio_changes_nothing(exact: Pipeline) -> None:
+def test_a_draft_saves_a_step_for_each_token_and_for_the_one_behind_it(
+    exact: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = exact.decode(WINDOW).tokens
+    steps = num_steps(exact, WINDOW, monkeypatch)
+    for count in (1, 5, len(tokens) - 1):
+        drafted = WINDOW.with_params(draft=tokens[:count])
+        assert steps - num_steps(exact, drafted, monkeypatch) == count + 1
+    whole, wrong = WINDOW.with_params(draft=tokens), WINDOW.with_params(draft=tuple(reversed(tokens[1:])))
+    assert steps - num_steps(exact, whole, monkeypatch) == len(tokens)  # a step finds that the text is over
+    assert steps - num_steps(exact, wrong, monkeypatch) == 1
+
+
+def test_a_draft_that_loops_ends_where_steps_would_find_the_loop(tiny_folder: Path) -> None:
+    engine = load_engine(tiny_folder, settings(batch_size=1))
+    engine.admit([WINDOW])
+    engine.advance()
+    batch = engine._batch
+    interval, (first,) = batch._loop_interval(WINDOW), batch.sequences[0].hypothesis.tokens
+    decoded = Hypothesis([first, *[WORD] * (3 * interval)], [-0.1] * (3 * interval + 1))
+    batch.resume_from(0, decoded)
+    assert batch.sequences[0].hypothesis.tokens == decoded.tokens[: interval - 1]
+
+
+def test_the_text_of_the_beginning_of_the_audio_is_a_draft_of_all_of_it(exact: Pipeline) -> None:
     whole = exact.decode(WINDOW)
     draft: tuple[int, ...] = ()
     for end in range(SAMPLE_RATE, len(SPEECH), SAMPLE_RATE // 2):
@@ -112,7 +138,7 @@ def test_texts_with_and_without_a_draft_share_a_batch(exact: Pipeline) -> None:
 
 def test_a_draft_is_not_used_by_other_ways_to_choose_tokens(exact: Pipeline) -> None:
     whole = exact.decode(WINDOW)
-    for params in ({"num_hypotheses": 3}, {"temperature": 0.4, "num_hypotheses": 2}, {"detect_only": True}):
+    for params in ({"num_hypotheses": 3}, {"temperature": 0.4, "num_hypotheses": 2}):
         window = WINDOW.with_params(**params)
         assert exact.decode(window.with_params(draft=whole.tokens)) == exact.decode(window)
 

@@ -293,7 +293,7 @@ def test_a_loop_is_removed_and_reported_and_decoding_goes_on_after_the_text_befo
 
     def result(tokens: list[int]) -> tuple[str, float | None]:
         hypothesis = Hypothesis(tokens, [0.0] * len(tokens))
-        task = DecodeTask(Window(0, silence(20)), (ids.sot,), "en", {}, torch.zeros(0), 1500, finished=[hypothesis])
+        task = DecodeTask(Window(0, silence(20)), (ids.sot,), "en", {}, torch.zeros(0), 1500, 0, finished=[hypothesis])
         segments, found = tiny._result_builder._read(hypothesis, task)
         assert found.evidence is not None
         assert found.evidence.looped

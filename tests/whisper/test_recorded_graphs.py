@@ -81,6 +81,16 @@ def test_five_windows_in_three_slots_are_decoded_as_without_graphs(
     assert_equal(run(recorded, windows()), expected)
 
 
+def test_windows_with_drafts_stand_beside_others_on_graphs(
+    recorded: WhisperEngine, expected: list[WindowResult]
+) -> None:
+    drafted = [
+        window.with_params(draft=result.tokens[: 5 * number])
+        for number, (window, result) in enumerate(zip(windows(), expected, strict=True))
+    ]
+    assert_equal(run(recorded, drafted), expected)
+
+
 PARAMS = [
     DecodingParams(num_hypotheses=3),
     DecodingParams(),

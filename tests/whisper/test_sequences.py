@@ -23,7 +23,7 @@ IDS = Specials.of_vocab(51_864)
 def make_task(num_hypotheses: int = 1, temperature: float = 0.0, *finished: Hypothesis) -> DecodeTask:
     params = DecodingParams(temperature=temperature, num_hypotheses=num_hypotheses)
     return DecodeTask(
-        Window(0, silence(1), params=params), (7, 8, 9), "en", {}, torch.zeros(0), 50, finished=[*finished]
+        Window(0, silence(1), params=params), (7, 8, 9), "en", {}, torch.zeros(0), 50, 0, finished=[*finished]
     )
 
 
