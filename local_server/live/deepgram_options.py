@@ -61,10 +61,7 @@ def parse_listen(query: Sequence[tuple[str, str]], settings: Settings, *, is_liv
         check_model(single["model"], settings.model_id, settings.model_aliases)
     if single.get("version", "latest") != "latest":
         raise InvalidRequest(f"version must be latest; got {short_repr(single['version'])}", "version")
-    flags = {name: check(name, single.get(name, "false"), boolean) for name in _flags(is_live)}
-    if _DIARIZE_MODEL in single:
-        check(_DIARIZE_MODEL, single[_DIARIZE_MODEL], one_of(DIARIZE_MODELS))
-        flags["diarize"] = True
+    flags = _flags(single, is_live=is_live)
     encoding = single.get("encoding")
     if encoding is not None:
         encoding = ENCODINGS[check("encoding", encoding, one_of(tuple(ENCODINGS)))]
@@ -132,9 +129,15 @@ def _live(
     )
 
 
-def _flags(is_live: bool) -> tuple[str, ...]:
+def _flags(single: Mapping[str, str], *, is_live: bool) -> dict[str, bool]:
+    """Return what may be switched on, and whether it is."""
     own = ("interim_results", "vad_events") if is_live else ("detect_language", "multichannel", "paragraphs")
-    return ("punctuate", "smart_format", "diarize", *own, *(() if is_live else ("utterances",)))
+    names = ("punctuate", "smart_format", "diarize", *own, *(() if is_live else ("utterances",)))
+    flags = {name: check(name, single.get(name, "false"), boolean) for name in names}
+    if _DIARIZE_MODEL in single:
+        check(_DIARIZE_MODEL, single[_DIARIZE_MODEL], one_of(DIARIZE_MODELS))
+        flags["diarize"] = True
+    return flags
 
 
 def _collect(query: Sequence[tuple[str, str]], *, is_live: bool) -> tuple[dict[str, str], dict[str, list[str]]]:
