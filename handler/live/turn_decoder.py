@@ -46,8 +46,8 @@ class TurnDecoder:
         self._capabilities = capabilities
         self._last_language = last_language
         self.language: str | None = None  # of the turn, as soon as it is certain
-        self._draft: tuple[int, ...] = ()
-        self._drafted_from = -1  # where the window began that the draft is of
+        self._draft: tuple[int, ...] = ()  # the text of the last pass that can be trusted
+        self._draft_start: int | None = None  # of the window that it is the text of
         self._params = {"prompt": first_prompt(options), "hotwords": hotwords_of(options), "task": options.task}
 
     async def guess(self, window: Window) -> list[Word] | None:
@@ -59,7 +59,7 @@ class TurnDecoder:
         result = await self._engine.submit(self._prepared(window, language))
         if result.evidence is not None and check_thresholds(result.evidence, self._options) is not Verdict.ACCEPT:
             return None
-        self._draft, self._drafted_from = result.tokens, window.start
+        self._draft, self._draft_start = result.tokens, window.start
         result = replace(result, segments=tuple(remove_timeless_repeats(result.segments)))
         return words_of(to_audio_time(window, result))
 
@@ -69,8 +69,8 @@ class TurnDecoder:
         return await self._decoder.decode(self._prepared(window, language))
 
     def _prepared(self, window: Window, language: str | None) -> Window:
-        """Return a window with the parameters to decode it with. Its draft is the text of the pass before."""
-        draft = self._draft if window.start == self._drafted_from else ()
+        """Return a window with the parameters to decode it with, and the text of an earlier pass as its draft."""
+        draft = self._draft if window.start == self._draft_start else ()
         return window.with_params(language=language, draft=draft, **self._params)
 
     def cancel(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from handler.errors import InvalidRequest, ModelNotFound
 from handler.live.live_session import LiveConfig
 from handler.live.sample_stream import A_LAW, MU_LAW, PCM16
-from handler.live.stable_text import Agreement
+from handler.live.stable_text import Agreement, Tier
 from handler.live.turn_detection import TurnDetection
 from handler.schema.capabilities import Capabilities
 from handler.schema.model_names import check_model
@@ -29,10 +29,10 @@ MAX_TEXT_CHARS = 4_096  # more than a model reads
 MAX_PADDING_MS, MAX_SILENCE_MS = 5_000, 10_000
 # How much passes have to agree until a word is told, by the delay that this takes.
 DELAYS = {
-    "minimal": Agreement(((0.25, 0.7), (0.5, 0.0))),
+    "minimal": Agreement((Tier(0.25, 0.7), Tier(0.5, 0.0))),
     "low": Agreement(),
-    "medium": Agreement(((0.25, 0.95), (0.5, 0.7), (1.1, 0.0))),
-    "high": Agreement(((1.1, 0.0),)),
+    "medium": Agreement((Tier(0.25, 0.95), Tier(0.5, 0.7), Tier(1.1, 0.0))),
+    "high": Agreement((Tier(1.1, 0.0),)),
     "xhigh": Agreement(()),
 }
 DEFAULT_DELAY = "low"

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from handler.live.stable_text import Agreement, StableText, Told
+from handler.live.stable_text import Agreement, StableText, Tier, Told
 from handler.schema.transcript import Word
 
 SURE, LIKELY, UNSURE = 0.95, 0.7, 0.4
@@ -12,6 +12,13 @@ SURE, LIKELY, UNSURE = 0.95, 0.7, 0.4
 
 def words(text: str, probability: float = SURE) -> list[Word]:
     return [Word(index, index + 1, f" {word}", probability) for index, word in enumerate(text.split())]
+
+
+def spread(text: str, seconds: float = 1.0) -> list[Word]:
+    """Return the words of a text that is spoken in so much time, each of which takes as long as any."""
+    parts = text.split()
+    length = seconds / len(parts)
+    return [Word(index * length, (index + 1) * length, f" {word}", SURE) for index, word in enumerate(parts)]
 
 
 class Growing:
@@ -61,7 +68,21 @@ def test_passes_agree_for_longer_on_a_word_that_one_is_less_sure_of(
 def test_one_pass_that_is_unsure_of_a_word_delays_it_and_those_behind() -> None:
     stable = Growing(Agreement())
     stable.revise([*words("The"), Word(1, 2, " quick", UNSURE), Word(2, 3, " brown", SURE)])
-    assert told(stable, "The quick brown", "The quick brown") == " The quick brown"
+    assert told(stable, "The quick brown") == " The"
+    assert told(stable, "The quick brown") == " quick brown"
+
+
+def test_all_passes_of_a_tier_have_to_be_so_sure() -> None:
+    stable = Growing(Agreement((Tier(0.5, 0.6),)))
+    for probability in (SURE, UNSURE, SURE, SURE):
+        assert told(stable, "The", probability=probability) == ""
+    assert told(stable, "The") == " The"
+
+
+def test_all_passes_of_a_tier_have_to_agree() -> None:
+    stable = Growing(Agreement((Tier(0.5, 0.0),)))
+    assert told(stable, "cat", "hat", "cat", "cat") == ""
+    assert told(stable, "cat") == " cat"
 
 
 def test_punctuation_follows_with_the_next_word() -> None:
@@ -83,6 +104,26 @@ def test_the_rest_is_told_at_the_end_and_what_differs_is_counted() -> None:
     assert (last.text, last.contradicted) == (" modern.", 1)
 
 
+@pytest.mark.parametrize(
+    ("early", "late", "contradicted"),
+    [
+        ("maybe be", "may be be", 0),
+        ("may be be", "maybe be", 0),
+        ("a t the end", "at the end", 0),
+        ("the cat sat", "the big cat sat", 0),  # what was told is there
+        ("the big cat sat", "the cat sat", 1),
+        ("on top", "one top", 1),
+        ("they will want", "though on", 3),
+        ("there now", "the renown", 2),  # the same letters, but none of the words
+    ],
+)
+def test_words_that_were_told_and_are_not_in_the_end_are_counted(early: str, late: str, contradicted: int) -> None:
+    stable = Growing(Agreement())
+    for _ in range(2):
+        stable.revise(spread(early))
+    assert stable.end(spread(late)).contradicted == contradicted
+
+
 def test_what_was_told_is_found_again_where_words_are_written_otherwise() -> None:
     stable = Growing(Agreement())
     assert told(stable, "the 42 line", "the 42 line") == " the 42 line"
@@ -93,10 +134,7 @@ def test_what_was_told_is_found_again_where_words_are_written_otherwise() -> Non
 
 def test_words_that_follow_do_not_stand_for_what_was_told_however_it_is_written() -> None:
     stable = Growing(Agreement())
-    spelled = [
-        Word(index / 3, (index + 1) / 3, f" {word}", SURE)
-        for index, word in enumerate(["one", "hundred", "and", "five"])
-    ]
+    spelled = spread("one hundred and five", 4 / 3)
     stable.revise(spelled)
     assert stable.revise(spelled).text == " one hundred and five"
     whole = [Word(0, 1.4, " 105", SURE), Word(1.4, 1.8, " people", SURE), Word(1.8, 2.1, " came", SURE)]
@@ -111,7 +149,7 @@ def test_a_text_that_vanishes_takes_nothing_back() -> None:
 
 
 def test_all_passes_of_an_agreement_have_to_agree() -> None:
-    stable = Growing(Agreement(((0.8, 0.0),)))
+    stable = Growing(Agreement((Tier(0.8, 0.0),)))
     assert told(stable, "a b", "a b", "a b") == ""
     assert told(stable, "a c") == " a"
 
