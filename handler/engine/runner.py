@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from handler import logs
+from handler.engine.heap import HeapTrimmer
 from handler.engine.scheduler import Scheduler
 from handler.errors import AsrError, Cancelled, DeviceLost, Internal, OutOfMemory
 from handler.schema.window import Engine, Window, WindowResult
@@ -43,6 +44,8 @@ class Runner:
         self._usage: dict[Hashable, Usage] = {}
         self.device_s = 0.0  # total time that the device has worked
         self._device_s_by_temperature: dict[float, float] = {}
+        # Memory of the host, which an accelerator leaves alone while it computes.
+        self._heap = HeapTrimmer() if engine.device_name == "cpu" else None
         self.fault: DeviceLost | None = None  # set once the device is lost and no window will ever run again
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
@@ -150,7 +153,7 @@ class Runner:
         return bool(self._scheduler.waiting or self._scheduler.running or self._cancelled)
 
     def _take_turn(self) -> None:
-        """Admit windows, let the engine advance, and deliver results."""
+        """Admit windows, let the engine advance, deliver results, and return memory that is free."""
         start = time.perf_counter()
         if windows := self._choose_windows():
             self.engine.admit(windows)
@@ -159,6 +162,8 @@ class Runner:
         for window, result in results:
             self._deliver(window, result)
             self._failures = 0
+        if self._heap is not None:
+            self._heap.trim_if_due()
 
     def _choose_windows(self) -> list[Window]:
         """Remove cancelled windows from the engine, and return the windows to admit now."""

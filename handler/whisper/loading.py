@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from handler import logs
-from handler.engine.cpu_tuning import return_freed_memory, usable_threads
+from handler.engine.cpu_tuning import usable_threads
 from handler.engine.device import (
     as_large_as_fits,
     choose_attention,
@@ -19,6 +19,7 @@ from handler.engine.device import (
     prepare_device,
 )
 from handler.engine.device_errors import device_errors
+from handler.engine.heap import return_freed_memory
 from handler.schema.window import SAMPLE_RATE
 from handler.settings import Settings, SettingsError
 from handler.timeline import Timeline

@@ -81,7 +81,7 @@ def main() -> None:
     """Load a folder as a starting process does, and print what it took."""
     import torch
 
-    from handler.engine.cpu_tuning import return_freed_memory
+    from handler.engine.heap import return_freed_memory
     from handler.whisper.checkpoint.reader import load, open_checkpoint
 
     folder = Path(sys.argv[1])
