@@ -69,7 +69,7 @@ class RealtimeConfig:
         if given.get("noise_reduction") is not None:
             _refuse("session.audio.input.noise_reduction", "null: this server reduces no noise", "an object")
         if "transcription" in given:
-            config = replace(config, transcription=_transcription(given["transcription"], settings))
+            config = replace(config, transcription=_transcription(given["transcription"], self.transcription, settings))
         if "turn_detection" in given:
             config = replace(config, detection=_detection(given["turn_detection"], self.detection))
         try:
@@ -178,7 +178,8 @@ def _format(value: object) -> tuple[str, int]:
     return str(format), int(rate)
 
 
-def _transcription(value: object, settings: Settings) -> Mapping[str, Any] | None:
+def _transcription(value: object, current: Mapping[str, Any] | None, settings: Settings) -> Mapping[str, Any]:
+    """Return the fields that are given now or were before. One that is null now is as if it had never been given."""
     param = "session.audio.input.transcription"
     if value is None:
         raise RefusedEvent("invalid_value", f"{param} must be an object: this server does nothing else", param)
@@ -194,7 +195,7 @@ def _transcription(value: object, settings: Settings) -> Mapping[str, Any] | Non
         _parsed(fields, name, param, _short, None)
     for name in _LISTS:
         _parsed(fields, name, param, _strings, None)
-    return {name: each for name, each in fields.items() if each is not None}
+    return {name: each for name, each in {**(current or {}), **fields}.items() if each is not None}
 
 
 def _short(value: object) -> str:

@@ -138,6 +138,19 @@ async def test_keywords_and_a_prompt_guide_the_spelling(client: RealtimeClient) 
     assert "Foks" in (await client.until("completed"))["transcript"]
 
 
+async def test_an_update_changes_what_it_has_and_keeps_the_rest(client: RealtimeClient) -> None:
+    def transcription(updated: dict[str, Any]) -> dict[str, Any]:
+        fields: dict[str, Any] = updated["session"]["audio"]["input"]["transcription"]
+        return {name: value for name, value in fields.items() if name not in ("model", "prompt")}
+
+    await client.update(transcription={"keywords": ["Foks"], "language": "en"}, turn_detection=None)
+    updated = await client.update(transcription={"delay": "high", "language": None})
+    assert transcription(updated) == {"keywords": ["Foks"], "delay": "high", "language": None}
+    assert updated["session"]["audio"]["input"]["turn_detection"] is None
+    updated = await client.update(transcription={"keywords": None})
+    assert transcription(updated) == {"delay": "high", "language": None}
+
+
 async def test_the_delay_xhigh_tells_text_at_the_end_only(client: RealtimeClient) -> None:
     await client.update(transcription={"delay": "xhigh"}, turn_detection=None)
     await client.append(pcm(say(FOX)))
