@@ -61,7 +61,7 @@ class _Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
+class _EmbeddingInput:
     """What the vector of a voice is made of."""
 
     voice: int  # the number of the voice
@@ -92,7 +92,7 @@ class ChunkDiarizer:
 
     def finish(self, count: SpeakerCount) -> SpeakerActivity:
         """Return who of how many speakers spoke when."""
-        self.hear_rest()
+        self.flush()
         voices = self.voices()
         groups = group_voices(voices, count, self._networks.threshold)
         activity = self.activity(voices, groups, max(groups, default=-1) + 1)
@@ -100,7 +100,7 @@ class ChunkDiarizer:
         middles = middle_voices(voices, groups)[order]
         return replace(activity, active=activity.active[:, order], voices=middles)
 
-    def hear_rest(self) -> None:
+    def flush(self) -> None:
         """Hear what is left: the recording is over."""
         chunks = []
         while len(self._buffer) >= CHUNK:
@@ -134,13 +134,13 @@ class ChunkDiarizer:
     def _first_frame(self, chunk: int) -> int:
         return round(self._starts[chunk] / SAMPLE_RATE / FRAME_S)
 
-    def _next_chunk(self) -> "_Chunk":
+    def _next_chunk(self) -> _Chunk:
         """Take the next chunk from the buffer."""
         chunk = _Chunk(self._num_samples - len(self._buffer), self._buffer[:CHUNK])
         self._last, self._buffer = chunk.samples, self._buffer[CHUNK_HOP:]
         return chunk
 
-    def _hear(self, chunks: Sequence["_Chunk"]) -> None:
+    def _hear(self, chunks: Sequence[_Chunk]) -> None:
         networks = self._networks
         with torch.inference_mode():
             lengths = [len(chunk.samples) for chunk in chunks]
@@ -148,16 +148,16 @@ class ChunkDiarizer:
             on_device = torch.from_numpy(np.stack(padded)).to(networks.device)
             active = networks.segmentation(on_device).cpu().numpy()
             features = networks.filterbank(on_device, lengths)  # [B, T, bins]
-            stretches: list[_Stretch] = []
+            inputs: list[_EmbeddingInput] = []
             for chunk, chunk_active, chunk_features in zip(chunks, active, features, strict=True):
-                self._find_voices(chunk_active, chunk_features, stretches)
+                self._find_voices(chunk_active, chunk_features, inputs)
                 self._starts.append(chunk.start)
             self._active.append(active)
-            for first in range(0, len(stretches), EMBEDDED_AT_ONCE):
-                self._embed(stretches[first : first + EMBEDDED_AT_ONCE])
+            for first in range(0, len(inputs), EMBEDDED_AT_ONCE):
+                self._embed(inputs[first : first + EMBEDDED_AT_ONCE])
 
-    def _find_voices(self, active: NDArray[np.bool_], features: Tensor, stretches: list["_Stretch"]) -> None:
-        """Note the voices of a chunk, without vectors, and add what these are to be made of to `stretches`."""
+    def _find_voices(self, active: NDArray[np.bool_], features: Tensor, inputs: list[_EmbeddingInput]) -> None:
+        """Note the voices of a chunk, without vectors, and add what these are to be made of to `inputs`."""
         is_solo = active.sum(1) == 1
         scale = len(features) / NUM_FRAMES
         for local in range(active.shape[1]):
@@ -174,18 +174,18 @@ class ChunkDiarizer:
                 at = int(best[len(best) // 2])  # where most is said; in the middle, which is the surest
                 if sums[at] * HOP / SAMPLE_RATE >= MIN_VOICE_S:
                     part = slice(at, at + EMBEDDED_FRAMES)
-                    stretches.append(_Stretch(len(self._voices), features[part], weights[part]))
+                    inputs.append(_EmbeddingInput(len(self._voices), features[part], weights[part]))
                 solo_s = float(said[-1]) * HOP / SAMPLE_RATE
                 self._voices.append(Voice(len(self._starts), local, start, end, solo_s))
 
-    def _embed(self, stretches: Sequence["_Stretch"]) -> None:
-        """Keep the vectors of the voices of some stretches."""
+    def _embed(self, inputs: Sequence[_EmbeddingInput]) -> None:
+        """Keep the vectors of the voices of some inputs."""
         networks = self._networks
-        features = torch.stack([stretch.features for stretch in stretches]).to(networks.dtype)
-        weights = torch.from_numpy(np.stack([stretch.weights for stretch in stretches])).to(networks.device)
+        features = torch.stack([each.features for each in inputs]).to(networks.dtype)
+        weights = torch.from_numpy(np.stack([each.weights for each in inputs])).to(networks.device)
         vectors = F.normalize(networks.embedding(features, weights).float(), dim=1).cpu().numpy()
         self._vectors.append(vectors)
-        self._heard += [stretch.voice for stretch in stretches]
+        self._heard += [each.voice for each in inputs]
 
     def activity(self, voices: Sequence[Voice], speakers: Sequence[int], num_speakers: int) -> SpeakerActivity:
         """Return who speaks when, by the speakers of voices.

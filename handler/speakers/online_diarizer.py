@@ -45,7 +45,7 @@ class OnlineChunkDiarizer:
         context = self._context[max(0, len(self._context) - num_before) :]
         diarizer = ChunkDiarizer(self._networks)
         diarizer.push(np.concatenate((context, samples)))
-        diarizer.hear_rest()
+        diarizer.flush()
         first_frame = round(len(context) / SAMPLE_RATE / FRAME_S)
         own = []
         for number, voice in enumerate(diarizer.voices()):
