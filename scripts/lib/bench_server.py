@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -66,11 +66,15 @@ def wait_until_ready(process: subprocess.Popen[bytes], is_ready: Callable[[], bo
 class Server:
     """`python -m local_server` for the time of a block."""
 
-    def __init__(self, folder: Path, threads: int, device: str, log: Path) -> None:
+    def __init__(
+        self, folder: Path, threads: int, device: str, log: Path, variables: Mapping[str, str] | None = None
+    ) -> None:
+        """Prepare to start it with a model. `variables` are further ones of its environment."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self._environment = clean_environment(folder, threads, device) | {"HOST": "127.0.0.1", "PORT": str(port)}
+        self._environment |= variables or {}
         self._log = log
 
     def __enter__(self) -> "Server":

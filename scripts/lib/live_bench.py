@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import partial
 from pathlib import Path
 from statistics import quantiles
 
@@ -16,6 +17,7 @@ import numpy as np
 import requests
 import soundfile
 from numpy.typing import NDArray
+from prometheus_client.parser import text_string_to_metric_families
 
 from handler.schema.window import SAMPLE_RATE
 from handler.transcription.word_edits import letters_and_digits
@@ -28,6 +30,10 @@ from scripts.lib.machine import machine
 from scripts.lib.peers import ROOT
 
 JOINED_S = 600.0
+COLUMNS = (
+    *("sessions", "word p50", "p95", "turn p50", "p95"),
+    *("words unlike the file's", "contradicted", "speed of the file", "errors"),
+)
 Speak = Callable[[str, NDArray[np.float32]], Awaitable[Heard]]  # the address of a web socket, and samples
 
 
@@ -119,7 +125,7 @@ async def sessions(
     ]
 
 
-def row(name: str, waits: Sequence[Waits], share: str) -> str:
+def row(name: str, waits: Sequence[Waits], share: str = "–", contradicted: str = "–") -> str:
     """Return a line of the table."""
     words = [wait for each in waits for wait in each.words]
     turns = [wait for each in waits for wait in each.turns]
@@ -129,6 +135,7 @@ def row(name: str, waits: Sequence[Waits], share: str) -> str:
         *_quantiles(words),
         *_quantiles(turns),
         f"{100 * rate:.1f} %",
+        contradicted,
         share,
         f"{sum(e.errors for e in waits)}",
     ]
@@ -142,7 +149,16 @@ def _quantiles(waits: Sequence[float]) -> tuple[str, str]:
     return f"{parts[9]:.2f}", f"{parts[18]:.2f}"
 
 
-def measure(url: str, path: Path, counts: Sequence[int], seconds: float, has_file: bool) -> list[Reference]:
+def told_by(url: str) -> NDArray[np.int64]:
+    """Return how many words turned out otherwise than they were told in live sessions until now, and of how many."""
+    families = text_string_to_metric_families(requests.get(f"{url}/metrics", timeout=60).text)
+    values = {sample.name: sample.value for family in families for sample in family.samples}
+    return np.array([values[f"asr_live_words_{which}"] for which in ("contradicted_total", "total")], np.int64)
+
+
+def measure(
+    url: str, speak: Speak, path: Path, counts: Sequence[int], seconds: float, has_file: bool
+) -> list[Reference]:
     """Print the lines of the table of this worker's server. Return the words of the file, with their times."""
     samples, _ = soundfile.read(path, dtype="float32")
     said = reference_of(url, path)
@@ -150,10 +166,13 @@ def measure(url: str, path: Path, counts: Sequence[int], seconds: float, has_fil
     for count in counts:
         for beside in (False, True) if has_file else (False,):
             took: list[float] = []
+            told_before = told_by(url)
             with file_beside(url, path, took) if beside else nullcontext():
-                waits = asyncio.run(sessions(url, live_client.speak, samples, said, count, seconds))
+                waits = asyncio.run(sessions(url, speak, samples, said, count, seconds))
             share = f"{alone / (sum(took) / len(took)):.0%}" if took else "–"
-            print(row(f"{count}{', a file beside' if beside else ''}", waits, share), flush=True)
+            contradicted, words = told_by(url) - told_before
+            name = f"{count}{', a file beside' if beside else ''}"
+            print(row(name, waits, share, f"{contradicted} of {words}"), flush=True)
     return said
 
 
@@ -164,7 +183,7 @@ def measure_peer(policy: str, given: argparse.Namespace, path: Path, clip: Path,
     for count in given.sessions:  # each with a server that has heard nobody yet
         with live_peer.WhisperLiveKit(policy, weights, clip, given.threads) as server:
             waits = asyncio.run(sessions(server.url, live_peer.speak, samples, said, count, given.seconds))
-        print(row(f"WhisperLiveKit, {policy}, {count}", waits, "–"), flush=True)
+        print(row(f"WhisperLiveKit, {policy}, {count}", waits), flush=True)
 
 
 def main() -> None:
@@ -177,20 +196,25 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of speech in each session")
     parser.add_argument("--no-file", action="store_true", help="leave out the runs with a file beside the sessions")
     parser.add_argument("--peer", action="store_true", help="measure WhisperLiveKit as well")
+    parser.add_argument("--diarize-model", help="have speakers told apart as well, by this model")
     parser.add_argument("--url", help="of a server that runs already; it is then measured instead")
     given = parser.parse_args()
+    if given.url and (given.peer or given.diarize_model):
+        parser.error("--url must come without --peer and --diarize-model")
     work = ROOT / ".bench"
     work.mkdir(exist_ok=True)
     clips = spoken_in(given.folder)
     file = joined(clips, JOINED_S, work / "live.flac")
     print(f"{given.model} on {machine('cpu')}, {given.threads} threads; seconds, {given.seconds:g} s a session")
-    print("| sessions | word p50 | p95 | turn p50 | p95 | words unlike the file's | speed of the file | errors |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
+    how = (file.path, given.sessions, given.seconds, not given.no_file)
     if given.url:
-        measure(given.url, file.path, given.sessions, given.seconds, not given.no_file)
+        measure(given.url, live_client.speak, *how)
         return
-    with Server(checkpoint(given.model), given.threads, "cpu", work / "live.log") as server:
-        said = measure(server.url, file.path, given.sessions, given.seconds, not given.no_file)
+    speak = partial(live_client.speak, diarize=given.diarize_model is not None)
+    variables = {"DIARIZE_MODEL": given.diarize_model} if given.diarize_model else {}
+    with Server(checkpoint(given.model), given.threads, "cpu", work / "live.log", variables) as server:
+        said = measure(server.url, speak, *how)
     for policy in live_peer.POLICIES if given.peer else ():
         if given.model == TINY and policy == live_peer.MULTILINGUAL_ALONE:
             continue

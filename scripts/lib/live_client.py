@@ -16,12 +16,6 @@ from handler.schema.window import SAMPLE_RATE
 
 PIECE_S = 0.1
 QUIET_S = 5.0  # without an event at the end
-SESSION = {
-    "type": "transcription",
-    "audio": {
-        "input": {"transcription": {"model": "whisper-1"}, "format": {"type": "audio/pcm", "rate": SAMPLE_RATE}},
-    },
-}
 
 
 @dataclass
@@ -33,11 +27,13 @@ class Heard:
     errors: list[str] = field(default_factory=list)
 
 
-async def speak(url: str, samples: NDArray[np.float32]) -> Heard:
+async def speak(url: str, samples: NDArray[np.float32], *, diarize: bool = False) -> Heard:
     """Send samples at their own pace to the server at a web socket address, and return what was told."""
+    transcription = {"model": "whisper-1", "diarize": diarize}
+    audio = {"input": {"transcription": transcription, "format": {"type": "audio/pcm", "rate": SAMPLE_RATE}}}
     heard = Heard()
     async with connect(f"{url}/v1/realtime?intent=transcription", max_size=None, compression=None) as socket:
-        await socket.send(json.dumps({"type": "session.update", "session": SESSION}))
+        await socket.send(json.dumps({"type": "session.update", "session": {"type": "transcription", "audio": audio}}))
         began = time.perf_counter()
 
         async def send(piece: bytes) -> None:
