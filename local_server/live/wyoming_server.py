@@ -3,7 +3,9 @@
 The protocol has no keys. Source: github.com/OHF-Voice/wyoming, the public `wyoming` package, an optional dependency.
 """
 
+import asyncio
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -59,9 +61,12 @@ class WyomingHandler(AsyncEventHandler):
         self._told: deque[LiveEvent] = deque()
         self._has_begun = False  # to tell text
         self._text = ""
+        self._timer: asyncio.TimerHandle | None = None  # of the silence after which speech is given up
+        self._giving_up: asyncio.Task[None] | None = None
 
     async def handle_event(self, event: Event) -> bool:
         """Do what an event asks for. Return whether the connection goes on."""
+        self._stop_timer()
         try:
             await self._handle(event)
         except AsrError as exc:
@@ -71,11 +76,29 @@ class WyomingHandler(AsyncEventHandler):
         except Exception as exc:
             logs.error("wyoming_crashed", exc)
             return await self._fail(Internal(f"a fault of this server: {type(exc).__name__}"))
+        if self._session is not None:
+            loop, idle_s = asyncio.get_running_loop(), self._pipeline.settings.session_idle_s
+            self._timer = loop.call_later(idle_s, self._begin_to_give_up, idle_s)
         return True
 
     async def disconnect(self) -> None:
         """Stop all work of the connection."""
+        self._stop_timer()
         self._sessions.end(self.id)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _begin_to_give_up(self, idle_s: float) -> None:
+        self._giving_up = asyncio.create_task(self._give_up(idle_s))  # kept, since the loop keeps no task
+
+    async def _give_up(self, idle_s: float) -> None:
+        """End the connection of a client that has begun to speak and sends no more: it may be gone."""
+        with suppress(ConnectionError):
+            await self._fail(InvalidRequest(f"expected audio-chunk or audio-stop within {idle_s:g} s"))
+        await self.stop()
 
     def close(self) -> None:
         """Stop the speech that is being transcribed, if there is any."""

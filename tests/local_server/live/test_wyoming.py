@@ -122,3 +122,14 @@ async def test_there_is_room_for_so_many(client: AsyncTcpClient, port: int) -> N
     async with AsyncTcpClient("127.0.0.1", port) as other:
         await other.write_event(AudioStart(rate=RATE, width=2, channels=1).event())
         assert Error.from_event(await read(other)).code == "overloaded"
+
+
+async def test_a_client_that_stops_in_the_middle_keeps_no_place(pipeline: Pipeline) -> None:
+    port = free_port()
+    with serving(pipeline, wyoming_port=port, host="127.0.0.1", session_idle_s=1.0) as running_server:
+        async with AsyncTcpClient("127.0.0.1", port) as client:
+            await client.write_event(AudioStart(rate=RATE, width=2, channels=1).event())
+            error = Error.from_event(await read(client))
+            assert "within 1 s" in error.text
+            assert await client.read_event() is None
+        assert read_metrics(running_server)["asr_live_sessions"] == 0
