@@ -15,6 +15,7 @@ from handler.schema.speakers import SpeakerCount
 MAX_CLUSTERED = 2000  # voices that are compared with each other; their number squared is what it costs
 LONE_THRESHOLD = 0.7  # a cosine distance from the middle of a group, within which a single voice is no group of its own
 SURE_S = 1.0  # of solo speech; a voice with less is compared with groups, and makes none of its own
+_ADJOINING = 6  # frames between two voices, a tenth of a second
 _NEARBY = 100  # voices before and behind one among which its group is looked for
 _NO_LENGTH = 1e-9
 _APART = 2.0  # the distance of two voices that cannot be the same, which is as much as there is
@@ -55,19 +56,33 @@ def group_voices(voices: Sequence[Voice], count: SpeakerCount, threshold: float)
 
 
 def _of_others(index: int, voices: Sequence[Voice], groups: Sequence[int | None]) -> int:
-    """Return the group of the nearest voice of the same speaker and chunk, or else of any chunk."""
+    """Return the group of a voice with too little to hear: that of the nearest voice, of those that it may belong to.
+
+    Voices of the same speaker of its chunk go before others, and count for as much as one that it adjoins, since a
+    short run amid a longer one is rarely somebody else. It is nobody's who speaks during most of it.
+    """
     voice = voices[index]
     nearby = range(max(0, index - _NEARBY), min(len(voices), index + _NEARBY + 1))
     known = [other for other in nearby if groups[other] is not None]
+    meanwhile = {groups[other] for other in known if _is_during(voices[other], voice)}
     if not known:
         known = [other for other, group in enumerate(groups) if group is not None]
+    known = [other for other in known if groups[other] not in meanwhile] or known
 
     def distance(other: int) -> tuple[bool, int, int]:
         candidate = voices[other]
-        is_same = (candidate.chunk, candidate.local) == (voice.chunk, voice.local)
-        return not is_same, abs(candidate.chunk - voice.chunk), abs(candidate.start - voice.start)
+        if candidate.chunk != voice.chunk:
+            return True, abs(candidate.chunk - voice.chunk), abs(candidate.start - voice.start)
+        gap = max(0, candidate.start - voice.end, voice.start - candidate.end)
+        return candidate.local != voice.local and gap > _ADJOINING, 0, gap
 
     return groups[min(known, key=distance)] or 0
+
+
+def _is_during(other: Voice, voice: Voice) -> bool:
+    """Return whether another speaker of the same chunk speaks during most of a voice."""
+    common = min(other.end, voice.end) - max(other.start, voice.start)
+    return other.chunk == voice.chunk and other.local != voice.local and 2 * common > voice.end - voice.start
 
 
 def _sure(voices: Sequence[Voice], heard: Sequence[int]) -> list[int]:

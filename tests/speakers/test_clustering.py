@@ -1,5 +1,7 @@
 """Grouping of voices, with vectors whose groups are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,20 @@ def test_a_short_voice_makes_no_group_of_its_own() -> None:
 
 def test_what_could_not_be_heard_belongs_to_the_nearest_of_its_speaker() -> None:
     voices = [voice(0, 0), voice(1, 0, local=1), voice(-1, 0, local=1, start=300), voice(-1, 9)]
+    groups = group_voices(voices, ANY, THRESHOLD)
+    assert groups[2] == groups[1] != groups[0]
+
+
+def test_what_could_not_be_heard_is_not_of_whoever_speaks_meanwhile() -> None:
+    amid = replace(voice(-1, 0, local=1), start=20, end=60)  # while the speaker of the chunk goes on
+    voices = [voice(0, 0), amid, voice(1, 1)]
+    groups = group_voices(voices, ANY, THRESHOLD)
+    assert groups[1] == groups[2] != groups[0]
+
+
+def test_what_could_not_be_heard_and_adjoins_a_voice_belongs_to_it() -> None:
+    gone_on = voice(-1, 0, local=1, start=105)  # 5 frames behind a voice, and far behind one of the same number
+    voices = [voice(1, 0, local=1, start=300), voice(0, 0, start=0), gone_on]
     groups = group_voices(voices, ANY, THRESHOLD)
     assert groups[2] == groups[1] != groups[0]
 
