@@ -203,7 +203,7 @@ class ChunkDiarizer:
         for voice, speaker in zip(voices, speakers, strict=True):
             start, end = self.frames_of(voice)
             votes[start:end, speaker] += 1
-        number = np.rint(speaking / np.maximum(seen, 1))
+        number = np.divide(speaking, np.maximum(seen, 1, out=seen), out=speaking).round(out=speaking)
         is_active = np.zeros(votes.shape, bool)
         for start in range(0, total, _FRAMES_AT_ONCE):
             rows = slice(start, start + _FRAMES_AT_ONCE)

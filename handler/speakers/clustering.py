@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
 
 from handler.schema.speakers import SpeakerCount
 
@@ -104,10 +105,7 @@ def _cluster(voices: Sequence[Voice], count: SpeakerCount, threshold: float) -> 
     if len(voices) == 1:
         return [0]
     vectors = np.stack([voice.vector for voice in voices if voice.vector is not None])
-    distances = 1 - vectors @ vectors.T
-    chunks, locals_ = (np.array([getattr(voice, name) for voice in voices]) for name in ("chunk", "local"))
-    distances[(chunks[:, None] == chunks) & (locals_[:, None] != locals_)] = _APART
-    tree = linkage(distances[np.triu_indices(len(vectors), 1)].clip(0, _APART), "average")
+    tree = linkage(_distances(voices, vectors), "average")
     groups = fcluster(tree, threshold, "distance")
     groups = _join_lone(groups - 1, vectors, count) + 1
     found = int(groups.max())
@@ -115,6 +113,24 @@ def _cluster(voices: Sequence[Voice], count: SpeakerCount, threshold: float) -> 
     if wanted != found:
         groups = _largest(tree, wanted, voices, vectors) + 1
     return [int(group) - 1 for group in groups]
+
+
+def _distances(voices: Sequence[Voice], vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the distances of all pairs of voices, in the order of `linkage`. [n (n − 1) / 2]
+
+    Of many voices they take more memory than anything else, so no more than one matrix of them is held at a time.
+    """
+    distances: NDArray[np.float32] = vectors @ vectors.T
+    np.subtract(1, distances, out=distances)
+    numbers: dict[int, list[int]] = {}  # of the voices of each chunk
+    for number, voice in enumerate(voices):
+        for other in numbers.setdefault(voice.chunk, []):
+            if voices[other].local != voice.local:
+                distances[number, other] = distances[other, number] = _APART
+        numbers[voice.chunk].append(number)
+    np.fill_diagonal(distances, 0)
+    pairs: NDArray[np.float32] = squareform(distances.clip(0, _APART, out=distances), checks=False)
+    return pairs
 
 
 def _largest(
