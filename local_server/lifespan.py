@@ -152,7 +152,7 @@ class LifespanApp:
         try:
             from local_server.live.wyoming_server import WyomingServer
 
-            self._wyoming = WyomingServer(pipeline, self._state.sessions, self._state.settings.host, port)
+            self._wyoming = WyomingServer(pipeline, self._state.sessions, self._state.settings, port)
             await self._wyoming.start()
         except (ImportError, OSError) as exc:
             raise SettingsError("WYOMING_PORT", port, f"the extra wyoming and a free port: {exc}") from None

@@ -30,7 +30,7 @@ def return_freed_memory() -> Iterator[None]:
 
 
 class HeapTrimmer:
-    """Returns freed memory to the system while work goes on that allocates and frees arrays of many sizes.
+    """Returns freed memory to the system during work that allocates and frees arrays of many sizes, and after it.
 
     Small things that stay lie between them, so the heap of each thread holds on to more and more: after an hour of one
     recording, a tenth of the process. Does nothing if the C library has no `malloc_trim`.

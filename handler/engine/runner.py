@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from handler import logs
-from handler.engine.heap import HeapTrimmer
+from handler.engine.heap import TRIM_EVERY_S, HeapTrimmer
 from handler.engine.scheduler import Scheduler
 from handler.errors import AsrError, Cancelled, DeviceLost, Internal, OutOfMemory
 from handler.schema.window import Engine, Window, WindowResult
@@ -145,12 +145,18 @@ class Runner:
 
     def _wait(self) -> bool:
         """Wait until there is a window to run or to drop, and return True. Return False after `close`."""
+        if self._heap is not None:
+            with self._work:
+                is_idle = not self._work.wait_for(self._is_needed, TRIM_EVERY_S)
+            if is_idle:
+                self._heap.trim_if_due()
         with self._work:
-            self._work.wait_for(lambda: self._is_closed or (self.fault is None and self._has_work()))
+            self._work.wait_for(self._is_needed)
             return not self._is_closed
 
-    def _has_work(self) -> bool:
-        return bool(self._scheduler.waiting or self._scheduler.running or self._cancelled)
+    def _is_needed(self) -> bool:
+        has_work = self._scheduler.waiting or self._scheduler.running or self._cancelled
+        return self._is_closed or bool(self.fault is None and has_work)
 
     def _take_turn(self) -> None:
         """Admit windows, let the engine advance, deliver results, and return memory that is free."""

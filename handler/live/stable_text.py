@@ -165,8 +165,9 @@ def _num_differing(told: Sequence[Word], words: Sequence[Word]) -> int:
     nothing.
     """
     told_keys, keys = ([_key(word.text) for word in words] for words in (told, words))
-    common = _num_common(told_keys, keys)
-    told_keys, keys = told_keys[common:], keys[common:]
+    for _ in range(2):  # without what they have in common at the beginning, and then at the end
+        common = _num_common(told_keys, keys)
+        told_keys, keys = told_keys[common:][::-1], keys[common:][::-1]
     # The longest common subsequence. kept[i][k]: how many of the first i words that were told are among the first k.
     kept = [[0] * (len(keys) + 1) for _ in range(len(told_keys) + 1)]
     for i in range(1, len(told_keys) + 1):

@@ -59,8 +59,9 @@ def group_voices(voices: Sequence[Voice], count: SpeakerCount, threshold: float)
 def _of_others(index: int, voices: Sequence[Voice], groups: Sequence[int | None]) -> int:
     """Return the group of a voice with too little to hear: that of the nearest voice, of those that it may belong to.
 
-    Voices of the same speaker of its chunk go before others, and count for as much as one that it adjoins, since a
-    short run amid a longer one is rarely somebody else. It is nobody's who speaks during most of it.
+    Those of the same speaker of its chunk go before others; one that it adjoins counts for as much as one of the same
+    speaker further away, since a short run amid a longer one is rarely somebody else. It is nobody's who speaks during
+    most of it, unless there is nobody else nearby.
     """
     voice = voices[index]
     nearby = range(max(0, index - _NEARBY), min(len(voices), index + _NEARBY + 1))
@@ -70,12 +71,12 @@ def _of_others(index: int, voices: Sequence[Voice], groups: Sequence[int | None]
         known = [other for other, group in enumerate(groups) if group is not None]
     known = [other for other in known if groups[other] not in meanwhile] or known
 
-    def distance(other: int) -> tuple[bool, int, int]:
+    def distance(other: int) -> tuple[int, int, int]:
         candidate = voices[other]
         if candidate.chunk != voice.chunk:
-            return True, abs(candidate.chunk - voice.chunk), abs(candidate.start - voice.start)
+            return 2, abs(candidate.chunk - voice.chunk), abs(candidate.start - voice.start)
         gap = max(0, candidate.start - voice.end, voice.start - candidate.end)
-        return candidate.local != voice.local and gap > _ADJOINING, 0, gap
+        return (candidate.local != voice.local) + (gap > _ADJOINING), 0, gap
 
     return groups[min(known, key=distance)] or 0
 

@@ -34,7 +34,7 @@ class DraftChecker:
         """Return for each task the tokens that steps would have decoded at first, as far as its draft tells them.
 
         `hidden` [B, T, C] are the hidden states of the prompt of each task with its draft behind it. The end of text is
-        not among the tokens, because a sequence that has it is over.
+        not among the tokens: a step decodes it, because a sequence that has it is over and cannot go on.
         """
         rows: list[list[int]] = []  # for each place, where a token is chosen: task, text position, and history
         for number, task in enumerate(tasks):

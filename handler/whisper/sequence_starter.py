@@ -93,8 +93,8 @@ class SequenceStarter:
         """Add tasks to the batch, and fill the KV cache with the prompt of each but for its last token.
 
         The next step runs the decoder on these last tokens, whose logits predict the first new tokens. If tasks have
-        drafts, all of a prompt is read with the draft behind it, and the next step reads the last token that the draft
-        told rightly, or the one that should have been in its place. All of the tasks have drafts, or none has.
+        drafts, all of a prompt is read with the draft behind it, and the next step runs on the last token that
+        `DraftChecker.check` returns, if there is any. All of the tasks have drafts, or none has.
         """
         slots = self._batch.add(tasks)
         sequences = self._batch.sequences[slots]

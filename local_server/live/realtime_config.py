@@ -64,7 +64,7 @@ class RealtimeConfig:
         names = ("format", "noise_reduction", "transcription", "turn_detection")
         given = _object(audio.get("input", {}), "session.audio.input", names)
         if "format" in given:
-            format, rate = _format(given["format"])
+            format, rate = _format(given["format"], self)
             config = replace(config, format=format, rate=rate)
         if given.get("noise_reduction") is not None:
             _refuse("session.audio.input.noise_reduction", "null: this server reduces no noise", "an object")
@@ -165,21 +165,25 @@ def _include(value: object, capabilities: Capabilities) -> bool:
     return bool(value)
 
 
-def _format(value: object) -> tuple[str, int]:
+def _format(value: object, current: RealtimeConfig) -> tuple[str, int]:
+    """Return the name of a format and its rate, which is the current one if it is left out and the format the same."""
     param = "session.audio.input.format"
     fields = _object(value, param, ("type", "rate"))
     format = _parsed(fields, "type", param, one_of(tuple(FORMATS)), None)
     if format is None:
         _refuse(f"{param}.type", f"one of {', '.join(FORMATS)}", None)
     allowed = RATES if format == "audio/pcm" else (TELEPHONE_RATE,)
-    rate = fields.get("rate", allowed[0])
+    rate = fields.get("rate", current.rate if format == current.format else allowed[0])
     if rate not in allowed or isinstance(rate, bool):
         _refuse(f"{param}.rate", " or ".join(str(each) for each in allowed), rate)
     return str(format), int(rate)
 
 
 def _transcription(value: object, current: Mapping[str, Any] | None, settings: Settings) -> Mapping[str, Any]:
-    """Return the fields that are given now or were before. One that is null now is as if it had never been given."""
+    """Return the fields that are given now or were before. One that is null now is as if it had never been given.
+
+    One language takes the place of several, and several that of one.
+    """
     param = "session.audio.input.transcription"
     if value is None:
         raise RefusedEvent("invalid_value", f"{param} must be an object: this server does nothing else", param)
@@ -195,7 +199,11 @@ def _transcription(value: object, current: Mapping[str, Any] | None, settings: S
         _parsed(fields, name, param, _short, None)
     for name in _LISTS:
         _parsed(fields, name, param, _strings, None)
-    return {name: each for name, each in {**(current or {}), **fields}.items() if each is not None}
+    kept = dict(current or {})
+    for name, other in (("language", "languages"), ("languages", "language")):
+        if fields.get(name):
+            kept.pop(other, None)
+    return {name: each for name, each in {**kept, **fields}.items() if each is not None}
 
 
 def _short(value: object) -> str:

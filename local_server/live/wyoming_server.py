@@ -24,6 +24,7 @@ from handler.live.events import Completed, Failed, Hypothesis, LiveEvent
 from handler.live.live_session import LiveConfig, LiveSession
 from handler.live.sample_stream import PCM16, SampleStream
 from handler.schema.options import Options
+from handler.settings import Settings
 from handler.transcription.pipeline import Pipeline
 from local_server.live.live_sessions import LiveSessions
 
@@ -33,10 +34,11 @@ ATTRIBUTION = Attribution(name="asr-handler", url="https://github.com/asr-handle
 class WyomingServer:
     """Listens on a port until `stop`."""
 
-    def __init__(self, pipeline: Pipeline, sessions: LiveSessions, host: str, port: int) -> None:
-        """Serve a pipeline. `sessions` counts what is open, and `host` may be `*` for all addresses."""
+    def __init__(self, pipeline: Pipeline, sessions: LiveSessions, settings: Settings, port: int) -> None:
+        """Serve a pipeline. `sessions` counts what is open, and HOST may be `*` for all addresses."""
+        host = settings.host
         self._server = AsyncTcpServer("0.0.0.0" if host == "*" else host, port)  # noqa: S104 - as HOST says
-        self._handler = partial(WyomingHandler, pipeline, sessions)
+        self._handler = partial(WyomingHandler, pipeline, sessions, settings.session_idle_s)
 
     async def start(self) -> None:
         """Begin to listen. Raises OSError if the port cannot be used."""
@@ -50,23 +52,28 @@ class WyomingServer:
 class WyomingHandler(AsyncEventHandler):
     """One connection, by which one stretch of speech comes after another."""
 
-    def __init__(self, pipeline: Pipeline, sessions: LiveSessions, *streams: Any) -> None:
+    def __init__(self, pipeline: Pipeline, sessions: LiveSessions, idle_s: float, *streams: Any) -> None:
         super().__init__(*streams)
         self.id = f"wyoming_{id(self):x}"
         self._pipeline = pipeline
         self._sessions = sessions
+        self._idle_s = idle_s
         self._options = Options()
         self._stream: SampleStream | None = None
         self._session: LiveSession | None = None
         self._told: deque[LiveEvent] = deque()
         self._has_begun = False  # to tell text
         self._text = ""
-        self._timer: asyncio.TimerHandle | None = None  # of the silence after which speech is given up
-        self._giving_up: asyncio.Task[None] | None = None
+        self._idle: asyncio.Task[None] | None = None  # which waits for the next event of somebody who speaks
+
+    async def run(self) -> None:
+        """Receive events until the connection ends, be it in the middle of one."""
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await super().run()
 
     async def handle_event(self, event: Event) -> bool:
         """Do what an event asks for. Return whether the connection goes on."""
-        self._stop_timer()
+        self._stop_waiting()
         try:
             await self._handle(event)
         except AsrError as exc:
@@ -77,28 +84,27 @@ class WyomingHandler(AsyncEventHandler):
             logs.error("wyoming_crashed", exc)
             return await self._fail(Internal(f"a fault of this server: {type(exc).__name__}"))
         if self._session is not None:
-            loop, idle_s = asyncio.get_running_loop(), self._pipeline.settings.session_idle_s
-            self._timer = loop.call_later(idle_s, self._begin_to_give_up, idle_s)
+            self._idle = asyncio.create_task(self._give_up_when_idle())
         return True
 
     async def disconnect(self) -> None:
         """Stop all work of the connection."""
-        self._stop_timer()
+        self._stop_waiting()
         self._sessions.end(self.id)
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _stop_waiting(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
 
-    def _begin_to_give_up(self, idle_s: float) -> None:
-        self._giving_up = asyncio.create_task(self._give_up(idle_s))  # kept, since the loop keeps no task
-
-    async def _give_up(self, idle_s: float) -> None:
+    async def _give_up_when_idle(self) -> None:
         """End the connection of a client that has begun to speak and sends no more: it may be gone."""
-        with suppress(ConnectionError):
-            await self._fail(InvalidRequest(f"expected audio-chunk or audio-stop within {idle_s:g} s"))
-        await self.stop()
+        await asyncio.sleep(self._idle_s)
+        try:
+            with suppress(ConnectionError):
+                await self._fail(InvalidRequest(f"expected audio-chunk or audio-stop within {self._idle_s:g} s"))
+        finally:
+            await self.stop()
 
     def close(self) -> None:
         """Stop the speech that is being transcribed, if there is any."""

@@ -151,7 +151,9 @@ def _quantiles(waits: Sequence[float]) -> tuple[str, str]:
 
 def told_by(url: str) -> NDArray[np.int64]:
     """Return how many words turned out otherwise than they were told in live sessions until now, and of how many."""
-    families = text_string_to_metric_families(requests.get(f"{url}/metrics", timeout=60).text)
+    answer = requests.get(f"{url}/metrics", timeout=60)
+    answer.raise_for_status()
+    families = text_string_to_metric_families(answer.text)
     values = {sample.name: sample.value for family in families for sample in family.samples}
     return np.array([values[f"asr_live_words_{which}"] for which in ("contradicted_total", "total")], np.int64)
 

@@ -29,7 +29,9 @@ class Heard:
 
 async def speak(url: str, samples: NDArray[np.float32], *, diarize: bool = False) -> Heard:
     """Send samples at their own pace to the server at a web socket address, and return what was told."""
-    transcription = {"model": "whisper-1", "diarize": diarize}
+    transcription: dict[str, Any] = {"model": "whisper-1"}
+    if diarize:  # an extension, which other servers may refuse
+        transcription["diarize"] = True
     audio = {"input": {"transcription": transcription, "format": {"type": "audio/pcm", "rate": SAMPLE_RATE}}}
     heard = Heard()
     async with connect(f"{url}/v1/realtime?intent=transcription", max_size=None, compression=None) as socket:

@@ -1,6 +1,7 @@
 """Freed memory goes back to the system, although small things that stay lie between."""
 
 import ctypes
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), r
 
 
 def held_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def blocks_with_small_ones_between() -> tuple[list[np.ndarray], list[np.ndarray]]:

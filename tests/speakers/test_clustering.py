@@ -81,6 +81,14 @@ def test_what_could_not_be_heard_and_adjoins_a_voice_belongs_to_it() -> None:
     assert groups[2] == groups[1] != groups[0]
 
 
+@pytest.mark.parametrize("start", [90, 95])
+def test_what_could_not_be_heard_belongs_to_its_own_speaker_who_goes_on(start: int) -> None:
+    onset = Voice(0, 1, start, 110, 0.1)
+    voices = [voice(0, 0), onset, voice(1, 0, local=1, start=112)]
+    groups = group_voices(voices, ANY, THRESHOLD)
+    assert groups[1] == groups[2] != groups[0]
+
+
 def test_many_voices_are_compared_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clustering, "MAX_CLUSTERED", 10)
     people = [chunk % 3 for chunk in range(200)]

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from handler.startup.bootstrap import build
 from handler.transcription.pipeline import Pipeline
 from handler.whisper.loading import load_engine
 from handler.whisper.sequences import Hypothesis
+from handler.whisper.task_builder import draft_of
 from tests.conftest import settings
 from tests.support.speech import PANGRAM, say
 
@@ -141,6 +143,13 @@ def test_a_draft_is_not_used_by_other_ways_to_choose_tokens(exact: Pipeline) -> 
     for params in ({"num_hypotheses": 3}, {"temperature": 0.4, "num_hypotheses": 2}):
         window = WINDOW.with_params(**params)
         assert exact.decode(window.with_params(draft=whole.tokens)) == exact.decode(window)
+
+
+@pytest.mark.parametrize("params", [{"num_hypotheses": 2}, {"temperature": 0.2}, {"detect_only": True}])
+def test_a_draft_is_for_the_likeliest_text_alone(params: dict[str, Any]) -> None:
+    drafted = WINDOW.with_params(draft=(1, 2))
+    assert draft_of(drafted) == (1, 2)
+    assert draft_of(drafted.with_params(**params)) == ()
 
 
 def test_the_tokens_that_a_request_suppresses_are_not_taken_from_a_draft(exact: Pipeline) -> None:

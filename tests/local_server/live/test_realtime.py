@@ -151,6 +151,20 @@ async def test_an_update_changes_what_it_has_and_keeps_the_rest(client: Realtime
     assert transcription(updated) == {"delay": "high", "language": None}
 
 
+async def test_one_language_takes_the_place_of_several_and_a_rate_stays(client: RealtimeClient) -> None:
+    pcm_16 = {"type": "audio/pcm", "rate": 16_000}
+    await client.update(transcription={"language": "en"}, format=pcm_16)
+    several = await client.update(transcription={"languages": ["en"]}, format={"type": "audio/pcm"})
+    assert several["session"]["audio"]["input"]["transcription"]["languages"] == ["en"]
+    assert several["session"]["audio"]["input"]["format"] == pcm_16
+    one = await client.update(transcription={"language": "en"}, format={"type": "audio/pcmu"})
+    assert one["session"]["audio"]["input"]["transcription"]["language"] == "en"
+    assert "languages" not in one["session"]["audio"]["input"]["transcription"]
+    assert one["session"]["audio"]["input"]["format"] == {"type": "audio/pcmu"}
+    error = (await client.update(transcription={"language": "en", "languages": ["en"]}))["error"]
+    assert error["param"] == "session.audio.input.transcription.languages"
+
+
 async def test_the_delay_xhigh_tells_text_at_the_end_only(client: RealtimeClient) -> None:
     await client.update(transcription={"delay": "xhigh"}, turn_detection=None)
     await client.append(pcm(say(FOX)))

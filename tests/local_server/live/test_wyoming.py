@@ -1,6 +1,9 @@
 """Home Assistant's protocol, by the client of its public package."""
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+import math
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from typing import Any
 
 import pytest
 from wyoming.asr import Transcribe, Transcript, TranscriptChunk, TranscriptStart, TranscriptStop
@@ -12,9 +15,10 @@ from wyoming.info import Describe, Info
 from wyoming.ping import Ping, Pong
 
 from handler.transcription.pipeline import Pipeline
+from local_server.live.wyoming_server import WyomingHandler
 from tests.conftest import TINY
 from tests.support.realtime_client import pcm
-from tests.support.serving import Server, free_port, read_metrics, serving
+from tests.support.serving import Server, free_port, read_metrics, serving, wait_until
 from tests.support.speech import FOX, PANGRAM, say
 from tests.support.word_errors import word_error_rate
 
@@ -124,12 +128,48 @@ async def test_there_is_room_for_so_many(client: AsyncTcpClient, port: int) -> N
         assert Error.from_event(await read(other)).code == "overloaded"
 
 
-async def test_a_client_that_stops_in_the_middle_keeps_no_place(pipeline: Pipeline) -> None:
+IDLE_S = 1.0
+
+
+@pytest.fixture
+async def impatient(pipeline: Pipeline) -> AsyncIterator[AsyncTcpClient]:
+    """Yield a client of a server that waits IDLE_S for the next event of somebody who speaks."""
     port = free_port()
-    with serving(pipeline, wyoming_port=port, host="127.0.0.1", session_idle_s=1.0) as running_server:
+    with serving(pipeline, wyoming_port=port, host="127.0.0.1", session_idle_s=IDLE_S) as server:
         async with AsyncTcpClient("127.0.0.1", port) as client:
-            await client.write_event(AudioStart(rate=RATE, width=2, channels=1).event())
-            error = Error.from_event(await read(client))
-            assert "within 1 s" in error.text
-            assert await client.read_event() is None
-        assert read_metrics(running_server)["asr_live_sessions"] == 0
+            yield client
+        await asyncio.to_thread(wait_until, lambda: read_metrics(server)["asr_live_sessions"] == 0)
+
+
+async def test_a_client_that_stops_in_the_middle_keeps_no_place(impatient: AsyncTcpClient) -> None:
+    await impatient.write_event(AudioStart(rate=RATE, width=2, channels=1).event())
+    assert "within 1 s" in Error.from_event(await read(impatient)).text
+    assert await impatient.read_event() is None
+
+
+async def test_a_client_that_stops_in_the_middle_of_an_event_keeps_no_place(
+    impatient: AsyncTcpClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    await impatient.write_event(AudioStart(rate=RATE, width=2, channels=1).event())
+    assert impatient._writer is not None
+    impatient._writer.write(b'{"type": "audio-chunk", "payload_length": 2000}\n' + bytes(100))
+    await impatient._writer.drain()
+    await read(impatient)
+    assert await impatient.read_event() is None
+    assert not caplog.records
+
+
+async def test_each_event_of_somebody_who_speaks_begins_the_wait_anew(
+    client: AsyncTcpClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = list[WyomingHandler]()
+
+    def wait_in_vain(handler: WyomingHandler) -> Coroutine[Any, Any, Any]:
+        waiting.append(handler)
+        return asyncio.Event().wait()
+
+    monkeypatch.setattr(WyomingHandler, "_give_up_when_idle", wait_in_vain)
+    await say_to(client, FOX)
+    await heard(client)
+    assert len(waiting) == 1 + math.ceil(len(pcm(say(FOX), RATE)) / 2048)
+    assert waiting[0]._idle is None  # who does not speak may be silent
