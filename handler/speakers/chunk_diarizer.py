@@ -209,7 +209,7 @@ class ChunkDiarizer:
             rows = slice(start, start + _FRAMES_AT_ONCE)
             rank = (-votes[rows]).argsort(1, kind="stable").argsort(1, kind="stable")
             is_active[rows] = (rank < number[rows, None]) & (votes[rows] > 0)
-        return SpeakerActivity(is_active, FRAME_S, FIRST_FRAME_S - FRAME_S / 2)
+        return SpeakerActivity(is_active, FRAME_S, FIRST_FRAME_S)  # from the middle of a frame to that of another
 
 
 def _short_runs(active: NDArray[np.bool_]) -> list[tuple[int, int]]:
