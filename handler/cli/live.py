@@ -14,7 +14,7 @@ from typing import Any
 
 from handler.cli.transcribe import start_pipeline
 from handler.errors import InvalidRequest
-from handler.exit_codes import FAILED
+from handler.exit_codes import FAILED, INTERRUPTED
 from handler.live.events import Completed, Failed, Hypothesis, LiveEvent
 from handler.live.latency import LiveLatency
 from handler.live.live_session import LiveConfig, LiveSession
@@ -34,6 +34,8 @@ from handler.validators import check, integer, number
 OPTIONS = ("language", "languages", "task", "prompt", "hotwords", "diarize", "speakers")
 READ_S = 0.1  # of audio at a time
 WAITING_BLOCKS = 100  # that are read ahead of stdin
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+_FILES = {b"RIFF": "a WAV file", b"fLaC": "a FLAC file", b"OggS": "an Ogg file", b"ID3": "an MP3 file"}  # beginnings
 _CLEAR_LINE, _DIM, _PLAIN = "\r\x1b[K", "\x1b[2m", "\x1b[0m"
 Blocks = asyncio.Queue[bytes | None]  # None: no more come
 
@@ -50,7 +52,10 @@ def live(arguments: argparse.Namespace, settings: Settings, timeline: Timeline) 
         if arguments.source is None:
             stream = SampleStream(PCM16, SAMPLE_RATE)
             open_microphone = _microphone()
-        pipeline = start_pipeline(settings, timeline)
+        try:
+            pipeline = start_pipeline(settings, timeline)
+        except KeyboardInterrupt:
+            return INTERRUPTED
         resources.callback(pipeline.close)
         pipeline.check_live(options)
         return asyncio.run(_write_all(pipeline, config, stream, open_microphone, arguments.json))
@@ -89,7 +94,8 @@ async def _write_all(
             end.set()
 
     session = LiveSession(pipeline.resources, config, LiveLatency(), write)
-    loop.add_signal_handler(signal.SIGINT, end.set)
+    for ending in _ENDING:
+        loop.add_signal_handler(ending, end.set)
     with ExitStack() as sources:
         if open_microphone is None:
             block_bytes = max(1, round(READ_S * stream.rate)) * SAMPLE_BYTES[stream.encoding]
@@ -99,9 +105,14 @@ async def _write_all(
             sources.enter_context(open_microphone(lambda data: _put_later(loop, blocks, data)))
             print("asr: listening; Ctrl-C ends", file=sys.stderr)
         ended = asyncio.create_task(end.wait())
-        while (data := await _next_block(blocks, ended)) is not None:
+        data = await _next_block(blocks, ended)
+        if data is not None and open_microphone is None:
+            _check_samples(data)
+        while data is not None:
             await session.push(stream.push(data))
-    loop.remove_signal_handler(signal.SIGINT)  # a second one does not wait for the text
+            data = await _next_block(blocks, ended)
+    for ending in _ENDING:  # a second one does not wait for the text
+        loop.remove_signal_handler(ending)
     if not writer.is_broken:
         await session.push(stream.flush())
         await session.finish()
@@ -110,6 +121,13 @@ async def _write_all(
     if writer.is_broken:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it at its end
     return FAILED if writer.has_failed or writer.is_broken else 0
+
+
+def _check_samples(data: bytes) -> None:
+    """Raise InvalidRequest if the first bytes on stdin are those of a file."""
+    for beginning, name in _FILES.items():
+        if data.startswith(beginning):
+            raise InvalidRequest(f"expected samples without a header on stdin; got {name}, which asr transcribe takes")
 
 
 async def _next_block(blocks: Blocks, ended: "asyncio.Task[bool]") -> bytes | None:
@@ -147,7 +165,7 @@ def _microphone() -> Callable[[Callable[[bytes], None]], Any]:
     try:
         import sounddevice
     except (ImportError, OSError) as exc:  # OSError: the package is there, and PortAudio is not
-        expected = "the extra `live` (pip install 'asr-handler[live]') and PortAudio, or - for samples on stdin"
+        expected = "the extra `live` (pip install '.[live]') and PortAudio, or - for samples on stdin"
         raise InvalidRequest(f"the microphone needs {expected}: {exc}") from None
     try:
         sounddevice.check_input_settings(channels=1, dtype="int16", samplerate=SAMPLE_RATE)

@@ -77,7 +77,7 @@ def check_openvino(model_type: str, settings: Settings, device: torch.device, ad
     if settings.dtype not in ("auto", "float32"):
         raise SettingsError("DTYPE", settings.dtype, "auto, for weights of 8 bits, or float32 with BACKEND=openvino")
     if find_spec("optimum") is None or find_spec("openvino") is None:
-        install = "pip install 'asr-handler[openvino]' -c constraints-openvino.txt"
+        install = "pip install '.[openvino]' -c constraints-openvino.txt"
         raise ModelUnavailable(f"BACKEND=openvino needs optimum-intel: {install}")
     return "int8" if settings.dtype == "auto" else "float32"
 

@@ -25,7 +25,7 @@ def load_speakers(settings: Settings, timeline: Timeline) -> SpeakerModel | None
         try:
             from handler.speakers.loading import load_speaker_model
         except ImportError as exc:
-            raise ModelUnavailable(f"DIARIZE_MODEL needs the package {exc.name}: asr-handler[diarize]") from exc
+            raise ModelUnavailable(f"DIARIZE_MODEL needs the package {exc.name}: pip install '.[diarize]'") from exc
         return load_speaker_model(_find(settings), settings, check_speech())
 
 

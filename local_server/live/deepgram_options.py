@@ -155,6 +155,8 @@ def _collect(query: Sequence[tuple[str, str]], *, is_live: bool) -> tuple[dict[s
         elif name == "mip_opt_out":  # nothing is kept for training, whatever it says
             check(name, value, boolean)
         elif name not in (*_MISSING, *_FILE, *_FILE_LISTS, *_LIVE) or value.lower() != "false":
+            if name in (*_FILE, *_FILE_LISTS, *_LIVE):
+                raise InvalidRequest(f"{name} is for {'files' if is_live else 'live speech'} alone", name)
             expected = ", ".join(sorted((*names, *lists)))
             raise InvalidRequest(f"{name[:60]} is not known here; expected one of {expected}", name[:60])
     return single, lists

@@ -25,6 +25,7 @@ PUBLIC_PATHS = frozenset({"/", "/hc", "/metrics"})  # no key is needed for these
 PAGE_PREFIX = "/page/"
 UNLOGGED_PATHS = frozenset({"/hc", "/metrics"})  # monitors request them all the time
 _STARTS = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
+_NO_KEY = "expected one of API_KEY, as Authorization: Bearer, Authorization: Token or X-API-Key"
 _REFUSED = 403  # what uvicorn answers if an application closes a WebSocket that it has not accepted
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
@@ -65,7 +66,7 @@ class AccessMiddleware:
                 await self._app(scope, receive, send_with_id)
             else:
                 await self._failures.delay(_client_address(scope))
-                refusal = Unauthorized("expected a key, as Authorization: Bearer or X-API-Key")
+                refusal = Unauthorized(_NO_KEY)
                 await send_error(refusal, scope, receive, send_with_id)
         finally:
             end = last_send if status else time.perf_counter()

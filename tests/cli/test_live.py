@@ -86,13 +86,20 @@ def test_a_wrong_argument_is_named(arguments: tuple[str, ...], named: str) -> No
     assert named in err
 
 
+def test_a_file_in_the_place_of_samples_is_named() -> None:
+    code, out, err = asr("live", "-", stdin=wav(say(FOX)))
+    assert (code, out) == (2, "")
+    assert "got a WAV file" in err
+
+
 def test_without_a_microphone_the_other_way_is_named() -> None:
     code, _, err = asr("live")
     assert code == 2
     assert "- for samples on stdin" in err
 
 
-def test_an_interrupt_completes_the_text() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_completes_the_text(number: signal.Signals) -> None:
     command = [sys.executable, "-m", "handler.cli", "live", "--json", "-"]
     with subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -100,7 +107,7 @@ def test_an_interrupt_completes_the_text() -> None:
         process.stdin.write(pcm(say(PANGRAM), 16_000))
         process.stdin.flush()
         lines = [process.stdout.readline()]  # a delta: it is listening
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         lines += process.stdout.readlines()
         assert process.wait() == 0
     assert json.loads(lines[-1])["type"] == "text"

@@ -176,7 +176,7 @@ async def test_a_message_that_is_not_known_is_an_error(server: Server, message: 
         (f"{QUERY}&channels=2", "channels"),
         (f"{QUERY}&diarize=true", "diarize"),
         (f"{QUERY}&numerals=true", "numerals"),
-        (f"{QUERY}&redact=pci", "redact"),
+        (f"{QUERY}&redact=pci", "redact is for files alone"),
         (f"{QUERY}&endpointing=x", "endpointing"),
         (f"{QUERY}&language=klingon", "language"),
         (f"{QUERY}&colour=red", "colour"),
