@@ -161,5 +161,5 @@ def test_whisper_runs_on_its_own_engine(tiny_folder: Path) -> None:
 
 def test_without_optimum_the_start_says_what_to_install(wave: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino, "find_spec", lambda name: None)
-    with pytest.raises(ModelUnavailable, match=r"needs optimum-intel: pip install 'asr-handler\[openvino\]'"):
+    with pytest.raises(ModelUnavailable, match=r"needs optimum-intel: pip install '\.\[openvino\]'"):
         engine_for(wave, backend="openvino", dtype="auto")
