@@ -16,7 +16,7 @@ from handler.cli import live as live_command
 from handler.cli.live import live
 from handler.cli.transcribe import start_pipeline, transcribe
 from handler.errors import AsrError, InvalidRequest
-from handler.exit_codes import CANNOT_START, FAILED
+from handler.exit_codes import CANNOT_START, FAILED, INTERRUPTED
 from handler.schema.options import Options
 from handler.settings import Settings, SettingsError
 from handler.timeline import Timeline
@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (AsrError, SettingsError) as exc:
         print(f"asr: cannot start: {exc}", file=sys.stderr)
         return CANNOT_START
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 # The docstrings of the commands are also their help texts.

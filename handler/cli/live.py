@@ -14,7 +14,7 @@ from typing import Any
 
 from handler.cli.transcribe import start_pipeline
 from handler.errors import InvalidRequest
-from handler.exit_codes import FAILED, INTERRUPTED
+from handler.exit_codes import FAILED
 from handler.live.events import Completed, Failed, Hypothesis, LiveEvent
 from handler.live.latency import LiveLatency
 from handler.live.live_session import LiveConfig, LiveSession
@@ -52,10 +52,7 @@ def live(arguments: argparse.Namespace, settings: Settings, timeline: Timeline) 
         if arguments.source is None:
             stream = SampleStream(PCM16, SAMPLE_RATE)
             open_microphone = _microphone()
-        try:
-            pipeline = start_pipeline(settings, timeline)
-        except KeyboardInterrupt:
-            return INTERRUPTED
+        pipeline = start_pipeline(settings, timeline)
         resources.callback(pipeline.close)
         pipeline.check_live(options)
         return asyncio.run(_write_all(pipeline, config, stream, open_microphone, arguments.json))

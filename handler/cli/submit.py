@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from handler.audio.urls import public_url
 from handler.errors import InvalidRequest, all_kinds
-from handler.exit_codes import FAILED, INTERRUPTED
+from handler.exit_codes import FAILED
 from handler.runpod_sdk import import_sdk
 from handler.schema.options import Options
 from handler.validators import short_repr
@@ -332,13 +332,12 @@ def _code_of(error: str) -> str | None:
 def submit(items: list[Item], submission: Submission) -> int:
     """Process a manifest, print the totals, and return the exit code.
 
-    The exit code is FAILED if any item failed in this run or an earlier one, INTERRUPTED after SIGINT, and 0 otherwise.
+    The exit code is FAILED if any item failed in this run or an earlier one, and 0 otherwise. The totals are printed
+    after SIGINT as well, which is a KeyboardInterrupt.
     """
     started_at = time.monotonic()
     try:
         submission.run(items)
-    except KeyboardInterrupt:
-        return INTERRUPTED
     finally:
         previous = submission.previous_totals
         if previous.success_count or previous.failure_count:

@@ -16,7 +16,7 @@ from handler.audio.source import AudioSource
 from handler.audio.spool import Spool
 from handler.audio.urls import public_url
 from handler.errors import AsrError, DownloadFailed
-from handler.exit_codes import FAILED, INTERRUPTED
+from handler.exit_codes import FAILED
 from handler.output.formats import render
 from handler.schema.options import Options
 from handler.schema.transcript import Transcript
@@ -45,8 +45,6 @@ def transcribe(arguments: argparse.Namespace, settings: Settings, timeline: Time
     pipeline = start_pipeline(settings, timeline)
     try:
         return asyncio.run(_transcribe_all(pipeline, arguments.sources, options))
-    except KeyboardInterrupt:
-        return INTERRUPTED
     finally:
         pipeline.close()
 

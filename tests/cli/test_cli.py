@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from handler.cli import main
 from handler.cli.transcribe import _format_output
 from handler.output.formats import TEXT_FORMATS, render
 from handler.schema.options import FORMATS, Options
@@ -186,3 +187,14 @@ def test_a_file_whose_name_is_no_utf_8_has_a_line_that_can_be_printed() -> None:
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_format_can_be_sent(format: str) -> None:
     json.dumps(render(TRANSCRIPT, format), allow_nan=False)
+
+
+@pytest.mark.parametrize("command", [("live", "-"), ("transcribe", "a.wav"), ("doctor",), ("fetch",)])
+def test_ctrl_c_at_the_start_ends_a_command_without_a_traceback(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(level: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("handler.logs.configure", interrupt)
+    assert main(command) == 130
