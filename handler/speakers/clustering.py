@@ -127,9 +127,8 @@ def _distances(voices: Sequence[Voice], vectors: NDArray[np.float32]) -> NDArray
     for number, voice in enumerate(voices):
         for other in numbers.setdefault(voice.chunk, []):
             if voices[other].local != voice.local:
-                distances[number, other] = distances[other, number] = _APART
+                distances[other, number] = _APART  # of each pair, the one above the diagonal is taken
         numbers[voice.chunk].append(number)
-    np.fill_diagonal(distances, 0)
     pairs: NDArray[np.float32] = squareform(distances.clip(0, _APART, out=distances), checks=False)
     return pairs
 

@@ -209,14 +209,14 @@ def main() -> None:
     file = joined(clips, JOINED_S, work / "live.flac")
     print(f"{given.model} on {machine('cpu')}, {given.threads} threads; seconds, {given.seconds:g} s a session")
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
-    how = (file.path, given.sessions, given.seconds, not given.no_file)
-    if given.url:
-        measure(given.url, live_client.speak, *how)
-        return
     speak = partial(live_client.speak, diarize=given.diarize_model is not None)
+    how = (speak, file.path, given.sessions, given.seconds, not given.no_file)
+    if given.url:
+        measure(given.url, *how)
+        return
     variables = {"DIARIZE_MODEL": given.diarize_model} if given.diarize_model else {}
     with Server(checkpoint(given.model), given.threads, "cpu", work / "live.log", variables) as server:
-        said = measure(server.url, speak, *how)
+        said = measure(server.url, *how)
     for policy in live_peer.POLICIES if given.peer else ():
         if given.model == TINY and policy == live_peer.MULTILINGUAL_ALONE:
             continue

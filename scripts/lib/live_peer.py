@@ -20,7 +20,7 @@ from scripts.lib.live_client import Heard, at_own_pace
 from scripts.lib.peers import LOG, ROOT
 
 REST_S = 300.0  # for its last words after the last of the audio
-MULTILINGUAL_ALONE = "simulstreaming"  # which takes an English-only checkpoint in a file for a multilingual one
+MULTILINGUAL_ALONE = "simulstreaming"  # which mistakes an English-only checkpoint in a file for a multilingual one
 # The policies that it offers, each with the layout of the weights that it reads and its backend.
 POLICIES = {"localagreement": ("ctranslate2", "faster-whisper"), MULTILINGUAL_ALONE: ("openai", "whisper")}
 
