@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,13 @@ FLAGS = (
 )
 WAIT_S = 60.0
 POLL_S = 0.05
+# What the browser answers to a command whose page another page took the place of (Chromium's inspector_session and
+# V8's inspector).
+NAVIGATED = ("Inspected target navigated", "Execution context was destroyed", "Cannot find context", "Promise was collected")
+
+
+class NavigatedError(Exception):
+    """Another page took the place of the one that a command was for."""
 
 
 class Browser:
@@ -74,13 +81,19 @@ class Browser:
         return port_file.read_text().split("\n")[0]
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
-        """Send a command and return its result."""
+        """Send a command and return its result.
+
+        Raises:
+            NavigatedError: Another page took the place of this one before the command was done.
+        """
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
         while True:
             message = json.loads(self._socket.recv(WAIT_S))
             self._note_event(message.get("method"), message.get("params", {}))
             if message.get("id") == number:
+                if message.get("error", {}).get("message", "").startswith(NAVIGATED):
+                    raise NavigatedError(message)
                 assert "error" not in message, message
                 return dict(message["result"])
 
@@ -105,12 +118,14 @@ class Browser:
         self.wait_until(f"document.readyState === 'complete' && location.href.startsWith({json.dumps(url)})")
 
     def wait_until(self, code: str) -> Any:
-        """Wait until an expression is true, and return its value."""
+        """Wait until an expression is true, in this page or in one that takes its place, and return its value."""
         deadline = time.monotonic() + WAIT_S
-        while not (value := self.run(code)):
+        while True:
+            with suppress(NavigatedError):
+                if value := self.run(code):
+                    return value
             assert time.monotonic() < deadline, f"never true: {code}"
             time.sleep(POLL_S)
-        return value
 
     def text(self, selector: str) -> str:
         """Return the text that an element shows."""
@@ -124,7 +139,8 @@ class Browser:
             " return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
-            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+            with suppress(NavigatedError):  # the click was on a link or sent a form
+                self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def key(self, name: str) -> None:
         """Press a key."""
