@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+from handler.audio.ffmpeg_formats import is_common_container
 from handler.cli.transcribe import start_pipeline
 from handler.errors import InvalidRequest
 from handler.exit_codes import FAILED
@@ -35,7 +36,6 @@ OPTIONS = ("language", "languages", "task", "prompt", "hotwords", "diarize", "sp
 READ_S = 0.1  # of audio at a time
 WAITING_BLOCKS = 100  # that are read ahead of stdin
 _ENDING = (signal.SIGINT, signal.SIGTERM)
-_FILES = {b"RIFF": "a WAV file", b"fLaC": "a FLAC file", b"OggS": "an Ogg file", b"ID3": "an MP3 file"}  # beginnings
 _CLEAR_LINE, _DIM, _PLAIN = "\r\x1b[K", "\x1b[2m", "\x1b[0m"
 Blocks = asyncio.Queue[bytes | None]  # None: no more come
 
@@ -122,9 +122,8 @@ async def _write_all(
 
 def _check_samples(data: bytes) -> None:
     """Raise InvalidRequest if the first bytes on stdin are those of a file."""
-    for beginning, name in _FILES.items():
-        if data.startswith(beginning):
-            raise InvalidRequest(f"expected samples without a header on stdin; got {name}, which asr transcribe takes")
+    if is_common_container(data):
+        raise InvalidRequest("expected samples without a header on stdin; got a media file, which asr transcribe takes")
 
 
 async def _next_block(blocks: Blocks, ended: "asyncio.Task[bool]") -> bytes | None:

@@ -13,6 +13,7 @@ import pytest
 from tests.cli.test_cli import ENVIRONMENT, asr
 from tests.support.conversations import converse
 from tests.support.live import joined, quiet
+from tests.support.media_files import encode
 from tests.support.realtime_client import pcm
 from tests.support.speech import FOX, PANGRAM, say, wav
 from tests.support.word_errors import word_error_rate
@@ -86,10 +87,11 @@ def test_a_wrong_argument_is_named(arguments: tuple[str, ...], named: str) -> No
     assert named in err
 
 
-def test_a_file_in_the_place_of_samples_is_named() -> None:
-    code, out, err = asr("live", "-", stdin=wav(say(FOX)))
+@pytest.mark.parametrize("file", [wav(say(FOX)), wav(say(FOX), format="FLAC"), encode("mp4", "aac")])
+def test_a_file_in_the_place_of_samples_is_refused(file: bytes) -> None:
+    code, out, err = asr("live", "-", stdin=file)
     assert (code, out) == (2, "")
-    assert "got a WAV file" in err
+    assert "got a media file" in err
 
 
 def test_without_a_microphone_the_other_way_is_named() -> None:
