@@ -48,6 +48,11 @@ class _Server(uvicorn.Server):
         self._on_stop()
         super().handle_exit(sig, frame)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for what runs, and stop."""
+        logs.info("stopping", connections=len(self.server_state.connections))
+        await super().shutdown(sockets)
+
 
 def create_app(settings: Settings, build: Build, on_fault: Callable[[int], None] = lambda _: None) -> LifespanApp:
     """Return the server as an ASGI application.

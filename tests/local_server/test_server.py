@@ -310,6 +310,8 @@ def test_a_terminated_server_finishes_its_requests_within_the_drain_time(
         response = pool.submit(transcribe, server)
         assert web.request_received.wait(30)
         process.terminate()
+        while json.loads(process.stderr.readline())["event"] != "stopping":
+            pass  # what it has logged before
         if has_time:
             web.released.set()
         process.stderr.read()
