@@ -30,9 +30,14 @@ FLAGS = (
 )
 WAIT_S = 60.0
 POLL_S = 0.05
-# What the browser answers to a command whose page another page took the place of (Chromium's inspector_session and
-# V8's inspector).
-NAVIGATED = ("Inspected target navigated", "Execution context was destroyed", "Cannot find context", "Promise was collected")
+# How the browser refuses a command whose page another one took the place of. Source: Chromium, devtools_session.cc, and
+# V8, v8-runtime-agent-impl.cc.
+NAVIGATED = (
+    "Inspected target navigated",
+    "Execution context was destroyed",
+    "Cannot find context",
+    "Promise was collected",
+)
 
 
 class NavigatedError(Exception):
