@@ -1,6 +1,6 @@
 """Conversations of real voices with known turns, and the diarization error rate."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -10,7 +10,7 @@ import soxr
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from handler.schema.speakers import Turn
+from handler.schema.speakers import MIN_PAUSE_S, Turn
 from handler.schema.window import SAMPLE_RATE
 from tests.conftest import package
 from tests.support.clips import clips
@@ -27,6 +27,15 @@ class Conversation:
 
     samples: Samples
     turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Utterance:
+    """What somebody says without a break, and the seconds until the next utterance, negative if that overlaps."""
+
+    speaker: int
+    samples: Samples
+    pause_s: float
 
 
 @cache
@@ -46,24 +55,42 @@ def voices() -> Mapping[str, Sequence[Samples]]:
 
 def converse(names: Sequence[str], num_turns: int, pause_s: float = 0.4) -> Conversation:
     """Let voices take turns, the first one first. A negative pause is an overlap."""
-    pieces: list[tuple[int, Samples, int]] = []
+    utterances = []
+    for number in range(num_turns):
+        speaker = number % len(names)
+        pieces = voices()[names[speaker]]
+        utterances.append(Utterance(speaker, trimmed(pieces[number // len(names) % len(pieces)]), pause_s))
+    return assemble(utterances)
+
+
+def assemble(utterances: Iterable[Utterance]) -> Conversation:
+    """Join utterances, each as loud as the others. A pause of less than MIN_PAUSE_S is part of a turn."""
+    pieces: list[tuple[int, Samples]] = []
     turns: list[Turn] = []
     at = 0.5
-    for number in range(num_turns):
-        name = names[number % len(names)]
-        spoken = voices()[name][number // len(names) % len(voices()[name])]
-        spoken = _trimmed(spoken) * (LOUDNESS / np.sqrt(np.mean(np.square(spoken))))
-        start = round(at * SAMPLE_RATE)
-        pieces.append((start, spoken.astype(np.float32), names.index(name)))
-        turns += [
-            Turn(at + first / SAMPLE_RATE, at + last / SAMPLE_RATE, names.index(name)) for first, last in _spans(spoken)
-        ]
-        at += len(spoken) / SAMPLE_RATE + pause_s
-    samples = np.zeros(max(start + len(spoken) for start, spoken, _ in pieces) + SAMPLE_RATE // 2, np.float32)
-    for start, spoken, _ in pieces:
+    for utterance in utterances:
+        spoken = utterance.samples * (LOUDNESS / np.sqrt(np.mean(np.square(utterance.samples))))
+        pieces.append((round(at * SAMPLE_RATE), spoken.astype(np.float32)))
+        for first, last in _spans(spoken):
+            turns.append(Turn(at + first / SAMPLE_RATE, at + last / SAMPLE_RATE, utterance.speaker))
+        at += len(spoken) / SAMPLE_RATE + utterance.pause_s
+    samples = np.zeros(max(start + len(spoken) for start, spoken in pieces) + SAMPLE_RATE // 2, np.float32)
+    for start, spoken in pieces:
         samples[start : start + len(spoken)] += spoken
     noise = np.random.default_rng(0).standard_normal(len(samples)).astype(np.float32)
-    return Conversation(samples + 5e-4 * noise, tuple(turns))
+    return Conversation(samples + 5e-4 * noise, tuple(_without_pauses(turns)))
+
+
+def _without_pauses(turns: Iterable[Turn]) -> list[Turn]:
+    """Return turns in their order, those of one speaker joined over short pauses."""
+    joined: dict[int, list[Turn]] = {}
+    for turn in sorted(turns, key=lambda turn: turn.start):
+        own = joined.setdefault(turn.speaker, [])
+        if own and turn.start - own[-1].end < MIN_PAUSE_S:
+            own[-1] = Turn(own[-1].start, max(own[-1].end, turn.end), turn.speaker)
+        else:
+            own.append(turn)
+    return sorted((turn for own in joined.values() for turn in own), key=lambda turn: turn.start)
 
 
 def _energy(samples: Samples) -> NDArray[np.float32]:
@@ -72,20 +99,21 @@ def _energy(samples: Samples) -> NDArray[np.float32]:
     return energy
 
 
-def _trimmed(samples: Samples) -> Samples:
+def trimmed(samples: Samples) -> Samples:
+    """Return a recording without the silence around what is said."""
     energy = _energy(samples)
     loud = np.flatnonzero(energy > 0.03 * energy.max())
     return samples[loud[0] : loud[-1] + 1]
 
 
 def _spans(samples: Samples) -> list[tuple[int, int]]:
-    """Return the (start, end) of each stretch of speech without a pause of half a second, in samples."""
+    """Return the (start, end) of each stretch of speech without a pause of MIN_PAUSE_S, in samples."""
     energy = _energy(samples)
     is_speech = energy > max(0.05 * np.quantile(energy, 0.95), 2.5 * np.quantile(energy, 0.05))
     edges = np.flatnonzero(np.diff(np.concatenate(([0], is_speech.astype(np.int8), [0])))).reshape(-1, 2)
     spans: list[tuple[int, int]] = []
     for start, end in edges.tolist():
-        if spans and start - spans[-1][1] < SAMPLE_RATE // 2:
+        if spans and start - spans[-1][1] < MIN_PAUSE_S * SAMPLE_RATE:
             spans[-1] = (spans[-1][0], end)
         else:
             spans.append((start, end))
