@@ -37,7 +37,7 @@ MIN_VOICE_S = 0.3  # what is shorter has no voice of its own, and belongs to its
 EMBEDDED_S = 1.0  # of sound that a voice's vector is made of, at most
 EMBEDDED_FRAMES = round(EMBEDDED_S * SAMPLE_RATE / HOP)  # of features
 EMBEDDED_AT_ONCE = 16  # voices
-_FRAMES_AT_ONCE = 50_000  # whose votes are ranked together, which takes memory
+_FRAMES_AT_ONCE = 50_000  # whose votes are ranked together; ranks take 16 times the memory of votes
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,22 +193,22 @@ class ChunkDiarizer:
         Adds up what overlapping chunks tell: so many speak as they tell in the mean, those whom most of them name.
         """
         total = ceil(self._num_samples / SAMPLE_RATE / FRAME_S) + 1
-        votes = np.zeros((total, num_speakers), np.float32)
-        seen, speaking = np.zeros(total, np.float32), np.zeros(total, np.float32)
+        votes = np.zeros((total, num_speakers), np.uint8)
+        seen, speaking = np.zeros(total, np.uint8), np.zeros(total, np.uint8)  # chunks, and speakers in them
         firsts = [self._first_frame(chunk) for chunk in range(self.num_chunks)]
         spans = [slice(first, min(first + NUM_FRAMES, total)) for first in firsts]
         for active, span in zip(self._active.rows(), spans, strict=True):
             seen[span] += 1
-            speaking[span] += active[: span.stop - span.start].sum(1)
+            speaking[span] += active[: span.stop - span.start].sum(1, dtype=np.uint8)
         for voice, speaker in zip(voices, speakers, strict=True):
             start, end = self.frames_of(voice)
             votes[start:end, speaker] += 1
-        number = np.divide(speaking, np.maximum(seen, 1, out=seen), out=speaking).round(out=speaking)
         is_active = np.zeros(votes.shape, bool)
         for start in range(0, total, _FRAMES_AT_ONCE):
             rows = slice(start, start + _FRAMES_AT_ONCE)
-            rank = (-votes[rows]).argsort(1, kind="stable").argsort(1, kind="stable")
-            is_active[rows] = (rank < number[rows, None]) & (votes[rows] > 0)
+            number = (speaking[rows] / np.maximum(seen[rows], 1)).round()
+            rank = (-votes[rows].astype(np.int8)).argsort(1, kind="stable").argsort(1, kind="stable")
+            is_active[rows] = (rank < number[:, None]) & (votes[rows] > 0)
         return SpeakerActivity(is_active, FRAME_S, FIRST_FRAME_S)  # from the middle of a frame to that of another
 
 
