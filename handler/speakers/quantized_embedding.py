@@ -16,6 +16,7 @@ from handler.speakers.embedding_network import Block, EmbeddingNetwork
 MARGIN = 1.5  # how much larger than in the example an activation may be before it is cut off
 _MAX, _MAX_SIGNED, _MIDDLE = 255, 127, 128  # of bytes, of weights, and what stands for 0 where values have signs
 _SMALLEST = 1e-8
+_ROUNDING = 0.5
 _NO_SCALARS: list[float] = []
 
 
@@ -34,14 +35,31 @@ class QuantizedEmbedding:
                 self._blocks.append(quantized)
                 x, scale = block(x), quantized.scale
         self._output_scale = scale
+        bias = network.conv.bias
+        assert bias is not None
+        taps = torch.cat((network.conv.weight.detach().flatten(1).T, bias.detach()[None]))  # [10, C]
+        self._taps = taps / self._input_scale
+        self._taps[-1] += _ROUNDING
 
     def __call__(self, features: Tensor, weights: Tensor) -> Tensor:
         """Return a vector for each stretch. features [B, T, NUM_BINS], weights [B, T] in [0, 1] → [B, DIMENSIONS]"""
-        x = self._network.first(features).contiguous(memory_format=torch.channels_last)
-        x = (x * (1 / self._input_scale)).round_().clamp_(0, _MAX).to(torch.uint8)
+        x = self._first(features)
         for block in self._blocks:
             x = block(x)
         return self._network.pool(x.float() * self._output_scale, weights)
+
+    def _first(self, features: Tensor) -> Tensor:
+        """Return what goes into the blocks, as bytes with channels last. [B, T, NUM_BINS] → [B, C, NUM_BINS, T]
+
+        A product of the nine shifted features has the layout that the blocks read, and takes a third of the time of a
+        convolution of one channel whose output has to be rearranged.
+        """
+        padded = F.pad(features.transpose(1, 2), (1, 1, 1, 1))  # [B, bins + 2, T + 2]
+        bins, frames = padded.shape[1] - 2, padded.shape[2] - 2
+        shifted = [padded[:, row : row + bins, column : column + frames] for row in range(3) for column in range(3)]
+        inputs = torch.stack((*shifted, torch.ones_like(shifted[0])))
+        levels = (inputs.flatten(1).T @ self._taps).clamp_(0, _MAX).to(torch.uint8)  # which cuts off fractions
+        return levels.view(*shifted[0].shape, -1).permute(0, 3, 1, 2)
 
 
 class _QuantizedBlock:

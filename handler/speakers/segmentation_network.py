@@ -16,6 +16,7 @@ FRAME_S = 270 / 16_000  # seconds between two frames
 FIRST_FRAME_S = 0.0619375 / 2  # the middle of the first frame, which hears so much
 NUM_LOCAL = 3  # people that the network can tell apart in a chunk, of whom two at most speak at once
 _STRIDE, _KERNEL = 10, 251  # of the first filters
+_POOLED = 3  # windows whose maximum is taken
 # Which of the three people speak in each class of the output.
 _POWERSET = torch.tensor([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
 
@@ -41,18 +42,19 @@ class SegmentationNetwork(nn.Module):
 
     def forward(self, samples: Tensor) -> Tensor:
         """Return who speaks in each frame. samples [B, CHUNK] → bool [B, NUM_FRAMES, NUM_LOCAL]"""
-        x = self._filtered(self.sample_norm(samples[:, None])).float().abs()
-        x = F.leaky_relu(self.norms[0](F.max_pool1d(x, 3)))
-        x = F.leaky_relu(self.norms[1](F.max_pool1d(self.conv1(x), 3)))
-        x = F.leaky_relu(self.norms[2](F.max_pool1d(self.conv2(x), 3)))  # [B, 60, F]
+        x = F.leaky_relu(self.norms[0](self._filtered(self.sample_norm(samples[:, None]))))
+        x = F.leaky_relu(self.norms[1](F.max_pool1d(self.conv1(x), _POOLED)))
+        x = F.leaky_relu(self.norms[2](F.max_pool1d(self.conv2(x), _POOLED)))  # [B, 60, F]
         x = self.lstm(x.transpose(1, 2).to(self.filters.dtype))[0].float()
         x = F.leaky_relu(self.linear2(F.leaky_relu(self.linear1(x))))
         return _POWERSET.to(x.device).bool()[self.classifier(x).argmax(-1)]
 
     def _filtered(self, samples: Tensor) -> Tensor:
-        """Return the samples after the first filters. [B, 1, CHUNK] → [B, 80, n]"""
+        """Return how much the first filters let through: the most of each three windows. [B, 1, CHUNK] → [B, 80, n]"""
         if self.filters.dtype == torch.float32:
-            return F.conv1d(samples, self.filters, stride=_STRIDE)
+            return F.max_pool1d(F.conv1d(samples, self.filters, stride=_STRIDE).abs(), _POOLED)
         # One product of all windows takes a third of the time of a convolution of one channel.
         windows = samples[:, 0].to(self.filters.dtype).unfold(-1, _KERNEL, _STRIDE).contiguous()
-        return (windows @ self.filters[:, 0].T).transpose(1, 2)
+        passed = (windows @ self.filters[:, 0].T).abs_()  # [B, windows, 80]
+        whole = passed.shape[1] // _POOLED * _POOLED
+        return passed[:, :whole].reshape(len(passed), -1, _POOLED, len(self.filters)).amax(2).float().transpose(1, 2)
