@@ -105,7 +105,8 @@ def test_a_stray_voice_takes_nobodys_place_where_the_number_is_stated() -> None:
 
 def test_two_voices_that_join_each_other_stay_somebody() -> None:
     vectors = np.eye(8, dtype=np.float32)
-    pair = [vectors[1], 0.35 * vectors[1] + np.float32(np.sqrt(1 - 0.35**2)) * vectors[2]]
+    cosine = 1 - (LONE_THRESHOLD - 0.05)
+    pair = [vectors[1], np.float32(cosine) * vectors[1] + np.float32(np.sqrt(1 - cosine**2)) * vectors[2]]
     voices = [voice(0, chunk, noise=0.01) for chunk in range(3)]
     voices += [Voice(10 + index, 0, 0, 100, 2.0, vector) for index, vector in enumerate(pair)]
     groups = group_voices(voices, ANY, LONE_THRESHOLD - 0.1)
