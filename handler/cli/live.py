@@ -121,7 +121,7 @@ async def _write_all(
 
 
 def _check_samples(data: bytes) -> None:
-    """Raise InvalidRequest if the first bytes on stdin are those of a file."""
+    """Raise InvalidRequest if the first bytes on stdin are those of a file with a mark that samples do not have."""
     if is_common_container(data):
         raise InvalidRequest("expected samples without a header on stdin; got a media file, which asr transcribe takes")
 

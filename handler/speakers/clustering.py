@@ -14,9 +14,8 @@ from scipy.spatial.distance import squareform
 from handler.schema.speakers import SpeakerCount
 
 MAX_CLUSTERED = 2000  # voices that are compared with each other; their number squared is what it costs
-LONE_THRESHOLD = (
-    0.65  # a cosine distance from the middle of a group, within which a single voice is no group of its own
-)
+# A cosine distance from the middle of a group, within which a single voice is no group of its own.
+LONE_THRESHOLD = 0.65
 SURE_S = 1.0  # of solo speech; a voice with less is compared with groups, and makes none of its own
 _ADJOINING = 6  # frames between two voices, a tenth of a second
 _NEARBY = 100  # voices before and behind one among which its group is looked for

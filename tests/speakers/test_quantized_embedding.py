@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from handler.engine.device import has_byte_products
+from handler.speakers.chunk_diarizer import EMBEDDED_FRAMES
 from handler.speakers.community import write_folder
 from handler.speakers.embedding_network import NUM_BINS, EmbeddingNetwork
 from handler.speakers.filterbank import Filterbank
@@ -16,7 +17,6 @@ from handler.startup.check_speech import check_speech
 from tests.support.conversations import voices
 
 CPU = torch.device("cpu")
-FRAMES = 100
 
 pytestmark = pytest.mark.skipif(not has_byte_products(CPU), reason="needs products of bytes")
 
@@ -36,10 +36,16 @@ def features(samples: np.ndarray) -> torch.Tensor:
     return Filterbank(NUM_BINS, CPU)(torch.from_numpy(samples.astype(np.float32))[None], [len(samples)])
 
 
+def stretches_of(*names: str) -> torch.Tensor:
+    """Return the features of what each voice says, as long as a vector is made of."""
+    heard = [features(piece)[:, :EMBEDDED_FRAMES] for name in names for piece in voices()[name]]
+    return torch.cat([each for each in heard if each.shape[1] == EMBEDDED_FRAMES])
+
+
 @torch.inference_mode()
 def test_vectors_are_those_of_the_network_nearly(network: EmbeddingNetwork) -> None:
-    stretches = torch.cat([features(piece)[:, 20 : 20 + FRAMES] for pieces in voices().values() for piece in pieces])
-    weights = torch.ones(len(stretches), FRAMES)
+    stretches = stretches_of(*voices())
+    weights = torch.ones(len(stretches), EMBEDDED_FRAMES)
     weights[::2, 40:] = 0
     quantized = QuantizedEmbedding(network, features(check_speech()))
     exact, near = (F.normalize(each(stretches, weights)) for each in (network, quantized))
@@ -49,8 +55,8 @@ def test_vectors_are_those_of_the_network_nearly(network: EmbeddingNetwork) -> N
 
 @torch.inference_mode()
 def test_a_vector_does_not_depend_on_the_others_of_its_batch(network: EmbeddingNetwork) -> None:
-    stretches = torch.cat([features(piece)[:, 20 : 20 + FRAMES] for piece in voices()["reader"]])
-    weights = torch.ones(len(stretches), FRAMES)
+    stretches = stretches_of("reader")
+    weights = torch.ones(len(stretches), EMBEDDED_FRAMES)
     quantized = QuantizedEmbedding(network, features(check_speech()))
     together = F.normalize(quantized(stretches, weights))
     alone = F.normalize(torch.cat([quantized(stretches[at : at + 1], weights[:1]) for at in range(len(stretches))]))

@@ -121,7 +121,7 @@ def _spans(samples: Samples) -> list[tuple[int, int]]:
 
 
 def error_rates(truth: Sequence[Turn], found: Sequence[Turn]) -> tuple[float, float]:
-    """Return the diarization error rate without a collar, and the share of confusion in it."""
+    """Return the diarization error rate without a collar, and what confusion adds to it."""
     end = max(turn.end for turn in (*truth, *found))
     spoken, heard = _grid(truth, end), _grid(found, end)
     rows, columns = linear_sum_assignment(-(spoken.T.astype(int) @ heard.astype(int)))
