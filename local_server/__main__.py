@@ -50,7 +50,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Wait for what runs, and stop."""
-        logs.info("stopping", connections=len(self.server_state.connections))
+        logs.info("stopping", open_connections=len(self.server_state.connections))
         await super().shutdown(sockets)
 
 
