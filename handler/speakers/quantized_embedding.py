@@ -16,7 +16,7 @@ from handler.speakers.embedding_network import Block, EmbeddingNetwork
 MARGIN = 1.5  # how much larger than in the example an activation may be before it is cut off
 _MAX, _MAX_SIGNED, _MIDDLE = 255, 127, 128  # of bytes, of weights, and what stands for 0 where values have signs
 _SMALLEST = 1e-8
-_ROUNDING = 0.5
+_ROUNDING = 0.5  # is added before fractions are cut off
 _NO_SCALARS: list[float] = []
 
 
@@ -51,8 +51,8 @@ class QuantizedEmbedding:
     def _first(self, features: Tensor) -> Tensor:
         """Return what goes into the blocks, as bytes with channels last. [B, T, NUM_BINS] → [B, C, NUM_BINS, T]
 
-        A product of the nine shifted features has the layout that the blocks read, and takes a third of the time of a
-        convolution of one channel whose output has to be rearranged.
+        A product of the nine shifted features has the layout that the blocks read. The output of a convolution of one
+        channel would have to be rearranged; without that, a vector takes 0.62 of the time (AMX).
         """
         padded = F.pad(features.transpose(1, 2), (1, 1, 1, 1))  # [B, bins + 2, T + 2]
         bins, frames = padded.shape[1] - 2, padded.shape[2] - 2

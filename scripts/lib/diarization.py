@@ -15,13 +15,13 @@ import soxr
 from handler.audio.chunking import SPEECH_ON
 from handler.audio.silero import FRAME
 from handler.audio.vad import VoiceActivity
-from handler.schema.speakers import MIN_PAUSE_S, SpeakerCount, SpeakerModel, Turn
+from handler.schema.speakers import SpeakerCount, SpeakerModel, Turn
 from handler.schema.window import SAMPLE_RATE
 from handler.startup.speaker_loader import load_speakers
 from handler.timeline import Timeline
 from scripts.lib.hard_audio import by_telephone
 from tests.conftest import settings
-from tests.support.conversations import Conversation, Samples, Utterance, assemble, error_rates, trimmed
+from tests.support.conversations import Conversation, Samples, Utterance, assemble, error_rates, trimmed, without_pauses
 
 PEOPLE = (1, 2, 3, 4, 6)
 CONVERSATION_S = 60.0
@@ -119,17 +119,11 @@ def of_stream(model: SpeakerModel, talk: Conversation) -> list[Turn]:
     """
     diarizer = model.new_online_diarizer()
     assert diarizer is not None
-    stretches: list[tuple[float, float]] = []
-    for turn in sorted(talk.turns, key=lambda turn: turn.start):
-        if stretches and turn.start - stretches[-1][1] < MIN_PAUSE_S:
-            stretches[-1] = (stretches[-1][0], max(stretches[-1][1], turn.end))
-        else:
-            stretches.append((turn.start, turn.end))
     turns: list[Turn] = []
     last = 0
-    for start, end in stretches:
-        first = max(last, round((start - MARGIN_S) * SAMPLE_RATE))
-        last = round((end + MARGIN_S) * SAMPLE_RATE)
+    for speech in without_pauses(replace(turn, speaker=0) for turn in talk.turns):
+        first = max(last, round((speech.start - MARGIN_S) * SAMPLE_RATE))
+        last = round((speech.end + MARGIN_S) * SAMPLE_RATE)
         stretch = diarizer.hear(talk.samples[first:last])
         turns += diarizer.add(stretch, ANY).starting_at(first / SAMPLE_RATE).turns()
     return turns

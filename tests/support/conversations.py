@@ -10,7 +10,7 @@ import soxr
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from handler.schema.speakers import MIN_PAUSE_S, Turn
+from handler.schema.speakers import MIN_PAUSE_S, Turn, runs
 from handler.schema.window import SAMPLE_RATE
 from tests.conftest import package
 from tests.support.clips import clips
@@ -71,17 +71,17 @@ def assemble(utterances: Iterable[Utterance]) -> Conversation:
     for utterance in utterances:
         spoken = utterance.samples * (LOUDNESS / np.sqrt(np.mean(np.square(utterance.samples))))
         pieces.append((round(at * SAMPLE_RATE), spoken.astype(np.float32)))
-        for first, last in _spans(spoken):
+        for first, last in _stretches(spoken):
             turns.append(Turn(at + first / SAMPLE_RATE, at + last / SAMPLE_RATE, utterance.speaker))
         at += len(spoken) / SAMPLE_RATE + utterance.pause_s
     samples = np.zeros(max(start + len(spoken) for start, spoken in pieces) + SAMPLE_RATE // 2, np.float32)
     for start, spoken in pieces:
         samples[start : start + len(spoken)] += spoken
     noise = np.random.default_rng(0).standard_normal(len(samples)).astype(np.float32)
-    return Conversation(samples + 5e-4 * noise, tuple(_without_pauses(turns)))
+    return Conversation(samples + 5e-4 * noise, tuple(without_pauses(turns)))
 
 
-def _without_pauses(turns: Iterable[Turn]) -> list[Turn]:
+def without_pauses(turns: Iterable[Turn]) -> list[Turn]:
     """Return turns in their order, those of one speaker joined over short pauses."""
     joined: dict[int, list[Turn]] = {}
     for turn in sorted(turns, key=lambda turn: turn.start):
@@ -106,18 +106,10 @@ def trimmed(samples: Samples) -> Samples:
     return samples[loud[0] : loud[-1] + 1]
 
 
-def _spans(samples: Samples) -> list[tuple[int, int]]:
-    """Return the (start, end) of each stretch of speech without a pause of MIN_PAUSE_S, in samples."""
+def _stretches(samples: Samples) -> list[tuple[int, int]]:
+    """Return the (start, end) of each stretch of speech without a pause, in samples."""
     energy = _energy(samples)
-    is_speech = energy > max(0.05 * np.quantile(energy, 0.95), 2.5 * np.quantile(energy, 0.05))
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], is_speech.astype(np.int8), [0])))).reshape(-1, 2)
-    spans: list[tuple[int, int]] = []
-    for start, end in edges.tolist():
-        if spans and start - spans[-1][1] < MIN_PAUSE_S * SAMPLE_RATE:
-            spans[-1] = (spans[-1][0], end)
-        else:
-            spans.append((start, end))
-    return spans
+    return runs(energy > max(0.05 * np.quantile(energy, 0.95), 2.5 * np.quantile(energy, 0.05)))
 
 
 def error_rates(truth: Sequence[Turn], found: Sequence[Turn]) -> tuple[float, float]:
